@@ -5,15 +5,18 @@ the name (`_steps`, `_images`).
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from latent_ae.errors import UserError
+
+S = TypeVar("S", bound="Section")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A setting that is unknown, of the wrong type, out of range or without effect; the message is one line."""
 
 
@@ -255,10 +258,10 @@ class RunConfig(Section):
         return Path(self.output_dir) / self.name
 
 
-def validate(tree: dict[str, object]) -> RunConfig:
+def validate(kind: type[S], tree: dict[str, object]) -> S:
     """Check a nested dict of settings. Raises ConfigError with every violation on one line."""
     try:
-        return RunConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("; ".join(_violation(details) for details in error.errors())) from None
 

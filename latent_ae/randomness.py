@@ -16,7 +16,8 @@ def derived_seed(seed: int, purpose: str, *place: int) -> int:
 
     Raises ValueError if `seed` or a coordinate of `place` is negative.
     """
-    words = (seed, zlib.crc32(purpose.encode()), *place)
+    # SeedSequence takes trailing zeros for nothing, so the number of coordinates goes in too.
+    words = (seed, zlib.crc32(purpose.encode()), len(place), *place)
     if min(words) < 0:
         raise ValueError(f"a seed and the place of a draw must be 0 or more, got seed={seed}, place={place}")
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

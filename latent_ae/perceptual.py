@@ -1,0 +1,300 @@
+"""Perceptual distances between images: a loss term and a metric, from one table. The only importer of lpips.
+
+B C H W: images, colour channels, height and width in pixels.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from latent_ae.errors import UserError
+
+# torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
+_PUBLIC_WEIGHTS = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights"}
+_MINIMUM_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # below it a pooling layer has nothing left to pool
+_RANDOM_SEED = 0
+_RANDOM_WIDTHS = (16, 32, 64)
+
+
+class PerceptualWeightsMissing(UserError):  # noqa: N818 - says what is wrong, and callers catch it by that
+    """The backbone's weights are neither given, nor cached, nor to be downloaded; the message is one line."""
+
+
+class PerceptualDistance(nn.Module):
+    """Distance between the features of two images. Subclasses bring `_features` and `_distance`.
+
+    Frozen, always in eval mode. The network may run under autocast; what is computed from its features is float32.
+    """
+
+    def __init__(self, *, image_channels: int, minimum_side: int, protocol: str) -> None:
+        super().__init__()
+        if image_channels not in (1, 3):
+            raise ValueError(f"image_channels must be 1 or 3, got {image_channels}")
+        self.image_channels = image_channels
+        self.minimum_side = minimum_side
+        """images with a smaller side, in pixels, have no distance"""
+        self._protocol = protocol
+
+    @property
+    def protocol(self) -> str:
+        """Which network with which weights: two numbers may be compared if their protocols are equal."""
+        return self._protocol
+
+    def train(self, mode: bool = True) -> "PerceptualDistance":  # noqa: ARG002
+        """Stays in eval mode: a loss inside a module that is switched to training must not change."""
+        return super().train(False)
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Per-image distance [B] float32 of two [B, C, H, W] batches in [-1, 1]; 0 for identical images.
+
+        Gradient reaches `reconstruction` alone. Raises ValueError for another shape or a side under `minimum_side`.
+        """
+        shape = reconstruction.shape
+        if shape != target.shape or len(shape) != 4 or shape[1] != self.image_channels:
+            raise ValueError(
+                f"perceptual distance takes two [B, {self.image_channels}, H, W] batches of one shape, "
+                f"got {tuple(shape)} and {tuple(target.shape)}"
+            )
+        if min(shape[2:]) < self.minimum_side:
+            raise ValueError(
+                f"{self.protocol.split(',')[0]} needs sides of at least {self.minimum_side} pixels, got images of "
+                f"{shape[2]}x{shape[3]}: use larger images or random_features"
+            )
+        with torch.no_grad():
+            wanted = self._features(target.float())
+        got = self._features(reconstruction.float())
+        with torch.autocast(reconstruction.device.type, enabled=False):
+            return self._distance([feature.float() for feature in got], [feature.float() for feature in wanted])
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+class RandomFeatures(PerceptualDistance):
+    """Squared differences of the features of a fixed random network: needs no weights file and no download.
+
+    Liu et al. (CVPR 2021, "Generic Perceptual Loss for Modeling Structured Output Dependencies"): the structure of a
+    randomly initialised VGG-like network already carries the dependence between neighbouring pixels. Three stages of
+    two 3x3 convolutions with ReLU and no bias, 16, 32 and 64 wide, 2x average pooling between; He-normal weights.
+
+        d(a, b) = 1/3 * sum over stages k of  mean over positions and channels of (f_k(a) - f_k(b))^2 / s_k^2
+
+    s_k^2 is the same mean over two independent images of N(0, 1) noise. Their distance is therefore 1 in every stage,
+    and no stage is lost beside another; without s_k, the first, nearly pixels, would outweigh the third tenfold.
+    """
+
+    def __init__(self, *, image_channels: int, weights_file: Path | None = None) -> None:
+        if weights_file is not None:
+            raise UserError(f"random_features has no weights file, got {weights_file}: leave it out")
+        super().__init__(
+            image_channels=image_channels,
+            minimum_side=4,
+            protocol=f"random_features v1 (16-32-64), seed {_RANDOM_SEED}, {image_channels} channels",
+        )
+        generator = torch.Generator().manual_seed(_RANDOM_SEED)
+        draw = partial(torch.randn, generator=generator, dtype=torch.float32, device="cpu")
+        self.kernels = nn.ParameterList()
+        before = image_channels
+        for width in _RANDOM_WIDTHS:
+            for _ in range(2):
+                self.kernels.append(draw(width, before, 3, 3) * math.sqrt(2 / (9 * before)))
+                before = width
+        self.scales: Tensor
+        self.register_buffer("scales", torch.ones(len(_RANDOM_WIDTHS)))
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            one, other = (self._features(draw(4, image_channels, 64, 64)) for _ in range(2))
+            self.scales = torch.stack([(a - b).square().mean() for a, b in zip(one, other, strict=True)])
+        self.requires_grad_(False).eval()
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        stages = []
+        for stage in range(len(_RANDOM_WIDTHS)):
+            if stage:
+                images = F.avg_pool2d(images, 2)
+            for kernel in self.kernels[2 * stage : 2 * stage + 2]:
+                # repeating the border keeps it from looking like an edge, which zeros would
+                images = F.relu(F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel))
+            stages.append(images)
+        return stages
+
+    def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        stages = [(a - b).square().mean((1, 2, 3)) for a, b in zip(got, wanted, strict=True)]
+        return (torch.stack(stages) / self.scales[:, None]).mean(0)
+
+
+class LearnedPerceptual(PerceptualDistance):
+    """LPIPS v0.1 (Zhang et al., CVPR 2018, eq. 1), equal to `lpips.LPIPS` with the same weights.
+
+    d(a, b) = sum over layers l of mean over positions of w_l . (u_l(a) - u_l(b))^2, where u_l are the features of unit
+    length over the channels and w_l the calibrated heads that lpips ships. Grey images are repeated to three channels.
+    """
+
+    def __init__(self, name: str, *, image_channels: int, weights_file: Path | None = None) -> None:
+        path = _find_weights(name, weights_file)
+        sha256 = _sha256(path)
+        public = _public_address(name).rpartition("/")[2]
+        known = "" if sha256.startswith(_hash_in(public)) else f" (not torchvision's {public})"
+        super().__init__(
+            image_channels=image_channels,
+            minimum_side=_MINIMUM_SIDE[name],
+            protocol=f"lpips {importlib.metadata.version('lpips')} {name}, heads v0.1, "
+            f"backbone {path.name} sha256 {sha256[:16]}{known}",
+        )
+        self.lpips = _empty_lpips(name)
+        loaded = {f"net.{key}": value for key, value in _backbone(self.lpips.net, path).items()}
+        loaded |= _heads(name, self.lpips)
+        loaded |= {key: value for key, value in self.lpips.state_dict().items() if key.startswith("scaling_layer.")}
+        self.lpips.load_state_dict(loaded, strict=True, assign=True)
+        self.requires_grad_(False).eval()
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        return list(self.lpips.net(self.lpips.scaling_layer(images.expand(-1, 3, -1, -1))))
+
+    def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        total = got[0].new_zeros(len(got[0]))
+        for head, a, b in zip(self.lpips.lins, got, wanted, strict=True):
+            # the head is a 1x1 convolution; as a product it stays float32 where convolutions may use TF32
+            weighted = (_unit_length(a) - _unit_length(b)).square() * head.model[1].weight
+            total = total + weighted.sum(1).mean((1, 2))
+        return total
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    # lpips.normalize_tensor, but for the clamp: at a position without any response the square root's gradient is
+    # infinite, and training would end in NaN
+    return features / (features.square().sum(1, keepdim=True).clamp_min(1e-30).sqrt() + 1e-10)
+
+
+def _public_address(name: str) -> str:
+    import torchvision.models  # noqa: PLC0415 - as below
+
+    return str(getattr(torchvision.models, _PUBLIC_WEIGHTS[name]).IMAGENET1K_V1.url)
+
+
+def _empty_lpips(name: str) -> Any:
+    """The modules of `lpips.LPIPS` on the meta device: no memory, no random numbers, no download, nothing printed."""
+    import lpips  # noqa: PLC0415 - takes seconds (torchvision, scipy) that random_features need not spend
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # lpips passes pretrained=False
+        return lpips.LPIPS(net=name, version="0.1", pretrained=False, pnet_rand=True, verbose=False)
+
+
+def _find_weights(name: str, given: Path | None) -> Path:
+    """The backbone's file: the one given, else torchvision's cached one, else its download."""
+    if given is not None:
+        if not given.is_file():
+            raise UserError(f"loss.perceptual_weights_file {given} is not a file: give torchvision's {name} weights")
+        return given
+    address = _public_address(name)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+    expected = _hash_in(cached.name)
+    if cached.is_file():
+        if not _sha256(cached).startswith(expected):
+            raise UserError(f"{cached} is damaged: its sha256 does not begin with {expected}; delete it and try again")
+        return cached
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(cached), hash_prefix=expected)
+    except (OSError, RuntimeError) as error:  # unreachable or not writable; the hash is wrong
+        raise PerceptualWeightsMissing(
+            f"the {name} perceptual distance needs {cached.name}, which could not be downloaded ({_one_line(error)}): "
+            f"fetch {address} and put it at {cached} or name it in loss.perceptual_weights_file, or choose "
+            "random_features, which needs no weights"
+        ) from error
+    return cached
+
+
+def _hash_in(file_name: str) -> str:
+    """The beginning of the sha256 that torchvision puts into its file names."""
+    match = re.search(r"-([0-9a-f]{8,})\.", file_name)
+    assert match is not None, file_name
+    return match.group(1)
+
+
+def _backbone(net: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The tensors of lpips' backbone from torchvision's file: its slice2.5.weight is their features.5.weight."""
+    names = {key: f"features.{key.partition('.')[2]}" for key in net.state_dict()}
+    return _take(path, names, net, "give torchvision's file for this backbone")
+
+
+def _heads(name: str, module: nn.Module) -> dict[str, Tensor]:
+    """The calibrated linear heads inside lpips, under both names that `lpips.LPIPS` has for each: lins.0 and lin0."""
+    path = Path(str(importlib.resources.files("lpips") / "weights" / "v0.1" / f"{name}.pth"))
+    names = {key: key.replace("lins.", "lin") for key in module.state_dict() if key.startswith("lin")}
+    return _take(path, names, module, "reinstall lpips")
+
+
+def _take(path: Path, names: dict[str, str], module: nn.Module, advice: str) -> dict[str, Tensor]:
+    """`module`'s tensors out of a file; `names` says what each is called there. Raises UserError if one is not."""
+    tensors, expected = _read(path), module.state_dict()
+    missing = [theirs for theirs in names.values() if theirs not in tensors]
+    wrong = [
+        f"{theirs} is {tuple(tensors[theirs].shape)} and must be {tuple(expected[ours].shape)}"
+        for ours, theirs in names.items()
+        if theirs in tensors and tensors[theirs].shape != expected[ours].shape
+    ]
+    if missing or wrong:
+        problems = [f"it lacks {_some(missing)}"] * bool(missing) + [_some(wrong)] * bool(wrong)
+        raise UserError(f"{path} holds other weights: {'; '.join(problems)}; {advice}")
+    return {ours: tensors[theirs].float() for ours, theirs in names.items()}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        safe = path.suffix == ".safetensors"
+        tensors = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights in {path}: {_one_line(error)[:300]}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(f"{path} must hold tensors by name (a state dict), got {type(tensors).__name__}")
+    return tensors
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+PERCEPTUAL: dict[str, Callable[..., PerceptualDistance]] = {
+    "random_features": RandomFeatures,
+    "vgg": partial(LearnedPerceptual, "vgg"),
+    "alex": partial(LearnedPerceptual, "alex"),
+    "squeeze": partial(LearnedPerceptual, "squeeze"),
+}
+
+
+def build_perceptual(name: str, *, image_channels: int, weights_file: Path | None = None) -> PerceptualDistance:
+    """The distance called `name` for images of `image_channels` (1 or 3) colour channels.
+
+    LPIPS takes its backbone from `weights_file` (torchvision's state dict, .pth or .safetensors), else torchvision's
+    cache, else its download. Raises PerceptualWeightsMissing if there is none, UserError for a wrong file or name.
+    """
+    if name not in PERCEPTUAL:
+        raise UserError(f"unknown perceptual distance {name!r}: choose from {', '.join(PERCEPTUAL)}")
+    return PERCEPTUAL[name](image_channels=image_channels, weights_file=weights_file)

@@ -1,0 +1,144 @@
+"""Where a run says how it goes: metrics.jsonl, a tracker, a progress bar.
+
+Only the main process writes.
+"""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from latent_ae.errors import UserError
+
+
+class Logbook:
+    """One object for everything a run logs.
+
+    Args:
+        run_dir: the run's folder.
+        tracker: none, tensorboard or wandb.
+        name: the run's name at the tracker.
+        settings: the flat resolved config, recorded with the tracker.
+        first_step: updates made before this process: later lines of an interrupted run are cut off.
+        steps: updates in all.
+        active: whether this is the main process.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        tracker: str,
+        name: str,
+        settings: dict[str, object],
+        first_step: int,
+        steps: int,
+        active: bool,
+    ) -> None:
+        self._file = run_dir / "metrics.jsonl"
+        self._active = active
+        self._clock = (time.perf_counter(), 0)
+        if active:
+            _cut_after(self._file, first_step)
+        self._bar = tqdm(
+            total=steps,
+            initial=first_step,
+            desc=name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not active,
+            smoothing=0.05,
+        )
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if active and tracker == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # only if it is asked for
+
+            self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+        if active and tracker == "wandb":
+            self._wandb = _start_wandb(run_dir, name, settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1)
+
+    def advance(self, images: int, *, loss: float, psnr: float) -> None:
+        """Count one update of `images` images on the bar."""
+        started, seen = self._clock
+        self._clock = (started, seen + images)
+        self._bar.set_postfix(
+            loss=f"{loss:.4f}", psnr=f"{psnr:.2f}dB", imgs=f"{self.images_per_second():.0f}/s", refresh=False
+        )
+        self._bar.update()
+
+    def images_per_second(self) -> float:
+        """Over all processes, since the last logged line."""
+        started, seen = self._clock
+        return seen / max(1e-9, time.perf_counter() - started)
+
+    def log(self, step: int, values: dict[str, float | int]) -> None:
+        """One line of metrics.jsonl and one point at the tracker, with the speed since the last."""
+        if not self._active:
+            return
+        line = {"step": step, **values, "images_per_second": round(self.images_per_second(), 2)}
+        self._clock = (time.perf_counter(), 0)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        numbers = {name: value for name, value in line.items() if name != "step"}
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        """Show a picture that was written to a file at the tracker too."""
+        if self._tensorboard is not None:
+            import numpy as np  # noqa: PLC0415
+            from PIL import Image  # noqa: PLC0415
+
+            self._tensorboard.add_image(name, np.asarray(Image.open(file)), step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb  # noqa: PLC0415
+
+            self._wandb.log({name: wandb.Image(str(file))}, step=step)
+
+    def say(self, text: str) -> None:
+        """Print without breaking the progress bar; the main process alone."""
+        if self._active:
+            tqdm.write(text)
+
+
+def _cut_after(file: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, which an interrupted run logged but did not save."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # half a line, from a process that was killed while writing
+    beside = file.with_suffix(".partial")
+    beside.write_text("".join(kept), encoding="utf-8")
+    beside.replace(file)
+
+
+def _start_wandb(run_dir: Path, name: str, settings: dict[str, object]) -> Any:
+    try:
+        import wandb  # noqa: PLC0415  # an extra
+    except ImportError:
+        raise UserError('train.tracker wandb needs wandb: pip install -e ".[wandb]"') from None
+    return wandb.init(project="latent_ae", name=name, dir=str(run_dir), config=settings, id=name, resume="allow")

@@ -1,0 +1,63 @@
+"""Reconstruction terms: each a small module that returns an unweighted value per image.
+
+In all of them pixels lie in [-1, 1] and the value is a mean over the C*H*W pixel values of an image.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class L1(nn.Module):
+    """|x - y|."""
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """[B,C,H,W] twice => [B]."""
+        return (reconstruction - target).abs().mean(dim=(1, 2, 3))
+
+
+class L2(nn.Module):
+    """(x - y)^2."""
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """[B,C,H,W] twice => [B]."""
+        return (reconstruction - target).square().mean(dim=(1, 2, 3))
+
+
+class Charbonnier(nn.Module):
+    """sqrt((x - y)^2 + eps^2) - eps: L1 with a smooth foot (Charbonnier et al. 1994)."""
+
+    def __init__(self, epsilon: float = 1e-3) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """[B,C,H,W] twice => [B]."""
+        distance = ((reconstruction - target).square() + self.epsilon**2).sqrt() - self.epsilon
+        return distance.mean(dim=(1, 2, 3))
+
+
+class GaussianNLL(nn.Module):
+    """-log N(y; x, s^2) in nats per pixel value, ((x - y)^2 / s^2 + log s^2 + log 2 pi) / 2, with one learned log s^2.
+
+    With it and beta = 1 the loss is the negative ELBO divided by C*H*W (Rybkin et al. 2021, "sigma-VAE").
+    """
+
+    def __init__(self, log_variance: float = 0.0) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.tensor(log_variance))
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """[B,C,H,W] twice => [B]."""
+        error = (reconstruction - target).square().mean(dim=(1, 2, 3))
+        return 0.5 * (error * torch.exp(-self.log_variance) + self.log_variance + math.log(2.0 * math.pi))
+
+
+RECONSTRUCTION: dict[str, Callable[[], nn.Module]] = {
+    "l1": L1,
+    "l2": L2,
+    "charbonnier": Charbonnier,
+    "gaussian_nll": GaussianNLL,
+}

@@ -1,0 +1,73 @@
+"""Starting Accelerate so that the processes that were asked for train one model, or none.
+
+Two launches fail silently without this: `accelerate launch --cpu --num_processes 2` starts a single process, and
+`torchrun --nproc_per_node 2` on a machine without a GPU starts two that know nothing of each other.
+"""
+
+import logging
+import os
+
+import torch
+from accelerate import Accelerator
+
+from latent_ae.errors import UserError
+
+
+class ProcessGroupError(UserError):
+    """The processes that were asked for do not form one group; the message says what to type."""
+
+
+def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Accelerator:
+    """An Accelerator over all the processes that the launcher was asked for.
+
+    Forms the gloo group itself where torchrun was used on a machine without an accelerator.
+    Raises ProcessGroupError if fewer processes came together than were asked for, ValueError if the device does not
+    have the precision.
+    """
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted == 1 and _launcher_dropped_processes():
+        raise ProcessGroupError(
+            "several CPU processes were asked for but `accelerate launch --cpu` started only this one: "
+            "use `torchrun --nproc_per_node N train/train.py ...`, which forms the group"
+        )
+    on_cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=accumulation,
+        cpu=True if wanted > 1 and on_cpu else None,
+        # Steps, not epochs, are what is counted; there is no end of a loader to synchronise at.
+        step_scheduler_with_optimizer=False,
+    )
+    if accelerator.num_processes != wanted:
+        raise ProcessGroupError(
+            f"{wanted} processes were asked for (WORLD_SIZE) but {accelerator.num_processes} formed a group: "
+            "start with `torchrun --nproc_per_node N train/train.py ...` or correct accelerate_config.yaml"
+        )
+    if not accelerator.is_main_process:
+        logging.disable(logging.INFO)
+    return accelerator
+
+
+def sum_over_processes(values: list[float], accelerator: Accelerator) -> list[float]:
+    """Each value summed over all processes, in float64, by one collective."""
+    if accelerator.num_processes == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    torch.distributed.all_reduce(tensor)
+    summed: list[float] = tensor.tolist()
+    return summed
+
+
+def gather_from_processes(value: object, accelerator: Accelerator) -> list[object]:
+    """One picklable object of each process, in the order of the ranks, on every process."""
+    if accelerator.num_processes == 1:
+        return [value]
+    gathered: list[object] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def _launcher_dropped_processes() -> bool:
+    # Accelerate's launcher sets the meeting point only for several processes, and the CPU path then starts one.
+    started_by_accelerate = "ACCELERATE_USE_CPU" in os.environ
+    return started_by_accelerate and "MASTER_PORT" in os.environ and "RANK" not in os.environ

@@ -1,0 +1,62 @@
+"""Values that change over a run, as pure functions of the step: nothing to save, nothing to restore.
+
+`step` counts the updates already made, so the first update sees step 0.
+"""
+
+import math
+
+from latent_ae.config import LossConfig, TrainConfig
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Linear warm-up to the peak, then constant, or down to the final share of it at the run's last update."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
+    match config.schedule:
+        case "constant":
+            share = 1.0
+        case "linear":
+            share = 1.0 - progress
+        case "cosine":
+            share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    floor = config.final_learning_rate_share
+    return config.learning_rate * (floor + (1.0 - floor) * max(0.0, share))
+
+
+def beta_at(step: int, config: LossConfig) -> float:
+    """The KL weight of an update.
+
+    linear: beta * step / warmup_steps, until beta is reached. cyclical: within each cycle of M steps the weight rises
+    from 0 to beta over the first half and stays there for the second (Fu et al. 2019, eq. 6 with R = 0.5).
+    """
+    match config.beta_schedule:
+        case "constant":
+            return config.beta
+        case "linear":
+            return config.beta * min(1.0, step / config.beta_warmup_steps)
+        case "cyclical":
+            place = (step % config.beta_cycle_steps) / config.beta_cycle_steps
+            return config.beta * min(1.0, 2.0 * place)
+
+
+def capacity_at(step: int, config: LossConfig) -> float | None:
+    """The KL target C in nats per image of an update, rising linearly from 0 (Burgess et al. 2018, eq. 8)."""
+    if config.capacity is None:
+        return None
+    return config.capacity * (min(1.0, step / config.capacity_steps) if config.capacity_steps else 1.0)
+
+
+def beta_conventions(beta: float, pixel_values: int, latent_values: int) -> str:
+    """What a beta is called elsewhere, for one image size, as one printable line.
+
+    Args:
+        beta: weight of KL_nats / (C*H*W) against a reconstruction that is a mean over pixel values.
+        pixel_values: C*H*W of a training image.
+        latent_values: c*h*w of its latents.
+    """
+    return (
+        f"beta {beta:g} here is kl_weight {beta:g} in LDM (sums over pixels and latents), "
+        f"{beta / pixel_values:.3g} against a mean reconstruction and a summed KL, "
+        f"{beta * latent_values / pixel_values:.3g} against means of both"
+    )

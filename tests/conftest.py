@@ -1,0 +1,39 @@
+"""Shared by all tests: no network, few threads, tiny real models."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+import latent_ae  # noqa: F401  # makes torchvision importable before anything imports it
+from latent_ae.config import ModelConfig
+from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks import KLBottleneck
+from latent_ae.models.trainable import TrainableAutoencoder
+from latent_ae.perceptual import build_perceptual
+from latent_ae.training.losses import RECONSTRUCTION
+from latent_ae.training.objective import Objective
+
+
+@pytest.fixture(autouse=True)
+def _global_random_state_is_left_alone() -> None:
+    """Nothing in the project draws from torch's global generator; a test that does would hide that it is needed."""
+    torch.manual_seed(0)
+
+
+def make_objective(reconstruction: str = "l1", free_bits: float = 0.0, *, perceptual: bool = True) -> Objective:
+    """A real objective on the tiny preset: 1x16x16 images, 2x8x8 latents."""
+    autoencoder = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16)
+    return Objective(
+        TrainableAutoencoder(autoencoder, KLBottleneck(free_bits)),
+        RECONSTRUCTION[reconstruction](),
+        build_perceptual("random_features", image_channels=1) if perceptual else None,
+    )
+
+
+@pytest.fixture
+def objective() -> Objective:
+    return make_objective()
