@@ -47,12 +47,8 @@ class PerceptualDistance(nn.Module):
         self.image_channels = image_channels
         self.minimum_side = minimum_side
         """images with a smaller side, in pixels, have no distance"""
-        self._protocol = protocol
-
-    @property
-    def protocol(self) -> str:
-        """Which network with which weights: two numbers may be compared if their protocols are equal."""
-        return self._protocol
+        self.protocol = protocol
+        """network and weights: two numbers may be compared if their protocols are equal"""
 
     def train(self, mode: bool = True) -> "PerceptualDistance":  # noqa: ARG002
         """Stays in eval mode: a loss inside a module that is switched to training must not change."""
@@ -93,11 +89,12 @@ class RandomFeatures(PerceptualDistance):
     Liu et al. (CVPR 2021, "Generic Perceptual Loss for Modeling Structured Output Dependencies"): the structure of a
     randomly initialised VGG-like network already carries the dependence between neighbouring pixels. Three stages of
     two 3x3 convolutions with ReLU and no bias, 16, 32 and 64 wide, 2x average pooling between; He-normal weights.
+    Unlike theirs the first kernels sum to 0: brightness, the pixel loss's task, would outweigh blur tenfold.
 
         d(a, b) = 1/3 * sum over stages k of  mean over positions and channels of (f_k(a) - f_k(b))^2 / s_k^2
 
-    s_k^2 is the same mean over two independent images of N(0, 1) noise. Their distance is therefore 1 in every stage,
-    and no stage is lost beside another; without s_k, the first, nearly pixels, would outweigh the third tenfold.
+    s_k^2 is the same mean over pairs of N(0, 1) noise images: such a pair is at distance 1 in every stage, so that no
+    stage is lost beside another. On photographs, blur and noise come to about twice their mean squared error.
     """
 
     def __init__(self, *, image_channels: int, weights_file: Path | None = None) -> None:
@@ -114,7 +111,10 @@ class RandomFeatures(PerceptualDistance):
         before = image_channels
         for width in _RANDOM_WIDTHS:
             for _ in range(2):
-                self.kernels.append(draw(width, before, 3, 3) * math.sqrt(2 / (9 * before)))
+                kernel = draw(width, before, 3, 3) * math.sqrt(2 / (9 * before))
+                if not len(self.kernels):  # 9/8 makes up for the variance that the mean takes along
+                    kernel = (kernel - kernel.mean((2, 3), keepdim=True)) * math.sqrt(9 / 8)
+                self.kernels.append(kernel)
                 before = width
         self.scales: Tensor
         self.register_buffer("scales", torch.ones(len(_RANDOM_WIDTHS)))
@@ -177,9 +177,8 @@ class LearnedPerceptual(PerceptualDistance):
 
 
 def _unit_length(features: Tensor) -> Tensor:
-    # lpips.normalize_tensor, but for the clamp: at a position without any response the square root's gradient is
-    # infinite, and training would end in NaN
-    return features / (features.square().sum(1, keepdim=True).clamp_min(1e-30).sqrt() + 1e-10)
+    """lpips.normalize_tensor."""
+    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
 def _public_address(name: str) -> str:
