@@ -13,29 +13,27 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from latent_ae.command_line import Invocation, parse_run
 from latent_ae.config import RunConfig, flatten, to_yaml
-from latent_ae.data import SourceParts, open_source
-from latent_ae.data.loader import Batch, SkippedImages, training_loader
+from latent_ae.data import Batch, SkippedImages, SourceParts, TrainingSamples, open_source, training_loader
 from latent_ae.errors import UserError
 from latent_ae.models import latent_shape
 from latent_ae.randomness import sample_noise
 from latent_ae.training.build import build_objective, build_optimizer, build_samples, final_weights, weights_at
 from latent_ae.training.checkpoints import write_checkpoint
+from latent_ae.training.heldout import Heldout
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.objective import Objective
 from latent_ae.training.preflight import preflight
 from latent_ae.training.processes import gather_from_processes, start_accelerator, sum_over_processes
+from latent_ae.training.result import write_result
 from latent_ae.training.resume import checkpoint_to_resume
-from latent_ae.training.result import Heldout, write_result
 from latent_ae.training.schedules import beta_conventions, learning_rate_at
 from latent_ae.training.signals import SIGNALS, StopRequest
 from latent_ae.training.state import TrainingState
@@ -76,90 +74,98 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     # -- data, model, losses
     parts = open_source(config.data)
     objective = build_objective(config)
-    autoencoder = objective.model.autoencoder
-    shape = latent_shape(autoencoder, config.data.resolution)
-    samples = build_samples(parts, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
-    heldout = Heldout(parts, config, accelerator)
-    if accelerator.is_main_process:
-        print(describe(config, parts, objective, shape))
+    channels = objective.model.autoencoder.config["in_channels"]
+    samples = build_samples(parts, config.data, seed=config.seed, channels=channels)
+    heldout = Heldout(parts, config, accelerator, channels=channels)
+    shape = latent_shape(objective.model.autoencoder, config.data.resolution)
+    say = accelerator.print
+    say(describe(config, parts, objective, shape))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
-    table = preflight(
-        objective, samples[0]["pixels"][None], sample_noise(config.seed, 0, 1, shape), final_weights(config.loss)
-    )
-    if accelerator.is_main_process:
-        print(table)
+    noise = sample_noise(config.seed, 0, 1, shape)
+    say(preflight(objective, samples[0].pixels[None], noise, final_weights(config.loss)))
     if invocation.preflight == "only":
         return 0
 
     # -- resume
     checkpoint, notes = checkpoint_to_resume(config, invocation.resume)
-    objective.to(accelerator.device)
-    if config.train.channels_last:
-        objective.to(memory_format=torch.channels_last)
-    if config.train.gradient_checkpointing:
-        autoencoder.enable_gradient_checkpointing()
-    optimizer = build_optimizer(objective, config.train)
-    state = TrainingState(objective, optimizer, config.train.ema_decay)
-    prepared = accelerator.prepare_model(objective)
-    if config.train.compile:
-        objective.model.compile()
-    prepared_optimizer = accelerator.prepare_optimizer(optimizer)
+    for note in notes:
+        say(note)
+    if checkpoint is not None and checkpoint.step == config.train.steps and is_finished(config.run_dir):
+        say(f"{config.run_dir} is finished; --name starts another run")
+        return 0
+    training = Training(config, accelerator, objective, shape, stop)
     if checkpoint is not None:
-        state.restore(checkpoint, accelerator)
-        notes.append(f"resuming after step {state.step}")
+        training.state.restore(checkpoint, accelerator)
+        say(f"going on after step {checkpoint.step}")
     if accelerator.is_main_process:
         config.run_dir.mkdir(parents=True, exist_ok=True)
         (config.run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     accelerator.wait_for_everyone()
 
-    # -- loop
-    run_ = Run(config, accelerator, state, prepared, prepared_optimizer, shape, stop)
+    # -- loop and result
     skipped = SkippedImages(config.run_dir / "skipped.jsonl", len(parts.train), config.data.max_bad_share)
-    with open_logbook(config, state.step, accelerator) as logbook:
-        for note in notes:
-            logbook.say(note)
-        for batches in micro_batches(samples, config, accelerator, state.step):
-            result = run_.step(batches, skipped)
-            logbook.advance(config.train.batch_size, loss=result.loss, psnr=result.stats["psnr"])
-            step, every = state.step, config.train
-            last = step == every.steps
-            if step % every.log_every_steps == 0 or last:
-                logbook.log(step, log_line(step, result, config))
-            stopping = run_.stopping(skipped)
-            if step % every.checkpoint_every_steps == 0 or last or stopping:
-                run_.save()
-            if stopping:
-                break
-            if every.sample_every_steps and step % every.sample_every_steps == 0 and not last:
-                heldout.draw_samples(state.averaged_autoencoder(), step, logbook)
-            if every.evaluate_every_steps and step % every.evaluate_every_steps == 0 and not last:
-                heldout.evaluate_during(state.averaged_autoencoder(), step, logbook, stop)
-
-        # -- result
-        if not run_.stopping(skipped):
-            write_result(state.averaged_autoencoder(), heldout, logbook, stop, state.step)
-        if number := run_.stopping(skipped):
-            run_.save()
+    with open_logbook(config, training.state.step, accelerator) as logbook:
+        number = loop(training, samples, heldout, skipped, logbook)
+        if not number:
+            write_result(training.state.averaged_autoencoder(), heldout, logbook, stop, training.state.step)
+            number = training.stopping(skipped)
+        if number:
+            training.save()
             logbook.say(
-                f"stopped by {signal.Signals(number).name} after step {state.step}; the same command goes on from there"
+                f"{signal.Signals(number).name}: saved after step {training.state.step}; the same command goes on"
             )
             return 128 + number
     return 0
 
 
-@dataclass
-class Run:
-    """What the loop holds on to."""
+def loop(
+    training: "Training", samples: TrainingSamples, heldout: Heldout, skipped: SkippedImages, logbook: Logbook
+) -> int:
+    """All updates that are left, with what is due after each. Returns the number of a signal to stop for, or 0."""
+    config, state, every = training.config, training.state, training.config.train
+    for batches in micro_batches(samples, config, training.accelerator, state.step):
+        result = training.step(batches, skipped)
+        step, last = state.step, state.step == every.steps
+        logbook.advance(every.batch_size, loss=result.loss, psnr=result.stats["psnr"])
+        if step % every.log_every_steps == 0 or last:
+            logbook.log(step, log_line(step, result, config))
+        number = training.stopping(skipped)
+        if step % every.checkpoint_every_steps == 0 or last or number:
+            training.save()
+        if number:
+            return number
+        if every.sample_every_steps and step % every.sample_every_steps == 0 and not last:
+            heldout.draw_samples(state.averaged_autoencoder(), step, logbook)
+        if every.evaluate_every_steps and step % every.evaluate_every_steps == 0 and not last:
+            heldout.evaluate_during(state.averaged_autoencoder(), step, logbook, training.stop)
+    return 0
 
-    config: RunConfig
-    accelerator: Accelerator
-    state: TrainingState
-    prepared: nn.Module
-    optimizer: torch.optim.Optimizer
-    shape: tuple[int, int, int]
-    stop: StopRequest
-    saved_step: int = -1
+
+class Training:
+    """The objects that train, and what one update does with them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        objective: Objective,
+        shape: tuple[int, int, int],
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.accelerator, self.shape, self.stop = config, accelerator, shape, stop
+        objective.to(accelerator.device)
+        if config.train.channels_last:
+            objective.to(memory_format=torch.channels_last)
+        if config.train.gradient_checkpointing:
+            objective.model.autoencoder.enable_gradient_checkpointing()
+        optimizer = build_optimizer(objective, config.train)
+        self.state = TrainingState(objective, optimizer, config.train.ema_decay)
+        if config.train.compile:
+            objective.model.compile()
+        self.prepared = accelerator.prepare_model(objective)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self.saved_step = -1
 
     def step(self, batches: list[Batch], skipped: SkippedImages) -> StepResult:
         """One update, and its share in the average. Keeps the ids of the samples of a non-finite step."""
@@ -212,7 +218,7 @@ class Run:
 
 
 def micro_batches(
-    samples: torch.utils.data.Dataset[object], config: RunConfig, accelerator: Accelerator, first_step: int
+    samples: TrainingSamples, config: RunConfig, accelerator: Accelerator, first_step: int
 ) -> Iterator[list[Batch]]:
     """This process's micro-batches of each update, from `first_step` to the last."""
     loader = training_loader(
@@ -229,6 +235,11 @@ def micro_batches(
     batches = iter(loader)
     while micro := list(islice(batches, config.train.accumulation)):
         yield micro
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether a run wrote its result."""
+    return (run_dir / "model" / "config.json").is_file()
 
 
 def log_line(step: int, result: StepResult, config: RunConfig) -> dict[str, float | int]:

@@ -87,7 +87,7 @@ def damage_of(path: Path) -> str | None:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and a line for each newer one that does not."""
-    passed_over = []
+    passed_over: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         if (damage := damage_of(path)) is None:
             return path, passed_over

@@ -57,7 +57,7 @@ class Logbook:
         if active and tracker == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # only if it is asked for
 
-            self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+            self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
         if active and tracker == "wandb":
             self._wandb = _start_wandb(run_dir, name, settings)
 
@@ -108,7 +108,7 @@ class Logbook:
             import numpy as np  # noqa: PLC0415
             from PIL import Image  # noqa: PLC0415
 
-            self._tensorboard.add_image(name, np.asarray(Image.open(file)), step, dataformats="HWC")
+            self._tensorboard.add_image(name, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
         if self._wandb is not None:
             import wandb  # noqa: PLC0415
 

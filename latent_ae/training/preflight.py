@@ -8,6 +8,7 @@ does not start.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def preflight(objective: Objective, pixels: Tensor, noise: Tensor, weights: Weig
     """
     modules = dict(trained_modules(objective))
     parameters = [parameter for group in modules.values() for parameter in group]
-    bottleneck = objective.model.bottleneck
+    bottleneck: Any = objective.model.bottleneck
     free_bits, bottleneck.free_bits = bottleneck.free_bits, 0.0
     try:
         with torch.enable_grad():

@@ -6,11 +6,14 @@ Two launches fail silently without this: `accelerate launch --cpu --num_processe
 
 import logging
 import os
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from latent_ae.errors import UserError
+
+T = TypeVar("T")
 
 
 class ProcessGroupError(UserError):
@@ -58,11 +61,11 @@ def sum_over_processes(values: list[float], accelerator: Accelerator) -> list[fl
     return summed
 
 
-def gather_from_processes(value: object, accelerator: Accelerator) -> list[object]:
+def gather_from_processes(value: T, accelerator: Accelerator) -> list[T]:
     """One picklable object of each process, in the order of the ranks, on every process."""
     if accelerator.num_processes == 1:
         return [value]
-    gathered: list[object] = [None] * accelerator.num_processes
+    gathered = [value] * accelerator.num_processes
     torch.distributed.all_gather_object(gathered, value)
     return gathered
 

@@ -55,7 +55,8 @@ def checkpoint_to_resume(config: RunConfig, resume: str) -> tuple[Checkpoint | N
     later = [other for other in list_checkpoints(folder) if int(other.name.removeprefix("step-")) > checkpoint.step]
     if resume != "auto" and later:
         raise CheckpointError(
-            f"{folder} holds later checkpoints than {path} (up to {later[-1].name}): move them away or give another --name"
+            f"{folder} holds later checkpoints than {path} (up to {later[-1].name}): "
+            "move them away or give another --name"
         )
     _check_settings(checkpoint, config, path)
     return checkpoint, notes
@@ -66,7 +67,7 @@ def _check_settings(checkpoint: Checkpoint, config: RunConfig, path: Path) -> No
         saved = validate(RunConfig, yaml.safe_load(checkpoint.config_yaml))
     except (ConfigError, yaml.YAMLError) as error:
         raise CheckpointError(f"the settings in {path} cannot be read by this version: {error}") from None
-    free = FREE_TO_CHANGE
+    free: tuple[str, ...] = FREE_TO_CHANGE
     if config.train.schedule == "constant" and config.train.steps >= checkpoint.step:
         free = (*free, "train.steps")
     changed = [line for line in differences(saved, config) if not line.startswith(free)]

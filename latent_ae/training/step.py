@@ -96,7 +96,7 @@ def _check_and_average(
     if lost_anywhere or bad_gradient:
         mine = lost or ([] if lost_anywhere else [name for batch in batches for name in batch.sample_ids])
         gathered = gather_from_processes(mine, accelerator)
-        sample_ids = [name for part in gathered for name in part]  # type: ignore[attr-defined]  # lists, as sent
+        sample_ids = [name for part in gathered for name in part]
         what = "loss" if lost_anywhere else f"gradient norm ({gradient_norm})"
         raise NonFiniteError(f"the {what} is not finite; no update was made", sample_ids)
     return {name: value / accelerator.num_processes for name, value in zip(totals, sums, strict=True)}

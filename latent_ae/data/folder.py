@@ -1,0 +1,87 @@
+"""Any tree of image files."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from latent_ae.config import DataConfig
+from latent_ae.data.source import DataError, SourceParts, split_by_hash
+from latent_ae.image import SUFFIXES, open_image
+
+
+class FolderImages:
+    """Image files below a folder; an id is the path relative to it, with forward slashes."""
+
+    def __init__(self, root: Path, relative: list[str]) -> None:
+        self._root = root
+        self._relative = relative
+
+    def __len__(self) -> int:
+        return len(self._relative)
+
+    def sample_id(self, index: int) -> str:
+        """The relative path, so that the folder may move."""
+        return self._relative[index]
+
+    def load(self, index: int) -> Image.Image:
+        """Raises BrokenImage also if the file has gone since the run began."""
+        return open_image(self._root / self._relative[index])
+
+
+def build(config: DataConfig) -> SourceParts:
+    """Images sorted by relative path; those whose path hashes below `heldout_share` are held out.
+
+    Files and folders whose names start with a dot are passed over (`._photo.jpg` of macOS is no photo). Links to
+    folders are followed, each folder once. Raises DataError.
+    """
+    root = Path(str(config.path)).expanduser()
+    what = f"data.path {root}"
+    if not root.exists():
+        raise DataError(f"{what} does not exist (from {Path.cwd()}): give a folder of images")
+    if not root.is_dir():
+        raise DataError(f"{what} is a file, not a folder: give the folder that holds the images")
+    files = [path.relative_to(root).as_posix() for path in _files(root)]
+    images = sorted(path for path in files if Path(path).suffix.lower() in SUFFIXES)
+    if not images:
+        raise DataError(f"{what} holds no images: {_census(files)}; images end in {', '.join(sorted(SUFFIXES))}")
+    train, heldout = split_by_hash(images, config.heldout_share, what)
+    return SourceParts(
+        FolderImages(root, [images[index] for index in train]), FolderImages(root, [images[index] for index in heldout])
+    )
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Every visible file, each real folder once: under its own path if it has one, else under its first link's."""
+    visited: set[str] = set()
+    pending = [root]
+    while pending:
+        links: list[Path] = []
+        for start in pending:
+            for folder, names, files in os.walk(start, onerror=_refuse):  # does not enter links
+                real = os.path.realpath(folder)
+                if real in visited:
+                    names.clear()
+                    continue
+                visited.add(real)
+                names[:] = [name for name in names if not name.startswith(".")]
+                links += [path for name in names if (path := Path(folder, name)).is_symlink()]
+                yield from (Path(folder, name) for name in files if not name.startswith("."))
+        pending = sorted(links)
+
+
+def _refuse(error: OSError) -> None:
+    # os.walk passes over folders it may not read, which would change the data set without a word.
+    raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
+
+
+def _census(files: list[str]) -> str:
+    """How many files of which suffix, the most frequent first."""
+    if not files:
+        return "it is empty"
+    suffixes = Counter(Path(path).suffix.lower() or "no suffix" for path in files)
+    found = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes.most_common(5))
+    more = f" and {len(suffixes) - 5} more kinds" if len(suffixes) > 5 else ""
+    return f"its {len(files)} files end in {found}{more}"

@@ -1,0 +1,268 @@
+"""Batches of pixels for training and for measuring.
+
+    (seed, number) -> order -> source -> transforms -> [C, R, R] -> Batch [b, C, R, R]
+
+Letters: B b batch, C channels, R resolution, H W height and width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from latent_ae.data.order import index_of, rank_numbers, replacement_index
+from latent_ae.data.skipped import Bad
+from latent_ae.data.source import DataError, ImageSource
+from latent_ae.data.transforms import evaluation_view, training_crop
+from latent_ae.image import WHITE, BrokenImage, Color, to_tensor
+from latent_ae.randomness import numpy_generator
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training crop."""
+
+    pixels: torch.Tensor
+    """[C, R, R] float32 in [-1, 1]"""
+    number: int
+    """step * global batch size + index in the global batch"""
+    sample_id: str
+    """the image that is shown"""
+    bad: list[Bad]
+    """images that had to be passed over"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of training crops, in the order of their numbers."""
+
+    pixels: torch.Tensor
+    """[b, C, R, R] float32 in [-1, 1]"""
+    numbers: list[int]
+    """of each crop: step * global batch size + index in the global batch"""
+    sample_ids: list[str]
+    """of the image each crop shows"""
+    bad: list[Bad]
+    """images that had to be passed over"""
+
+    def pin_memory(self) -> Self:
+        """What the DataLoader calls to have the pixels in page-locked memory."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """Images of one size."""
+
+    pixels: torch.Tensor
+    """[b, C, H, W] float32 in [-1, 1]"""
+    indices: list[int]
+    """of each image in its source"""
+    sample_ids: list[str]
+
+
+class TrainingSamples(Dataset[Sample]):
+    """The run's samples by number: every one is a pure function of (seed, number), so any process may make it.
+
+    An image that cannot be used is reported in `bad`, and replaced by one that (seed, number) chooses.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        seed: int,
+        channels: int,
+        resolution: int,
+        crop: str = "center",
+        scale: tuple[float, float] | None = None,
+        flip: bool = False,
+        background: Color = WHITE,
+    ) -> None:
+        """The arguments after `seed` are those of `transforms.training_crop`."""
+        self._source = source
+        self._seed = seed
+        self._crop = partial(
+            training_crop,
+            channels=channels,
+            resolution=resolution,
+            crop=crop,
+            scale=scale,
+            flip=flip,
+            background=background,
+        )
+
+    def __getitem__(self, number: int) -> Sample:
+        """Raises DataError if 20 images in a row cannot be used."""
+        bad: list[Bad] = []
+        size = len(self._source)
+        index = index_of(self._seed, number, size)
+        for attempt in range(_ATTEMPTS):
+            sample_id = self._source.sample_id(index)
+            generator = numpy_generator(self._seed, "crop", number)
+            try:
+                pixels = self._crop(self._source.load(index), generator=generator)
+            except BrokenImage as error:
+                bad.append((sample_id, error.reason))
+                index = replacement_index(self._seed, number, attempt, size)
+            else:
+                return Sample(to_tensor(pixels), number, sample_id, bad)
+        sample_id, reason = bad[-1]
+        raise DataError(
+            f"{_ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
+            "check the images and data.resolution"
+        )
+
+
+class TrainingLoader:
+    """The micro-batches of one rank, in order; `training_loader` makes it."""
+
+    def __init__(self, batches: Iterable[Batch | DataError], length: int) -> None:
+        self._batches = batches
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises DataError if too many images in a row cannot be used."""
+        for batch in self._batches:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def training_loader(
+    samples: TrainingSamples,
+    *,
+    batch_size: int,
+    accumulation: int,
+    rank: int,
+    world_size: int,
+    first_step: int,
+    steps: int,
+    workers: int,
+    pin_memory: bool,
+) -> TrainingLoader:
+    """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
+
+    `batch_size` is the global batch. The batches do not depend on `workers`, the number of processes that make them
+    (0: this one). Raises ValueError if the batch cannot be cut into equal pieces.
+    """
+    pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
+    pieces(first_step)  # the error, if any, belongs here and not in the loop
+    loader: DataLoader[Any] = DataLoader(
+        _MicroBatches(samples),
+        sampler=_Numbers(pieces, range(first_step, steps)),
+        batch_size=None,
+        num_workers=workers,  # torch gives each of them one thread
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
+    )
+    return TrainingLoader(loader, accumulation * max(0, steps - first_step))
+
+
+def evaluation_batches(
+    source: ImageSource,
+    *,
+    channels: int,
+    size: int | None,
+    background: Color,
+    batch_size: int,
+    limit: int | None,
+    on_bad: Callable[[str, str], None],
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 0,
+) -> Iterator[EvaluationBatch]:
+    """The first `limit` images of a source (None: all), in order, as `transforms.evaluation_view` shows them.
+
+    Consecutive images of the same size share a batch of up to `batch_size`. `shard` (rank, world size) leaves every
+    rank its own images: rank, rank + world size, ... An image that cannot be used is left out, and `on_bad` is called
+    with its id and the reason. `workers` processes load images (0: this one).
+    """
+    rank, world_size = shard
+    indices = range(rank, len(source) if limit is None else min(limit, len(source)), world_size)
+    loader: DataLoader[Any] = DataLoader(
+        _Views(source, channels, size, background),
+        sampler=indices,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),
+    )
+    group: list[tuple[int, torch.Tensor]] = []
+    for index, view in loader:
+        if isinstance(view, str):
+            on_bad(source.sample_id(index), view)
+            continue
+        if group and (len(group) == batch_size or group[0][1].shape != view.shape):
+            yield _evaluation_batch(source, group)
+            group = []
+        group.append((index, view))
+    if group:
+        yield _evaluation_batch(source, group)
+
+
+class _Numbers:
+    """The number ranges of the micro-batches of some steps, made as they are asked for."""
+
+    def __init__(self, pieces: Callable[[int], list[range]], steps: range) -> None:
+        self._pieces = pieces
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[range]:
+        for step in self._steps:
+            yield from self._pieces(step)
+
+
+class _MicroBatches(Dataset[Batch | DataError]):
+    """Micro-batches by their number range. An error is handed on: raised in a worker, it would be a stack trace."""
+
+    def __init__(self, samples: TrainingSamples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, numbers: range) -> Batch | DataError:
+        try:
+            samples = [self._samples[number] for number in numbers]
+        except DataError as error:
+            return error
+        return Batch(
+            pixels=torch.stack([sample.pixels for sample in samples]),
+            numbers=list(numbers),
+            sample_ids=[sample.sample_id for sample in samples],
+            bad=[bad for sample in samples for bad in sample.bad],
+        )
+
+
+class _Views(Dataset[tuple[int, torch.Tensor | str]]):
+    """Evaluation views by index; instead of an image that cannot be used, the reason."""
+
+    def __init__(self, source: ImageSource, channels: int, size: int | None, background: Color) -> None:
+        self._source = source
+        self._channels = channels
+        self._size = size
+        self._background = background
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
+        try:
+            image = self._source.load(index)
+            view = evaluation_view(image, channels=self._channels, size=self._size, background=self._background)
+        except BrokenImage as error:
+            return index, error.reason
+        return index, to_tensor(view)
+
+
+def _evaluation_batch(source: ImageSource, group: list[tuple[int, torch.Tensor]]) -> EvaluationBatch:
+    indices = [index for index, _ in group]
+    pixels = torch.stack([view for _, view in group])
+    return EvaluationBatch(pixels, indices, [source.sample_id(index) for index in indices])
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,51 @@
+"""Which image is seen when: pure functions of the seed and the number of the sample in the run.
+
+A sample's number is step * global batch size + its index in the global batch. Neither the rank nor the way a batch is
+cut into micro-batches has any say.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latent_ae.randomness import numpy_generator
+
+
+def index_of(seed: int, number: int, size: int) -> int:
+    """Index of the image that sample `number` shows, of `size` images; every epoch has its own permutation.
+
+    Raises ValueError if there are no images or `number` is negative.
+    """
+    if size < 1:
+        raise ValueError(f"expected at least one image to order, got {size}")
+    epoch, place = divmod(number, size)
+    return int(_permutation(seed, epoch, size)[place])
+
+
+def replacement_index(seed: int, number: int, attempt: int, size: int) -> int:
+    """Index of the image to try, at the `attempt`-th time, when sample `number` cannot be read."""
+    return int(numpy_generator(seed, "replacement", number, attempt).integers(size))
+
+
+def rank_numbers(step: int, *, batch_size: int, accumulation: int, rank: int, world_size: int) -> list[range]:
+    """The numbers of the samples that `rank` takes at `step`: a range for each of its micro-batches.
+
+    `batch_size` is the global batch. Micro-batch m of rank r is the (m * world_size + r)-th piece of the batch, so
+    that k micro-batches on one process and one micro-batch on k processes are the same pieces.
+    Raises ValueError if the batch cannot be cut into equal pieces.
+    """
+    pieces = world_size * accumulation
+    if batch_size % pieces:
+        raise ValueError(
+            f"train.batch_size {batch_size} must be a multiple of processes x train.accumulation = {world_size} x "
+            f"{accumulation} = {pieces}: change it to {batch_size + pieces - batch_size % pieces}, or one of the two"
+        )
+    length = batch_size // pieces
+    starts = (step * batch_size + (m * world_size + rank) * length for m in range(accumulation))
+    return [range(start, start + length) for start in starts]
+
+
+@lru_cache(maxsize=4)  # a batch may straddle two epochs, and a test may compare two seeds
+def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    return numpy_generator(seed, "order", epoch).permutation(size)

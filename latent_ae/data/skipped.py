@@ -1,0 +1,80 @@
+"""The ledger of images that a run could not use."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+Bad = tuple[str, str]
+"""(id of a sample, why it could not be used)"""
+
+_SHOWN_IDS = 5
+
+
+class SkippedImages:
+    """The distinct unusable images of a run, in a file of JSON lines {"id", "reason"}.
+
+    Several processes may share the file: each appends whole lines, and takes in the others' whenever it looks. A
+    resumed run goes on from the lines it finds.
+    """
+
+    def __init__(self, path: Path | None, total: int, max_share: float) -> None:
+        """`total` is the number of training images, of which `max_share` may be unusable. Without a `path` the ledger
+        stays in memory.
+        """
+        self._path = path
+        self._total = total
+        self._max_share = max_share
+        self._reasons: dict[str, str] = {}
+        self._read()
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def add(self, bad: Sequence[Bad]) -> None:
+        """Take note of the images that are not yet in the ledger."""
+        if not any(sample_id not in self._reasons for sample_id, _ in bad):
+            return
+        self._read()
+        new = {sample_id: reason for sample_id, reason in bad if sample_id not in self._reasons}
+        self._reasons |= new
+        if self._path is None or not new:
+            return
+        lines = "".join(json.dumps({"id": sample_id, "reason": reason}) + "\n" for sample_id, reason in new.items())
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # One write in append mode, so that lines of several processes do not mix.
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, (("" if self._ends_with_line() else "\n") + lines).encode())
+        finally:
+            os.close(descriptor)
+
+    def error(self) -> str | None:
+        """Why the run has to end, in one line; None while no more than the allowed share is unusable.
+
+        Processes may look at different moments: one of them has to ask and tell the others.
+        """
+        self._read()
+        if len(self) <= self._max_share * self._total:
+            return None
+        where = f"; all are listed in {self._path}" if self._path else ""
+        first = ", ".join(f"{name} ({reason})" for name, reason in list(self._reasons.items())[:_SHOWN_IDS])
+        return (
+            f"{len(self)} of {self._total} training images ({len(self) / self._total:.2%}) cannot be used, more than "
+            f"data.max_bad_share {self._max_share:g} allows: repair or remove them, or raise it{where}; first: {first}"
+        )
+
+    def _read(self) -> None:
+        if self._path is None or not self._path.exists():
+            return
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                self._reasons.setdefault(entry["id"], entry["reason"])
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # a process was killed in mid-line; the image will be met again
+
+    def _ends_with_line(self) -> bool:
+        assert self._path is not None
+        content = self._path.read_bytes()
+        return not content or content.endswith(b"\n")

@@ -1,0 +1,74 @@
+"""What a source of images is, and how images are held out of training."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+class DataError(ValueError):
+    """The images a run asks for cannot be had; the message is one line that says what to do."""
+
+
+class ImageSource(Protocol):
+    """Images by index. Every one is picklable, as worker processes may be given a copy.
+
+    Ids are unique within a run and belong to the image: they never depend on the machine, on where the data lie, or
+    on the order in which a disk lists them. Runs, the ledger of unreadable images and encoded data sets rely on them.
+    """
+
+    def __len__(self) -> int: ...
+
+    def sample_id(self, index: int) -> str:
+        """The image's name for ever."""
+        ...
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded, upright image, of any mode, not to be changed by the caller. Raises BrokenImage."""
+        ...
+
+
+@dataclass(frozen=True)
+class SourceParts:
+    """One source in two parts that share no image."""
+
+    train: ImageSource
+    heldout: ImageSource
+
+
+def hash_place(sample_id: str) -> float:
+    """Where an id falls in [0, 1), uniform over ids and the same for ever.
+
+    An image is held out if its place is below the share to hold out: adding images moves none from part to part.
+    """
+    digest = hashlib.sha256(sample_id.encode("utf-8", "surrogateescape")).digest()  # names need not be valid UTF-8
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def split_by_hash(sample_ids: Iterable[str], share: float, what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the (training, held-out) images, in order. `what` names the data in errors.
+
+    Raises DataError if either part is empty, with the share that would fill it.
+    """
+    places = np.fromiter((hash_place(sample_id) for sample_id in sample_ids), np.float64)
+    if len(places) < 2:
+        raise DataError(f"{what} holds {len(places)} images, needs two or more: one to train on and one to hold out")
+    train, heldout = np.flatnonzero(places >= share), np.flatnonzero(places < share)
+    if not len(heldout):
+        enough = math.floor(places.min() * 1e4 + 1) / 1e4
+        raise DataError(
+            f"{what}: none of its {len(places)} images is held out with data.heldout_share {share:g}: raise it to "
+            f"{enough:g} or add images"
+        )
+    if not len(train):
+        enough = math.floor(places.max() * 1e4) / 1e4
+        raise DataError(
+            f"{what}: all of its {len(places)} images are held out with data.heldout_share {share:g}, none is left to "
+            f"train on: lower it to {enough:g} or add images"
+        )
+    return train, heldout

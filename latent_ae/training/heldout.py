@@ -1,0 +1,127 @@
+"""What a run does with images it does not train on: sample grids and evaluation, shared out over its processes."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from torch import Tensor
+from tqdm import tqdm
+
+from latent_ae.config import RunConfig
+from latent_ae.data import ImageSource, SourceParts, evaluation_batches
+from latent_ae.evaluation import EvaluationReport, Evaluator, measure_latents
+from latent_ae.image import save_png
+from latent_ae.measure import metric_or_reason, size_rule
+from latent_ae.metrics import LatentStatistics
+from latent_ae.training.logbook import Logbook
+from latent_ae.training.pictures import reconstruction_grid
+from latent_ae.training.processes import gather_from_processes
+
+SAMPLE_IMAGES = 16
+
+
+class Heldout:
+    """A run's held-out images, and its training images as they are when measured: whole, not cropped at random."""
+
+    def __init__(self, parts: SourceParts, config: RunConfig, accelerator: Accelerator, *, channels: int) -> None:
+        self.parts = parts
+        self.config = config
+        self.accelerator = accelerator
+        self._channels = channels
+        self._perceptual, self._perceptual_reason = metric_or_reason(config.evaluation.perceptual, channels)
+
+    def images(self, source: ImageSource, count: int) -> list[Tensor]:
+        """The first images of a source, [C,H,W] each in [-1, 1]."""
+        batches = self._batches(source, limit=count, shard=(0, 1))
+        return [image for pixels, _ in batches for image in pixels]
+
+    def draw_samples(self, model: AutoencoderKL, step: int, logbook: Logbook) -> Path | None:
+        """Write samples/step-N.png, inputs above reconstructions; the main process alone."""
+        if not self.accelerator.is_main_process:
+            return None
+        file = self.config.run_dir / "samples" / f"step-{step}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_png(file, reconstruction_grid(model, self.images(self.parts.heldout, SAMPLE_IMAGES)))
+        logbook.picture(step, "reconstructions", file)
+        return file
+
+    def evaluate(self, model: AutoencoderKL, stop: Callable[[], bool]) -> EvaluationReport | None:
+        """Measure the held-out images, each process its share; None on every process if one was told to stop."""
+        evaluation = self.config.evaluation
+        evaluator = Evaluator(
+            model,
+            data=f"{self.config.data.source}, held-out part",
+            size_rule=size_rule(evaluation.size),
+            perceptual=None if self._perceptual is None else self._perceptual.to(self.accelerator.device),
+            perceptual_reason=self._perceptual_reason,
+            seed=self.config.seed,
+        )
+        total = min(evaluation.max_images, len(self.parts.heldout))
+        with self._bar("evaluating", total) as bar:
+            for pixels, sample_ids in self._batches(self.parts.heldout, limit=evaluation.max_images):
+                if stop():
+                    break
+                evaluator.update(pixels, sample_ids)
+                bar.update(len(pixels) * self.accelerator.num_processes)
+        states = gather_from_processes((stop(), evaluator.state()), self.accelerator)
+        if any(stopped for stopped, _ in states):
+            return None
+        others = [state for rank, (_, state) in enumerate(states) if rank != self.accelerator.process_index]
+        evaluator.merge(others)
+        return evaluator.report()
+
+    def evaluate_during(self, model: AutoencoderKL, step: int, logbook: Logbook, stop: Callable[[], bool]) -> None:
+        """Evaluate in the middle of a run: one line, and the measures at the tracker."""
+        if (report := self.evaluate(model, stop)) is None:
+            return
+        values = {name: metric.value for name, metric in report.metrics.items() if metric.value is not None}
+        logbook.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        if self.accelerator.is_main_process:
+            line = {"step": step, **{f"heldout_{name}": value for name, value in values.items()}}
+            with (self.config.run_dir / "heldout.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def measure_training_latents(self, model: AutoencoderKL, stop: Callable[[], bool]) -> LatentStatistics | None:
+        """Latent statistics over the training images, each process its share; None if one was told to stop."""
+        limit = self.config.evaluation.latent_images
+
+        def until_stopped() -> Iterator[tuple[Tensor, Sequence[str]]]:
+            for batch in self._batches(self.parts.train, limit=limit):
+                if stop():
+                    return
+                yield batch
+
+        with self._bar("measuring latents", min(limit, len(self.parts.train))) as bar:
+            statistics = measure_latents(
+                model, until_stopped(), progress=lambda images: bar.update(images * self.accelerator.num_processes)
+            )
+        gathered = gather_from_processes((stop(), statistics), self.accelerator)
+        if any(stopped for stopped, _ in gathered):
+            return None
+        merged = LatentStatistics()
+        for _, part in gathered:
+            merged.merge(part)
+        return merged
+
+    def _batches(
+        self, source: ImageSource, *, limit: int, shard: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Tensor, Sequence[str]]]:
+        batches = evaluation_batches(
+            source,
+            channels=self._channels,
+            size=self.config.evaluation.size,
+            background=self.config.data.background,
+            batch_size=self.config.evaluation.batch_size,
+            limit=limit,
+            on_bad=lambda sample_id, reason: tqdm.write(f"left out: {sample_id}: {reason}"),
+            shard=shard or (self.accelerator.process_index, self.accelerator.num_processes),
+            workers=self.config.data.workers,
+        )
+        for batch in batches:
+            yield batch.pixels, batch.sample_ids
+
+    def _bar(self, what: str, total: int) -> "tqdm[Any]":
+        return tqdm(total=total, desc=what, unit="image", leave=False, disable=not self.accelerator.is_main_process)

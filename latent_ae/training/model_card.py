@@ -1,0 +1,85 @@
+"""The README.md of a model directory."""
+
+import yaml
+
+from latent_ae.config import RunConfig
+from latent_ae.report import EvaluationReport
+
+_CAPTIONS = {
+    "reconstructions": "Held-out images above their reconstructions.",
+    "draws": "Draws from the prior: raw latents from N(0, 1), decoded.",
+    "morph": "Held-out pairs: decodings along the straight line between their latents.",
+}
+
+
+def model_card(
+    config: RunConfig,
+    report: EvaluationReport,
+    stats: dict[str, object],
+    *,
+    factor: int,
+    parameters: int,
+    pictures: list[str],
+    made_with: str,
+) -> str:
+    """Markdown with data, recipe, metrics with their protocol, and pictures.
+
+    Args:
+        config: the resolved settings of the run.
+        report: the held-out evaluation.
+        stats: the contents of latent_stats.json.
+        factor: pixels per latent position along a side.
+        parameters: number of the model's parameters.
+        pictures: names of the PNGs in the model directory, of `_CAPTIONS`.
+        made_with: program and date.
+    """
+    recipe = config.model_dump(mode="json", exclude={"name", "output_dir"})
+    shown = "\n\n".join(f"{_CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in pictures)
+    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in report.warnings)
+    return f"""---
+library_name: diffusers
+tags: [autoencoder, vae]
+---
+
+# {config.name}
+
+A KL autoencoder (`diffusers.AutoencoderKL`) with {parameters:,} parameters and a factor of {factor}, trained on
+`{config.data.source}` for {config.train.steps:,} steps of {config.train.batch_size} images. {made_with}.
+
+```python
+from diffusers import AutoencoderKL
+
+vae = AutoencoderKL.from_pretrained("path/to/this/folder")
+latents = (vae.encode(pixels).latent_dist.sample() - vae.config.shift_factor) * vae.config.scaling_factor
+pixels = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+```
+
+Pixels are float NCHW in [-1, 1].
+
+{shown}
+
+## Measured
+
+{report.images} images: {report.protocol["data"]}, {report.protocol["size_rule"]}; {report.protocol["latents"]}.
+
+{_metric_table(report)}
+{warnings}
+`scaling_factor` {stats["scaling_factor"]} and `shift_factor` {stats["shift_factor"]} were measured over
+{stats["images"]} images ({stats["split"]}) on latents drawn from the posterior; `latent_stats.json` has them per channel.
+
+Encoder identity: `{stats["encoder_identity"]}`
+
+## Recipe
+
+```yaml
+{yaml.safe_dump(recipe, sort_keys=False).strip()}
+```
+"""
+
+
+def _metric_table(report: EvaluationReport) -> str:
+    lines = ["| measure | value | protocol |", "|---|---|---|"]
+    for name, metric in report.metrics.items():
+        value = f"- ({metric.reason})" if metric.value is None else f"{metric.value:.5g} {metric.unit}".rstrip()
+        lines.append(f"| {name} | {value} | {metric.protocol} |")
+    return "\n".join(lines)

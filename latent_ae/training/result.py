@@ -1,0 +1,125 @@
+"""The result of a run: a model directory that stock diffusers loads, with what was measured beside it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+
+from latent_ae._version import __version__
+from latent_ae.config import RunConfig
+from latent_ae.errors import UserError
+from latent_ae.image import save_png
+from latent_ae.measure import size_rule
+from latent_ae.metrics import LatentStatistics
+from latent_ae.models import factor_of
+from latent_ae.models.identity import encoder_identity
+from latent_ae.report import EvaluationReport
+from latent_ae.training.heldout import Heldout
+from latent_ae.training.logbook import Logbook
+from latent_ae.training.model_card import model_card
+from latent_ae.training.pictures import morph, prior_draws
+
+PRIOR_STD_RANGE = (0.7, 1.4)
+"""standard deviation of the latents between which draws from N(0, 1) are worth a picture"""
+_MORPH_ROWS = 6
+
+
+def write_result(model: AutoencoderKL, heldout: Heldout, logbook: Logbook, stop: Callable[[], bool], step: int) -> bool:
+    """Measure the latents, evaluate, draw, and write runs/NAME/{evaluation.json,samples,model}.
+
+    `model` carries the weights to export (the averaged ones); its config receives the measured scaling_factor and
+    shift_factor. Returns False, with nothing of `model/` touched, if a process was told to stop meanwhile.
+    """
+    config, run_dir = heldout.config, heldout.config.run_dir
+    statistics = heldout.measure_training_latents(model, stop)
+    if statistics is None:
+        return False
+    if statistics.nonfinite_images:
+        raise UserError(
+            f"the trained model is unusable: {statistics.nonfinite_images} training images have non-finite latents"
+        )
+    scaling = statistics.scaling()
+    model.register_to_config(scaling_factor=scaling.scaling_factor, shift_factor=scaling.shift_factor)
+    report = heldout.evaluate(model, stop)
+    if report is None:
+        return False
+    if heldout.accelerator.is_main_process:
+        pictures = draw_pictures(model, heldout, statistics, logbook, step)
+        (run_dir / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
+        write_model_directory(
+            run_dir / "model", model, config=config, statistics=statistics, report=report, pictures=pictures
+        )
+        logbook.say(report.summary())
+        logbook.say(f"the model is in {run_dir / 'model'}")
+    heldout.accelerator.wait_for_everyone()
+    return True
+
+
+def draw_pictures(
+    model: AutoencoderKL, heldout: Heldout, statistics: LatentStatistics, logbook: Logbook, step: int
+) -> dict[str, Path]:
+    """Write the run's pictures into samples/; their files by what they show."""
+    folder = heldout.config.run_dir / "samples"
+    reconstructions = heldout.draw_samples(model, step, logbook)
+    assert reconstructions is not None
+    pictures = {"reconstructions": reconstructions}
+    low, high = PRIOR_STD_RANGE
+    if low <= statistics.to_dict()["sample"]["std"] <= high:
+        size = heldout.config.data.resolution
+        pictures["draws"] = folder / "draws.png"
+        save_png(pictures["draws"], prior_draws(model, size=size, count=64, seed=heldout.config.seed))
+    images = heldout.images(heldout.parts.heldout, 2 * _MORPH_ROWS)
+    pairs = [(a, b) for a, b in zip(images[::2], images[1::2], strict=False) if a.shape == b.shape]
+    if pairs:
+        pictures["morph"] = folder / "morph.png"
+        save_png(pictures["morph"], morph(model, pairs))
+    for name in ("draws", "morph"):
+        if name in pictures:
+            logbook.picture(step, name, pictures[name])
+    return pictures
+
+
+def write_model_directory(
+    folder: Path,
+    model: AutoencoderKL,
+    *,
+    config: RunConfig,
+    statistics: LatentStatistics,
+    report: EvaluationReport,
+    pictures: dict[str, Path],
+) -> None:
+    """Write the model directory beside its place and rename it there, in place of an earlier one."""
+    partial, old = folder.with_name(".partial-model"), folder.with_name(".old-model")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    model.save_pretrained(partial)
+    stats = {
+        "schema": 1,
+        "encoder_identity": encoder_identity(model),
+        "scaling_factor": model.config["scaling_factor"],
+        "shift_factor": model.config["shift_factor"],
+        "of": "sample",
+        "split": f"{config.data.source}, training part",
+        "size_rule": size_rule(config.evaluation.size),
+        **statistics.to_dict(),
+    }
+    (partial / "latent_stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+    for name, file in pictures.items():
+        shutil.copyfile(file, partial / f"{name}.png")
+    card = model_card(
+        config,
+        report,
+        stats,
+        factor=factor_of(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        pictures=list(pictures),
+        made_with=f"latent_ae {__version__}, {datetime.now(UTC).date().isoformat()}",
+    )
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
