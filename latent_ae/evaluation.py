@@ -87,7 +87,9 @@ class Evaluator:
             "padding": f"bottom and right to multiples of {factor_of(model)} by repeating the edge, cropped back",
             "perceptual": "none" if perceptual is None else perceptual.protocol,
             "precision": str(model.dtype).removeprefix("torch."),
-            "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers")),
+            "versions": ", ".join(
+                f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers", "torchmetrics")
+            ),
         }
         self._values: dict[str, dict[str, float]] = {}
         self._latents = LatentStatistics()

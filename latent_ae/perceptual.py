@@ -73,13 +73,13 @@ class PerceptualDistance(nn.Module):
         with torch.no_grad():
             wanted = self._features(target.float())
         got = self._features(reconstruction.float())
-        with torch.autocast(reconstruction.device.type, enabled=False):
-            return self._distance([feature.float() for feature in got], [feature.float() for feature in wanted])
+        return self._distance([feature.float() for feature in got], [feature.float() for feature in wanted])
 
     def _features(self, images: Tensor) -> list[Tensor]:
         raise NotImplementedError
 
     def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """[B] from float32 features, without any operation that autocast would take to half precision."""
         raise NotImplementedError
 
 
@@ -112,8 +112,8 @@ class RandomFeatures(PerceptualDistance):
         for width in _RANDOM_WIDTHS:
             for _ in range(2):
                 kernel = draw(width, before, 3, 3) * math.sqrt(2 / (9 * before))
-                if not len(self.kernels):  # 9/8 makes up for the variance that the mean takes along
-                    kernel = (kernel - kernel.mean((2, 3), keepdim=True)) * math.sqrt(9 / 8)
+                if not len(self.kernels):
+                    kernel = kernel - kernel.mean((2, 3), keepdim=True)
                 self.kernels.append(kernel)
                 before = width
         self.scales: Tensor

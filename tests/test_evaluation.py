@@ -17,27 +17,20 @@ from latent_ae.perceptual import build_perceptual
 WORDS = {"data": "noise, held-out", "size_rule": "own size"}
 
 
-def make_model(channels: int = 3) -> AutoencoderKL:
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    sizes = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "layers_per_block": 1}
-    return AutoencoderKL(in_channels=channels, out_channels=channels, **blocks, **sizes)
-
-
 @pytest.fixture
 def model() -> AutoencoderKL:
-    return make_model()
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "layers_per_block": 1}
+    return AutoencoderKL(**blocks, **sizes)
 
 
-def images(count: int, height: int = 16, width: int = 16, seed: int = 1) -> Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+def images(count: int, height: int = 16, width: int = 16) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-Batch = tuple[Tensor, list[str]]
-
-
-def batches(count: int = 10, size: int = 2, **shape: int) -> list[Batch]:
-    pixels = images(count, **shape)
-    return [(pixels[a:b], [f"image/{i:03}" for i in range(a, b)]) for a, b in pairwise(range(0, count + 1, size))]
+def batches(count: int = 10) -> list[tuple[Tensor, list[str]]]:
+    pixels = images(count)
+    return [(pixels[a:b], [f"image/{i:03}" for i in range(a, b)]) for a, b in pairwise(range(0, count + 1, 2))]
 
 
 def set_posterior(model: AutoencoderKL, *, gain: float, logvar: tuple[float, float] = (0.0, 0.0)) -> None:
@@ -110,21 +103,25 @@ def test_shards_equal_one_process_exactly(model: AutoencoderKL, mode: str) -> No
 
 
 def test_sampled_latents_follow_from_the_id_alone(model: AutoencoderKL) -> None:
-    set_posterior(model, gain=1.0)
+    set_posterior(model, gain=0.0, logvar=(math.log(9), math.log(9)))
+    drawn: list[Tensor] = []
+    model.post_quant_conv.register_forward_pre_hook(lambda _, inputs: drawn.append(inputs[0]))
     names = ["a", "b", "not utf-8 \udcff"]
 
-    def psnrs(order: list[int], seed: int) -> list[float]:
+    def latents(order: list[int], seed: int = 0) -> Tensor:
+        drawn.clear()
         evaluator = Evaluator(model, mode="sample", seed=seed, **WORDS)
         for i in order:
-            evaluator.update(images(3)[i : i + 1], [names[i]])
-        return [row["psnr"] for row in evaluator.per_image.values()]
+            evaluator.update(images(1), [names[i]])
+        assert evaluator.protocol["latents"] == f"posterior sample, seed {seed}"
+        return torch.cat([drawn[order.index(i)] for i in range(3)])
 
-    assert psnrs([0, 1, 2], 0) == psnrs([2, 0, 1], 0)
-    assert psnrs([0, 1, 2], 0) != psnrs([0, 1, 2], 1)
-    same = Evaluator(model, mode="sample", **WORDS)
-    same.update(images(1).repeat(2, 1, 1, 1), names[:2])
-    assert same.per_image["a"]["psnr"] != same.per_image["b"]["psnr"]
-    assert same.protocol["latents"] == "posterior sample, seed 0"
+    first = latents([0, 1, 2])
+    assert torch.equal(first, latents([2, 0, 1]))
+    assert not torch.equal(first, latents([0, 1, 2], seed=1))
+    assert not torch.equal(first[0], first[1])
+    assert float(first.std()) == pytest.approx(3, rel=0.15)
+    assert float(first.mean()) == pytest.approx(0, abs=0.5)
 
 
 def test_sizes_that_the_factor_does_not_divide(model: AutoencoderKL) -> None:
@@ -157,12 +154,12 @@ def test_what_small_images_do_not_allow_is_null_with_a_reason(model: Autoencoder
 
 
 def test_ms_ssim_is_the_mean_over_the_images_that_have_it(model: AutoencoderKL) -> None:
-    large = (images(1, 176, 176), ["large"])
-    alone = evaluate(model, [large], **WORDS).metrics["ms_ssim"]
-    both = evaluate(model, [large, *batches(4)], **WORDS)
-    assert alone.value is not None
-    assert both.metrics["ms_ssim"] == alone
-    assert (alone.images, both.metrics["psnr"].images) == (1, 5)
+    evaluator = Evaluator(model, **WORDS)
+    for batch in [(images(1, 176, 176), ["large"]), *batches(4)]:
+        evaluator.update(*batch)
+    found = evaluator.report().metrics
+    assert found["ms_ssim"].value == evaluator.per_image["large"]["ms_ssim"]
+    assert (found["ms_ssim"].images, found["psnr"].images) == (1, 5)
 
 
 def test_identical_images_count_as_100_db(model: AutoencoderKL) -> None:
@@ -212,17 +209,25 @@ def test_dead_channels_are_named(model: AutoencoderKL) -> None:
         model.quant_conv.weight[1] = 0
     report = evaluate(model, batches(), **WORDS)
     dead = [warning for warning in report.warnings if "dead" in warning]
-    assert dead
     assert dead[0].startswith("1 of 2 latent channels are dead (channel 1: no active unit)")
     assert not any("collapse" in warning for warning in report.warnings)
 
 
+def test_a_noisy_channel_with_active_units_is_not_dead(model: AutoencoderKL) -> None:
+    set_posterior(model, gain=3.0, logvar=(-8.0, 2.0))
+    report = evaluate(model, batches(), **WORDS)
+    assert report.latents is not None
+    assert report.latents["channel_signal_to_noise"][1] < 1
+    assert report.latents["active_units"]["share_per_channel"][1] > 0
+    assert not any("dead" in warning for warning in report.warnings)
+
+
 def test_a_scaling_factor_that_does_not_fit_is_told(model: AutoencoderKL) -> None:
     set_posterior(model, gain=3.0, logvar=(-8.0, -8.0))
-    scale = measure_latents(model, batches()).scaling().scaling_factor
+    scale = measure_latents(model, batches(4)).scaling().scaling_factor
     for factor, warned in {0.81: False, 0.79: True, 1.24: False, 1.26: True}.items():
         model.register_to_config(scaling_factor=scale * factor)
-        found = [w for w in evaluate(model, batches(), **WORDS).warnings if w.startswith("scaled latents")]
+        found = [w for w in evaluate(model, batches(4), **WORDS).warnings if w.startswith("scaled latents")]
         assert bool(found) == warned
         if found:
             assert f"where 1/std is {scale:.5g}" in found[0]
