@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from latent_ae.errors import UserError
+
 Pixels = NDArray[np.uint8]
 """[H, W, C] uint8, C = 1 (grey) or 3 (RGB)"""
 Color = tuple[int, int, int]
@@ -37,7 +39,7 @@ _GAP_PIXELS = 2
 _warning_filters = threading.RLock()
 
 
-class BrokenImage(ValueError):  # noqa: N818 - a fact about a file, met once in a thousand, not a fault of the program
+class BrokenImage(UserError):  # noqa: N818 - a fact about a file, met once in a thousand, not a fault of the program
     """Something is not an image that can be used.
 
     `reason` is one line and `name` says which image, where that is known.

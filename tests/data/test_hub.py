@@ -1,0 +1,212 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+
+from latent_ae.config import DataConfig
+from latent_ae.data import DataError, ImageSource, SourceParts, open_source
+from latent_ae.image import BrokenImage, to_uint8
+from tests.data.images import noise_image, write_images
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def stored(seed: int) -> dict[str, Any]:
+    stream = io.BytesIO()
+    noise_image(seed).save(stream, "PNG")
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+def table(rows: int, first: int = 0) -> datasets.Dataset:
+    features = datasets.Features({"label": datasets.Value("int64"), "picture": datasets.Image()})
+    columns = {"label": list(range(rows)), "picture": [stored(first + row) for row in range(rows)]}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def parts_of(path: Path, **settings: Any) -> SourceParts:
+    return open_source(DataConfig(source="hub", path=str(path), **settings))
+
+
+def ids(part: ImageSource) -> list[str]:
+    return [part.sample_id(index) for index in range(len(part))]
+
+
+def write_parquet(folder: Path) -> Path:
+    table(12).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def write_parquet_folder(folder: Path) -> Path:
+    table(7).to_parquet(folder / "train-00000-of-00002.parquet")
+    table(5, first=7).to_parquet(folder / "train-00001-of-00002.parquet")
+    return folder
+
+
+def write_arrow(folder: Path) -> Path:
+    table(12).save_to_disk(folder / "saved")
+    return folder / "saved" / "data-00000-of-00001.arrow"
+
+
+def write_saved(folder: Path) -> Path:
+    table(12).save_to_disk(folder)
+    return folder
+
+
+WRITERS = [write_parquet, write_parquet_folder, write_arrow, write_saved]
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_one_split_is_divided_by_a_hash_of_the_row(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    parts = parts_of(write(tmp_path), heldout_share=0.4)
+    rows = [f"train/{row:08d}" for row in range(12)]
+    assert sorted(ids(parts.train) + ids(parts.heldout)) == rows
+    assert ids(parts.heldout) == HELDOUT_OF_TWELVE
+    for part in (parts.train, parts.heldout):
+        for index in range(len(part)):
+            seed = rows.index(part.sample_id(index))
+            assert np.array_equal(to_uint8(part.load(index), 3), np.asarray(noise_image(seed)))
+
+
+# sha256 of "train/00000000" ... below 0.4
+HELDOUT_OF_TWELVE = ["train/00000001", "train/00000002", "train/00000004", "train/00000011"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "settings", "expected"),
+    [
+        (["train", "validation", "test"], {}, ("train", "validation")),
+        (["train", "test"], {}, ("train", "test")),
+        (["train", "validation", "test"], {"heldout_split": "test"}, ("train", "test")),
+        (["small", "train", "dev"], {"train_split": "small", "heldout_split": "dev"}, ("small", "dev")),
+        (["train", "test"], {"train_split": "test", "heldout_split": "train"}, ("test", "train")),
+        (["train", "validation"], {"train_split": "validation", "heldout_share": 0.5}, ("validation", "validation")),
+        (["everything"], {"heldout_share": 0.5}, ("everything", "everything")),
+    ],
+)
+def test_splits(splits: list[str], settings: dict[str, Any], expected: tuple[str, str], tmp_path: Path) -> None:
+    saved = datasets.DatasetDict({name: table(4, first=10 * i) for i, name in enumerate(splits)})
+    saved.save_to_disk(tmp_path)
+    parts = parts_of(tmp_path, **settings)
+    for part, name in zip((parts.train, parts.heldout), expected, strict=True):
+        assert {sample_id.split("/")[0] for sample_id in ids(part)} == {name}
+        seed = 10 * splits.index(name) + int(part.sample_id(0).split("/")[1])
+        assert np.array_equal(to_uint8(part.load(0), 3), np.asarray(noise_image(seed)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"data\.train_split \(unset, so\) train is not among its splits: one, two"),
+        ({"train_split": "three"}, r"data\.train_split three is not among its splits: one, two"),
+        ({"train_split": "one", "heldout_split": "six"}, r"data\.heldout_split six is not among its splits: one, two"),
+        ({"train_split": "one", "heldout_split": "one"}, "the training split one is also data.heldout_split"),
+    ],
+)
+def test_splits_that_are_not_there(settings: dict[str, str], message: str, tmp_path: Path) -> None:
+    datasets.DatasetDict({"one": table(4), "two": table(4)}).save_to_disk(tmp_path)
+    with pytest.raises(DataError, match=message):
+        parts_of(tmp_path, **settings)
+
+
+def test_an_empty_split(tmp_path: Path) -> None:
+    table(4).to_parquet(tmp_path / "train.parquet")
+    table(4).select([]).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"cannot be read as a data set of images: ValueError: .*test.* no data"):
+        parts_of(tmp_path)
+
+
+def test_a_local_imagefolder_with_splits_and_a_broken_file(tmp_path: Path) -> None:
+    write_images(tmp_path, ["train/a.png", "train/b.png", "validation/c.png"])
+    (tmp_path / "train" / "b.png").write_bytes(b"words")
+    parts = parts_of(tmp_path)
+    assert (ids(parts.train), ids(parts.heldout)) == (["train/00000000", "train/00000001"], ["validation/00000000"])
+    assert np.array_equal(to_uint8(parts.heldout.load(0), 3), np.asarray(noise_image(2)))
+    with pytest.raises(BrokenImage, match="cannot use the image train/00000001: it is none of"):
+        parts.train.load(1)
+    (tmp_path / "train" / "a.png").unlink()
+    with pytest.raises(BrokenImage, match="cannot use the image train/00000000: there is no such file"):
+        parts.train.load(0)
+
+
+def test_broken_and_missing_images_are_met_one_at_a_time(tmp_path: Path) -> None:
+    cut = stored(1)
+    cut["bytes"] = cut["bytes"][:80]
+    features = datasets.Features({"image": datasets.Image()})
+    rows = {"image": [stored(0), cut, None]}
+    saved = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features), "test": table(1)})
+    saved["test"] = saved["test"].rename_column("picture", "image")
+    saved.save_to_disk(tmp_path / "saved")
+    train = parts_of(tmp_path / "saved").train
+    train.load(0)
+    for index, reason in ((1, "image train/00000001: "), (2, "the row holds no image")):
+        with pytest.raises(BrokenImage, match=reason):
+            train.load(index)
+
+
+def two_image_columns() -> datasets.Dataset:
+    return table(6).add_column("mask", [stored(100 + row) for row in range(6)]).cast_column("mask", datasets.Image())
+
+
+def test_the_image_column_may_be_named(tmp_path: Path) -> None:
+    two_image_columns().save_to_disk(tmp_path)
+    part = parts_of(tmp_path, image_column="mask", heldout_share=0.5).train
+    seed = 100 + int(part.sample_id(0).split("/")[1])
+    assert np.array_equal(to_uint8(part.load(0), 3), np.asarray(noise_image(seed)))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (
+            None,
+            r"2 columns hold images, name one as data\.image_column; they are label \(Value int64\), picture \(Image",
+        ),
+        (
+            "label",
+            r"data\.image_column label does not hold images; its columns are label \(Value int64\), picture \(Im",
+        ),
+        ("nose", r"data\.image_column nose is no column; its columns are label"),
+    ],
+)
+def test_a_column_that_cannot_be_meant(column: str | None, message: str, tmp_path: Path) -> None:
+    two_image_columns().save_to_disk(tmp_path)
+    with pytest.raises(DataError, match=message):
+        parts_of(tmp_path, image_column=column)
+
+
+def test_a_data_set_without_images(tmp_path: Path) -> None:
+    table(3).remove_columns("picture").save_to_disk(tmp_path)
+    with pytest.raises(DataError, match="0 columns hold images"):
+        parts_of(tmp_path)
+
+
+def test_paths_that_hold_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    with pytest.raises(DataError, match=r"must be a folder or end in \.parquet or \.arrow, got a\.csv"):
+        parts_of(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"gone/away does not exist .* and is not a hub name \(OWNER/NAME\)"):
+        parts_of(tmp_path / "gone" / "away")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really PAR1")
+    for name in ("empty", "bad.parquet"):
+        with pytest.raises(DataError, match=f"{name} cannot be read as a data set of images: ") as caught:
+            parts_of(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_hub_name_without_network_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        DataError, match=r"data.path nobody/nothing does not exist here, and could not be had"
+    ) as caught:
+        open_source(DataConfig(source="hub", path="nobody/nothing"))
+    assert "\n" not in str(caught.value)

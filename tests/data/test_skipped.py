@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+from latent_ae.data import SkippedImages
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_image_is_written_once_also_after_resuming(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "skipped.jsonl"
+    ledger = SkippedImages(path, total=100, max_share=0.5)
+    ledger.add([])
+    assert not path.exists()
+    ledger.add([("a", "cut"), ("b", "empty"), ("a", "cut")])
+    ledger.add([("b", "empty")])
+    resumed = SkippedImages(path, total=100, max_share=0.5)
+    assert len(resumed) == 2
+    resumed.add([("a", "cut"), ("c", "a name with ü and \udcff")])
+    assert [line["id"] for line in lines(path)] == ["a", "b", "c"]
+    assert lines(path)[2] == {"id": "c", "reason": "a name with ü and \udcff"}
+
+
+def test_ranks_share_a_file_and_see_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    one, two = (SkippedImages(path, total=4, max_share=0.5) for _ in range(2))
+    one.add([("a", "cut"), ("b", "cut")])
+    two.add([("b", "cut"), ("c", "cut")])
+    assert [line["id"] for line in lines(path)] == ["a", "b", "c"]
+    assert one.error() is not None
+    assert len(one) == len(two) == 3
+
+
+def test_a_line_cut_short_by_a_crash_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    path.write_text('{"id": "a", "reason": "cut"}\n{"id": "b", "rea')
+    ledger = SkippedImages(path, total=10, max_share=0.5)
+    assert len(ledger) == 1
+    ledger.add([("b", "cut")])
+    assert len(SkippedImages(path, total=10, max_share=0.5)) == 2
+    assert path.read_text().endswith('\n{"id": "b", "reason": "cut"}\n')
+
+
+def test_the_error_comes_above_the_share_and_says_all(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    ledger = SkippedImages(path, total=200, max_share=0.01)
+    ledger.add([("a", "cut"), ("b", "empty")])
+    assert ledger.error() is None
+    ledger.add([("c", "words")])
+    error = ledger.error()
+    assert error is not None
+    assert "\n" not in error
+    for part in ("3 of 200", "1.50%", "data.max_bad_share 0.01", str(path), "a (cut), b (empty), c (words)"):
+        assert part in error
+
+
+def test_without_a_file_the_ledger_stays_in_memory() -> None:
+    ledger = SkippedImages(None, total=10, max_share=0)
+    assert ledger.error() is None
+    ledger.add([(str(number), "cut") for number in range(9)])
+    error = ledger.error()
+    assert error is not None
+    assert "0 (cut), 1 (cut), 2 (cut), 3 (cut), 4 (cut)" in error
+    assert "5 (cut)" not in error

@@ -1,0 +1,59 @@
+"""What every source of the table promises."""
+
+import pickle
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from latent_ae.config import DataConfig
+from latent_ae.data import SOURCES, DataError, SourceParts, open_source
+from latent_ae.image import to_uint8
+from tests.data.images import write_images
+
+
+@pytest.fixture(params=SOURCES)
+def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    match request.param:
+        case "folder":
+            write_images(tmp_path, [f"{i}.png" for i in range(20)])
+            return DataConfig(source="folder", path=str(tmp_path), heldout_share=0.3)
+        case "hub":
+            monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+            write_images(tmp_path / "images", [f"{i}.png" for i in range(20)])
+            return DataConfig(source="hub", path=str(tmp_path / "images"), heldout_share=0.3)
+        case source:
+            return DataConfig(source=source)
+
+
+def ids(parts: SourceParts) -> tuple[list[str], list[str]]:
+    train, heldout = ([part.sample_id(index) for index in range(len(part))] for part in (parts.train, parts.heldout))
+    return train, heldout
+
+
+def test_a_source_keeps_its_promises(config: DataConfig) -> None:
+    parts = open_source(config)
+    train, heldout = ids(parts)
+    assert train
+    assert heldout
+    assert len({*train, *heldout}) == len(train) + len(heldout)
+    assert (sorted(train), sorted(heldout)) == (train, heldout)  # "in the order of their ids"
+    assert ids(open_source(config)) == (train, heldout)
+    for part in (parts.train, parts.heldout):
+        copy = pickle.loads(pickle.dumps(part))
+        for index in range(min(len(part), 30)):
+            image = part.load(index)
+            for channels in (1, 3):
+                pixels = to_uint8(image, channels)
+                assert pixels.dtype == np.uint8
+                assert pixels.shape == (image.height, image.width, channels)
+                assert pixels.std() > 0
+            assert np.array_equal(to_uint8(part.load(index), 3), to_uint8(copy.load(index), 3))
+
+
+def test_an_unknown_source_is_refused_with_the_known_names() -> None:
+    with pytest.raises(
+        DataError, match=r"data\.source nonesuch is unknown: expected one of digits, photos, folder, hub"
+    ):
+        open_source(DataConfig(source="nonesuch"))

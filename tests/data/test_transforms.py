@@ -1,0 +1,153 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latent_ae.data.transforms import evaluation_view, training_crop
+from latent_ae.image import WHITE, BrokenImage
+from latent_ae.randomness import numpy_generator
+
+
+def positions(width: int, height: int) -> Image.Image:
+    """Every pixel says where it is: red is x, green is y."""
+    y, x = np.mgrid[:height, :width].astype(np.uint8)
+    return Image.fromarray(np.dstack([x, y, np.zeros_like(x)]))
+
+
+def crop(image: Image.Image, draw: int = 0, **changes: Any) -> np.ndarray:
+    arguments = {"channels": 3, "resolution": 16, "crop": "random", "scale": None, "flip": False, "background": WHITE}
+    return training_crop(image, **(arguments | changes), generator=numpy_generator(0, "crop", draw))
+
+
+def corner(pixels: np.ndarray) -> tuple[int, int]:
+    return int(pixels[0, 0, 0]), int(pixels[0, 0, 1])
+
+
+def test_a_centre_crop_at_its_own_size_is_exact() -> None:
+    pixels = crop(positions(40, 16), crop="center")
+    assert np.array_equal(pixels, np.asarray(positions(40, 16))[:, 12:28])
+
+
+def test_a_centre_crop_takes_the_largest_square() -> None:
+    pixels = crop(positions(64, 32), crop="center").astype(int)
+    # A ramp stays a ramp: pixel i of 16 covers 2 pixels of the 32 whose left edge is at 16.
+    expected = 16 + 2 * np.arange(16) + 0.5
+    assert np.abs(pixels[8, 2:-2, 0] - expected[2:-2]).max() <= 1
+    assert np.abs(pixels[2:-2, 8, 1] - (expected[2:-2] - 16)).max() <= 1
+
+
+def test_averaging_down_keeps_no_moire() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    pixels = crop(Image.fromarray(stripes), crop="center", resolution=16)
+    assert np.abs(pixels[:, 2:-2].astype(int) - 127.5).max() <= 3
+
+
+def test_a_small_image_is_enlarged_for_a_centre_crop_up_to_four_times() -> None:
+    assert crop(positions(8, 20), crop="center", resolution=32).shape == (32, 32, 3)
+    with pytest.raises(BrokenImage, match="too small: got 8x20, need at least 9 pixels a side for 33x33"):
+        crop(positions(8, 20), crop="center", resolution=33)
+    with pytest.raises(BrokenImage, match="too small: got 7x20, need at least 8 pixels a side for 16x16"):
+        crop(positions(7, 20), crop="center", resolution=16)
+
+
+def test_random_crops_are_exact_and_reach_every_place() -> None:
+    whole = np.asarray(positions(18, 17))
+    seen = set()
+    for draw in range(60):
+        pixels = crop(positions(18, 17), draw)
+        left, top = corner(pixels)
+        assert np.array_equal(pixels, whole[top : top + 16, left : left + 16])
+        seen.add((left, top))
+    assert seen == {(left, top) for left in range(3) for top in range(2)}
+
+
+def test_a_random_crop_of_an_image_of_its_size_is_the_image() -> None:
+    assert np.array_equal(crop(positions(16, 16)), np.asarray(positions(16, 16)))
+
+
+def test_a_random_crop_needs_a_large_enough_image() -> None:
+    with pytest.raises(BrokenImage, match="too small: got 40x15, need at least 16 pixels a side"):
+        crop(positions(40, 15))
+
+
+def test_scale_takes_squares_of_every_allowed_size() -> None:
+    sides = []
+    for draw in range(200):
+        pixels = crop(positions(200, 100), draw, scale=(1.5, 4.0)).astype(int)
+        sides.append((pixels[8, 12, 0] - pixels[8, 3, 0]) / 9 * 16)
+        assert abs((pixels[12, 8, 1] - pixels[3, 8, 1]) / 9 * 16 - sides[-1]) <= 4  # a square
+    assert 22 <= min(sides) <= 28
+    assert 58 <= max(sides) <= 67
+    assert abs(np.mean(sides) - 44) <= 3
+
+
+def test_scale_is_limited_by_the_shorter_side_and_refuses_what_is_below_its_low_end() -> None:
+    pixels = crop(positions(24, 24), scale=(1.5, 9.0))
+    assert pixels.shape == (16, 16, 3)
+    assert corner(pixels) == (0, 0)
+    with pytest.raises(BrokenImage, match="too small: got 90x23, need at least 24 pixels a side"):
+        crop(positions(90, 23), scale=(1.5, 9.0))
+
+
+def test_a_large_high_end_does_not_make_every_crop_the_whole_image() -> None:
+    # Sides are uniform between 8 and 24 pixels; drawn up to 9 * 16 and then cut to 24, nine of ten would be 24.
+    whole = sum(corner(crop(positions(24, 24), draw, scale=(0.5, 9.0))) == (0, 0) for draw in range(100))
+    assert whole <= 20
+
+
+def test_scale_one_does_not_resample() -> None:
+    pixels = crop(positions(50, 40), 3, scale=(1.0, 1.0))
+    left, top = corner(pixels)
+    assert np.array_equal(pixels, np.asarray(positions(50, 40))[top : top + 16, left : left + 16])
+
+
+def test_half_of_the_crops_are_mirrored() -> None:
+    image = positions(16, 16)
+    mirrored = 0
+    for draw in range(400):
+        pixels = crop(image, draw, flip=True)
+        if pixels[0, 0, 0] == 15:
+            assert np.array_equal(pixels, np.asarray(image)[:, ::-1])
+            mirrored += 1
+        else:
+            assert np.array_equal(pixels, np.asarray(image))
+    assert 160 <= mirrored <= 240
+
+
+def test_the_same_draw_gives_the_same_crop() -> None:
+    settings = {"scale": (0.5, 2.0), "flip": True}
+    first, again = (crop(positions(60, 50), 5, **settings) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, crop(positions(60, 50), 6, **settings))
+
+
+def test_transparency_is_gone_before_pixels_are_mixed() -> None:
+    # Red lies hidden below full transparency: resizing straight RGBA would let it bleed in.
+    hidden = np.zeros((64, 64, 4), np.uint8)
+    hidden[:, :, 0] = 255
+    pixels = crop(Image.fromarray(hidden), crop="center", background=(10, 20, 30))
+    assert np.array_equal(pixels, np.full((16, 16, 3), (10, 20, 30), np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["center", "random"])
+def test_grey(kind: str) -> None:
+    pixels = crop(Image.new("RGB", (64, 64), (255, 0, 0)), crop=kind, channels=1)
+    assert np.array_equal(pixels, np.full((16, 16, 1), 76, np.uint8))
+
+
+def test_an_unknown_crop_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected the crop center or random, got top"):
+        crop(positions(16, 16), crop="top")
+
+
+def test_evaluation_shows_the_whole_image_or_its_centre() -> None:
+    image = positions(40, 16)
+    whole = evaluation_view(image, channels=3, size=None, background=WHITE)
+    assert np.array_equal(whole, np.asarray(image))
+    centre = evaluation_view(image, channels=3, size=16, background=WHITE)
+    assert np.array_equal(centre, np.asarray(image)[:, 12:28])
+    assert evaluation_view(image, channels=1, size=32, background=WHITE).shape == (32, 32, 1)
+    with pytest.raises(BrokenImage, match="too small"):
+        evaluation_view(image, channels=3, size=65, background=WHITE)
