@@ -34,8 +34,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = commands.add_parser(
         "evaluate",
         help="measure a model on held-out images",
-        description="Measure a model on held-out images. Settings of a run's `data` and `evaluation` sections follow as "
-        "--data.FIELD VALUE and --evaluation.FIELD VALUE; --settings lists them.",
+        description="Measure a model on held-out images. Settings of a run's `data` and `evaluation` sections follow "
+        "as --data.FIELD VALUE and --evaluation.FIELD VALUE; --settings lists them.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="a model directory or a hub id")

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae.image import from_tensor, open_image, save_png, to_tensor, to_uint8
-from latent_ae.models import factor_of
+from latent_ae.models import factor_of, pad_to_factor
 
 
 @torch.inference_mode()
@@ -58,12 +57,6 @@ def output_names(images: Sequence[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def pad_to_factor(pixels: Tensor, factor: int) -> Tensor:
-    """Pixels [B,C,H,W] padded at the bottom and right to multiples of `factor` by repeating the edge."""
-    height, width = pixels.shape[-2:]
-    return F.pad(pixels, (0, -width % factor, 0, -height % factor), mode="replicate")
 
 
 def _posterior_mode(model: AutoencoderKL, pixels: Tensor) -> Tensor:

@@ -117,8 +117,7 @@ def _check_names(kind: type[Section], options: dict[str, object]) -> None:
 def _drop_what_a_choice_replaces(tree: dict[str, object], options: dict[str, object]) -> None:
     """`--model.init_from` on the command line takes the place of the recipe's own architecture."""
     if options.get("model.init_from") is not None:
-        model = tree.get("model")
-        tree["model"] = {**dict.fromkeys(model if isinstance(model, dict) else ()), "preset": None}
+        tree["model"] = {"preset": None}
 
 
 def _set(kind: type[Section], tree: dict[str, object], path: str, value: object) -> None:

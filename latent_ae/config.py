@@ -46,9 +46,12 @@ class ModelConfig(Section):
     mid_block_add_attention: bool | None = None
     """self-attention at the lowest resolution, instead of the preset's"""
 
+    start: Literal["random", "linear"] = "random"
+    """start weights: diffusers' random ones, or a linear codec fitted to training crops (models/linear_start.py)"""
+
     def architecture_changes(self) -> dict[str, object]:
         """The fields that replace the preset's, by name."""
-        return self.model_dump(exclude={"preset", "init_from"}, exclude_none=True)
+        return self.model_dump(exclude={"preset", "init_from", "start"}, exclude_none=True)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -60,6 +63,8 @@ class ModelConfig(Section):
                 f"model.init_from brings its own architecture, so {', '.join('model.' + name for name in given)} "
                 "would have no effect: leave it out (or set it to null)"
             )
+        if self.init_from is not None and self.start != "random":
+            raise ValueError(f"model.start {self.start} has no effect with model.init_from: leave it out")
         return self
 
 
@@ -87,6 +92,9 @@ class DataConfig(Section):
     an image is resized so that its shorter side is the resolution (center), or is cropped at its own size (random)"""
     flip: bool = False
     """mirror half of the training crops left to right"""
+    color_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """brightness of each colour channel of a training crop is multiplied by U(1 - g, 1 + g): more colours than a small
+    data set has"""
     background: tuple[
         Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
     ] = (255, 255, 255)
@@ -233,6 +241,8 @@ class EvaluationConfig(Section):
     """images at a time where they share one size"""
     perceptual: Literal["none", "random_features", "vgg", "alex", "squeeze"] = "none"
     """perceptual distance reported beside the other measures; an LPIPS backbone that cannot be had gives null"""
+    perceptual_weights_file: str | None = None
+    """torchvision's file of the LPIPS backbone; otherwise torchvision's cache, then its download"""
     latent_images: Annotated[int, Field(ge=1)] = 5000
     """training images over which scaling_factor and shift_factor are measured"""
 

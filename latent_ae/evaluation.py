@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae import metrics
 from latent_ae.metrics import LatentStatistics
-from latent_ae.models import factor_of
+from latent_ae.models import factor_of, pad_to_factor
 from latent_ae.perceptual import PerceptualDistance
 from latent_ae.randomness import torch_generator
 from latent_ae.report import EvaluationReport, Metric, latent_warnings, scaled_latents
@@ -266,9 +265,7 @@ def _inference(model: AutoencoderKL) -> Iterator[None]:
 
 def _posterior(model: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and logvar [B, c, h, w] as the encoder gives them: diffusers' clamp would hide a logvar that is infinite."""
-    height, width = pixels.shape[2:]
-    factor = factor_of(model)
-    padded = F.pad(pixels, (0, -width % factor, 0, -height % factor), mode="replicate")
+    padded = pad_to_factor(pixels, factor_of(model))
     mean, logvar = model.encode(padded.to(model.device, model.dtype)).latent_dist.parameters.chunk(2, dim=1)
     return mean, logvar
 

@@ -1,6 +1,7 @@
 """A model by name and images by their settings in, a report out: what `latent-ae evaluate` does, in one process."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -9,7 +10,6 @@ from tqdm import tqdm
 
 from latent_ae.config import DataConfig, EvaluationConfig, Section
 from latent_ae.data import evaluation_batches, open_source
-from latent_ae.errors import UserError
 from latent_ae.evaluation import EvaluationReport, evaluate
 from latent_ae.models import load_autoencoder
 from latent_ae.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
@@ -33,7 +33,7 @@ def measure(
     source = images.heldout if part == "heldout" else images.train
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model = load_autoencoder(model_name).to(device)
-    perceptual, reason = metric_or_reason(config.evaluation.perceptual, model.config["in_channels"])
+    perceptual, reason = metric_or_reason(config.evaluation, model.config["in_channels"])
     evaluation = config.evaluation
 
     def batches() -> Iterator[tuple[Tensor, Sequence[str]]]:
@@ -69,13 +69,12 @@ def size_rule(size: int | None) -> str:
     return f"shorter side resized to {size}, centre crop {size}x{size}"
 
 
-def metric_or_reason(name: str, image_channels: int) -> tuple[PerceptualDistance | None, str | None]:
+def metric_or_reason(config: EvaluationConfig, image_channels: int) -> tuple[PerceptualDistance | None, str | None]:
     """The distance to report, or the reason why there is none: a measure may be missing, a loss term may not."""
-    if name == "none":
+    if config.perceptual == "none":
         return None, "not asked for (evaluation.perceptual none)"
+    file = None if config.perceptual_weights_file is None else Path(config.perceptual_weights_file)
     try:
-        return build_perceptual(name, image_channels=image_channels), None
+        return build_perceptual(config.perceptual, image_channels=image_channels, weights_file=file), None
     except PerceptualWeightsMissing as error:
         return None, str(error)
-    except ValueError as error:
-        raise UserError(f"evaluation.perceptual {name}: {error}") from None

@@ -25,7 +25,9 @@ def test_every_recipe_is_valid_and_named_after_its_file(recipe: Path) -> None:
 
 
 def test_the_command_line_goes_before_the_recipe() -> None:
-    config = parse("--loss.beta", "1e-3", "--train.batch_size=64", "--train.compile", "--seed", "7", "--train.ema_decay", "null")
+    config = parse(
+        "--loss.beta", "1e-3", "--train.batch_size=64", "--train.compile", "--seed", "7", "--train.ema_decay", "null"
+    )
     assert (config.loss.beta, config.train.batch_size, config.train.compile, config.seed) == (1e-3, 64, True, 7)
     assert config.train.ema_decay is None
 

@@ -5,7 +5,10 @@ from latent_ae.randomness import derived_seed, numpy_generator, sample_noise, to
 
 
 def test_a_draw_depends_on_every_part_of_its_place() -> None:
-    seeds = {derived_seed(*arguments) for arguments in [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", 1, 0)]}
+    seeds = {
+        derived_seed(*arguments)
+        for arguments in [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", 1, 0)]
+    }
     assert len(seeds) == 6
 
 

@@ -25,7 +25,14 @@ from latent_ae.data import Batch, SkippedImages, SourceParts, TrainingSamples, o
 from latent_ae.errors import UserError
 from latent_ae.models import latent_shape
 from latent_ae.randomness import sample_noise
-from latent_ae.training.build import build_objective, build_optimizer, build_samples, final_weights, weights_at
+from latent_ae.training.build import (
+    build_model,
+    build_objective,
+    build_optimizer,
+    build_samples,
+    final_weights,
+    weights_at,
+)
 from latent_ae.training.checkpoints import write_checkpoint
 from latent_ae.training.heldout import Heldout
 from latent_ae.training.logbook import Logbook
@@ -73,11 +80,12 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     """Build, check, resume, loop, finish."""
     # -- data, model, losses
     parts = open_source(config.data)
-    objective = build_objective(config)
-    channels = objective.model.autoencoder.config["in_channels"]
+    autoencoder = build_model(config, parts)
+    objective = build_objective(autoencoder, config)
+    channels = autoencoder.config["in_channels"]
     samples = build_samples(parts, config.data, seed=config.seed, channels=channels)
     heldout = Heldout(parts, config, accelerator, channels=channels)
-    shape = latent_shape(objective.model.autoencoder, config.data.resolution)
+    shape = latent_shape(autoencoder, config.data.resolution)
     say = accelerator.print
     say(describe(config, parts, objective, shape))
 

@@ -82,6 +82,7 @@ class TrainingSamples(Dataset[Sample]):
         crop: str = "center",
         scale: tuple[float, float] | None = None,
         flip: bool = False,
+        color_gain: float = 0.0,
         background: Color = WHITE,
     ) -> None:
         """The arguments after `seed` are those of `transforms.training_crop`."""
@@ -94,6 +95,7 @@ class TrainingSamples(Dataset[Sample]):
             crop=crop,
             scale=scale,
             flip=flip,
+            color_gain=color_gain,
             background=background,
         )
 
@@ -152,7 +154,7 @@ def training_loader(
     """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
 
     `batch_size` is the global batch. The batches do not depend on `workers`, the number of processes that make them
-    (0: this one). Raises ValueError if the batch cannot be cut into equal pieces.
+    (0: this one). Raises DataError if the batch cannot be cut into equal pieces.
     """
     pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
     pieces(first_step)  # the error, if any, belongs here and not in the loop

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from latent_ae.data.source import DataError
 from latent_ae.randomness import numpy_generator
 
 
@@ -33,11 +34,11 @@ def rank_numbers(step: int, *, batch_size: int, accumulation: int, rank: int, wo
 
     `batch_size` is the global batch. Micro-batch m of rank r is the (m * world_size + r)-th piece of the batch, so
     that k micro-batches on one process and one micro-batch on k processes are the same pieces.
-    Raises ValueError if the batch cannot be cut into equal pieces.
+    Raises DataError if the batch cannot be cut into equal pieces.
     """
     pieces = world_size * accumulation
     if batch_size % pieces:
-        raise ValueError(
+        raise DataError(
             f"train.batch_size {batch_size} must be a multiple of processes x train.accumulation = {world_size} x "
             f"{accumulation} = {pieces}: change it to {batch_size + pieces - batch_size % pieces}, or one of the two"
         )

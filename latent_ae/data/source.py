@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from latent_ae.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """The images a run asks for cannot be had; the message is one line that says what to do."""
 
 

@@ -20,6 +20,7 @@ def training_crop(
     crop: str,
     scale: tuple[float, float] | None,
     flip: bool,
+    color_gain: float = 0.0,
     background: Color,
     generator: np.random.Generator,
 ) -> Pixels:
@@ -27,7 +28,7 @@ def training_crop(
 
     crop "center": the largest centred square, resized. crop "random": a square from anywhere in the image, as it is,
     or with `scale` (low, high) of resolution * U(low, high) pixels, at most the image's shorter side, resized. `flip`
-    mirrors half of the crops left to right.
+    mirrors half of the crops left to right. `color_gain` g multiplies the levels of each channel by U(1 - g, 1 + g).
     Raises BrokenImage if the image is too small: see `_centre_square` and `_random_square`.
     """
     if crop not in ("center", "random"):
@@ -38,6 +39,9 @@ def training_crop(
     pixels = _resized(whole, box, resolution)
     if flip and generator.random() < 0.5:
         pixels = pixels[:, ::-1].copy()
+    if color_gain:
+        gains = generator.uniform(1 - color_gain, 1 + color_gain, size=channels)
+        pixels = np.rint(pixels * gains).clip(0, 255).astype(np.uint8)
     return pixels
 
 

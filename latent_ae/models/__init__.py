@@ -7,10 +7,12 @@ which follow from the number of levels: n levels make a factor of 2**(n-1) betwe
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from torch import Tensor
 
 from latent_ae.config import ModelConfig
-from latent_ae.errors import UserError
+from latent_ae.models.errors import ModelError
 from latent_ae.randomness import derived_seed
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -33,10 +35,10 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     "photos-f4": {
         "in_channels": 3,
-        "block_out_channels": (16, 64, 128),
+        "block_out_channels": (16, 32, 64),
         "layers_per_block": 1,
         "latent_channels": 4,
-        "norm_num_groups": 8,
+        "norm_num_groups": 1,
         "mid_block_add_attention": False,
     },
     # Stable Diffusion 1.x and 2.x (kl-f8): 83,653,863 parameters.
@@ -73,10 +75,6 @@ PRESETS: dict[str, dict[str, object]] = {
         "norm_num_groups": 32,
     },
 }
-
-
-class ModelError(UserError):
-    """A model that cannot be built or loaded as asked; the message is one line."""
 
 
 def build_autoencoder(config: ModelConfig, *, seed: int, resolution: int) -> AutoencoderKL:
@@ -125,6 +123,12 @@ def load_autoencoder(name: str) -> AutoencoderKL:
 def factor_of(model: AutoencoderKL) -> int:
     """Pixels per latent position along a side: 2**(levels - 1)."""
     return int(2 ** (len(model.config["block_out_channels"]) - 1))
+
+
+def pad_to_factor(pixels: Tensor, factor: int) -> Tensor:
+    """Pixels [B,C,H,W] padded at the bottom and right to multiples of `factor` by repeating the edge."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (0, -width % factor, 0, -height % factor), mode="replicate")
 
 
 def latent_shape(model: AutoencoderKL, resolution: int) -> tuple[int, int, int]:

@@ -3,22 +3,35 @@
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 
 from latent_ae.config import DataConfig, LossConfig, RunConfig, TrainConfig
 from latent_ae.data import SourceParts
 from latent_ae.data.loader import TrainingSamples
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
+from latent_ae.models.linear_start import linear_start
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.schedules import beta_at, capacity_at
 
+_START_SAMPLES = 512
+"""training crops from which a linear start takes its principal components"""
 
-def build_objective(config: RunConfig) -> Objective:
-    """Autoencoder, bottleneck and loss terms, on the CPU in float32. Raises UserError for what cannot be built."""
+
+def build_model(config: RunConfig, parts: SourceParts) -> AutoencoderKL:
+    """The autoencoder with its start weights. Raises UserError if it cannot be built."""
     autoencoder = build_autoencoder(config.model, seed=config.seed, resolution=config.data.resolution)
+    if config.model.start == "linear":
+        samples = build_samples(parts, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
+        linear_start(autoencoder, torch.stack([samples[number].pixels for number in range(_START_SAMPLES)]))
+    return autoencoder
+
+
+def build_objective(autoencoder: AutoencoderKL, config: RunConfig) -> Objective:
+    """Autoencoder, bottleneck and loss terms, on the CPU in float32. Raises UserError for what cannot be built."""
     model = TrainableAutoencoder(autoencoder, BOTTLENECKS["kl"](free_bits=config.loss.free_bits))
     return Objective(
         model,
@@ -58,6 +71,7 @@ def build_samples(parts: SourceParts, config: DataConfig, *, seed: int, channels
         crop=config.crop,
         scale=config.scale,
         flip=config.flip,
+        color_gain=config.color_gain,
         background=config.background,
     )
 

@@ -31,7 +31,7 @@ class Heldout:
         self.config = config
         self.accelerator = accelerator
         self._channels = channels
-        self._perceptual, self._perceptual_reason = metric_or_reason(config.evaluation.perceptual, channels)
+        self._perceptual, self._perceptual_reason = metric_or_reason(config.evaluation, channels)
 
     def images(self, source: ImageSource, count: int) -> list[Tensor]:
         """The first images of a source, [C,H,W] each in [-1, 1]."""

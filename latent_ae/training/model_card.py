@@ -65,7 +65,8 @@ Pixels are float NCHW in [-1, 1].
 {_metric_table(report)}
 {warnings}
 `scaling_factor` {stats["scaling_factor"]} and `shift_factor` {stats["shift_factor"]} were measured over
-{stats["images"]} images ({stats["split"]}) on latents drawn from the posterior; `latent_stats.json` has them per channel.
+{stats["images"]} images ({stats["split"]}) on latents drawn from the posterior;
+`latent_stats.json` has them per channel.
 
 Encoder identity: `{stats["encoder_identity"]}`
 

@@ -24,7 +24,7 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
     """An Accelerator over all the processes that the launcher was asked for.
 
     Forms the gloo group itself where torchrun was used on a machine without an accelerator.
-    Raises ProcessGroupError if fewer processes came together than were asked for, ValueError if the device does not
+    Raises ProcessGroupError if fewer processes came together than were asked for, UserError if the device does not
     have the precision.
     """
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
@@ -34,13 +34,10 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
             "use `torchrun --nproc_per_node N train/train.py ...`, which forms the group"
         )
     on_cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        gradient_accumulation_steps=accumulation,
-        cpu=True if wanted > 1 and on_cpu else None,
-        # Steps, not epochs, are what is counted; there is no end of a loader to synchronise at.
-        step_scheduler_with_optimizer=False,
-    )
+    try:
+        accelerator = _accelerator(mixed_precision, accumulation, cpu=wanted > 1 and on_cpu)
+    except ValueError as error:  # a precision that the device does not have
+        raise UserError(f"train.mixed_precision {mixed_precision}: {error}") from None
     if accelerator.num_processes != wanted:
         raise ProcessGroupError(
             f"{wanted} processes were asked for (WORLD_SIZE) but {accelerator.num_processes} formed a group: "
@@ -49,6 +46,16 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
     if not accelerator.is_main_process:
         logging.disable(logging.INFO)
     return accelerator
+
+
+def _accelerator(mixed_precision: str | None, accumulation: int, *, cpu: bool) -> Accelerator:
+    return Accelerator(
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=accumulation,
+        cpu=True if cpu else None,
+        # Steps, not epochs, are what is counted; there is no end of a loader to synchronise at.
+        step_scheduler_with_optimizer=False,
+    )
 
 
 def sum_over_processes(values: list[float], accelerator: Accelerator) -> list[float]:

@@ -1,0 +1,136 @@
+"""Each mistake ends with one clear line and a non-zero status."""
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from latent_ae.config import DataConfig
+from latent_ae.data import open_source
+from latent_ae.training.checkpoints import newest_whole
+from tests.program.running import TRAIN, arguments, environment
+
+
+def refused(main, capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--train.stepz", "1"], "unknown setting --train.stepz; did you mean --train.steps?"),
+        (["--train.batch_size", "many"], "train.batch_size: got 'many'"),
+        (["--loss.beta", "-1"], "loss.beta: got '-1'; input should be greater than or equal to 0"),
+        (["--model.image_channels", "4"], "model.image_channels: got '4'; input should be 1 or 3"),
+        (["--data.resolution", "17"], "data.resolution 17 is not a multiple of the model's factor 2: take 16"),
+        (["--model.preset", "huge"], "unknown model.preset 'huge'"),
+        (["--data.source", "nowhere"], "data.source nowhere is unknown: expected one of digits"),
+        (["--resume", "no/such/checkpoint"], "no/such/checkpoint is not a checkpoint: it does not exist"),
+        (["--train.accumulation", "3"], "train.batch_size 8 must be a multiple of train.accumulation 3"),
+        (["--loss.perceptual_weights_file", "nowhere.pth"], "loss.perceptual_weights_file has no effect"),
+    ],
+)
+def test_settings(main, capsys: pytest.CaptureFixture[str], tmp_path: Path, more: list[str], message: str) -> None:
+    assert message in refused(main, capsys, arguments(tmp_path, 2, *more))
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_without_images(main, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no image")
+    for name, message in (("empty", "empty"), ("texts", ".txt"), ("missing", "missing")):
+        argv = arguments(tmp_path, 2, "--data.source", "folder", "--data.path", str(tmp_path / name))
+        assert message in refused(main, capsys, argv)
+
+
+def test_a_folder_that_is_not_a_checkpoint(main, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "is not a checkpoint: it has no manifest.json" in refused(
+        main, capsys, arguments(tmp_path, 2, "--resume", str(tmp_path))
+    )
+
+
+def test_a_resume_with_other_settings_prints_the_difference(
+    main, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(arguments(tmp_path, 2)) == 0
+    capsys.readouterr()
+    line = refused(main, capsys, arguments(tmp_path, 2, "--loss.beta", "0.25", "--train.max_grad_norm", "null"))
+    assert "loss.beta: 1.0 -> 0.25" in line or "loss.beta:" in line
+    assert "train.max_grad_norm:" in line
+    assert "-> None" in line
+
+
+def test_never_resume_does_not_touch_a_run(main, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(arguments(tmp_path, 2)) == 0
+    capsys.readouterr()
+    assert "already holds checkpoints" in refused(main, capsys, arguments(tmp_path, 2, "--resume", "never"))
+
+
+def test_missing_lpips_weights_end_the_run_before_training(
+    main, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("urllib.request.urlopen", _no_network)
+    line = refused(main, capsys, arguments(tmp_path, 2, "--loss.perceptual", "squeeze", "--data.resolution", "32"))
+    assert "squeezenet1_1-b8a52dc0.pth" in line
+    assert "loss.perceptual_weights_file" in line
+    assert not (tmp_path / "run").exists()
+
+
+def _no_network(*arguments: object, **options: object) -> None:
+    raise OSError("the network is unreachable")
+
+
+def test_too_many_broken_images_end_the_run_and_are_listed(
+    main, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(20):
+        Image.new("L", (16, 16), 12 * number).save(images / f"{number:02d}.png")
+    train = open_source(DataConfig(source="folder", path=str(images), heldout_share=0.2)).train
+    for index in (3, 7):
+        file = images / train.sample_id(index)
+        file.write_bytes(file.read_bytes()[:40])
+    argv = arguments(tmp_path, 20, "--data.source", "folder", "--data.path", str(images), "--data.heldout_share", "0.2")
+    line = refused(main, capsys, [*argv, "--data.max_bad_share", "0.1"])
+    assert "skipped.jsonl" in line
+    listed = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    assert len(listed) == 2
+    # With the bad images within the share the run goes through.
+    assert main([*argv, "--data.max_bad_share", "0.5", "--name", "tolerant"]) == 0
+
+
+@pytest.mark.slow  # starts the program under a limit that the kernel enforces
+def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    def run(steps: int, limit: int | None) -> subprocess.CompletedProcess[str]:
+        def restrict() -> None:
+            if limit is not None:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        argv = arguments(tmp_path, steps, "--train.checkpoint_every_steps", "2", "--train.schedule", "constant")
+        command = [sys.executable, str(TRAIN), *argv]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, preexec_fn=restrict)
+
+    assert run(2, None).returncode == 0
+    full = run(6, 60_000)
+    assert full.returncode == 2
+    errors = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "cannot write the checkpoint" in errors[0]
+    assert "File too large" in errors[0]
+    assert "Traceback" not in full.stderr
+    path, notes = newest_whole(tmp_path / "run" / "checkpoints")
+    assert path is not None
+    assert (path.name, notes) == ("step-00000002", [])
+    assert run(6, None).returncode == 0
