@@ -5,6 +5,7 @@
 Letters: B b batch, C channels, R resolution, H W height and width.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -164,6 +165,7 @@ def training_loader(
         batch_size=None,
         num_workers=workers,  # torch gives each of them one thread
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
     )
@@ -196,6 +198,7 @@ def evaluation_batches(
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_main_process,
         generator=torch.Generator(),
     )
     group: list[tuple[int, torch.Tensor]] = []
@@ -209,6 +212,11 @@ def evaluation_batches(
         group.append((index, view))
     if group:
         yield _evaluation_batch(source, group)
+
+
+def _leave_signals_to_the_main_process(_worker: int) -> None:
+    # Ctrl-C goes to every process of the terminal; the main one then still wants batches until it has saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Numbers:

@@ -27,7 +27,9 @@ def test_sd_is_the_exact_architecture_of_stable_diffusion() -> None:
 
 def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (build_autoencoder(ModelConfig(preset="tiny"), seed=seed, resolution=16) for seed in (0, 0, 1))
+    first, again, other = (
+        build_autoencoder(ModelConfig(preset="tiny"), seed=seed, resolution=16) for seed in (0, 0, 1)
+    )
     assert torch.equal(before, torch.random.get_rng_state())
     assert encoder_identity(first) == encoder_identity(again) != encoder_identity(other)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = ROOT / "train" / "train.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 TINY = [
     *("--config", "kl-digits", "--model.preset", "tiny", "--data.resolution", "16", "--train.batch_size", "8"),
@@ -53,7 +53,8 @@ def state(folder: Path, step: int) -> dict[str, torch.Tensor]:
     """Weights, average and optimizer state of a checkpoint."""
     path = folder / "run" / "checkpoints" / f"step-{step:08d}"
     return {
-        f"{file.stem}/{name}": tensor for file in path.glob("*.safetensors") for name, tensor in load_file(file).items()
+        f"{file.stem}/{name}": tensor.clone()  # the file may be harmed while it is mapped
+        for file in path.glob("*.safetensors") for name, tensor in load_file(file).items()
     }
 
 

@@ -24,7 +24,10 @@ from latent_ae.training.checkpoints import (
 def make(step: int, size: int = 4) -> Checkpoint:
     return Checkpoint(
         step=step,
-        tensors={"weights": {"a": torch.full((size,), float(step))}, "optimizer": {"a|step": torch.tensor(float(step))}},
+        tensors={
+            "weights": {"a": torch.full((size,), float(step))},
+            "optimizer": {"a|step": torch.tensor(float(step))},
+        },
         values={"ema_updates": step},
         config_yaml="name: x\n",
     )
@@ -161,7 +164,9 @@ def test_killed_at_any_point_of_a_write_there_is_a_whole_checkpoint(tmp_path: Pa
     def write(folder: Path, fault: int) -> subprocess.CompletedProcess[str]:
         for step in (1, 2):
             write_checkpoint(folder, make(step), keep=2)
-        return subprocess.run([sys.executable, "-c", KILLED_AT, str(folder), str(fault)], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", KILLED_AT, str(folder), str(fault)], capture_output=True, text=True
+        )
 
     points = int(write(tmp_path / "whole", 0).stdout.split()[-1])
     assert points > 12

@@ -45,7 +45,11 @@ def test_a_sound_objective_passes_and_keeps_no_gradient(objective: Objective) ->
 
 def test_a_learned_log_variance_is_trained_by_the_reconstruction_alone() -> None:
     table = preflight(make_objective("gaussian_nll"), PIXELS, NOISE, WEIGHTS)
-    assert [table.norms[term]["reconstruction"] > 0 for term in ("reconstruction", "perceptual", "kl")] == [True, False, False]
+    assert [table.norms[term]["reconstruction"] > 0 for term in ("reconstruction", "perceptual", "kl")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("term", ["reconstruction", "perceptual"])

@@ -22,9 +22,7 @@ def test_capacity_rises_to_its_target() -> None:
 
 
 def test_learning_rate_warms_up_and_ends_at_its_share_on_the_last_step() -> None:
-    config = TrainConfig(
-        steps=105, learning_rate=1.0, schedule="cosine", warmup_steps=5, final_learning_rate_share=0.1
-    )
+    config = TrainConfig(steps=105, learning_rate=1.0, schedule="cosine", warmup_steps=5, final_learning_rate_share=0.1)
     assert [learning_rate_at(step, config) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert learning_rate_at(5, config) == 1.0
     assert learning_rate_at(104, config) == pytest.approx(0.1)

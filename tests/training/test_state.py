@@ -38,7 +38,9 @@ def go(state: TrainingState, updates: int) -> list[float]:
 
 def everything(state: TrainingState) -> dict[str, torch.Tensor]:
     checkpoint = state.checkpoint(Accelerator(), "")
-    return {f"{file}/{name}": tensor for file, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
+    return {
+        f"{file}/{name}": tensor for file, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()
+    }
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -58,7 +60,11 @@ def test_saved_and_restored_is_bit_for_bit_never_having_stopped(tmp_path, channe
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
     # The checkpoint covers what changes: nothing of it stood still between the two moments.
-    before = {f"{file}/{name}": tensor for file, tensors in read_checkpoint(path).tensors.items() for name, tensor in tensors.items()}
+    before = {
+        f"{file}/{name}": tensor
+        for file, tensors in read_checkpoint(path).tensors.items()
+        for name, tensor in tensors.items()
+    }
     assert not any(torch.equal(before[name], expected[name]) for name in expected if "weights" in name or "ema" in name)
 
 

@@ -1,0 +1,95 @@
+"""N processes with the same global batch train the model that one process trains."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_ae.config import flatten
+from tests.program.running import TORCHRUN, arguments, assert_same_bits, launch, metrics, state
+
+pytestmark = pytest.mark.slow  # every run is two programs and their group
+
+STEPS = 8
+# Micro-batches of other sizes are summed in another order, and AdamW turns the rounding of a gradient near zero into a
+# share of the learning rate: 1e-6 is for a learning rate of 1e-4. Equal micro-batches agree to the last bit at any.
+SLOW = ["--train.learning_rate", "1e-4"]
+MORE = ["--train.checkpoint_every_steps", "8", "--loss.reconstruction", "gaussian_nll", "--data.crop", "random"]
+
+
+def finished(folder: Path, *more: str, launcher: list[str] | None = None) -> Path:
+    run = launch(arguments(folder, STEPS, *MORE, *more), launcher)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("one"), *SLOW)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("two"), *SLOW, launcher=TORCHRUN)
+
+
+@pytest.fixture(scope="module")
+def two_fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("two fast"), launcher=TORCHRUN)
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("accumulated"), "--train.accumulation", "2")
+
+
+def assert_close_to_one_process(folder: Path, one: Path) -> None:
+    ours, theirs = state(folder, STEPS), state(one, STEPS)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        if name.startswith(("weights", "ema")):
+            torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_two_processes_equal_one(one: Path, two: Path) -> None:
+    assert_close_to_one_process(two, one)
+    for ours, theirs in zip(metrics(two), metrics(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_two_processes_with_accumulation_equal_one(one: Path, tmp_path: Path) -> None:
+    assert_close_to_one_process(finished(tmp_path, *SLOW, "--train.accumulation", "2", launcher=TORCHRUN), one)
+
+
+def test_one_process_with_accumulation_is_two_processes_to_the_last_bit(two_fast: Path, accumulated: Path) -> None:
+    # The same micro-batches are added up, by DDP or by accumulation.
+    assert_same_bits(state(accumulated, STEPS), state(two_fast, STEPS))
+
+
+def test_two_processes_measure_what_one_measures(two_fast: Path, accumulated: Path) -> None:
+    for file in ("evaluation.json", "model/config.json", "model/latent_stats.json"):
+        one, two = (flatten(json.loads((folder / "run" / file).read_text())) for folder in (accumulated, two_fast))
+        # Batches of other sizes round otherwise; a missing or doubled image would show in the third digit.
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"encoder_identity", "warnings"}:
+            assert one[name] == (pytest.approx(two[name], rel=1e-5) if isinstance(two[name], float) else two[name])
+
+
+def test_accelerate_launch_with_fewer_processes_than_asked_is_an_error(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    run = launch(arguments(tmp_path, 2), launcher)
+    assert run.returncode != 0
+    assert "several CPU processes were asked for" in run.stderr
+    assert "torchrun --nproc_per_node N train/train.py" in run.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_accelerate_launch_starts_a_run_with_the_projects_config(tmp_path: Path) -> None:
+    from tests.program.running import ROOT
+
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml")]
+    run = launch(arguments(tmp_path, 2), launcher)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
