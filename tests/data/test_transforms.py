@@ -116,6 +116,49 @@ def test_half_of_the_crops_are_mirrored() -> None:
     assert 160 <= mirrored <= 240
 
 
+def gained(image: Image.Image, draw: int, *, gain: float = 0.5, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The crop of a draw with a colour gain, and what it is by hand: the crop without, then one factor a channel."""
+    generator = numpy_generator(0, "crop", draw)
+    arguments = {"channels": 3, "resolution": 16, "crop": "random", "scale": None, "flip": True, "background": WHITE}
+    plain = training_crop(image, **(arguments | changes), generator=generator)
+    gains = generator.uniform(1 - gain, 1 + gain, size=plain.shape[2])
+    expected = np.minimum(np.rint(plain * gains), 255)
+    return crop(image, draw, flip=True, color_gain=gain, **changes), expected
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["center", "random"])
+def test_color_gain_multiplies_each_channel_of_the_same_crop(kind: str, channels: int) -> None:
+    for draw in range(8):
+        pixels, expected = gained(positions(40, 30), draw, crop=kind, channels=channels)
+        assert pixels.dtype == np.uint8
+        assert np.array_equal(pixels, expected)
+
+
+def test_color_gain_clips_what_is_brighter_than_white() -> None:
+    white = Image.new("RGB", (16, 16), (255, 255, 255))
+    values = np.array([gained(white, draw)[0][0, 0] for draw in range(40)])
+    assert ((values == 255) | (values >= 127)).all()  # nothing wraps around to black
+    assert 0.3 <= (values == 255).mean() <= 0.7  # half of the factors are above 1
+
+
+def test_color_gain_is_uniform_and_independent_by_channel() -> None:
+    grey = Image.new("RGB", (16, 16), (100, 100, 100))
+    values = np.array([crop(grey, draw, color_gain=0.5)[0, 0] for draw in range(400)]).astype(float)
+    assert 50 <= values.min() <= 53
+    assert 147 <= values.max() <= 150
+    assert np.abs(values.mean(0) - 100).max() <= 6  # 4 standard errors of a mean of 400 uniform values in 50..150
+    assert np.abs(np.corrcoef(values.T) - np.eye(3)).max() <= 0.2
+
+
+def test_without_color_gain_nothing_is_drawn_for_it() -> None:
+    generators = [numpy_generator(0, "crop", 0) for _ in range(2)]
+    arguments = {"channels": 3, "resolution": 16, "crop": "center", "scale": None, "flip": False, "background": WHITE}
+    without = training_crop(positions(16, 16), **arguments, color_gain=0.0, generator=generators[0])
+    assert np.array_equal(without, np.asarray(positions(16, 16)))
+    assert generators[0].random() == generators[1].random()
+
+
 def test_the_same_draw_gives_the_same_crop() -> None:
     settings = {"scale": (0.5, 2.0), "flip": True}
     first, again = (crop(positions(60, 50), 5, **settings) for _ in range(2))

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,8 +35,7 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 def test_a_line_holds_what_was_given_and_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, *[101.0] * 3, 102.0, 102.0, 110.0, 112.0, 112.0])
-    monkeypatch.setattr(room.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(room, "tqdm", QuietBar)
+    monkeypatch.setattr(room, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     with logbook(tmp_path) as book:
         for _ in range(3):
             book.advance(8, loss=0.5, psnr=20.0)
@@ -48,18 +48,6 @@ def test_a_line_holds_what_was_given_and_the_speed(tmp_path: Path, monkeypatch: 
         {"step": 4, "images_seen": 32, "loss": 0.25, "images_per_second": 0.8},
     ]
     assert list(lines(tmp_path)[0]) == ["step", "images_seen", "loss", "images_per_second"]
-
-
-class QuietBar:
-    """In place of tqdm, which reads the same clock."""
-
-    def __init__(self, **options: object) -> None: ...
-
-    def set_postfix(self, **values: object) -> None: ...
-
-    def update(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def test_every_line_is_on_disk_when_it_was_logged(tmp_path: Path) -> None:
@@ -91,11 +79,10 @@ def test_half_a_last_line_is_dropped(tmp_path: Path, half: str) -> None:
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("half", ["4", "[4]", "null", '"step"'])
-def test_half_a_line_that_happens_to_be_json_is_dropped_too(tmp_path: Path, half: str) -> None:
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 3)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(half)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(text.rstrip("\n"))
     write_steps(tmp_path, 4, 4)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
 

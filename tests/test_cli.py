@@ -1,0 +1,187 @@
+"""`latent-ae`: exact numbers, and one line and a status for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from latent_ae import __version__
+from latent_ae.cli import main
+from latent_ae.config import DataConfig, ModelConfig
+from latent_ae.data import open_source
+from latent_ae.models import build_autoencoder
+from tests.data.images import noise_image
+
+FEW = ["--data.source", "digits", "--evaluation.max_images", "6", "--evaluation.batch_size", "4"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16).save_pretrained(folder)
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str], status: int = 2) -> str:
+    assert main(argv) == status
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def report_of(model_dir: Path, file: Path, *more: str) -> dict:
+    assert main(["evaluate", str(model_dir), *FEW, "--json", str(file), *more]) == 0
+    return json.loads(file.read_text())
+
+
+def test_evaluate_measures_the_held_out_digits(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = report_of(model_dir, tmp_path / "report.json")
+    model = AutoencoderKL.from_pretrained(model_dir)
+    heldout = open_source(DataConfig(source="digits")).heldout
+    psnr, l1 = [], []
+    for index in range(6):
+        pixels = torch.from_numpy(np.asarray(heldout.load(index), dtype=np.float32))[None, None] / 127.5 - 1
+        with torch.no_grad():
+            error = model.decode(model.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1) - pixels
+        psnr.append(10 * np.log10(4 / float(error.square().mean())))
+        l1.append(float(error.abs().mean()))
+    assert report["images"] == 6
+    assert report["complete"] is True
+    assert report["metrics"]["psnr"]["value"] == pytest.approx(np.mean(psnr), abs=1e-4)
+    assert report["metrics"]["l1"]["value"] == pytest.approx(np.mean(l1), rel=1e-5)
+    assert report["metrics"]["psnr"]["protocol"].startswith("data range 2 on [-1, 1]")
+    assert report["protocol"]["data"] == "digits, held-out part"
+    assert report["protocol"]["latents"] == "posterior mode"
+    assert report["protocol"]["size_rule"] == "whole images at their own size"
+    assert report["metrics"]["perceptual"]["value"] is None
+    assert report["metrics"]["perceptual"]["reason"] == "not asked for (evaluation.perceptual none)"
+    out = capsys.readouterr().out
+    assert f"{np.mean(psnr):.5g} dB" in out
+
+
+def test_evaluate_the_training_part_on_samples(model_dir: Path, tmp_path: Path) -> None:
+    heldout = report_of(model_dir, tmp_path / "heldout.json")
+    train = report_of(model_dir, tmp_path / "train.json", "--part", "train")
+    sample = report_of(model_dir, tmp_path / "sample.json", "--sample")
+    assert train["protocol"]["data"] == "digits, training part"
+    assert sample["protocol"]["latents"] == "posterior sample, seed 0"
+    assert len({report["metrics"]["psnr"]["value"] for report in (heldout, train, sample)}) == 3
+    assert sample == report_of(model_dir, tmp_path / "again.json", "--sample")
+
+
+def test_evaluate_with_another_size_and_a_distance(model_dir: Path, tmp_path: Path) -> None:
+    settings = ["--evaluation.size", "16", "--evaluation.perceptual", "random_features"]
+    report = report_of(model_dir, tmp_path / "report.json", *settings)
+    assert report["protocol"]["size_rule"] == "shorter side resized to 16, centre crop 16x16"
+    assert report["metrics"]["perceptual"]["value"] > 0
+    assert report["metrics"]["perceptual"]["protocol"].startswith("random_features v1")
+    assert report["metrics"]["ms_ssim"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "which images? Give --data.source digits, photos, folder or hub"),
+        (["--data.source", "nowhere"], "data.source nowhere is unknown"),
+        (["--data.source", "folder"], "data.source folder needs data.path"),
+        ([*FEW, "--evaluation.max_image", "3"], "did you mean --evaluation.max_images?"),
+        ([*FEW, "--evaluation.size", "4"], "evaluation.size: got '4'; input should be greater than or equal to 8"),
+        ([*FEW, "surplus"], "surplus"),
+        ([*FEW, "--train.steps", "3"], "unknown setting --train.steps"),
+    ],
+)
+def test_evaluate_refuses(model_dir: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:
+    assert message in refused(capsys, ["evaluate", str(model_dir), *more])
+
+
+def test_a_model_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "missing")
+    assert f"cannot load an AutoencoderKL from {missing}" in refused(capsys, ["evaluate", missing, *FEW])
+    noise_image(0).save(tmp_path / "a.png")
+    argv = ["reconstruct", str(tmp_path / "a.png"), "--model", missing, "-o", str(tmp_path / "out")]
+    assert f"cannot load an AutoencoderKL from {missing}" in refused(capsys, argv)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert "cannot load an AutoencoderKL" in refused(capsys, ["evaluate", str(tmp_path), *FEW])
+
+
+def test_a_report_that_cannot_be_written(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "no" / "folder.json"
+    assert str(file) in refused(capsys, ["evaluate", str(model_dir), *FEW, "--json", str(file)], status=1)
+
+
+def test_the_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(["evaluate", "any", "--settings"])
+    assert status.value.code == 0
+    out = capsys.readouterr().out
+    assert "--data.source" in out
+    assert "--evaluation.max_images" in out or "--evaluation.max-images" in out
+
+
+def test_reconstruct_goes_on_after_a_broken_image_and_says_so(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise_image(0, 21, 13).save(tmp_path / "one.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    noise_image(1, 8, 30).save(tmp_path / "two.jpg")
+    images = [str(tmp_path / name) for name in ("one.png", "broken.png", "two.jpg")]
+    out = tmp_path / "new" / "out"
+    line = refused(capsys, ["reconstruct", *images, "--model", str(model_dir), "-o", str(out)], status=1)
+    assert str(tmp_path / "broken.png") in line
+    sizes = {}
+    for file in out.iterdir():
+        with Image.open(file) as image:
+            sizes[file.name] = image.size
+    assert sizes == {"one.png": (21, 13), "two.png": (8, 30)}
+
+
+def test_reconstruct_all(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        noise_image(0).save(tmp_path / folder / "same.png")
+    images = [str(tmp_path / folder / "same.png") for folder in ("a", "b")]
+    assert main(["reconstruct", *images, "--model", str(model_dir), "--out", str(tmp_path / "out")]) == 0
+    assert "error" not in capsys.readouterr().err
+    written = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in written] == ["same.png", "same.png.png"]
+    assert written[0].read_bytes() == written[1].read_bytes()
+
+
+def test_reconstruct_refuses_an_unknown_option(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["reconstruct", "a.png", "--model", str(model_dir), "-o", "out", "--quality", "9"]
+    assert "unknown option --quality" in refused(capsys, argv)
+
+
+@pytest.mark.parametrize("argv", [[], ["paint"], ["reconstruct", "a.png"], ["evaluate"]])
+def test_what_argparse_refuses(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(argv)
+    assert status.value.code == 2
+    assert "usage: latent-ae" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(["--version"])
+    assert status.value.code == 0
+    assert capsys.readouterr().out == f"latent-ae {__version__}\n"
+
+
+@pytest.mark.slow  # starts the program
+def test_the_program_is_installed() -> None:
+    program = Path(sys.executable).parent / "latent-ae"
+    run = subprocess.run([str(program), "--version"], check=False, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"latent-ae {__version__}\n", "")

@@ -1,0 +1,100 @@
+"""The model card: its program runs, its recipe is the recipe, its numbers are the report's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig, validate
+from latent_ae.models import build_autoencoder
+from latent_ae.report import EvaluationReport, Metric
+from latent_ae.training.model_card import model_card
+
+CONFIG = RunConfig(
+    name="my-digits",
+    output_dir="/home/somebody/runs",
+    model=ModelConfig(preset="tiny"),
+    loss=LossConfig(perceptual="random_features", perceptual_weight=0.25, beta=1e-6),
+    train=TrainConfig(steps=1200, betas=(0.9, 0.99)),
+)
+REPORT = EvaluationReport(
+    images=360,
+    complete=True,
+    protocol={"data": "digits, held-out part", "size_rule": "16x16", "latents": "posterior mode"},
+    metrics={
+        "psnr": Metric(value=21.123456, unit="dB", protocol="data range 2", images=360),
+        "ssim": Metric(value=0.5, unit="", protocol="11x11 window", images=360),
+        "ms_ssim": Metric(value=None, unit="", protocol="5 scales", images=0, reason="no image is large enough"),
+    },
+    latents=None,
+    warnings=("two latent channels are dead",),
+)
+STATS: dict[str, object] = {
+    "scaling_factor": 0.75,
+    "shift_factor": -0.125,
+    "images": 1437,
+    "split": "digits, training part",
+    "encoder_identity": "0123abcd",
+}
+
+
+@pytest.fixture
+def card() -> str:
+    pictures = ["reconstructions", "draws"]
+    return model_card(
+        CONFIG, REPORT, STATS, factor=2, parameters=12345, pictures=pictures, made_with="latent_ae 1.2, 2026-01-02"
+    )
+
+
+def block(card: str, language: str) -> str:
+    (_, after) = card.split(f"```{language}\n")
+    return after.split("\n```")[0]
+
+
+def test_its_program_takes_pixels_to_scaled_latents_and_back(card: str, tmp_path: Path) -> None:
+    model = build_autoencoder(CONFIG.model, seed=0, resolution=16)
+    model.register_to_config(scaling_factor=0.75, shift_factor=-0.125)
+    with torch.no_grad():  # a posterior so narrow that its draw is its mean
+        model.quant_conv.weight[2:] = 0
+        model.quant_conv.bias[2:] = -30
+    model.save_pretrained(tmp_path)
+    pixels = torch.rand(1, 1, 16, 16) * 2 - 1
+    names = {"pixels": pixels}
+    with torch.no_grad():
+        exec(block(card, "python").replace("path/to/this/folder", str(tmp_path)), names)
+        mode = model.encode(pixels).latent_dist.mode()
+        torch.testing.assert_close(names["latents"], (mode + 0.125) * 0.75, atol=1e-5, rtol=0)
+        torch.testing.assert_close(names["pixels"], model.decode(mode).sample, atol=1e-4, rtol=0)
+
+
+def test_its_recipe_is_the_runs_without_the_places_of_this_machine(card: str) -> None:
+    recipe = yaml.safe_load(block(card, "yaml"))
+    assert validate(RunConfig, {**recipe, "name": CONFIG.name, "output_dir": CONFIG.output_dir}) == CONFIG
+    assert "name" not in recipe
+    assert "/home/somebody" not in card
+
+
+def test_its_head_is_what_the_hub_reads(card: str) -> None:
+    _, head, _ = card.split("---\n", 2)
+    assert yaml.safe_load(head) == {"library_name": "diffusers", "tags": ["autoencoder", "vae"]}
+
+
+def test_its_numbers_are_those_of_the_report(card: str) -> None:
+    assert "| psnr | 21.123 dB | data range 2 |" in card
+    assert "| ssim | 0.5 | 11x11 window |" in card
+    assert "| ms_ssim | - (no image is large enough) | 5 scales |" in card
+    assert "360 images: digits, held-out part, 16x16; posterior mode." in card
+    assert "> **Warning:** two latent channels are dead" in card
+    assert "12,345 parameters and a factor of 2" in card
+    assert "1,200 steps of 32 images" in card
+    assert "`scaling_factor` 0.75 and `shift_factor` -0.125 were measured over\n1437 images" in card
+    assert "`0123abcd`" in card
+    assert "latent_ae 1.2, 2026-01-02" in card
+
+
+def test_it_shows_the_pictures_there_are(card: str) -> None:
+    assert [line for line in card.splitlines() if line.startswith("![")] == [
+        "![reconstructions](reconstructions.png)",
+        "![draws](draws.png)",
+    ]
