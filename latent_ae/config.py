@@ -46,12 +46,15 @@ class ModelConfig(Section):
     mid_block_add_attention: bool | None = None
     """self-attention at the lowest resolution, instead of the preset's"""
 
-    start: Literal["random", "linear"] = "random"
-    """start weights: diffusers' random ones, or a linear codec fitted to training crops (models/linear_start.py)"""
+    start: Literal["random", "zero_residuals", "linear"] = "random"
+    """start weights: diffusers' random ones; those with every residual block as its skip path; or a linear codec fitted
+    to training crops (models/start.py)"""
+    start_logvar: float = 0.0
+    """added to the log-variance that the encoder starts with: below 0, training begins with little posterior noise"""
 
     def architecture_changes(self) -> dict[str, object]:
         """The fields that replace the preset's, by name."""
-        return self.model_dump(exclude={"preset", "init_from", "start"}, exclude_none=True)
+        return self.model_dump(exclude={"preset", "init_from", "start", "start_logvar"}, exclude_none=True)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -63,8 +66,8 @@ class ModelConfig(Section):
                 f"model.init_from brings its own architecture, so {', '.join('model.' + name for name in given)} "
                 "would have no effect: leave it out (or set it to null)"
             )
-        if self.init_from is not None and self.start != "random":
-            raise ValueError(f"model.start {self.start} has no effect with model.init_from: leave it out")
+        if self.init_from is not None and (self.start != "random" or self.start_logvar):
+            raise ValueError("model.start and model.start_logvar have no effect with model.init_from: leave them out")
         return self
 
 

@@ -54,7 +54,8 @@ def state(folder: Path, step: int) -> dict[str, torch.Tensor]:
     path = folder / "run" / "checkpoints" / f"step-{step:08d}"
     return {
         f"{file.stem}/{name}": tensor.clone()  # the file may be harmed while it is mapped
-        for file in path.glob("*.safetensors") for name, tensor in load_file(file).items()
+        for file in path.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
     }
 
 

@@ -50,7 +50,9 @@ def assert_close_to_one_process(folder: Path, one: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         if name.startswith(("weights", "ema")):
-            torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                ours[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_two_processes_equal_one(one: Path, two: Path) -> None:
@@ -89,7 +91,13 @@ def test_accelerate_launch_with_fewer_processes_than_asked_is_an_error(tmp_path:
 def test_accelerate_launch_starts_a_run_with_the_projects_config(tmp_path: Path) -> None:
     from tests.program.running import ROOT
 
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml")]
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(ROOT / "accelerate_config.yaml"),
+    ]
     run = launch(arguments(tmp_path, 2), launcher)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "run" / "model" / "config.json").is_file()

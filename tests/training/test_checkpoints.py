@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, harm: str
     assert path == good
     assert len(notes) == 1
     assert str(bad) in notes[0]
-    with pytest.raises(CheckpointError, match="damaged|not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"damaged|not a checkpoint"):
         read_checkpoint(bad)
 
 

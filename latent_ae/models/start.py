@@ -27,12 +27,29 @@ _VALUE_SCALE = 0.8
 _SMALLEST_DEVIATION = 0.08
 _NORMALISATION = (2.0 + 0.3) ** 0.5
 """what a normalisation divides by, with the two constants and values of mean square about 0.3"""
-_LOG_VARIANCE = -5.0
 _RANDOM_CHANNELS = 4
 """channels of a level that stay random, at least"""
 
 Position = tuple[int, int, int]
 """(row, column, colour) within a block"""
+
+
+@torch.no_grad()
+def zero_residuals(model: AutoencoderKL) -> None:
+    """Let every residual block and attention begin as its skip path, in place: their last layers become zero."""
+    for module in model.modules():
+        name = {"ResnetBlock2D": "conv2", "Attention": "to_out.0"}.get(type(module).__name__)
+        if name is not None:
+            last = module.get_submodule(name)
+            last.get_parameter("weight").zero_()
+            last.get_parameter("bias").zero_()
+
+
+@torch.no_grad()
+def set_start_logvar(model: AutoencoderKL, logvar: float) -> None:
+    """Shift the log-variance that a freshly built model's encoder gives by `logvar`, in place."""
+    last = model.encoder.conv_out if model.quant_conv is None else model.quant_conv
+    last.bias[model.config["latent_channels"] :] += logvar
 
 
 @torch.no_grad()
@@ -50,8 +67,10 @@ def linear_start(model: AutoencoderKL, pixels: Tensor) -> None:
     widths = list(model.config["block_out_channels"])
     channels, latents = model.config["in_channels"], model.config["latent_channels"]
     _check_room(model, widths, channels, latents)
+    zero_residuals(model)
     for module in model.modules():
-        _quieten(module)
+        if isinstance(module, nn.GroupNorm):
+            module.weight[-2:] = 0  # no normalisation passes a constant on
     factor = 2 ** (len(widths) - 1)
     deviations, components = _principal_components(pixels, factor)
     kept = _start_encoder(model, widths, deviations, components)
@@ -111,7 +130,6 @@ def _start_encoder(model: AutoencoderKL, widths: list[int], deviations: Tensor, 
         out.weight[value, value, 1, 1] = _NORMALISATION
         out.weight[value, kept + value, 1, 1] = -_NORMALISATION
     out.weight[latents:].mul_(0.03)
-    out.bias[latents:] = _LOG_VARIANCE
     return kept
 
 
@@ -154,21 +172,6 @@ def _start_decoder(model: AutoencoderKL, widths: list[int], colours: Tensor) -> 
         out.weight[colour, colour, 1, 1] = _NORMALISATION
         out.weight[colour, channels + colour, 1, 1] = -_NORMALISATION
     _ignore_constants(out)
-
-
-def _quieten(module: nn.Module) -> None:
-    """Residual branches begin at zero; normalisations pass no constant on."""
-    parts: list[nn.Module] = []
-    match type(module).__name__:
-        case "ResnetBlock2D":
-            parts = [module.get_submodule("conv2")]
-        case "Attention":
-            parts = [module.get_submodule("to_out.0")]
-        case "GroupNorm":
-            module.get_parameter("weight")[-2:] = 0
-    for part in parts:
-        part.get_parameter("weight").zero_()
-        part.get_parameter("bias").zero_()
 
 
 def _hold_constants(convolution: nn.Conv2d) -> None:

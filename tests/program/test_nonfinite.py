@@ -1,0 +1,104 @@
+"""A loss or gradient that is not finite stops every process before the update."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.program.running import ROOT, TORCHRUN, arguments, environment, state
+
+
+def test_a_diverging_run_stops_names_the_samples_and_keeps_the_last_good_checkpoint(
+    main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments(tmp_path, 9, "--train.checkpoint_every_steps", "1", "--train.schedule", "constant")
+    assert main([*argv, "--train.learning_rate", "1e20", "--train.warmup_steps", "0"]) == 1
+    assert "is not finite; no update was made" in capsys.readouterr().err
+    lost = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert lost["step"] >= 1
+    assert len(lost["sample_ids"]) == 8
+    assert all(name.startswith("digits/") for name in lost["sample_ids"])
+    assert state(tmp_path, lost["step"]).keys()
+    assert not (tmp_path / "run" / "checkpoints" / f"step-{lost['step'] + 1:08d}").exists()
+
+
+ONE_RANK = """
+import sys, torch
+from accelerate import Accelerator
+from latent_ae.config import TrainConfig
+from latent_ae.data import Batch
+from latent_ae.training.build import build_optimizer
+from latent_ae.training.processes import start_accelerator
+from latent_ae.training.step import NonFiniteError, train_step
+from tests.conftest import make_objective
+from tests.training.test_preflight import WEIGHTS
+
+torch.set_num_threads(1)
+accelerator = start_accelerator(mixed_precision="no", accumulation=1)
+objective = make_objective()
+optimizer = build_optimizer(objective, TrainConfig())
+prepared = accelerator.prepare_model(objective)
+rank = accelerator.process_index
+before = [parameter.detach().clone() for parameter in objective.parameters()]
+pixels = torch.full((2, 1, 16, 16), float(sys.argv[1]) if rank == 1 else 0.5)
+batch = Batch(pixels, [2 * rank, 2 * rank + 1], [f"{rank}a", f"{rank}b"], [])
+try:
+    train_step(accelerator, prepared, accelerator.prepare_optimizer(optimizer), [batch], seed=0,
+               latent_shape=(2, 8, 8), weights=WEIGHTS, max_grad_norm=1.0)
+except NonFiniteError as error:
+    untouched = all(torch.equal(a, b) for a, b in zip(before, objective.parameters()))
+    print(f"rank {rank} stopped, ids {error.sample_ids}, untouched {untouched}", flush=True)
+accelerator.end_training()
+"""
+
+
+@pytest.mark.slow  # a group of two processes
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_one_rank_stops_all(tmp_path: Path, value: str) -> None:
+    script = tmp_path / "one_rank.py"
+    script.write_text(ONE_RANK)
+    run = subprocess.run(
+        [*TORCHRUN, str(script), value],
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    for rank in (0, 1):
+        assert f"rank {rank} stopped, ids ['1a', '1b'], untouched True" in run.stdout
+
+
+def test_a_non_finite_gradient_of_a_finite_loss_stops_too(objective) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    from latent_ae.config import TrainConfig
+    from latent_ae.data import Batch
+    from latent_ae.training.build import build_optimizer
+    from latent_ae.training.step import NonFiniteError, train_step
+    from tests.training.test_preflight import WEIGHTS
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    accelerator = Accelerator()
+    optimizer = accelerator.prepare_optimizer(build_optimizer(objective, TrainConfig()))
+    weight = objective.model.autoencoder.decoder.conv_out.weight
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weight.detach().clone()
+    batch = Batch(torch.zeros(1, 1, 16, 16), [0], ["a"], [])
+    with pytest.raises(NonFiniteError, match="gradient norm") as caught:
+        train_step(
+            accelerator,
+            objective,
+            optimizer,
+            [batch],
+            seed=0,
+            latent_shape=(2, 8, 8),
+            weights=WEIGHTS,
+            max_grad_norm=1.0,
+        )
+    assert caught.value.sample_ids == ["a"]
+    assert torch.equal(weight, before)

@@ -1,0 +1,61 @@
+"""The README's two lines are what CI runs and what the other documents say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def line(name: str) -> str:
+    blocks = re.findall(rf"<!-- line: {name} -->\n```bash\n(.*?)\n```", README, flags=re.DOTALL)
+    assert len(blocks) == 1
+    assert "\n" not in blocks[0], "each line is complete by itself"
+    return str(blocks[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("train", "&& pip install -e . && accelerate launch --config_file accelerate_config.yaml train/train.py"),
+        ("test", '&& pip install -e ".[test]" && pytest'),
+    ],
+)
+def test_each_line_makes_its_environment_installs_and_goes(name: str, end: str) -> None:
+    assert line(name).startswith("python3 -m venv .venv && . .venv/bin/activate")
+    assert line(name).endswith(end)
+
+
+def test_both_lines_are_on_the_first_screen() -> None:
+    first_screen = README.splitlines()[:40]
+    assert line("train") in first_screen
+    assert line("test") in first_screen
+
+
+def test_ci_reads_both_lines_from_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for name in ("train", "test"):
+        assert f'readme_line "line: {name}"' in script
+    assert "pip install" not in script.replace("a user's install", "")
+
+
+def test_the_documents_say_the_same_line() -> None:
+    assert line("test") in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert line("train") in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_every_file_and_picture_that_is_linked_is_there() -> None:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+?)\)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} links {target}"
+
+
+def test_the_file_tree_of_the_readme_is_the_packages() -> None:
+    for path in sorted((ROOT / "latent_ae").iterdir()):
+        if path.suffix == ".py" and not path.name.startswith("_"):
+            assert path.name in README, f"the README's tree leaves out {path.name}"
+        if path.is_dir() and (path / "__init__.py").exists():
+            assert f"{path.name}/" in README
