@@ -7,13 +7,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder, factor_of
 from latent_ae.models.bottlenecks import KLBottleneck
 from latent_ae.models.errors import ModelError
-from latent_ae.models.linear_start import linear_start
+from latent_ae.models.start import linear_start, set_start_logvar, zero_residuals
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.perceptual import build_perceptual
 from latent_ae.training.losses import RECONSTRUCTION
@@ -139,11 +139,43 @@ def test_attention_begins_as_its_skip_path() -> None:
     assert np.abs(with_attention - without).max() <= 1e-5
 
 
-def test_the_posterior_begins_narrow(model: AutoencoderKL) -> None:
+@pytest.mark.parametrize("convolutions_around_latents", [True, False])
+def test_a_start_logvar_shifts_the_log_variance_alone(convolutions_around_latents: bool) -> None:
+    model = build(1, (8, 16, 24))
+    if not convolutions_around_latents:  # as in the sd3 preset
+        model.quant_conv = None
+    images = waves(4, 1, seed=1)
     with torch.no_grad():
-        logvar = model.encode(waves(8, model.config["in_channels"], seed=1)).latent_dist.logvar
-    assert abs(float(logvar.mean()) + 5) <= 0.2
-    assert float(logvar.std()) <= 0.5
+        before = model.encode(images).latent_dist
+        set_start_logvar(model, -5.0)
+        after = model.encode(images).latent_dist
+    assert torch.equal(after.mean, before.mean)
+    torch.testing.assert_close(after.logvar, before.logvar - 5, atol=1e-5, rtol=0)
+
+
+def test_zero_residuals_make_every_block_its_skip_path() -> None:
+    model = build(1, (8, 16, 24), attention=True)
+    blocks_of = [module for module in model.modules() if type(module).__name__ in ("ResnetBlock2D", "Attention")]
+    values = {block: torch.randn(1, block.group_norm.num_channels, 4, 4) for block in blocks_of if is_attention(block)}
+    values |= {block: torch.randn(1, block.in_channels, 4, 4) for block in blocks_of if not is_attention(block)}
+    with torch.no_grad():
+        assert not any(torch.equal(run(block, value), skip(block, value)) for block, value in values.items())
+        zero_residuals(model)
+        assert all(torch.equal(run(block, value), skip(block, value)) for block, value in values.items())
+    assert len(values) == 5 + 8 + 2  # residual blocks of encoder and decoder, and an attention in both
+
+
+def is_attention(block: nn.Module) -> bool:
+    return type(block).__name__ == "Attention"
+
+
+def run(block: nn.Module, values: Tensor) -> Tensor:
+    return block(values) if is_attention(block) else block(values, None)
+
+
+def skip(block: nn.Module, values: Tensor) -> Tensor:
+    shortcut = None if is_attention(block) else block.conv_shortcut
+    return values if shortcut is None else shortcut(values)
 
 
 def test_it_is_a_function_of_model_and_images() -> None:
