@@ -1,0 +1,94 @@
+"""How many draws from a digits model's prior are digits, to classifiers that never saw the model.
+
+    python benchmarks/digits_from_the_prior.py runs/kl-digits/model
+
+Decodes raw latents from N(0, 1), shrinks them to the 8x8 pixels of the real digits and asks support vector machines
+that were trained on the real training digits alone. How sure a machine is depends on how its scores are turned into
+probabilities, so several ways are asked; beside each stand the share of real held-out digits, of 50/50 blends of two
+real digits and of uniform noise that it recognises. Prints one JSON line.
+"""
+
+import argparse
+import json
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.svm import SVC
+
+from latent_ae.codec import decode, reconstruct
+from latent_ae.config import DataConfig
+from latent_ae.data import open_source
+from latent_ae.data.digits import Digits
+from latent_ae.image import from_tensor, to_tensor, to_uint8
+from latent_ae.models import factor_of, load_autoencoder
+from latent_ae.randomness import torch_generator
+
+Features = NDArray[np.float64]
+CLASSIFIERS = {
+    "pairwise Platt scaling, SVC(probability=True)": lambda: SVC(gamma=0.001, probability=True),
+    "sigmoid, CalibratedClassifierCV(ensemble=False)": lambda: CalibratedClassifierCV(SVC(gamma=0.001), ensemble=False),
+    "isotonic, CalibratedClassifierCV": lambda: CalibratedClassifierCV(SVC(gamma=0.001), method="isotonic"),
+}
+
+
+def features(pixels: NDArray[np.uint8]) -> Features:
+    """[N,32,32,1] uint8 => [N,64] levels 0..16, as scikit-learn has its digits."""
+    count, side = pixels.shape[0], pixels.shape[1] // 8
+    return pixels.reshape(count, 8, side, 8, side).mean((2, 4)).reshape(count, 64) / 255 * 16
+
+
+def views(source: Digits) -> NDArray[np.uint8]:
+    """All images of a part, [N,32,32,1]."""
+    return np.stack([to_uint8(source.load(index), 1) for index in range(len(source))])
+
+
+def main() -> None:
+    """Draw, ask, and print one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--draws", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sure", type=float, default=0.8, help="probability from which a digit counts as recognised")
+    arguments = parser.parse_args()
+    model = load_autoencoder(arguments.model).eval()
+    parts = open_source(DataConfig(source="digits"))
+    assert isinstance(parts.train, Digits)
+    assert isinstance(parts.heldout, Digits)
+    heldout, random = views(parts.heldout), np.random.default_rng(arguments.seed)
+    pixels = torch.stack([to_tensor(image) for image in heldout])
+    error = (reconstruct(model, pixels) - pixels).square().mean((1, 2, 3))
+    side = 32 // factor_of(model)
+    shape = (arguments.draws, model.config["latent_channels"], side, side)
+    latents = torch.randn(shape, generator=torch_generator(arguments.seed, "prior draws"))
+    asked = {
+        "draws": features(from_tensor(decode(model, latents))),
+        "real": features(heldout),
+        "blends": (features(heldout) + features(heldout[random.permutation(len(heldout))])) / 2,
+        "noise": random.uniform(0, 16, (1000, 64)),
+    }
+    recognised = {}
+    for name, make in CLASSIFIERS.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # scikit-learn is about to retire SVC's own probabilities
+            machine = make().fit(features(views(parts.train)), parts.train.labels)
+        answers = {what: machine.predict_proba(vectors) for what, vectors in asked.items()}
+        sure = answers["draws"].max(1) >= arguments.sure
+        recognised[name] = {
+            "heldout_accuracy": round(float((answers["real"].argmax(1) == parts.heldout.labels).mean()), 4),
+            **{what: round(float((found.max(1) >= arguments.sure).mean()), 3) for what, found in answers.items()},
+            "classes": np.bincount(answers["draws"].argmax(1)[sure], minlength=10).tolist(),
+        }
+    line = {
+        "psnr_db": round(float((10 * torch.log10(4 / error)).mean()), 3),
+        "draws": arguments.draws,
+        "sure": arguments.sure,
+        "recognised": recognised,
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

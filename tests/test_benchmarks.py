@@ -1,0 +1,118 @@
+"""The benchmarks say what they promise; how fast a machine is decides nothing here."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from benchmarks import train_step
+from benchmarks.machine import bf16_support, matmul_tflops, peak_memory
+
+FIELDS = {
+    *("benchmark", "preset", "resolution", "batch", "perceptual", "compile", "memory_format", "steps", "blocks"),
+    *("device", "threads", "bf16_instructions", "bf16_instructions_how", "precision"),
+    *("images_per_second", "ratio", "ratio_of_each_turn", "peak_memory_mib", "peak_memory_how"),
+    *("tflop_per_step", "matmul_tflops", "share_of_matmul", "versions"),
+}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_starts_afresh() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def setup(**changes: object) -> train_step.Setup:
+    settings = {"preset": "tiny", "resolution": 16, "batch": 2, "precision": "no", "perceptual": "random_features"}
+    return train_step.Setup(**(settings | {"compile": False, "channels_last": True, "device": CPU} | changes))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_both_sides_train_the_same(channels_last: bool) -> None:
+    ours, example = train_step.losses_of_both(setup(channels_last=channels_last), 4)
+    # Sums in another order differ by a few float32 roundings; the loss is a mean over 512 values.
+    assert ours == pytest.approx(example, rel=1e-5)
+    # The updates are part of what is compared, so they must show.
+    assert len({round(loss, 4) for loss in ours}) == 4
+
+
+@pytest.mark.parametrize("term", ["BETA", "PERCEPTUAL_WEIGHT"])
+def test_the_comparison_would_notice_another_loss(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = train_step.losses_of_both(setup(), 1)[0]
+    monkeypatch.setattr(train_step, term, 0.1)
+    changed = train_step.losses_of_both(setup(), 1)
+    assert changed[0] == pytest.approx(changed[1], rel=1e-5)
+    assert changed[0] != pytest.approx(ours, rel=1e-3)
+
+
+def test_it_prints_one_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = ["--preset", "tiny", "--resolution", "16", "--batch", "2", "--steps", "1", "--blocks", "2"]
+    assert train_step.main([*argv, "--device", "cpu"]) == 0
+    out = capfd.readouterr().out
+    assert out.count("\n") == 1
+    line = json.loads(out)
+    assert line.keys() == FIELDS
+    assert (line["preset"], line["resolution"], line["batch"], line["steps"], line["blocks"]) == ("tiny", 16, 2, 1, 2)
+    assert line["precision"] == {"ours": "bf16" if line["bf16_instructions"] else "fp32", "example": "fp32"}
+    speeds = line["images_per_second"]
+    assert line["ratio"] == pytest.approx(speeds["ours"] / speeds["example"], abs=2e-3)
+    assert len(line["ratio_of_each_turn"]) == 2
+    assert line["share_of_matmul"] == pytest.approx(
+        line["tflop_per_step"] * speeds["ours"] / 2 / line["matmul_tflops"][line["precision"]["ours"]], rel=0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--precision", "fp16", "--device", "cpu"], "--precision fp16 needs a GPU"),
+        (["--blocks", "0"], "--blocks must be 1 or more, got 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train_step.main(["--preset", "tiny", *argv])
+    assert message in capsys.readouterr().err
+
+
+def test_missing_weights_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: object, **options: object) -> None:
+        raise OSError("the network is unreachable")
+
+    monkeypatch.setenv("TORCH_HOME", "/nonexistent")
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    argv = ["--preset", "tiny", "--resolution", "16", "--perceptual", "vgg", "--device", "cpu"]
+    assert train_step.main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert sum(line.startswith("error: ") for line in captured.err.splitlines()) == 1
+
+
+def test_memory_is_what_the_work_took_at_its_peak() -> None:
+    def work() -> None:
+        held = torch.ones(64 * 2**20, dtype=torch.uint8)
+        for _ in range(20):
+            held.add_(1)
+
+    peak, how = peak_memory(work, CPU)
+    assert 60 <= peak <= 80
+    assert "resident set" in how
+
+
+def test_operations_are_counted_as_the_layers_have_them() -> None:
+    """A multiply-add is two operations, and a convolution's backward pass twice its forward pass."""
+    with train_step.FlopCounterMode(display=False) as counter:
+        convolution = torch.nn.Conv2d(8, 16, 3, padding=1)
+        convolution(torch.ones(2, 8, 16, 16, requires_grad=True)).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * (2 * 16 * 16 * 16) * (8 * 3 * 3)
+
+
+def test_bf16_is_told_by_the_processors_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in (("fpu avx2", False), ("avx512_bf16 fpu", True), ("asimd bf16", True)):
+        monkeypatch.setattr("benchmarks.machine._cpuinfo", lambda key, flags=flags: flags if key == "flags" else "")
+        assert bf16_support(CPU)[0] is expected
+    assert matmul_tflops(torch.float32, CPU, native=False) > 0
