@@ -201,8 +201,8 @@ class TrainConfig(Section):
     """decay of the averaged weights that are evaluated and exported; null exports the trained weights"""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """autocast over fp32 weights; null takes what `accelerate launch` was given"""
-    channels_last: bool = True
-    """NHWC memory layout, which convolutions prefer"""
+    channels_last: bool | None = None
+    """NHWC memory layout; null takes it where it is faster: on a GPU and in half precision, not in float32 on a CPU"""
     compile: bool = False
     """torch.compile the autoencoder"""
     gradient_checkpointing: bool = False

@@ -70,7 +70,7 @@ def train(invocation: Invocation) -> int:
     )
     try:
         with StopRequest() as stop:
-            config = with_precision(config, accelerator)
+            config = settled(config, accelerator)
             return run(config, invocation, accelerator, stop)
     finally:
         accelerator.end_training()
@@ -99,7 +99,8 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     checkpoint, notes = checkpoint_to_resume(config, invocation.resume)
     for note in notes:
         say(note)
-    if checkpoint is not None and checkpoint.step == config.train.steps and is_finished(config.run_dir):
+    finished = (config.run_dir / "model" / "config.json").is_file()
+    if finished and checkpoint is not None and checkpoint.step == config.train.steps:
         say(f"{config.run_dir} is finished; --name starts another run")
         return 0
     training = Training(config, accelerator, objective, shape, stop)
@@ -192,7 +193,7 @@ class Training:
                 latent_shape=self.shape,
                 weights=weights_at(step, config.loss),
                 max_grad_norm=config.train.max_grad_norm,
-                channels_last=config.train.channels_last,
+                channels_last=bool(config.train.channels_last),
             )
         except NonFiniteError as error:
             if self.accelerator.is_main_process:
@@ -245,11 +246,6 @@ def micro_batches(
         yield micro
 
 
-def is_finished(run_dir: Path) -> bool:
-    """Whether a run wrote its result."""
-    return (run_dir / "model" / "config.json").is_file()
-
-
 def log_line(step: int, result: StepResult, config: RunConfig) -> dict[str, float | int]:
     """What metrics.jsonl says about a step: every term as it was summed, with its weight where that moves."""
     return {
@@ -276,10 +272,13 @@ def open_logbook(config: RunConfig, first_step: int, accelerator: Accelerator) -
     )
 
 
-def with_precision(config: RunConfig, accelerator: Accelerator) -> RunConfig:
-    """The settings with the precision that is really used, whether it came from them or from the launcher."""
-    train_config = config.train.model_copy(update={"mixed_precision": accelerator.mixed_precision})
-    return config.model_copy(update={"train": train_config})
+def settled(config: RunConfig, accelerator: Accelerator) -> RunConfig:
+    """The settings with what they leave to the launcher (precision) and to the device (memory layout) filled in."""
+    precision, channels_last = accelerator.mixed_precision, config.train.channels_last
+    if channels_last is None:
+        channels_last = accelerator.device.type == "cuda" or precision != "no"
+    filled_in = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
+    return config.model_copy(update={"train": filled_in})
 
 
 def describe(config: RunConfig, parts: SourceParts, objective: Objective, shape: tuple[int, int, int]) -> str:
