@@ -264,24 +264,27 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--perceptual", choices=("random_features", "vgg"), default="random_features")
     parser.add_argument("--compile", action="store_true", help="torch.compile our side")
-    parser.add_argument("--contiguous", action="store_true", help="our side in NCHW too, instead of channels-last")
+    parser.add_argument(
+        "--layout", choices=("auto", "channels-last", "contiguous"), default="auto", help="ours; auto as train.py does"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     given = parser.parse_args(argv)
-    for name in ("batch", "steps", "blocks"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name} must be 1 or more, got {getattr(given, name)}")
+    if low := [name for name in ("batch", "steps", "blocks") if getattr(given, name) < 1]:
+        parser.error(f"--{low[0]} must be 1 or more, got {getattr(given, low[0])}")
     device = torch.device(given.device)
     if given.precision == "fp16" and device.type == "cpu":
         parser.error("--precision fp16 needs a GPU")
     automatic = "bf16" if bf16_support(device)[0] else "no"
+    precision = automatic if given.precision == "auto" else given.precision
+    chosen = "channels-last" if device.type == "cuda" or precision != "no" else "contiguous"
     setup = Setup(
         preset=given.preset,
         resolution=given.resolution,
         batch=given.batch,
-        precision=automatic if given.precision == "auto" else given.precision,
+        precision=precision,
         perceptual=given.perceptual,
         compile=given.compile,
-        channels_last=not given.contiguous,
+        channels_last=(chosen if given.layout == "auto" else given.layout) == "channels-last",
         device=device,
     )
     try:

@@ -58,6 +58,7 @@ def test_it_prints_one_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert line.keys() == FIELDS
     assert (line["preset"], line["resolution"], line["batch"], line["steps"], line["blocks"]) == ("tiny", 16, 2, 1, 2)
     assert line["precision"] == {"ours": "bf16" if line["bf16_instructions"] else "fp32", "example": "fp32"}
+    assert line["memory_format"] == ("channels_last" if line["bf16_instructions"] else "contiguous")
     speeds = line["images_per_second"]
     assert line["ratio"] == pytest.approx(speeds["ours"] / speeds["example"], abs=2e-3)
     assert len(line["ratio_of_each_turn"]) == 2
