@@ -18,9 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_evaluate(commands)
     _add_reconstruct(commands)
-    arguments, rest = parser.parse_known_args(argv)
+    words, rest = _without_settings(sys.argv[1:] if argv is None else argv)
+    arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace, list[str]], int] = arguments.run
     try:
+        if unknown:
+            raise UserError(f"unknown option {unknown[0]}; see latent-ae {arguments.command} --help")
         return command(arguments, rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -28,6 +31,18 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.strerror or error}: {error.filename or 'while writing'}", file=sys.stderr)
         return 1
+
+
+def _without_settings(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words for argparse, and the settings among them (--data.FIELD VALUE ...) with their values."""
+    words: list[str] = []
+    settings: list[str] = []
+    into = words
+    for word in argv:
+        if word.startswith("-"):
+            into = settings if word.startswith(("--data.", "--evaluation.")) else words
+        into.append(word)
+    return words, settings
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,14 +63,17 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     from latent_ae.command_line import override, print_help, split_options  # noqa: PLC0415
-    from latent_ae.measure import MeasureConfig, measure  # noqa: PLC0415  # torch and diffusers take seconds to import
+    from latent_ae.measure import TRAINING_ONLY, MeasureConfig, measure  # noqa: PLC0415  # torch and diffusers take seconds to import
 
     if arguments.settings:
         print_help(MeasureConfig(), "latent-ae evaluate MODEL", "Which images are measured, and how.")
-        return 0
     options = split_options(rest)
     if "data.source" not in options:
         raise UserError("which images? Give --data.source digits, photos, folder or hub (with --data.path)")
+    if idle := [f"--{name}" for name in options if name.removeprefix("data.") in TRAINING_ONLY]:
+        raise UserError(f"{', '.join(idle)} cuts training images and has no effect on what is measured: leave it out")
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     config = override(MeasureConfig, {}, options)
     report = measure(arguments.model, config, part=arguments.part, mode="sample" if arguments.sample else "mode")
     print(report.summary())
@@ -83,13 +101,17 @@ def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> int:
     from latent_ae.models import load_autoencoder  # noqa: PLC0415
 
     if rest:
-        raise UserError(f"unknown option {rest[0]}; see latent-ae reconstruct --help")
+        raise UserError(f"unknown option {rest[0]}: reconstruct has no settings; see latent-ae reconstruct --help")
+    outputs = [arguments.out / name for name in output_names(arguments.images)]
+    images = {image.resolve() for image in arguments.images}
+    if own := [file for file in outputs if file.resolve() in images]:
+        raise UserError(f"{own[0]} is one of the images and would be overwritten: give another --out")
     model = load_autoencoder(arguments.model).eval()
     arguments.out.mkdir(parents=True, exist_ok=True)
     failed = []
-    for image, name in tqdm(list(zip(arguments.images, output_names(arguments.images), strict=True)), unit="image"):
+    for image, out in tqdm(list(zip(arguments.images, outputs, strict=True)), unit="image"):
         try:
-            reconstruct_file(model, image, arguments.out / name)
+            reconstruct_file(model, image, out)
         except (BrokenImage, OSError) as error:
             failed.append(f"{image}: {error}")
     for line in failed:

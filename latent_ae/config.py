@@ -46,9 +46,8 @@ class ModelConfig(Section):
     mid_block_add_attention: bool | None = None
     """self-attention at the lowest resolution, instead of the preset's"""
 
-    start: Literal["random", "zero_residuals", "linear"] = "random"
-    """start weights: diffusers' random ones; those with every residual block as its skip path; or a linear codec fitted
-    to training crops (models/start.py)"""
+    start: Literal["random", "linear"] = "random"
+    """start weights: diffusers' random ones, or a linear codec fitted to training crops (models/start.py)"""
     start_logvar: float = 0.0
     """added to the log-variance that the encoder starts with: below 0, training begins with little posterior noise"""
 

@@ -14,6 +14,9 @@ from latent_ae.evaluation import EvaluationReport, evaluate
 from latent_ae.models import load_autoencoder
 from latent_ae.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
 
+TRAINING_ONLY = ("resolution", "crop", "scale", "flip", "color_gain", "max_bad_share")
+"""fields of `data` that say how training images are cut"""
+
 
 class MeasureConfig(Section):
     """Which images are measured, and how."""

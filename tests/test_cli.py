@@ -119,7 +119,28 @@ def test_a_folder_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_report_that_cannot_be_written(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "no" / "folder.json"
-    assert str(file) in refused(capsys, ["evaluate", str(model_dir), *FEW, "--json", str(file)], status=1)
+    assert str(file) in refused(capsys, ["evaluate", str(model_dir), *FEW, "--json", str(file)])
+
+
+def test_settings_may_stand_before_the_model(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *FEW, "--sample", str(model_dir)]) == 0
+    assert "psnr" in capsys.readouterr().out
+
+
+def test_settings_that_cut_training_images_are_refused(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, ["evaluate", str(model_dir), *FEW, "--data.flip", "true"])
+    assert "--data.flip cuts training images and has no effect" in line
+
+
+def test_reconstruct_does_not_overwrite_its_images(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.png"
+    noise_image(0).save(file)
+    before = file.read_bytes()
+    line = refused(capsys, ["reconstruct", str(file), "--model", str(model_dir), "-o", str(tmp_path)])
+    assert "would be overwritten" in line
+    assert file.read_bytes() == before
 
 
 def test_the_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,7 +163,7 @@ class Training:
         stop: StopRequest,
     ) -> None:
         self.config, self.accelerator, self.shape, self.stop = config, accelerator, shape, stop
-        objective.to(accelerator.device)
+        objective.to(accelerator.device).train()  # a loaded model comes in eval mode, without checkpointing
         if config.train.channels_last:
             objective.to(memory_format=torch.channels_last)
         if config.train.gradient_checkpointing:

@@ -27,11 +27,11 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     "digits": {
         "in_channels": 1,
-        "block_out_channels": (16, 32, 64, 64),
+        "block_out_channels": (8, 16, 32, 64),
         "layers_per_block": 1,
-        "latent_channels": 8,
+        "latent_channels": 4,
         "norm_num_groups": 8,
-        "mid_block_add_attention": False,
+        "mid_block_add_attention": True,
     },
     "photos-f4": {
         "in_channels": 3,

@@ -208,6 +208,11 @@ def _check_room(model: AutoencoderKL, widths: list[int], channels: int, latents:
         raise ModelError(f"model.start linear needs model.norm_num_groups 1, got {model.config['norm_num_groups']}")
     if len(widths) < 2 or sorted(set(widths)) != widths:
         raise ModelError(f"model.start linear needs two levels or more of growing widths, got {tuple(widths)}")
+    values = channels * 4 ** (len(widths) - 1)
+    if latents > values:
+        raise ModelError(
+            f"model.start linear needs no more latent channels than the {values} values of a block, got {latents}"
+        )
     needed = [channels * 4 ** (level + 1) + 2 for level in range(len(widths) - 2)]
     needed += [max(2 * channels, latents) + 2 + _RANDOM_CHANNELS, 2 * latents + 2]
     needed[-1] += widths[-2] - 2 - _RANDOM_CHANNELS

@@ -10,7 +10,7 @@ from latent_ae.data import SourceParts
 from latent_ae.data.loader import TrainingSamples
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
-from latent_ae.models.start import linear_start, set_start_logvar, zero_residuals
+from latent_ae.models.start import linear_start, set_start_logvar
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.training.losses import RECONSTRUCTION
@@ -24,8 +24,6 @@ _START_SAMPLES = 512
 def build_model(config: RunConfig, parts: SourceParts) -> AutoencoderKL:
     """The autoencoder with its start weights. Raises UserError if it cannot be built."""
     autoencoder = build_autoencoder(config.model, seed=config.seed, resolution=config.data.resolution)
-    if config.model.start == "zero_residuals":
-        zero_residuals(autoencoder)
     if config.model.start == "linear":
         samples = build_samples(parts, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
         linear_start(autoencoder, torch.stack([samples[number].pixels for number in range(_START_SAMPLES)]))

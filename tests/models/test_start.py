@@ -231,6 +231,7 @@ def test_every_term_reaches_every_module_and_every_layer_learns(room: tuple[int,
         (1, (24, 16, 8), 4, 1, "model.start linear needs two levels or more of growing widths, got (24, 16, 8)"),
         (3, (13, 32, 48), 4, 1, "model.start linear needs widths of at least (14, 12, 36) here, got (13, 32, 48)"),
         (1, (8, 9, 24), 4, 1, "model.start linear needs widths of at least (6, 10, 13) here, got (8, 9, 24)"),
+        (1, (16, 40), 8, 1, "model.start linear needs no more latent channels than the 4 values of a block, got 8"),
         (1, (8, 16, 19), 4, 1, "model.start linear needs widths of at least (6, 10, 20) here, got (8, 16, 19)"),
     ],
 )

@@ -186,3 +186,23 @@ def test_training_learns(main, tmp_path: Path) -> None:
     assert main(arguments(tmp_path, 60, "--train.learning_rate", "3e-3")) == 0
     lines = metrics(tmp_path)
     assert lines[-1]["psnr"] > lines[0]["psnr"] + 3
+
+
+def test_gradient_checkpointing_works_on_a_loaded_model_and_changes_no_bit(
+    run_dir: Path, main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch.utils.checkpoint
+
+    from tests.program.running import assert_same_bits, state
+
+    recomputed = []
+    stock = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", lambda *a, **k: (recomputed.append(1), stock(*a, **k))[1])
+    for name, switch in (("with", "true"), ("without", "false")):
+        argv = arguments(tmp_path / name, 2, "--model.init_from", str(run_dir / "model"))
+        place = argv.index("--model.preset")
+        del argv[place : place + 2]
+        recomputed.clear()
+        assert main([*argv, "--train.gradient_checkpointing", switch]) == 0
+        assert bool(recomputed) == (name == "with")
+    assert_same_bits(state(tmp_path / "with", 2), state(tmp_path / "without", 2))
