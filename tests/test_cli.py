@@ -96,7 +96,7 @@ def test_evaluate_with_another_size_and_a_distance(model_dir: Path, tmp_path: Pa
         ([*FEW, "--evaluation.max_image", "3"], "did you mean --evaluation.max_images?"),
         ([*FEW, "--evaluation.size", "4"], "evaluation.size: got '4'; input should be greater than or equal to 8"),
         ([*FEW, "surplus"], "surplus"),
-        ([*FEW, "--train.steps", "3"], "unknown setting --train.steps"),
+        ([*FEW, "--train.steps", "3"], "unknown option --train.steps"),
     ],
 )
 def test_evaluate_refuses(model_dir: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:

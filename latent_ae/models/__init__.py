@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "in_channels": 1,
         "block_out_channels": (8, 16, 32, 64),
         "layers_per_block": 1,
-        "latent_channels": 4,
+        "latent_channels": 2,
         "norm_num_groups": 8,
         "mid_block_add_attention": True,
     },

@@ -63,6 +63,7 @@ def test_resumed_twice_in_one_epoch(whole: Path, tmp_path: Path) -> None:
     assert_equal_runs(tmp_path, whole)
 
 
+@pytest.mark.slow  # a whole program
 def test_consecutive_checkpoints_differ(whole: Path) -> None:
     # Or the comparisons above would hold for a trainer that does nothing.
     before, after = state(whole, STEPS - 10), state(whole, STEPS)
