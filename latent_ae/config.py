@@ -236,7 +236,7 @@ class EvaluationConfig(Section):
     """How held-out images are measured."""
 
     max_images: Annotated[int, Field(ge=1)] = 1000
-    """held-out images that are measured, in the order of their ids"""
+    """held-out images that are measured, spread evenly over all of them"""
     size: Annotated[int, Field(ge=8)] | None = None
     """shorter side resized and centre cropped to this many pixels; null measures whole images at their own size"""
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -246,7 +246,7 @@ class EvaluationConfig(Section):
     perceptual_weights_file: str | None = None
     """torchvision's file of the LPIPS backbone; otherwise torchvision's cache, then its download"""
     latent_images: Annotated[int, Field(ge=1)] = 5000
-    """training images over which scaling_factor and shift_factor are measured"""
+    """training images, spread evenly over all, on which scaling_factor and shift_factor are measured"""
 
 
 class RunConfig(Section):

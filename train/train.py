@@ -246,7 +246,7 @@ def micro_batches(
         yield micro
 
 
-def log_line(step: int, result: StepResult, config: RunConfig) -> dict[str, float | int]:
+def log_line(step: int, result: StepResult, config: RunConfig) -> dict[str, float | int | None]:
     """What metrics.jsonl says about a step: every term as it was summed, with its weight where that moves."""
     return {
         "images_seen": step * config.train.batch_size,
@@ -255,7 +255,8 @@ def log_line(step: int, result: StepResult, config: RunConfig) -> dict[str, floa
         **result.stats,
         "beta": weights_at(step - 1, config.loss).beta,
         "lr": learning_rate_at(step - 1, config.train),
-        "grad_norm": result.grad_norm,
+        # fp16: a scaled gradient overflowed and the update was skipped
+        "grad_norm": result.grad_norm if result.updated else None,
     }
 
 

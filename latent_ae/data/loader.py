@@ -184,14 +184,18 @@ def evaluation_batches(
     shard: tuple[int, int] = (0, 1),
     workers: int = 0,
 ) -> Iterator[EvaluationBatch]:
-    """The first `limit` images of a source (None: all), in order, as `transforms.evaluation_view` shows them.
+    """`limit` images spread evenly over a source (None: all), in order, as `transforms.evaluation_view` shows them.
+
+    The first ones would do only if the source were shuffled: folders often hold one class after the other.
 
     Consecutive images of the same size share a batch of up to `batch_size`. `shard` (rank, world size) leaves every
     rank its own images: rank, rank + world size, ... An image that cannot be used is left out, and `on_bad` is called
     with its id and the reason. `workers` processes load images (0: this one).
     """
     rank, world_size = shard
-    indices = range(rank, len(source) if limit is None else min(limit, len(source)), world_size)
+    total = len(source)
+    count = total if limit is None else min(limit, total)
+    indices = [place * total // count for place in range(rank, count, world_size)]
     loader: DataLoader[Any] = DataLoader(
         _Views(source, channels, size, background),
         sampler=indices,

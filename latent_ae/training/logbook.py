@@ -87,7 +87,7 @@ class Logbook:
         started, seen = self._clock
         return seen / max(1e-9, time.perf_counter() - started)
 
-    def log(self, step: int, values: dict[str, float | int]) -> None:
+    def log(self, step: int, values: dict[str, float | int | None]) -> None:
         """One line of metrics.jsonl and one point at the tracker, with the speed since the last."""
         if not self._active:
             return
@@ -95,7 +95,7 @@ class Logbook:
         self._clock = (time.perf_counter(), 0)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        numbers = {name: value for name, value in line.items() if name != "step"}
+        numbers = {name: value for name, value in line.items() if name != "step" and value is not None}
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, step)

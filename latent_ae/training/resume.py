@@ -13,6 +13,7 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.max_bad_share",
     "train.accumulation",
+    "train.channels_last",
     "train.log_every_steps",
     "train.sample_every_steps",
     "train.evaluate_every_steps",

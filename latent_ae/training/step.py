@@ -51,7 +51,7 @@ def train_step(
     """Forward and backward through the prepared objective for each micro-batch, then one update.
 
     Raises NonFiniteError on all processes, with the weights untouched, if the loss of any process or the gradient
-    norm is not finite.
+    norm is not finite. In fp16 a gradient that overflows only skips the update, as long as a lower loss scale may help.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     totals: dict[str, Tensor] = {}
@@ -75,13 +75,17 @@ def train_step(
     means = _check_and_average(accelerator, totals, lost, float(gradient_norm), batches)
     optimizer.step()
     optimizer.zero_grad()
+    updated = not accelerator.optimizer_step_was_skipped
+    if not updated and accelerator.scaler is not None and accelerator.scaler.get_scale() < 1.0:
+        ids = [name for batch in batches for name in batch.sample_ids]
+        raise NonFiniteError("fp16 gradients overflow at every loss scale; use bf16 or no mixed precision", ids)
     loss_names = list(terms.losses)
     return StepResult(
         loss=means["loss"],
         losses={name: means[name] for name in loss_names},
         stats={name: means[name] for name in terms.stats},
         grad_norm=float(gradient_norm),
-        updated=not accelerator.optimizer_step_was_skipped,
+        updated=updated,
     )
 
 

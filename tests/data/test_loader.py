@@ -220,10 +220,10 @@ def test_evaluation_batches_hold_one_size() -> None:
     assert seen[1].pixels.shape == (1, 3, 20, 16)
 
 
-def test_the_limit_counts_before_ranks_share_the_images() -> None:
+def test_the_limit_is_spread_over_the_source_before_ranks_share_the_images() -> None:
     indices = [
         [i for batch in evaluate(source(), limit=7, shard=(rank, 3))[0] for i in batch.indices] for rank in range(3)
     ]
-    assert indices == [[0, 3, 6], [1, 4], [2, 5]]
+    assert indices == [[0, 4, 9], [1, 6], [3, 7]]  # of 11: 0 1 3 4 6 7 9
     assert [batch.indices for batch in evaluate(source(2), limit=7)[0]] == [[0, 1]]
     assert evaluate(source(2), shard=(2, 3)) == ([], [])
