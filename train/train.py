@@ -31,6 +31,7 @@ from latent_ae.training.build import (
     build_optimizer,
     build_samples,
     final_weights,
+    settled,
     weights_at,
 )
 from latent_ae.training.checkpoints import write_checkpoint
@@ -38,7 +39,12 @@ from latent_ae.training.heldout import Heldout
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.objective import Objective
 from latent_ae.training.preflight import preflight
-from latent_ae.training.processes import gather_from_processes, start_accelerator, sum_over_processes
+from latent_ae.training.processes import (
+    describe_processes,
+    gather_from_processes,
+    start_accelerator,
+    sum_over_processes,
+)
 from latent_ae.training.result import write_result
 from latent_ae.training.resume import checkpoint_to_resume
 from latent_ae.training.schedules import beta_conventions, learning_rate_at
@@ -70,7 +76,7 @@ def train(invocation: Invocation) -> int:
     )
     try:
         with StopRequest() as stop:
-            config = settled(config, accelerator)
+            config = settled(config, precision=accelerator.mixed_precision, device_type=accelerator.device.type)
             return run(config, invocation, accelerator, stop)
     finally:
         accelerator.end_training()
@@ -88,6 +94,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     shape = latent_shape(autoencoder, config.data.resolution)
     say = accelerator.print
     say(describe(config, parts, objective, shape))
+    say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
     noise = sample_noise(config.seed, 0, 1, shape)
@@ -273,17 +280,8 @@ def open_logbook(config: RunConfig, first_step: int, accelerator: Accelerator) -
     )
 
 
-def settled(config: RunConfig, accelerator: Accelerator) -> RunConfig:
-    """The settings with what they leave to the launcher (precision) and to the device (memory layout) filled in."""
-    precision, channels_last = accelerator.mixed_precision, config.train.channels_last
-    if channels_last is None:
-        channels_last = accelerator.device.type == "cuda" or precision != "no"
-    filled_in = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
-    return config.model_copy(update={"train": filled_in})
-
-
 def describe(config: RunConfig, parts: SourceParts, objective: Objective, shape: tuple[int, int, int]) -> str:
-    """The run in four lines."""
+    """The run in three lines."""
     autoencoder, side = objective.model.autoencoder, config.data.resolution
     values = autoencoder.config["in_channels"] * side * side
     return (

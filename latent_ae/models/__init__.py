@@ -27,10 +27,10 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     "digits": {
         "in_channels": 1,
-        "block_out_channels": (8, 16, 32, 64),
+        "block_out_channels": (8, 24, 32, 64),
         "layers_per_block": 1,
-        "latent_channels": 2,
-        "norm_num_groups": 8,
+        "latent_channels": 3,
+        "norm_num_groups": 1,
         "mid_block_add_attention": True,
     },
     "photos-f4": {

@@ -21,6 +21,15 @@ _START_SAMPLES = 512
 """training crops from which a linear start takes its principal components"""
 
 
+def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig:
+    """The settings with what they leave to the launcher (precision) and to the device (memory layout) filled in."""
+    channels_last = config.train.channels_last
+    if channels_last is None:
+        channels_last = device_type == "cuda" or precision != "no"
+    filled_in = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
+    return config.model_copy(update={"train": filled_in})
+
+
 def build_model(config: RunConfig, parts: SourceParts) -> AutoencoderKL:
     """The autoencoder with its start weights. Raises UserError if it cannot be built."""
     autoencoder = build_autoencoder(config.model, seed=config.seed, resolution=config.data.resolution)

@@ -23,6 +23,7 @@ class ProcessGroupError(UserError):
 def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Accelerator:
     """An Accelerator over all the processes that the launcher was asked for.
 
+    On a CPU the processes share its cores, which the launchers leave idle but for one thread each.
     Forms the gloo group itself where torchrun was used on a machine without an accelerator.
     Raises ProcessGroupError if fewer processes came together than were asked for, UserError if the device does not
     have the precision.
@@ -45,6 +46,8 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
         )
     if not accelerator.is_main_process:
         logging.disable(logging.INFO)
+    if accelerator.device.type == "cpu" and _launcher_chose_one_thread():
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return accelerator
 
 
@@ -56,6 +59,13 @@ def _accelerator(mixed_precision: str | None, accumulation: int, *, cpu: bool) -
         # Steps, not epochs, are what is counted; there is no end of a loader to synchronise at.
         step_scheduler_with_optimizer=False,
     )
+
+
+def describe_processes(accelerator: Accelerator) -> str:
+    """Where the run takes place, in a line."""
+    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
+    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
+    return f"{processes} on {accelerator.device.type}{threads}, mixed precision {accelerator.mixed_precision}"
 
 
 def sum_over_processes(values: list[float], accelerator: Accelerator) -> list[float]:
@@ -75,6 +85,12 @@ def gather_from_processes(value: T, accelerator: Accelerator) -> list[T]:
     gathered = [value] * accelerator.num_processes
     torch.distributed.all_gather_object(gathered, value)
     return gathered
+
+
+def _launcher_chose_one_thread() -> bool:
+    # Both launchers set one thread a process unless told otherwise, however many cores there are.
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    return launched and os.environ.get("OMP_NUM_THREADS") == "1"
 
 
 def _launcher_dropped_processes() -> bool:
