@@ -16,7 +16,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 TINY = [
     *("--config", "kl-digits", "--model.preset", "tiny", "--data.resolution", "16", "--train.batch_size", "8"),
     *("--train.learning_rate", "1e-3", "--train.warmup_steps", "2", "--train.log_every_steps", "1"),
-    *("--train.final_learning_rate_share", "0"),
+    *("--model.start", "random", "--model.start_logvar", "0", "--train.final_learning_rate_share", "0"),
     *("--train.tracker", "none", "--evaluation.max_images", "16", "--evaluation.latent_images", "32"),
     *("--evaluation.size", "16", "--evaluation.perceptual", "none"),
 ]
