@@ -37,11 +37,14 @@ from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 from latent_ae.data import Batch
 from latent_ae.errors import UserError
 from latent_ae.models import PRESETS, build_autoencoder, latent_shape
+from latent_ae.models.bottlenecks import KLBottleneck
 from latent_ae.perceptual import build_perceptual
 from latent_ae.randomness import sample_noise, torch_generator
 from latent_ae.training.build import build_objective, build_optimizer, weights_at
+from latent_ae.training.draws import Draws
+from latent_ae.training.guard import GradientGuard
 from latent_ae.training.state import TrainingState
-from latent_ae.training.step import train_step
+from latent_ae.training.step import generator_step
 
 SEED = 0
 TRAIN = TrainConfig(learning_rate=1e-4, weight_decay=1e-2, max_grad_norm=1.0, ema_decay=0.999)
@@ -81,7 +84,7 @@ class OurStep:
     def __init__(self, setup: Setup) -> None:
         loss = LossConfig(perceptual=setup.perceptual, perceptual_weight=PERCEPTUAL_WEIGHT, beta=BETA)
         autoencoder = setup.autoencoder()
-        objective = build_objective(autoencoder, RunConfig(loss=loss)).to(setup.device)
+        objective = build_objective(autoencoder, KLBottleneck(), RunConfig(loss=loss)).to(setup.device)
         if setup.channels_last:
             objective.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(objective, TRAIN)
@@ -92,20 +95,22 @@ class OurStep:
         self.prepared = self.accelerator.prepare_model(objective)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.weights, self.pixels, self.channels_last = weights_at(0, loss), setup.pixels(), setup.channels_last
-        self.latent_shape = latent_shape(autoencoder, setup.resolution)
+        shape = latent_shape(autoencoder, setup.resolution)
+        self.draws, self.guard = Draws(seed=SEED, noise_shape=shape, latent_shape=shape), GradientGuard()
 
     def step(self, number: int) -> float:
         """One update; the loss before it."""
         count = len(self.pixels)
         first = number * count
-        result = train_step(
+        result = generator_step(
             self.accelerator,
             self.prepared,
             self.optimizer,
             [Batch(self.pixels, list(range(first, first + count)), [str(first + i) for i in range(count)], [])],
-            seed=SEED,
-            latent_shape=self.latent_shape,
+            step=number,
+            draws=self.draws,
             weights=self.weights,
+            guard=self.guard,
             max_grad_norm=TRAIN.max_grad_norm,
             channels_last=self.channels_last,
         )
@@ -164,7 +169,7 @@ def losses_of_both(setup: Setup, steps: int) -> tuple[list[float], list[float]]:
     setup = replace(setup, precision="no")
     ours, example = OurStep(setup), ExampleStep(setup)
     noises = [
-        sample_noise(SEED, number * setup.batch, setup.batch, ours.latent_shape).to(setup.device)
+        sample_noise(SEED, number * setup.batch, setup.batch, ours.draws.latent_shape).to(setup.device)
         for number in range(steps)
     ]
     return [ours.step(number) for number in range(steps)], [

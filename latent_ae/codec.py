@@ -4,37 +4,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae.image import from_tensor, open_image, save_png, to_tensor, to_uint8
-from latent_ae.models import factor_of, pad_to_factor
+from latent_ae.models import Autoencoder
+from latent_ae.models.coding import decode_latents, encode_pixels
 
 
 @torch.inference_mode()
-def encode(model: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """Pixels [B,C,H,W] in [-1, 1] => raw latents [B,c,h,w], the posterior's mode.
+def encode(model: Autoencoder, pixels: Tensor) -> Tensor:
+    """Pixels [B,C,H,W] in [-1, 1] => raw latents [B,c,h,w]: the posterior's mode, or the codes' vectors.
 
     A side that the model's factor does not divide is padded at its end by repeating the last row or column.
     """
-    return _posterior_mode(model, pad_to_factor(pixels, factor_of(model)))
+    return encode_pixels(model, pixels).latents
 
 
 @torch.inference_mode()
-def decode(model: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode(model: Autoencoder, latents: Tensor) -> Tensor:
     """Raw latents [B,c,h,w] => pixels [B,C,H,W] clamped to [-1, 1], on the CPU."""
-    pixels: Tensor = model.decode(latents.to(model.device)).sample
-    return pixels.clamp(-1.0, 1.0).float().cpu()
+    return decode_latents(model, latents).clamp(-1.0, 1.0).float().cpu()
 
 
 @torch.inference_mode()
-def reconstruct(model: AutoencoderKL, pixels: Tensor) -> Tensor:
+def reconstruct(model: Autoencoder, pixels: Tensor) -> Tensor:
     """Pixels [B,C,H,W] in [-1, 1] => their reconstructions, of exactly the same size, on the CPU."""
     height, width = pixels.shape[-2:]
     return decode(model, encode(model, pixels))[..., :height, :width]
 
 
-def reconstruct_file(model: AutoencoderKL, image: Path, out: Path) -> None:
+def reconstruct_file(model: Autoencoder, image: Path, out: Path) -> None:
     """Write the reconstruction of an image file of any size and mode as a PNG of exactly its size.
 
     Raises BrokenImage if the file cannot be read.
@@ -57,8 +56,3 @@ def output_names(images: Sequence[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _posterior_mode(model: AutoencoderKL, pixels: Tensor) -> Tensor:
-    latents: Tensor = model.encode(pixels.to(model.device)).latent_dist.mode()
-    return latents

@@ -1,8 +1,8 @@
 """A model and a data set in, a report out: how well images survive, and what their latents look like.
 
-    pixels -> encode -> posterior -> latents -> decode -> reconstruction
+    pixels -> encode -> posterior or codes -> latents -> decode -> reconstruction
                             |                                  |
-                 KL, latent statistics         PSNR, SSIM, MS-SSIM, L1, perceptual
+        KL, latent and codebook statistics     PSNR, SSIM, MS-SSIM, L1, perceptual, sharpness, colour, rFID
 
 B C H W: images, channels, pixels.
 """
@@ -15,15 +15,21 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae import metrics
-from latent_ae.metrics import LatentStatistics
-from latent_ae.models import factor_of, pad_to_factor
+from latent_ae.metrics import (
+    CodebookStatistics,
+    EquivarianceStatistics,
+    FrechetStatistics,
+    InceptionFeatures,
+    LatentStatistics,
+)
+from latent_ae.models import Autoencoder, factor_of, pad_to_factor
+from latent_ae.models.coding import Encoded, decode_latents, encode_pixels
 from latent_ae.perceptual import PerceptualDistance
 from latent_ae.randomness import torch_generator
-from latent_ae.report import EvaluationReport, Metric, latent_warnings, scaled_latents
+from latent_ae.report import EvaluationReport, Metric, codebook_warnings, latent_warnings, scaled_latents
 
 __all__ = ["EvaluationReport", "Evaluator", "Metric", "evaluate", "factor_of", "measure_latents"]
 
@@ -32,12 +38,17 @@ Batches = Iterable[tuple[Tensor, Sequence[str]]]
 """pixels [B, C, H, W] float32 in [-1, 1], and the ids of their images"""
 
 PSNR_LIMIT = 100.0
+_COLOR_BIAS = "color_bias_"
 _UNITS_AND_PROTOCOLS = {
     "psnr": ("dB", f"data range 2 on [-1, 1], over all pixels and channels; at most {PSNR_LIMIT:g} an image"),
     "ssim": ("", "torchmetrics on [0, 1], data range 1, 11x11 Gaussian window of sigma 1.5"),
     "ms_ssim": ("", "torchmetrics on [0, 1], data range 1, 5 scales, 11x11 Gaussian window of sigma 1.5"),
     "l1": ("", "mean absolute difference on [-1, 1]"),
     "perceptual": ("", ""),
+    "gradient_energy_ratio": (
+        "",
+        "squared forward differences, reconstruction over image; below 1 is blur",
+    ),
     "kl_nats": ("nats/image", "KL of the posterior to N(0, 1), summed over an image's latents"),
     "kl_bits_per_pixel": ("bits/pixel", "kl_nats / (ln 2 * H * W), H and W before padding"),
 }
@@ -51,25 +62,31 @@ class Evaluator:
 
     def __init__(
         self,
-        model: AutoencoderKL,
+        model: Autoencoder,
         *,
         data: str,
         size_rule: str,
         perceptual: PerceptualDistance | None = None,
         perceptual_reason: str | None = None,
+        inception: InceptionFeatures | None = None,
+        inception_reason: str | None = None,
+        equivariance: bool = False,
         mode: Mode = "mode",
         seed: int = 0,
     ) -> None:
         """`data` (source and part) and `size_rule` say in words what is measured, for the protocol.
 
-        `perceptual` is on the model's device; without one, `perceptual_reason` says why. `mode` is what the decoder is
-        given: the posterior's mode, or a sample whose noise follows from `seed` and the image's id.
+        `perceptual` and `inception` (for rFID) are on the model's device; without one, its reason says why.
+        `equivariance` encodes every image six times more. `mode` is what the decoder is given: the posterior's mode, or
+        a sample whose noise follows from `seed` and the image's id.
         """
         if mode not in ("mode", "sample"):
             raise ValueError(f"mode must be mode or sample, got {mode!r}")
-        if perceptual is not None and perceptual_reason is not None:
-            raise ValueError(f"a perceptual distance is given, and a reason why there is none: {perceptual_reason}")
+        for network, reason in ((perceptual, perceptual_reason), (inception, inception_reason)):
+            if network is not None and reason is not None:
+                raise ValueError(f"a perceptual network is given, and a reason why there is none: {reason}")
         self._model, self._perceptual, self._mode, self._seed = model, perceptual, mode, seed
+        self._inception = inception
         too_small = "no image has sides of at least {} pixels".format
         self._reasons = {
             "ssim": too_small(metrics.SSIM_MINIMUM_SIDE),
@@ -77,6 +94,9 @@ class Evaluator:
             "perceptual": perceptual_reason or "not asked for"
             if perceptual is None
             else too_small(perceptual.minimum_side),
+            "gradient_energy_ratio": "every image is flat",
+            **dict.fromkeys(("kl_nats", "kl_bits_per_pixel"), "the latents have no posterior"),
+            "rfid": inception_reason or "not asked for",
         }
         self.protocol = {
             "data": data,
@@ -91,7 +111,13 @@ class Evaluator:
             ),
         }
         self._values: dict[str, dict[str, float]] = {}
-        self._latents = LatentStatistics()
+        codes = model.config.get("num_vq_embeddings")
+        self._statistics: dict[str, Any] = {
+            "latents": LatentStatistics(),
+            "codebook": None if codes is None else CodebookStatistics(codes),
+            "equivariance": EquivarianceStatistics(factor_of(model)) if equivariance else None,
+            "rfid": None if inception is None else FrechetStatistics(),
+        }
 
     @property
     def per_image(self) -> dict[str, dict[str, float]]:
@@ -106,20 +132,37 @@ class Evaluator:
         self._refuse_repeated(sample_ids)
         height, width = pixels.shape[2:]
         with _inference(self._model):
-            mean, logvar = _posterior(self._model, pixels)
-            latents = mean if self._mode == "mode" else self._sampled(mean, logvar, sample_ids)
-            decoded = self._model.decode(latents).sample[..., :height, :width]
-            columns = self._compare(decoded.float().clamp(-1, 1), pixels.to(decoded.device))
-            nats = metrics.kl_nats(mean.cpu().double(), logvar.cpu().double()).sum((1, 2, 3))
-        self._latents.update(mean, logvar)
-        columns |= {"kl_nats": nats, "kl_bits_per_pixel": nats / (math.log(2) * height * width)}
-        lists = {name: values.tolist() for name, values in columns.items()}
+            encoded = encode_pixels(self._model, pixels)
+            latents = encoded.latents if self._mode == "mode" else self._sampled(encoded, sample_ids)
+            decoded = decode_latents(self._model, latents)[..., :height, :width].float().clamp(-1, 1)
+            target = pixels.to(decoded.device)
+            columns = self._compare(decoded, target)
+            if encoded.logvar is not None:
+                nats = metrics.kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
+                columns |= {
+                    "kl_nats": nats.tolist(),
+                    "kl_bits_per_pixel": (nats / (math.log(2) * height * width)).tolist(),
+                }
+            self._gather(encoded, pixels, decoded, target)
         for row, sample_id in enumerate(sample_ids):
-            self._values[sample_id] = {name: values[row] for name, values in lists.items()}
+            values = {name: column[row] for name, column in columns.items()}
+            self._values[sample_id] = {name: value for name, value in values.items() if value is not None}
+
+    def _gather(self, encoded: Encoded, pixels: Tensor, decoded: Tensor, target: Tensor) -> None:
+        """Add to what has no value for an image alone."""
+        found = self._statistics
+        found["latents"].update(encoded.latents, encoded.logvar)
+        if encoded.codes is not None:
+            found["codebook"].update(encoded.codes, pixels=pixels[0, 0].numel())
+        if found["equivariance"] is not None:
+            padded = pad_to_factor(pixels, factor_of(self._model))
+            found["equivariance"].update(lambda images: encode_pixels(self._model, images).latents, padded)
+        if self._inception is not None:
+            found["rfid"].update(self._inception(decoded), self._inception(target))
 
     def state(self) -> dict[str, Any]:
         """What has been measured, picklable: for `gather_object`."""
-        return {"protocol": self.protocol, "values": self._values, "latents": self._latents}
+        return {"protocol": self.protocol, "values": self._values, "statistics": self._statistics}
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
         """Add the states of other processes (not this one's own).
@@ -130,7 +173,9 @@ class Evaluator:
             if state["protocol"] != self.protocol:
                 raise ValueError(f"shards must follow one protocol, got {state['protocol']} and {self.protocol}")
             self._refuse_repeated(list(state["values"]))
-            self._latents.merge(state["latents"])
+            for name, statistics in self._statistics.items():
+                if statistics is not None:
+                    statistics.merge(state["statistics"][name])
             self._values |= state["values"]
 
     def report(self, *, complete: bool = True) -> EvaluationReport:
@@ -138,25 +183,55 @@ class Evaluator:
         if not self._values:
             raise ValueError("nothing was measured: the data set gave no image")
         found = {name: self._metric(name) for name in _UNITS_AND_PROTOCOLS}
-        latents = self._latents.to_dict() if self._latents.images else None
+        found["rfid"] = self._rfid()
         measured = {name for row in self._values.values() for name in row}
         warnings = [f"no {name}: {found[name].reason}" for name in found if name in measured and found[name].reason]
+        latents, codebook = self._latents(), self._statistics["codebook"]
         if latents is not None:
-            config = self._model.config
-            latents["protocol"] = "raw latents with those of the padding; standard deviations divide by n"
-            latents["scaled"] = scaled_latents(
-                latents, scaling_factor=config["scaling_factor"], shift_factor=config.get("shift_factor") or 0.0
-            )
             found["active_units"] = _active_units(latents)
             warnings += latent_warnings(latents)
+        equivariance = self._statistics["equivariance"]
+        if codebook is not None:
+            codebook = codebook.to_dict()
+            warnings += codebook_warnings(codebook)
         return EvaluationReport(
             images=len(self._values),
             complete=complete,
             protocol=self.protocol,
             metrics=found,
+            color_bias=self._color_bias(),
             latents=latents,
+            codebook=codebook,
+            equivariance=None if equivariance is None else equivariance.to_dict(),
             warnings=tuple(warnings),
         )
+
+    def _latents(self) -> dict[str, Any] | None:
+        statistics, config = self._statistics["latents"], self._model.config
+        if not statistics.images:
+            return None
+        latents: dict[str, Any] = statistics.to_dict()
+        latents["protocol"] = "raw latents with those of the padding; standard deviations divide by n"
+        latents["scaled"] = scaled_latents(
+            latents, scaling_factor=config["scaling_factor"], shift_factor=config.get("shift_factor") or 0.0
+        )
+        return latents
+
+    def _color_bias(self) -> tuple[float, ...]:
+        names = [f"{_COLOR_BIAS}{channel}" for channel in range(self._model.config["in_channels"])]
+        means = [math.fsum(row[name] for row in self._values.values()) / len(self._values) for name in names]
+        return tuple(mean if math.isfinite(mean) else 0.0 for mean in means)
+
+    def _rfid(self) -> Metric:
+        reason: str | None = self._reasons["rfid"]
+        value, images = None, 0
+        protocol = "" if self._inception is None else self._inception.protocol
+        if (statistics := self._statistics["rfid"]) is not None:
+            try:
+                value, images, reason = statistics.fid(), statistics.images, None
+            except ValueError as error:
+                reason = str(error)
+        return Metric(value=value, unit="", protocol=protocol, images=images, reason=reason)
 
     def _metric(self, name: str) -> Metric:
         unit, protocol = _UNITS_AND_PROTOCOLS[name]
@@ -173,7 +248,7 @@ class Evaluator:
         mean = None if reason else math.fsum(values.values()) / len(values)
         return Metric(value=mean, unit=unit, protocol=protocol, images=0 if reason else len(values), reason=reason)
 
-    def _compare(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _compare(self, reconstruction: Tensor, target: Tensor) -> dict[str, list[Any]]:
         columns = {
             "psnr": metrics.psnr(reconstruction, target),
             "ssim": metrics.ssim(reconstruction, target),
@@ -182,9 +257,16 @@ class Evaluator:
         }
         if self._perceptual is not None and min(target.shape[2:]) >= self._perceptual.minimum_side:
             columns["perceptual"] = self._perceptual(reconstruction, target)
-        return {name: values for name, values in columns.items() if values is not None}
+        for channel, bias in enumerate(metrics.color_bias(reconstruction, target).T):
+            columns[f"{_COLOR_BIAS}{channel}"] = bias
+        lists: dict[str, list[Any]] = {name: values.tolist() for name, values in columns.items() if values is not None}
+        lists["gradient_energy_ratio"] = metrics.gradient_energy_ratio(reconstruction, target)
+        return lists
 
-    def _sampled(self, mean: Tensor, logvar: Tensor, sample_ids: Sequence[str]) -> Tensor:
+    def _sampled(self, encoded: Encoded, sample_ids: Sequence[str]) -> Tensor:
+        mean, logvar = encoded.latents, encoded.logvar
+        if logvar is None:
+            return mean
         noise = torch.stack([self._noise(sample_id, mean.shape[1:]) for sample_id in sample_ids])
         return mean + torch.exp(0.5 * logvar.clamp(*metrics.LOGVAR_RANGE)) * noise.to(mean)
 
@@ -200,32 +282,17 @@ class Evaluator:
 
 
 def evaluate(
-    model: AutoencoderKL,
+    evaluator: Evaluator,
     batches: Batches,
     *,
-    data: str,
-    size_rule: str,
-    perceptual: PerceptualDistance | None = None,
-    perceptual_reason: str | None = None,
-    mode: Mode = "mode",
-    seed: int = 0,
     progress: Callable[[int], object] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> EvaluationReport:
-    """Measure every batch in this process; the arguments are `Evaluator`'s.
+    """Measure every batch in this process.
 
     `progress` is called with the number of images of each batch. `stop` is asked before each batch; once it returns
     True the report says so (`complete`). Raises ValueError if there is no image at all.
     """
-    evaluator = Evaluator(
-        model,
-        data=data,
-        size_rule=size_rule,
-        perceptual=perceptual,
-        perceptual_reason=perceptual_reason,
-        mode=mode,
-        seed=seed,
-    )
     for pixels, sample_ids in batches:
         if stop is not None and stop():
             return evaluator.report(complete=False)
@@ -236,22 +303,22 @@ def evaluate(
 
 
 def measure_latents(
-    model: AutoencoderKL, batches: Batches, *, progress: Callable[[int], object] | None = None
+    model: Autoencoder, batches: Batches, *, progress: Callable[[int], object] | None = None
 ) -> LatentStatistics:
     """Encode every batch; `.scaling()` of the result is what a model's config should carry."""
     statistics = LatentStatistics()
     for pixels, _ in batches:
         _check(model, pixels)
         with _inference(model):
-            mean, logvar = _posterior(model, pixels)
-        statistics.update(mean, logvar)
+            encoded = encode_pixels(model, pixels)
+        statistics.update(encoded.latents, encoded.logvar)
         if progress is not None:
             progress(len(pixels))
     return statistics
 
 
 @contextmanager
-def _inference(model: AutoencoderKL) -> Iterator[None]:
+def _inference(model: Autoencoder) -> Iterator[None]:
     """Eval mode without gradients; every module gets its own mode back, as parts of a model may be frozen."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -263,14 +330,7 @@ def _inference(model: AutoencoderKL) -> Iterator[None]:
             module.training = training
 
 
-def _posterior(model: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and logvar [B, c, h, w] as the encoder gives them: diffusers' clamp would hide a logvar that is infinite."""
-    padded = pad_to_factor(pixels, factor_of(model))
-    mean, logvar = model.encode(padded.to(model.device, model.dtype)).latent_dist.parameters.chunk(2, dim=1)
-    return mean, logvar
-
-
-def _check(model: AutoencoderKL, pixels: Tensor) -> None:
+def _check(model: Autoencoder, pixels: Tensor) -> None:
     channels = model.config["in_channels"]
     if pixels.ndim != 4 or pixels.shape[1] != channels or pixels.dtype != torch.float32 or not len(pixels):
         raise ValueError(f"pixels must be [B, {channels}, H, W] float32, got {tuple(pixels.shape)} {pixels.dtype}")

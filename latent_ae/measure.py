@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from latent_ae.config import DataConfig, EvaluationConfig, Section
 from latent_ae.data import evaluation_batches, open_source
-from latent_ae.evaluation import EvaluationReport, evaluate
-from latent_ae.models import load_autoencoder
+from latent_ae.evaluation import EvaluationReport, Evaluator, evaluate
+from latent_ae.metrics import FidUnavailable, InceptionFeatures
+from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
 
 TRAINING_ONLY = ("resolution", "crop", "scale", "flip", "color_gain", "max_bad_share")
@@ -36,7 +37,7 @@ def measure(
     source = images.heldout if part == "heldout" else images.train
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model = load_autoencoder(model_name).to(device)
-    perceptual, reason = metric_or_reason(config.evaluation, model.config["in_channels"])
+    networks = build_networks(config.evaluation, model.config["in_channels"])
     evaluation = config.evaluation
 
     def batches() -> Iterator[tuple[Tensor, Sequence[str]]]:
@@ -53,16 +54,59 @@ def measure(
             yield batch.pixels, batch.sample_ids
 
     with tqdm(total=min(evaluation.max_images, len(source)), unit="image") as bar:
-        return evaluate(
+        evaluator = build_evaluator(
             model,
-            batches(),
+            evaluation,
             data=f"{config.data.source}, {'held-out' if part == 'heldout' else 'training'} part",
-            size_rule=size_rule(evaluation.size),
-            perceptual=None if perceptual is None else perceptual.to(device),
-            perceptual_reason=reason,
+            networks=networks,
             mode=mode,
-            progress=bar.update,
         )
+        return evaluate(evaluator, batches(), progress=bar.update)
+
+
+class Networks(NamedTuple):
+    """What sees images as people do, or the reasons why it is not there: a measure may be missing, a term may not."""
+
+    perceptual: PerceptualDistance | None
+    perceptual_reason: str | None
+    inception: InceptionFeatures | None
+    inception_reason: str | None
+
+
+def build_networks(config: EvaluationConfig, image_channels: int) -> Networks:
+    """The networks that a config asks for. Raises UserError for a file that is given and wrong."""
+    perceptual, reason = metric_or_reason(config, image_channels)
+    if not config.fid:
+        return Networks(perceptual, reason, None, "not asked for (evaluation.fid false)")
+    file = None if config.fid_weights_file is None else Path(config.fid_weights_file)
+    try:
+        return Networks(perceptual, reason, InceptionFeatures(file), None)
+    except FidUnavailable as error:
+        return Networks(perceptual, reason, None, str(error))
+
+
+def build_evaluator(
+    model: Autoencoder,
+    config: EvaluationConfig,
+    *,
+    data: str,
+    networks: Networks,
+    mode: Literal["mode", "sample"] = "mode",
+    seed: int = 0,
+) -> Evaluator:
+    """The evaluator that a config asks for, its networks on the model's device."""
+    return Evaluator(
+        model,
+        data=data,
+        size_rule=size_rule(config.size),
+        perceptual=None if networks.perceptual is None else networks.perceptual.to(model.device),
+        perceptual_reason=networks.perceptual_reason,
+        inception=None if networks.inception is None else networks.inception.to(model.device),
+        inception_reason=networks.inception_reason,
+        equivariance=config.equivariance,
+        mode=mode,
+        seed=seed,
+    )
 
 
 def size_rule(size: int | None) -> str:

@@ -33,13 +33,13 @@ def numpy_generator(seed: int, purpose: str, *place: int) -> np.random.Generator
     return np.random.Generator(np.random.Philox(derived_seed(seed, purpose, *place)))
 
 
-def sample_noise(seed: int, first: int, count: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Posterior noise for the run's samples `first` .. `first + count - 1`.
+def sample_noise(
+    seed: int, first: int, count: int, shape: tuple[int, ...], *, purpose: str = "posterior"
+) -> torch.Tensor:
+    """Noise for the run's samples `first` .. `first + count - 1`.
 
     A sample's number is step * global batch size + its index in the global batch, so that the noise belongs to the
     sample and not to the process or micro-batch that happens to hold it.
     Returns [count, *shape] float32 from N(0, 1), on the CPU.
     """
-    return torch.stack(
-        [torch.randn(shape, generator=torch_generator(seed, "posterior", first + i)) for i in range(count)]
-    )
+    return torch.stack([torch.randn(shape, generator=torch_generator(seed, purpose, first + i)) for i in range(count)])

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 SCALED_STD_RANGE = (0.8, 1.25)
 _COLLAPSED_SHARE = 0.1
 _COLLAPSED_NATS = 0.01
+_USED_SHARE = 0.5
 _REMEDY = "lower loss.beta, warm it up (loss.beta_schedule linear) or give loss.free_bits"
 
 
@@ -35,9 +36,15 @@ class EvaluationReport(BaseModel):
     """False if the measuring was stopped before the last image"""
     protocol: dict[str, str]
     metrics: dict[str, Metric]
+    color_bias: tuple[float, ...]
+    """mean over the images of reconstruction - image by channel, on [-1, 1]: a tint"""
     latents: dict[str, Any] | None
     """`LatentStatistics.to_dict()` of the raw latents and, under `scaled`, their means and standard deviations after
     the model config's scaling_factor and shift_factor; None without finite latents"""
+    codebook: dict[str, Any] | None
+    """`CodebookStatistics.to_dict()`; None where there is no codebook"""
+    equivariance: dict[str, Any] | None
+    """`EquivarianceStatistics.to_dict()`; None unless asked for"""
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -49,10 +56,22 @@ class EvaluationReport(BaseModel):
         lines = [f"{self.protocol['data']}: {self.images} images{'' if self.complete else ' (stopped early)'}"]
         for name, metric in self.metrics.items():
             value = f"- ({metric.reason})" if metric.value is None else f"{metric.value:.5g} {metric.unit}".rstrip()
-            lines.append(f"  {name:<18} {value}")
+            lines.append(f"  {name:<22} {value}")
+        lines.append(f"  {'colour bias':<22} " + ", ".join(f"{bias:+.4f}" for bias in self.color_bias))
+        if self.codebook is not None:
+            codebook = self.codebook
+            lines.append(
+                f"  {'codebook':<22} {codebook['used']} of {codebook['codebook_size']} codes used, perplexity "
+                f"{codebook['perplexity']:.5g}, {codebook['bits_per_pixel_uniform']:.4g} bits per pixel "
+                f"({codebook['bits_per_pixel_entropy']:.4g} at the codes' entropy)"
+            )
+        if self.equivariance is not None:
+            errors = {name: entry["error"] for name, entry in self.equivariance.items()}
+            shown = ", ".join(f"{name} {error:.3g}" for name, error in errors.items() if error is not None)
+            lines.append(f"  {'equivariance error':<22} {shown or '-'}")
         if self.latents is not None:
             for name, of in (("latent mean, std", self.latents["sample"]), ("  after scaling", self.latents["scaled"])):
-                lines.append(f"  {name:<18} {of['mean']:.4g}, {of['std']:.4g}")
+                lines.append(f"  {name:<22} {of['mean']:.4g}, {of['std']:.4g}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
@@ -77,7 +96,7 @@ def latent_warnings(latents: dict[str, Any]) -> list[str]:
             f"{bad} of {bad + latents['images']} images gave latents that are not finite; they are left out of the "
             "latent statistics: check the model's weights and precision"
         )
-    if (units := latents["active_units"]) is not None:
+    if (units := latents["active_units"]) is not None and latents["kl_nats_per_value"] is not None:
         found += _collapse(latents, units)
     scaled = latents["scaled"]
     if not SCALED_STD_RANGE[0] <= scaled["std"] <= SCALED_STD_RANGE[1]:
@@ -88,6 +107,17 @@ def latent_warnings(latents: dict[str, Any]) -> list[str]:
             f"{scaled['scaling_factor']:g} was not measured on images like these, where 1/std is {measured}"
         )
     return found
+
+
+def codebook_warnings(codebook: dict[str, Any]) -> list[str]:
+    """What is wrong with the use of a codebook, in plain language; `codebook` as in EvaluationReport."""
+    size, used, codes = codebook["codebook_size"], codebook["used"], codebook["codes"]
+    if used >= _USED_SHARE * min(size, codes):
+        return []
+    return [
+        f"codebook collapse: {used} of {size} codes are used over {codes} positions: give bottleneck.revive_below, "
+        "bottleneck.kmeans_start or loss.entropy_weight, or take fewer codes or channels of a code"
+    ]
 
 
 def _collapse(latents: dict[str, Any], units: dict[str, Any]) -> list[str]:

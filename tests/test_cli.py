@@ -105,16 +105,16 @@ def test_evaluate_refuses(model_dir: Path, capsys: pytest.CaptureFixture[str], m
 
 def test_a_model_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "missing")
-    assert f"cannot load an AutoencoderKL from {missing}" in refused(capsys, ["evaluate", missing, *FEW])
+    assert f"cannot load an autoencoder from {missing}" in refused(capsys, ["evaluate", missing, *FEW])
     noise_image(0).save(tmp_path / "a.png")
     argv = ["reconstruct", str(tmp_path / "a.png"), "--model", missing, "-o", str(tmp_path / "out")]
-    assert f"cannot load an AutoencoderKL from {missing}" in refused(capsys, argv)
+    assert f"cannot load an autoencoder from {missing}" in refused(capsys, argv)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert "cannot load an AutoencoderKL" in refused(capsys, ["evaluate", str(tmp_path), *FEW])
+    assert "cannot load an autoencoder" in refused(capsys, ["evaluate", str(tmp_path), *FEW])
 
 
 def test_a_report_that_cannot_be_written(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

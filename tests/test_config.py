@@ -97,7 +97,7 @@ def test_mistakes_in_a_file(tmp_path: Path, content: str, message: str) -> None:
 def test_differences_name_the_setting_and_both_values() -> None:
     old = RunConfig()
     new = validate(RunConfig, {"loss": {"beta": 0.5}, "train": {"betas": [0.5, 0.9]}})
-    assert differences(old, new) == ["loss.beta: 1e-06 -> 0.5", "train.betas: [0.9, 0.999] -> [0.5, 0.9]"]
+    assert differences(old, new) == ["loss.beta: None -> 0.5", "train.betas: [0.9, 0.999] -> [0.5, 0.9]"]
     assert differences(old, old) == []
 
 

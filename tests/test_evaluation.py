@@ -50,7 +50,7 @@ def value(report: EvaluationReport, name: str) -> float:
 def test_the_numbers_are_those_of_the_stock_model(model: AutoencoderKL) -> None:
     perceptual = build_perceptual("random_features", image_channels=3)
     pixels = images(4)
-    report = evaluate(model, [(pixels, list("abcd"))], perceptual=perceptual, **WORDS)
+    report = evaluate(Evaluator(model, perceptual=perceptual, **WORDS), [(pixels, list("abcd"))])
     with torch.no_grad():
         posterior = model.eval().encode(pixels).latent_dist
         rebuilt = model.decode(posterior.mode()).sample.clamp(-1, 1)
@@ -76,7 +76,7 @@ def test_the_model_gets_its_modes_back(model: AutoencoderKL) -> None:
     model.encoder.eval()
     seen = []
     model.decoder.register_forward_hook(lambda *_: seen.append((model.training, torch.is_inference_mode_enabled())))
-    evaluate(model, batches(2), **WORDS)
+    evaluate(Evaluator(model, **WORDS), batches(2))
     assert seen == [(False, True)]
     assert model.training
     assert model.decoder.conv_in.training
@@ -89,7 +89,7 @@ def test_the_model_gets_its_modes_back(model: AutoencoderKL) -> None:
 @pytest.mark.parametrize("mode", ["mode", "sample"])
 def test_shards_equal_one_process_exactly(model: AutoencoderKL, mode: str) -> None:
     perceptual = build_perceptual("random_features", image_channels=3)
-    whole = evaluate(model, batches(), mode=mode, perceptual=perceptual, **WORDS)
+    whole = evaluate(Evaluator(model, mode=mode, perceptual=perceptual, **WORDS), batches())
     for order in ([0, 1, 2], [2, 1, 0]):
         shards = [Evaluator(model, mode=mode, perceptual=perceptual, **WORDS) for _ in range(3)]
         for rank, shard in enumerate(shards):
@@ -127,7 +127,7 @@ def test_sampled_latents_follow_from_the_id_alone(model: AutoencoderKL) -> None:
 def test_sizes_that_the_factor_does_not_divide(model: AutoencoderKL) -> None:
     assert factor_of(model) == 2
     pixels = images(1, 13, 18)
-    report = evaluate(model, [(pixels, ["odd"]), (images(1), ["even"])], **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), [(pixels, ["odd"]), (images(1), ["even"])])
     padded = torch.cat([pixels, pixels[:, :, -1:]], 2)
     with torch.no_grad():
         posterior = model.encode(padded).latent_dist
@@ -142,14 +142,14 @@ def test_sizes_that_the_factor_does_not_divide(model: AutoencoderKL) -> None:
 
 
 def test_what_small_images_do_not_allow_is_null_with_a_reason(model: AutoencoderKL) -> None:
-    report = evaluate(model, batches(2), perceptual_reason="vgg weights are missing", **WORDS)
+    report = evaluate(Evaluator(model, perceptual_reason="vgg weights are missing", **WORDS), batches(2))
     stored = json.loads(report.to_json())["metrics"]
     assert stored["ms_ssim"]["value"] is None
     assert stored["ms_ssim"]["reason"] == "no image has sides of at least 176 pixels"
     assert stored["perceptual"]["reason"] == "vgg weights are missing"
     assert stored["psnr"]["unit"] == "dB"
     assert "data range 2" in stored["psnr"]["protocol"]
-    assert "ms_ssim            - (no image has sides" in report.summary()
+    assert "ms_ssim                - (no image has sides" in report.summary()
     assert not any("ms_ssim" in warning for warning in report.warnings)
 
 
@@ -168,13 +168,13 @@ def test_identical_images_count_as_100_db(model: AutoencoderKL) -> None:
         model.decoder.conv_out.bias.fill_(0.5)
     grey = torch.full((2, 3, 16, 16), 0.5)
     grey[1] = 0.3  # 40 dB - 20 dB
-    report = evaluate(model, [(grey, ["same", "other"])], **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), [(grey, ["same", "other"])])
     assert value(report, "psnr") == pytest.approx((100 + 20) / 2, abs=1e-4)
 
 
 def test_posterior_collapse_is_told(model: AutoencoderKL) -> None:
     set_posterior(model, gain=0.0)
-    report = evaluate(model, batches(), **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches())
     assert value(report, "kl_nats") == 0
     assert value(report, "active_units") == 0
     collapse = [warning for warning in report.warnings if warning.startswith("posterior collapse")]
@@ -188,7 +188,7 @@ def test_a_healthy_model_gives_no_warning(model: AutoencoderKL) -> None:
     set_posterior(model, gain=3.0, logvar=(-8.0, -8.0))
     measured = measure_latents(model, batches()).scaling()
     model.register_to_config(scaling_factor=measured.scaling_factor, shift_factor=measured.shift_factor)
-    report = evaluate(model, batches(), **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches())
     assert report.warnings == ()
     assert report.latents is not None
     assert report.latents["scaled"]["std"] == pytest.approx(1)
@@ -198,7 +198,7 @@ def test_a_healthy_model_gives_no_warning(model: AutoencoderKL) -> None:
 def test_small_latents_with_smaller_noise_are_no_collapse(model: AutoencoderKL) -> None:
     """Burda's threshold is absolute; an encoder without a KL term may put everything below it."""
     set_posterior(model, gain=0.01, logvar=(-20.0, -20.0))
-    report = evaluate(model, batches(), **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches())
     assert value(report, "active_units") == 0
     assert [warning.split(":")[0][:14] for warning in report.warnings] == ["scaled latents"]
 
@@ -207,7 +207,7 @@ def test_dead_channels_are_named(model: AutoencoderKL) -> None:
     set_posterior(model, gain=3.0, logvar=(-8.0, 0.0))
     with torch.no_grad():
         model.quant_conv.weight[1] = 0
-    report = evaluate(model, batches(), **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches())
     dead = [warning for warning in report.warnings if "dead" in warning]
     assert dead[0].startswith("1 of 2 latent channels are dead (channel 1: no active unit)")
     assert not any("collapse" in warning for warning in report.warnings)
@@ -215,7 +215,7 @@ def test_dead_channels_are_named(model: AutoencoderKL) -> None:
 
 def test_a_noisy_channel_with_active_units_is_not_dead(model: AutoencoderKL) -> None:
     set_posterior(model, gain=3.0, logvar=(-8.0, 2.0))
-    report = evaluate(model, batches(), **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches())
     assert report.latents is not None
     assert report.latents["channel_signal_to_noise"][1] < 1
     assert report.latents["active_units"]["share_per_channel"][1] > 0
@@ -227,7 +227,7 @@ def test_a_scaling_factor_that_does_not_fit_is_told(model: AutoencoderKL) -> Non
     scale = measure_latents(model, batches(4)).scaling().scaling_factor
     for factor, warned in {0.81: False, 0.79: True, 1.24: False, 1.26: True}.items():
         model.register_to_config(scaling_factor=scale * factor)
-        found = [w for w in evaluate(model, batches(4), **WORDS).warnings if w.startswith("scaled latents")]
+        found = [w for w in evaluate(Evaluator(model, **WORDS), batches(4)).warnings if w.startswith("scaled latents")]
         assert bool(found) == warned
         if found:
             assert f"where 1/std is {scale:.5g}" in found[0]
@@ -236,7 +236,7 @@ def test_a_scaling_factor_that_does_not_fit_is_told(model: AutoencoderKL) -> Non
 def test_values_that_are_not_finite_do_not_hide(model: AutoencoderKL) -> None:
     with torch.no_grad():
         model.decoder.conv_out.bias[0] = math.nan
-    report = evaluate(model, batches(4), **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches(4))
     assert report.metrics["psnr"].value is None
     assert report.metrics["psnr"].reason == (
         "4 of 4 images gave values that are not finite, the first of them 'image/000'"
@@ -245,7 +245,7 @@ def test_values_that_are_not_finite_do_not_hide(model: AutoencoderKL) -> None:
     assert any(warning.startswith("no psnr: 4 of 4 images") for warning in report.warnings)
     with torch.no_grad():
         model.encoder.conv_out.bias[0] = math.nan
-    report = evaluate(model, batches(4), **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches(4))
     assert report.latents is None
     assert any(warning.startswith("no kl_nats: 4 of 4 images") for warning in report.warnings)
     json.loads(report.to_json())
@@ -253,7 +253,7 @@ def test_values_that_are_not_finite_do_not_hide(model: AutoencoderKL) -> None:
 
 def test_stop_and_progress(model: AutoencoderKL) -> None:
     done: list[int] = []
-    report = evaluate(model, batches(), progress=done.append, stop=lambda: len(done) == 2, **WORDS)
+    report = evaluate(Evaluator(model, **WORDS), batches(), progress=done.append, stop=lambda: len(done) == 2)
     assert done == [2, 2]
     assert (report.images, report.complete) == (4, False)
     assert "4 images (stopped early)" in report.summary()
@@ -281,7 +281,7 @@ def test_what_cannot_be_measured_is_refused(model: AutoencoderKL) -> None:
     with pytest.raises(ValueError, match="mode must be mode or sample, got 'mean'"):
         Evaluator(model, mode="mean", **WORDS)
     distance = build_perceptual("random_features", image_channels=3)
-    with pytest.raises(ValueError, match="a perceptual distance is given, and a reason"):
+    with pytest.raises(ValueError, match="a perceptual network is given, and a reason"):
         Evaluator(model, perceptual=distance, perceptual_reason="missing", **WORDS)
 
 

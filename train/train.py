@@ -20,12 +20,15 @@ import torch
 from accelerate import Accelerator
 
 from latent_ae.command_line import Invocation, parse_run
-from latent_ae.config import RunConfig, flatten, to_yaml
-from latent_ae.data import Batch, SkippedImages, SourceParts, TrainingSamples, open_source, training_loader
+from latent_ae.config import RunConfig, to_yaml
+from latent_ae.data import Batch, SkippedImages, TrainingSamples, open_source, training_loader
 from latent_ae.errors import UserError
-from latent_ae.models import latent_shape
-from latent_ae.randomness import sample_noise
+from latent_ae.training.adversary import Adversary
 from latent_ae.training.build import (
+    build_adversary,
+    build_bottleneck,
+    build_draws,
+    build_guards,
     build_model,
     build_objective,
     build_optimizer,
@@ -35,8 +38,11 @@ from latent_ae.training.build import (
     weights_at,
 )
 from latent_ae.training.checkpoints import write_checkpoint
+from latent_ae.training.describe import describe_run, log_line
+from latent_ae.training.draws import Draws
+from latent_ae.training.guard import NonFiniteError
 from latent_ae.training.heldout import Heldout
-from latent_ae.training.logbook import Logbook
+from latent_ae.training.logbook import Logbook, open_logbook
 from latent_ae.training.objective import Objective
 from latent_ae.training.preflight import preflight
 from latent_ae.training.processes import (
@@ -47,10 +53,10 @@ from latent_ae.training.processes import (
 )
 from latent_ae.training.result import write_result
 from latent_ae.training.resume import checkpoint_to_resume
-from latent_ae.training.schedules import beta_conventions, learning_rate_at
+from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
 from latent_ae.training.signals import SIGNALS, StopRequest
 from latent_ae.training.state import TrainingState
-from latent_ae.training.step import NonFiniteError, StepResult, train_step
+from latent_ae.training.step import StepResult, discriminator_step, generator_step, update_bottleneck
 
 RECIPES = Path(__file__).resolve().parent / "configs"
 
@@ -87,18 +93,19 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     # -- data, model, losses
     parts = open_source(config.data)
     autoencoder = build_model(config, parts)
-    objective = build_objective(autoencoder, config)
+    bottleneck = build_bottleneck(autoencoder, config, parts)
+    objective = build_objective(autoencoder, bottleneck, config)
+    adversary = build_adversary(autoencoder, config)
+    draws = build_draws(objective.model, config)
     channels = autoencoder.config["in_channels"]
     samples = build_samples(parts, config.data, seed=config.seed, channels=channels)
     heldout = Heldout(parts, config, accelerator, channels=channels)
-    shape = latent_shape(autoencoder, config.data.resolution)
     say = accelerator.print
-    say(describe(config, parts, objective, shape))
+    say(describe_run(config, parts, autoencoder, draws.latent_shape))
     say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
-    noise = sample_noise(config.seed, 0, 1, shape)
-    say(preflight(objective, samples[0].pixels[None], noise, final_weights(config.loss)))
+    say(preflight(objective, samples[0].pixels[None], draws.noise([0]), final_weights(config.loss), adversary))
     if invocation.preflight == "only":
         return 0
 
@@ -110,7 +117,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     if finished and checkpoint is not None and checkpoint.step == config.train.steps:
         say(f"{config.run_dir} is finished; --name starts another run")
         return 0
-    training = Training(config, accelerator, objective, shape, stop)
+    training = Training(config, accelerator, stop, objective=objective, adversary=adversary, draws=draws)
     if checkpoint is not None:
         training.state.restore(checkpoint, accelerator)
         say(f"going on after step {checkpoint.step}")
@@ -124,7 +131,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     with open_logbook(config, training.state.step, accelerator) as logbook:
         number = loop(training, samples, heldout, skipped, logbook)
         if not number:
-            write_result(training.state.averaged_autoencoder(), heldout, logbook, stop, training.state.step)
+            write_result(training.state, heldout, logbook, stop)
             number = training.stopping(skipped)
         if number:
             training.save()
@@ -140,12 +147,12 @@ def loop(
 ) -> int:
     """All updates that are left, with what is due after each. Returns the number of a signal to stop for, or 0."""
     config, state, every = training.config, training.state, training.config.train
-    for batches in micro_batches(samples, config, training.accelerator, state.step):
+    for batches in logbook.timed(micro_batches(samples, config, training.accelerator, state.step)):
         result = training.step(batches, skipped)
         step, last = state.step, state.step == every.steps
         logbook.advance(every.batch_size, loss=result.loss, psnr=result.stats["psnr"])
         if step % every.log_every_steps == 0 or last:
-            logbook.log(step, log_line(step, result, config))
+            logbook.log(step, log_line(step, result, config, state.guards))
         number = training.stopping(skipped)
         if step % every.checkpoint_every_steps == 0 or last or number:
             training.save()
@@ -165,52 +172,83 @@ class Training:
         self,
         config: RunConfig,
         accelerator: Accelerator,
-        objective: Objective,
-        shape: tuple[int, int, int],
         stop: StopRequest,
+        *,
+        objective: Objective,
+        adversary: Adversary | None,
+        draws: Draws,
     ) -> None:
-        self.config, self.accelerator, self.shape, self.stop = config, accelerator, shape, stop
+        self.config, self.accelerator, self.draws, self.stop = config, accelerator, draws, stop
         objective.to(accelerator.device).train()  # a loaded model comes in eval mode, without checkpointing
         if config.train.channels_last:
             objective.to(memory_format=torch.channels_last)
         if config.train.gradient_checkpointing:
             objective.model.autoencoder.enable_gradient_checkpointing()
         optimizer = build_optimizer(objective, config.train)
-        self.state = TrainingState(objective, optimizer, config.train.ema_decay)
+        self.state = TrainingState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config.train))
         if config.train.compile:
             objective.model.compile()
         self.prepared = accelerator.prepare_model(objective)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
+        if adversary is not None:
+            adversary.prepare(accelerator)
         self.saved_step = -1
 
     def step(self, batches: list[Batch], skipped: SkippedImages) -> StepResult:
-        """One update, and its share in the average. Keeps the ids of the samples of a non-finite step."""
+        """One update of each side, and its share in the average. Keeps the ids of the samples of a non-finite step."""
         for batch in batches:
             skipped.add(batch.bad)
-        config, step = self.config, self.state.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, config.train)
         try:
-            result = train_step(
-                self.accelerator,
-                self.prepared,
-                self.optimizer,
-                batches,
-                seed=config.seed,
-                latent_shape=self.shape,
-                weights=weights_at(step, config.loss),
-                max_grad_norm=config.train.max_grad_norm,
-                channels_last=bool(config.train.channels_last),
-            )
+            result = self.update(batches)
         except NonFiniteError as error:
             if self.accelerator.is_main_process:
-                file = config.run_dir / "nonfinite.json"
-                file.write_text(json.dumps({"step": step, "sample_ids": error.sample_ids}, indent=1), encoding="utf-8")
-                print(f"step {step}: the ids of the samples are in {file}", file=sys.stderr)
+                file = self.config.run_dir / "nonfinite.json"
+                details = {"step": self.state.step, "sample_ids": error.sample_ids}
+                file.write_text(json.dumps(details, indent=1), encoding="utf-8")
+                print(f"step {self.state.step}: the ids of the samples are in {file}", file=sys.stderr)
             raise
-        if result.updated:
-            self.state.average()
-        self.state.step = step + 1
+        self.state.step += 1
+        return result
+
+    def update(self, batches: list[Batch]) -> StepResult:
+        """The generator's step, what follows from it, and the discriminator's step on the same batch."""
+        config, state, adversary = self.config, self.state, self.state.adversary
+        bottleneck = state.objective.model.bottleneck
+        bottleneck.at_step(state.step)
+        for optimizer in [self.optimizer] if adversary is None else [self.optimizer, adversary.optimizer]:
+            set_learning_rate(optimizer, learning_rate_share_at(state.step, config.train))
+        result = generator_step(
+            self.accelerator,
+            self.prepared,
+            self.optimizer,
+            batches,
+            step=state.step,
+            draws=self.draws,
+            weights=weights_at(
+                state.step, config.loss, adversarial=0.0 if adversary is None else adversary.generator_weight()
+            ),
+            guard=state.guards["generator"],
+            max_grad_norm=config.train.max_grad_norm,
+            adversary=adversary,
+            channels_last=bool(config.train.channels_last),
+        )
+        if not result.updated:
+            return result
+        seed = self.draws.of_update(state.step)
+        result.stats.update(update_bottleneck(self.accelerator, bottleneck, result, seed=seed))
+        state.average()
+        if adversary is not None:
+            adversary.after_generator_update(result.sums)
+        if adversary is not None and result.pairs:
+            other = discriminator_step(
+                self.accelerator,
+                adversary,
+                result.pairs,
+                guard=state.guards["discriminator"],
+                max_grad_norm=config.train.max_grad_norm,
+            )
+            result.losses.update(other.losses)
+            result.stats.update(other.stats)
         return result
 
     def stopping(self, skipped: SkippedImages) -> int:
@@ -251,45 +289,6 @@ def micro_batches(
     batches = iter(loader)
     while micro := list(islice(batches, config.train.accumulation)):
         yield micro
-
-
-def log_line(step: int, result: StepResult, config: RunConfig) -> dict[str, float | int | None]:
-    """What metrics.jsonl says about a step: every term as it was summed, with its weight where that moves."""
-    return {
-        "images_seen": step * config.train.batch_size,
-        "loss": result.loss,
-        **result.losses,
-        **result.stats,
-        "beta": weights_at(step - 1, config.loss).beta,
-        "lr": learning_rate_at(step - 1, config.train),
-        # fp16: a scaled gradient overflowed and the update was skipped
-        "grad_norm": result.grad_norm if result.updated else None,
-    }
-
-
-def open_logbook(config: RunConfig, first_step: int, accelerator: Accelerator) -> Logbook:
-    """The run's logbook, going on after `first_step`."""
-    return Logbook(
-        config.run_dir,
-        tracker=config.train.tracker,
-        name=config.name,
-        settings=flatten(config.model_dump(mode="json")),
-        first_step=first_step,
-        steps=config.train.steps,
-        active=accelerator.is_main_process,
-    )
-
-
-def describe(config: RunConfig, parts: SourceParts, objective: Objective, shape: tuple[int, int, int]) -> str:
-    """The run in three lines."""
-    autoencoder, side = objective.model.autoencoder, config.data.resolution
-    values = autoencoder.config["in_channels"] * side * side
-    return (
-        f"{config.name}: {sum(p.numel() for p in autoencoder.parameters()):,} parameters, "
-        f"{autoencoder.config['in_channels']}x{side}x{side} -> {'x'.join(map(str, shape))} latents\n"
-        f"data: {config.data.source}, {len(parts.train):,} training and {len(parts.heldout):,} held-out images\n"
-        f"KL: {beta_conventions(config.loss.beta, values, shape[0] * shape[1] * shape[2])}"
-    )
 
 
 if __name__ == "__main__":

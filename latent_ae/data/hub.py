@@ -3,9 +3,11 @@
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import fsspec  # type: ignore[import-untyped]
 from PIL import Image
 
 from latent_ae.config import DataConfig
@@ -13,7 +15,7 @@ from latent_ae.data.source import DataError, SourceParts, split_by_hash
 from latent_ae.image import BrokenImage, open_image
 
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 class HubImages:
@@ -39,43 +41,105 @@ class HubImages:
 
     def load(self, index: int) -> Image.Image:
         """Raises BrokenImage also for a row without an image."""
-        stored = self._dataset[int(self._rows[index])][self._column]
-        if stored is None or (stored["bytes"] is None and stored["path"] is None):
-            raise BrokenImage("the row holds no image", self.sample_id(index))
-        try:
-            return open_image(Path(stored["path"]) if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
-        except BrokenImage as error:
-            raise BrokenImage(error.reason, self.sample_id(index)) from error
+        return open_stored(self._dataset[int(self._rows[index])][self._column], self.sample_id(index))
 
 
 def build(config: DataConfig) -> SourceParts:
     """Open `data.path`: a parquet or arrow file, a folder of them, of images or of `save_to_disk`, or a hub name.
 
-    A validation or test split is held out where there is one (`data.heldout_split` names another), else the rows of
-    the training split whose id hashes below `heldout_share`. Only a hub name uses the network. Raises DataError.
+    A folder or hub name with several configurations takes one of them as `PATH:CONFIGURATION`. A validation or test
+    split is held out where there is one (`data.heldout_split` names another), else the rows of the training split
+    whose id hashes below `heldout_share`. Only a hub name uses the network. Raises DataError.
     """
     what = f"data.path {config.path}"
     splits = _open_splits(str(config.path))
-    names = list(splits)
-    train_name = config.train_split or (names[0] if len(names) == 1 else "train")
-    if train_name not in names:
-        setting = "data.train_split" if config.train_split else "data.train_split (unset, so)"
-        raise DataError(f"{what}: {setting} {train_name} is not among its splits: {', '.join(names)}")
-    others = [name for name in ("validation", "test") if name in names and name != train_name]
-    heldout_name = config.heldout_split or (others[0] if others else None)
+    train_name, heldout_name = choose_splits(
+        list(splits), train_split=config.train_split, heldout_split=config.heldout_split, what=what
+    )
     if heldout_name is None:
         return _split_in_two(splits[train_name], config, train_name, what)
-    if heldout_name not in names:
+    train, heldout = (
+        HubImages(*image_column(splits[name], config.image_column, what), name, range(len(splits[name])))
+        for name in (train_name, heldout_name)
+    )
+    return SourceParts(train, heldout)
+
+
+def choose_splits(
+    names: Sequence[str], *, train_split: str | None, heldout_split: str | None, what: str
+) -> tuple[str, str | None]:
+    """The names of the training split and of the held-out one, None if a share of the training split has to do.
+
+    Unset, they are "train" (or the only split) and "validation" or else "test". `what` names the data in errors.
+    Raises DataError for a name that is not there.
+    """
+    train_name = train_split or (names[0] if len(names) == 1 else "train")
+    if train_name not in names:
+        setting = "data.train_split" if train_split else "data.train_split (unset, so)"
+        raise DataError(f"{what}: {setting} {train_name} is not among its splits: {', '.join(names)}")
+    others = [name for name in ("validation", "test") if name in names and name != train_name]
+    heldout_name = heldout_split or (others[0] if others else None)
+    if heldout_name is not None and heldout_name not in names:
         raise DataError(f"{what}: data.heldout_split {heldout_name} is not among its splits: {', '.join(names)}")
     if heldout_name == train_name:
         raise DataError(
             f"{what}: the training split {train_name} is also data.heldout_split: name another or leave out"
         )
-    train, heldout = (
-        HubImages(*_image_column(splits[name], config.image_column, what), name, range(len(splits[name])))
-        for name in (train_name, heldout_name)
-    )
-    return SourceParts(train, heldout)
+    return train_name, heldout_name
+
+
+def locate(path: str, tables: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """What `datasets.load_dataset` has to be called with for a `data.path`: its `path`, and further keywords.
+
+    `tables` are the builders of single files by their suffix. Raises DataError if `path` can be neither here nor on
+    the hub.
+    """
+    place, configuration = _parted(path)
+    local = Path(place).expanduser()
+    if local.is_file():
+        if local.suffix not in tables:
+            raise DataError(f"data.path {path} must be a folder or end in {' or '.join(tables)}, got {local.name}")
+        return tables[local.suffix], {"data_files": str(local)}
+    if not local.is_dir() and not _HUB_NAME.fullmatch(path):
+        raise DataError(f"data.path {path} does not exist (from {Path.cwd()}), and is not a hub name (OWNER/NAME)")
+    return str(local) if local.is_dir() else place, {"name": configuration} if configuration else {}
+
+
+def unreadable(path: str, error: Exception) -> DataError:
+    """What to tell about `error`, which `datasets` raised for a `data.path`."""
+    import datasets  # noqa: PLC0415
+
+    place, configuration = _parted(path)
+    local = Path(place).expanduser()
+    cause = error.__cause__ or error  # datasets wraps what went wrong in "an error occurred"
+    if isinstance(cause, ValueError) and not local.is_file():
+        with suppress(Exception):  # then it was about something else
+            names = datasets.get_dataset_config_names(str(local) if local.is_dir() else place)
+            listing = ", ".join(names)
+            if configuration is None and len(names) > 1:
+                return DataError(
+                    f"data.path {path} has several configurations, name one ({place}:{names[0]}): they are {listing}"
+                )
+            if configuration is not None and configuration not in names:
+                return DataError(f"data.path {path}: {configuration} is not among its configurations: {listing}")
+    return DataError(_unreadable(path, local, cause))
+
+
+def open_stored(stored: dict[str, Any] | None, sample_id: str) -> Image.Image:
+    """The image in a row's undecoded image column. Raises BrokenImage, also for a row without an image."""
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        raise BrokenImage("the row holds no image", sample_id)
+    try:
+        if stored["bytes"] is not None:
+            return open_image(io.BytesIO(stored["bytes"]))
+        if "://" in stored["path"]:  # a file at the hub or in an archive
+            with fsspec.open(stored["path"]) as file:
+                return open_image(io.BytesIO(file.read()))
+        return open_image(Path(stored["path"]))
+    except BrokenImage as error:
+        raise BrokenImage(error.reason, sample_id) from error
+    except (OSError, KeyError) as error:  # a zip without the file is a KeyError
+        raise BrokenImage(f"{type(error).__name__}: {error}", sample_id) from error
 
 
 def _open_splits(path: str) -> dict[str, Any]:
@@ -86,27 +150,27 @@ def _open_splits(path: str) -> dict[str, Any]:
     try:
         if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
             loaded = datasets.load_from_disk(str(local))
-        elif local.is_dir():
-            loaded = datasets.load_dataset(str(local))
-        elif local.is_file():
-            if local.suffix not in _TABLES:
-                raise DataError(f"data.path {path} must be a folder or end in {' or '.join(_TABLES)}, got {local.name}")
-            loaded = datasets.load_dataset(_TABLES[local.suffix], data_files=str(local))
-        elif _HUB_NAME.fullmatch(path):
-            loaded = datasets.load_dataset(path)
         else:
-            raise DataError(f"data.path {path} does not exist (from {Path.cwd()}), and is not a hub name (OWNER/NAME)")
+            place, keywords = locate(path, _TABLES)
+            loaded = datasets.load_dataset(place, **keywords)
     except DataError:
         raise
     except Exception as error:  # an empty table is an IndexError, a damaged one an ArrowInvalid, ...
-        raise DataError(_unreadable(path, local, error)) from error
+        raise unreadable(path, error) from error
     if isinstance(loaded, datasets.Dataset):
         return {str(loaded.split or "train"): loaded}
     return {str(name): dataset for name, dataset in loaded.items()}
 
 
-def _unreadable(path: str, local: Path, error: Exception) -> str:
-    cause = error.__cause__ or error  # datasets wraps what went wrong in "an error occurred"
+def _parted(path: str) -> tuple[str, str | None]:
+    """A folder or hub name, and the configuration behind a colon, if any."""
+    place, colon, configuration = path.rpartition(":")
+    if not colon or Path(path).expanduser().exists():
+        return path, None
+    return place, configuration
+
+
+def _unreadable(path: str, local: Path, cause: BaseException) -> str:
     reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
     if local.exists():
         return f"data.path {path} cannot be read as a data set of images: {reason}"
@@ -117,7 +181,7 @@ def _unreadable(path: str, local: Path, error: Exception) -> str:
 
 
 def _split_in_two(dataset: Any, config: DataConfig, split: str, what: str) -> SourceParts:
-    images, column = _image_column(dataset, config.image_column, what)
+    images, column = image_column(dataset, config.image_column, what)
     ids = (_row_id(split, row) for row in range(len(images)))
     train, heldout = split_by_hash(ids, config.heldout_share, f"{what}, split {split}")
     return SourceParts(
@@ -125,11 +189,16 @@ def _split_in_two(dataset: Any, config: DataConfig, split: str, what: str) -> So
     )
 
 
-def _image_column(dataset: Any, wanted: str | None, what: str) -> tuple[Any, str]:
-    """The data set cut to its image column, which gives undecoded images, and the column's name."""
+def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str] = ()) -> tuple[Any, str]:
+    """The data set cut to its image column, which gives undecoded images, and the column's name.
+
+    The columns `keep` stay too, those of them that there are. Raises DataError if `wanted` holds no images or, where
+    it is None, if not just one column does; the message lists the columns.
+    """
     import datasets  # noqa: PLC0415
 
-    features = dataset.features
+    # The features of a streamed text format (csv, json) are only known once it has been read.
+    features = dataset.features or dict.fromkeys(next(iter(dataset), {}))
     listing = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
     found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if wanted is not None and wanted not in found:
@@ -138,11 +207,14 @@ def _image_column(dataset: Any, wanted: str | None, what: str) -> tuple[Any, str
     if wanted is None and len(found) != 1:
         raise DataError(f"{what}: {len(found)} columns hold images, name one as data.image_column; they are {listing}")
     column = wanted or found[0]
+    kept = [column, *(name for name in keep if name in features)]
     # Undecoded, so that open_image does the decoding and a broken image is met one at a time.
-    return dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False)), column
+    return dataset.with_format(None).select_columns(kept).cast_column(column, datasets.Image(decode=False)), column
 
 
 def _type_name(feature: Any) -> str:
+    if feature is None:
+        return "of unknown type"
     kind = type(feature).__name__
     return f"{kind} {feature.dtype}" if kind == "Value" else kind
 

@@ -21,7 +21,7 @@ from latent_ae.data.transforms import evaluation_view, training_crop
 from latent_ae.image import WHITE, BrokenImage, Color, to_tensor
 from latent_ae.randomness import numpy_generator
 
-_ATTEMPTS = 20
+ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class TrainingSamples(Dataset[Sample]):
         bad: list[Bad] = []
         size = len(self._source)
         index = index_of(self._seed, number, size)
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             sample_id = self._source.sample_id(index)
             generator = numpy_generator(self._seed, "crop", number)
             try:
@@ -117,7 +117,7 @@ class TrainingSamples(Dataset[Sample]):
                 return Sample(to_tensor(pixels), number, sample_id, bad)
         sample_id, reason = bad[-1]
         raise DataError(
-            f"{_ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
+            f"{ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
             "check the images and data.resolution"
         )
 
@@ -164,8 +164,8 @@ def training_loader(
         sampler=_Numbers(pieces, range(first_step, steps)),
         batch_size=None,
         num_workers=workers,  # torch gives each of them one thread
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        collate_fn=as_it_is,
+        worker_init_fn=leave_signals_to_the_main_process,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
     )
@@ -201,8 +201,8 @@ def evaluation_batches(
         sampler=indices,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        collate_fn=as_it_is,
+        worker_init_fn=leave_signals_to_the_main_process,
         generator=torch.Generator(),
     )
     group: list[tuple[int, torch.Tensor]] = []
@@ -218,7 +218,7 @@ def evaluation_batches(
         yield _evaluation_batch(source, group)
 
 
-def _leave_signals_to_the_main_process(_worker: int) -> None:
+def leave_signals_to_the_main_process(_worker: int) -> None:
     # Ctrl-C goes to every process of the terminal; the main one then still wants batches until it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -278,5 +278,5 @@ def _evaluation_batch(source: ImageSource, group: list[tuple[int, torch.Tensor]]
     return EvaluationBatch(pixels, indices, [source.sample_id(index) for index in indices])
 
 
-def _as_it_is(item: Any) -> Any:
+def as_it_is(item: Any) -> Any:
     return item

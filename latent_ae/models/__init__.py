@@ -1,19 +1,30 @@
 """Diffusers models by name, and the way to one from a config.
 
-Every entry of PRESETS is a set of arguments of stock `diffusers.AutoencoderKL`, without the two lists of block types,
-which follow from the number of levels: n levels make a factor of 2**(n-1) between pixels and latents.
+Every entry of PRESETS is a set of arguments of stock `diffusers.AutoencoderKL` and `VQModel` (which has no choice of
+1x1 convolutions: it always has them), without the two lists of block types, which follow from the number of levels:
+n levels make a factor of 2**(n-1) between pixels and latents.
 """
 
-from pathlib import Path
+import math
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from torch import Tensor
+from diffusers import AutoencoderKL, VQModel
 
-from latent_ae.config import ModelConfig
+from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_shape, pad_to_factor
 from latent_ae.models.errors import ModelError
+from latent_ae.models.loading import load_autoencoder
 from latent_ae.randomness import derived_seed
+
+__all__ = [
+    "PRESETS",
+    "Autoencoder",
+    "build_autoencoder",
+    "factor_of",
+    "latent_shape",
+    "load_autoencoder",
+    "pad_to_factor",
+]
 
 PRESETS: dict[str, dict[str, object]] = {
     # Seconds on a CPU: what the tests train.
@@ -77,16 +88,21 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def build_autoencoder(config: ModelConfig, *, seed: int, resolution: int) -> AutoencoderKL:
+def build_autoencoder(
+    config: ModelConfig, bottleneck: BottleneckConfig | None = None, *, seed: int, resolution: int
+) -> Autoencoder:
     """The stock autoencoder a config asks for, with weights that follow from `seed` or come from `init_from`.
 
+    `bottleneck` decides between AutoencoderKL (the default) and VQModel, and gives the size of the codebook.
     `resolution` is the side of a training image in pixels; diffusers records it as `sample_size`.
     Raises ModelError naming what does not fit.
     """
+    bottleneck = bottleneck or BottleneckConfig()
     if config.init_from is not None:
-        model = load_autoencoder(config.init_from)
+        model = load_autoencoder(config.init_from, norm_num_groups=config.norm_num_groups)
+        _check_class(model, bottleneck, config.init_from)
     else:
-        model = _from_preset(config, seed=seed, resolution=resolution)
+        model = _from_preset(config, bottleneck, seed=seed, resolution=resolution)
     if (channels := model.config["in_channels"]) not in (1, 3):
         raise ModelError(f"the model takes images of {channels} channels; 1 (grey) and 3 (RGB) can be trained")
     if resolution % factor_of(model):
@@ -97,47 +113,18 @@ def build_autoencoder(config: ModelConfig, *, seed: int, resolution: int) -> Aut
     return model
 
 
-def load_autoencoder(name: str) -> AutoencoderKL:
-    """An AutoencoderKL from a diffusers folder, a pipeline folder with `vae/` in it, or a hub id, in float32.
-
-    Raises ModelError if there is none or if any of its weights are missing: diffusers would fill those at random.
-    """
-    folder = Path(name)
-    candidates = [None, "vae"] if not folder.exists() or not (folder / "config.json").exists() else [None]
-    reasons = []
-    for subfolder in candidates:
-        try:
-            loaded = AutoencoderKL.from_pretrained(
-                name, subfolder=subfolder, torch_dtype=torch.float32, output_loading_info=True, low_cpu_mem_usage=False
-            )
-        except (OSError, ValueError) as error:
-            reasons.append(" ".join(str(error).split()))
-            continue
-        model, info = loaded
-        if broken := [*info["missing_keys"], *info["mismatched_keys"]]:
-            raise ModelError(f"{name} lacks {len(broken)} of its weights, the first of them {broken[0]}")
-        return model
-    raise ModelError(f"cannot load an AutoencoderKL from {name}: {reasons[0]}")
+def _check_class(model: Autoencoder, bottleneck: BottleneckConfig, name: str) -> None:
+    if model.config.get("norm_type") == "spatial":
+        raise ModelError(f"model.init_from {name} has spatial normalisation (MoVQ), which can be loaded but not trained")
+    if (found := type(model).__name__) != bottleneck.stock_class:
+        kinds = "kl or identity" if found == "AutoencoderKL" else "vq, ema_vq, fsq or gumbel"
+        raise ModelError(
+            f"model.init_from {name} is {found}, but bottleneck.kind {bottleneck.kind} trains "
+            f"{bottleneck.stock_class}: give bottleneck.kind {kinds}"
+        )
 
 
-def factor_of(model: AutoencoderKL) -> int:
-    """Pixels per latent position along a side: 2**(levels - 1)."""
-    return int(2 ** (len(model.config["block_out_channels"]) - 1))
-
-
-def pad_to_factor(pixels: Tensor, factor: int) -> Tensor:
-    """Pixels [B,C,H,W] padded at the bottom and right to multiples of `factor` by repeating the edge."""
-    height, width = pixels.shape[-2:]
-    return F.pad(pixels, (0, -width % factor, 0, -height % factor), mode="replicate")
-
-
-def latent_shape(model: AutoencoderKL, resolution: int) -> tuple[int, int, int]:
-    """(c, h, w) of the latents of a square image."""
-    side = resolution // factor_of(model)
-    return (model.config["latent_channels"], side, side)
-
-
-def _from_preset(config: ModelConfig, *, seed: int, resolution: int) -> AutoencoderKL:
+def _from_preset(config: ModelConfig, bottleneck: BottleneckConfig, *, seed: int, resolution: int) -> Autoencoder:
     if config.preset not in PRESETS:
         raise ModelError(f"unknown model.preset {config.preset!r}; there are {', '.join(sorted(PRESETS))}")
     arguments = {**PRESETS[config.preset], **config.architecture_changes()}
@@ -149,14 +136,28 @@ def _from_preset(config: ModelConfig, *, seed: int, resolution: int) -> Autoenco
     assert isinstance(groups, int)
     if uneven := [width for width in widths if width % groups]:
         raise ModelError(f"model.norm_num_groups {groups} must divide every width; it does not divide {uneven}")
+    arguments |= {
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "sample_size": resolution,
+        # Diffusers' default is Stable Diffusion's number; ours is measured at the end of a run.
+        "scaling_factor": 1.0,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))
-        return AutoencoderKL(
-            **arguments,
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
-            sample_size=resolution,
-            # Diffusers' default is Stable Diffusion's number; ours is measured at the end of a run.
-            scaling_factor=1.0,
-            shift_factor=0.0,
-        )
+        if bottleneck.stock_class == "AutoencoderKL":
+            return AutoencoderKL(**arguments, shift_factor=0.0)
+        for always_there in ("use_quant_conv", "use_post_quant_conv"):
+            arguments.pop(always_there, None)
+        return VQModel(**arguments, **_codebook(bottleneck, arguments["latent_channels"]))
+
+
+def _codebook(bottleneck: BottleneckConfig, latent_channels: object) -> dict[str, object]:
+    if bottleneck.levels is not None:
+        if len(bottleneck.levels) != latent_channels:
+            raise ModelError(
+                f"bottleneck.levels {' '.join(map(str, bottleneck.levels))} are {len(bottleneck.levels)} channels, but "
+                f"the model has {latent_channels} latent channels: give model.latent_channels {len(bottleneck.levels)}"
+            )
+        return {"num_vq_embeddings": math.prod(bottleneck.levels), "vq_embed_dim": len(bottleneck.levels)}
+    return {"num_vq_embeddings": bottleneck.codebook_size, "vq_embed_dim": bottleneck.code_channels}

@@ -7,8 +7,10 @@ import hashlib
 import json
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import VQModel
 from torch import Tensor
+
+from latent_ae.models.autoencoder import Autoencoder, class_name
 
 ENCODER_SIDE = ("encoder.", "quant_conv.", "quantize.")
 """state-dict prefixes of the tensors that decide the latents"""
@@ -28,9 +30,16 @@ ENCODER_CONFIG = (
 """config keys that change what the encoder gives"""
 
 
-def encoder_identity(model: AutoencoderKL) -> str:
-    """Sha256 in hex over the encoder side's tensors (name, dtype, shape, bytes) and the config that shapes it."""
-    config = {key: model.config.get(key) for key in ENCODER_CONFIG} | {"_class_name": type(model).__name__}
+def encoder_identity(model: Autoencoder) -> str:
+    """Sha256 in hex over the encoder side's tensors (name, dtype, shape, bytes) and the config that shapes it.
+
+    The codebook is of the encoder side: it decides the codes.
+    """
+    config = {key: model.config.get(key) for key in ENCODER_CONFIG} | {"_class_name": class_name(model)}
+    if isinstance(model, VQModel):
+        config["num_vq_embeddings"] = model.config["num_vq_embeddings"]
+        # Diffusers takes latent_channels where it is None: the same model.
+        config["vq_embed_dim"] = model.config["vq_embed_dim"] or model.config["latent_channels"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=list).encode())
     state = model.state_dict()
     for name in sorted(name for name in state if name.startswith(ENCODER_SIDE)):

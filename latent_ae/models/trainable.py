@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from latent_ae.models.bottlenecks import BottleneckOutput
+from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.models.bottlenecks import Bottleneck, BottleneckOutput
+from latent_ae.models.transform import LatentTransform
 
 
 class AutoencoderOutput(NamedTuple):
@@ -20,25 +21,40 @@ class TrainableAutoencoder(nn.Module):
     """One forward from pixels to reconstruction, so that whatever wraps the module (DDP, compile) sees all of it.
 
     pixels [B,C,H,W] -> encoder -> quant_conv -> bottleneck -> post_quant_conv -> decoder -> reconstruction [B,C,H,W]
-                                                     ^
-                                             noise [B,c,h,w]
+                                                     ^     |
+                                     noise of samples      + latent noise, transform (both off by default)
 
     It calls the stock model's own submodules; `autoencoder` remains what is saved and exported.
     """
 
-    def __init__(self, autoencoder: AutoencoderKL, bottleneck: nn.Module) -> None:
+    def __init__(self, autoencoder: Autoencoder, bottleneck: Bottleneck) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.bottleneck = bottleneck
 
-    def forward(self, pixels: Tensor, noise: Tensor) -> AutoencoderOutput:
-        """Pixels [B,C,H,W] in [-1, 1] and posterior noise [B,c,h,w] => reconstruction and bottleneck output."""
+    def forward(
+        self,
+        pixels: Tensor,
+        noise: Tensor,
+        *,
+        latent_noise: Tensor | None = None,
+        transform: LatentTransform | None = None,
+    ) -> AutoencoderOutput:
+        """Pixels [B,C,H,W] in [-1, 1] and the bottleneck's noise [B,...] => reconstruction and bottleneck output.
+
+        `latent_noise` [B,c,h,w] is added to the latents that the decoder gets. With a `transform` these are
+        transformed, and the reconstruction is one of the transformed pixels.
+        """
         autoencoder = self.autoencoder
         h = autoencoder.encoder(pixels)
-        if autoencoder.quant_conv is not None:
-            h = autoencoder.quant_conv(h)
-        bottleneck = self.bottleneck(h, noise)
+        if (quant_conv := getattr(autoencoder, "quant_conv", None)) is not None:
+            h = quant_conv(h)
+        bottleneck: BottleneckOutput = self.bottleneck(h, noise)
         z = bottleneck.latents
-        if autoencoder.post_quant_conv is not None:
-            z = autoencoder.post_quant_conv(z)
+        if latent_noise is not None:
+            z = z + latent_noise
+        if transform is not None:
+            z = transform.of_latents(z)
+        if (post_quant_conv := getattr(autoencoder, "post_quant_conv", None)) is not None:
+            z = post_quant_conv(z)
         return AutoencoderOutput(autoencoder.decoder(z), bottleneck)

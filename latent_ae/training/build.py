@@ -3,16 +3,24 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from torch import Tensor, nn
 
 from latent_ae.config import DataConfig, LossConfig, RunConfig, TrainConfig
 from latent_ae.data import SourceParts
 from latent_ae.data.loader import TrainingSamples
-from latent_ae.models import build_autoencoder
-from latent_ae.models.bottlenecks import BOTTLENECKS
+from latent_ae.errors import UserError
+from latent_ae.models import Autoencoder, build_autoencoder, latent_shape
+from latent_ae.models.bottlenecks import BOTTLENECKS, Bottleneck
+from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
+from latent_ae.models.freeze import freeze_all_but
 from latent_ae.models.start import linear_start, set_start_logvar
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.perceptual import PerceptualDistance, build_perceptual
+from latent_ae.training.adversarial import ADVERSARIAL, Discrimination
+from latent_ae.training.adversary import Adversary
+from latent_ae.training.draws import Draws
+from latent_ae.training.guard import GradientGuard
+from latent_ae.training.lecam import LeCam
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.schedules import beta_at, capacity_at
@@ -22,32 +30,153 @@ _START_SAMPLES = 512
 
 
 def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig:
-    """The settings with what they leave to the launcher (precision) and to the device (memory layout) filled in."""
+    """The settings with what they leave to the launcher (precision), the device (memory layout) and the bottleneck
+    (weights of its terms) filled in.
+    """
     channels_last = config.train.channels_last
     if channels_last is None:
         channels_last = device_type == "cuda" or precision != "no"
-    filled_in = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
-    return config.model_copy(update={"train": filled_in})
+    train = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
+    kind = config.bottleneck.kind
+    learns = _encoder_learns(config.model.trained)  # a term that trains nothing is left out
+    defaults = {
+        "beta": 1e-6 * learns if kind in ("kl", "gumbel") else None,
+        "commitment_weight": 0.25 * learns if kind in ("vq", "ema_vq") else None,
+        "codebook_weight": 1.0 * learns if kind == "vq" else None,
+    }
+    given = {name: getattr(config.loss, name) for name in defaults}
+    loss = config.loss.model_copy(
+        update={name: defaults[name] if value is None else value for name, value in given.items()}
+    )
+    return config.model_copy(update={"train": train, "loss": loss})
 
 
-def build_model(config: RunConfig, parts: SourceParts) -> AutoencoderKL:
-    """The autoencoder with its start weights. Raises UserError if it cannot be built."""
-    autoencoder = build_autoencoder(config.model, seed=config.seed, resolution=config.data.resolution)
-    if config.model.start == "linear":
-        samples = build_samples(parts, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
-        linear_start(autoencoder, torch.stack([samples[number].pixels for number in range(_START_SAMPLES)]))
-    if config.model.start_logvar:
-        set_start_logvar(autoencoder, config.model.start_logvar)
+def _encoder_learns(trained: tuple[str, ...] | None) -> bool:
+    return trained is None or not all(part.startswith(("decoder", "post_quant_conv")) for part in trained)
+
+
+def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
+    """The autoencoder with its start weights. Raises UserError."""
+    model = config.model
+    autoencoder = build_autoencoder(model, config.bottleneck, seed=config.seed, resolution=config.data.resolution)
+    if model.start == "linear":
+        linear_start(autoencoder, _start_crops(config, parts, autoencoder))
+    if model.start_logvar:
+        set_start_logvar(autoencoder, model.start_logvar)
     return autoencoder
 
 
-def build_objective(autoencoder: AutoencoderKL, config: RunConfig) -> Objective:
-    """Autoencoder, bottleneck and loss terms, on the CPU in float32. Raises UserError for what cannot be built."""
-    model = TrainableAutoencoder(autoencoder, BOTTLENECKS["kl"](free_bits=config.loss.free_bits))
+def build_bottleneck(autoencoder: Autoencoder, config: RunConfig, parts: SourceParts) -> Bottleneck:
+    """The bottleneck of an autoencoder, its codebook started if it has one that wants to be. Raises UserError."""
+    bottleneck = BOTTLENECKS[config.bottleneck.kind](**_bottleneck_arguments(autoencoder, config))
+    if config.bottleneck.kmeans_start:
+        crops = _start_crops(config, parts, autoencoder)
+        with torch.no_grad():
+            vectors = torch.cat([autoencoder.encode(part).latents for part in crops.split(32)])
+        bottleneck.start_from(vectors.movedim(1, -1).flatten(0, 2), seed=config.seed)
+    return bottleneck
+
+
+def _bottleneck_arguments(autoencoder: Autoencoder, config: RunConfig) -> dict[str, object]:
+    settings, loss = config.bottleneck, config.loss
+    if settings.kind == "kl":
+        return {"free_bits": loss.free_bits}
+    if settings.kind == "identity":
+        return {}
+    codebook = {"codebook": autoencoder.quantize.embedding}
+    if settings.kind == "fsq":
+        return {**codebook, "levels": settings.levels}
+    if settings.kind == "gumbel":
+        return {
+            **codebook,
+            "temperature": settings.temperature,
+            "temperature_steps": settings.temperature_steps,
+            "straight_through": settings.straight_through,
+        }
+    shared = {
+        **codebook,
+        "l2_normalized": settings.l2_normalized,
+        "rotation_trick": settings.rotation_trick,
+        "kmeans_start": settings.kmeans_start,
+        "revive_below": settings.revive_below,
+        "entropy": loss.entropy_weight > 0,
+        "entropy_temperature": loss.entropy_temperature,
+    }
+    return {**shared, "decay": settings.decay} if settings.kind == "ema_vq" else shared
+
+
+def _start_crops(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder) -> Tensor:
+    samples = build_samples(parts, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
+    return torch.stack([samples[number].pixels for number in range(_START_SAMPLES)])
+
+
+def build_objective(autoencoder: Autoencoder, bottleneck: Bottleneck, config: RunConfig) -> Objective:
+    """Autoencoder, bottleneck and loss terms, on the CPU in float32, frozen where the run does not train them.
+
+    Raises UserError for what cannot be built.
+    """
+    trained = config.model.trained
+    frozen = frozenset() if trained is None else freeze_all_but(autoencoder, trained)
     return Objective(
-        model,
+        TrainableAutoencoder(autoencoder, bottleneck),
         RECONSTRUCTION[config.loss.reconstruction](),
         build_distance(config.loss.perceptual, autoencoder.config["in_channels"], config.loss.perceptual_weights_file),
+        frozen,
+    )
+
+
+def build_draws(model: TrainableAutoencoder, config: RunConfig) -> Draws:
+    """The run's random numbers."""
+    shape = latent_shape(model.autoencoder, config.data.resolution)
+    return Draws(
+        seed=config.seed,
+        noise_shape=model.bottleneck.noise_shape(shape),
+        latent_shape=shape,
+        latent_noise=config.loss.latent_noise,
+        equivariance_share=config.loss.equivariance_share,
+    )
+
+
+def build_guards(config: TrainConfig) -> dict[str, GradientGuard]:
+    """What watches over the gradient norm of each side."""
+    threshold, patience = config.skip_above_grad_norm, config.max_skips_in_a_row
+    return {side: GradientGuard(threshold=threshold, patience=patience) for side in ("generator", "discriminator")}
+
+
+def build_adversary(autoencoder: Autoencoder, config: RunConfig) -> Adversary | None:
+    """The discriminator's side, or None where the run has none. Raises UserError."""
+    settings = config.adversarial
+    if settings.loss == "none":
+        return None
+    channels = autoencoder.config["in_channels"]
+    if settings.init_from is not None:
+        network = load_discriminator(Path(settings.init_from), in_channels=channels)
+    else:
+        network = PatchDiscriminator(
+            channels, settings.layers, settings.width, settings.normalization, seed=config.seed
+        )
+    if config.data.resolution < (least := minimum_side(network.layers)):
+        raise UserError(
+            f"a discriminator of {network.layers} layers needs a data.resolution of at least {least}, "
+            f"got {config.data.resolution}: lower adversarial.layers"
+        )
+    if settings.adaptive and not autoencoder.decoder.conv_out.weight.requires_grad:
+        raise UserError(
+            "adversarial.adaptive compares gradients at the decoder's last layer, which model.trained freezes: "
+            "give adversarial.adaptive false"
+        )
+    module = Discrimination(network, ADVERSARIAL[settings.loss], LeCam() if settings.lecam_weight else None)
+    return Adversary(
+        network,
+        module,
+        _adamw(list(network.parameters()), config.train, rate=settings.learning_rate, betas=settings.betas),
+        ADVERSARIAL[settings.loss],
+        autoencoder.decoder.conv_out.weight,
+        weights={"discriminator": 1.0, "lecam": settings.lecam_weight, "r1": settings.r1_weight / 2},
+        weight=settings.weight,
+        adaptive=settings.adaptive,
+        start_step=settings.start_step,
+        warmup_steps=settings.warmup_steps,
     )
 
 
@@ -62,10 +191,21 @@ def build_distance(name: str, image_channels: int, weights_file: str | None) -> 
 
 def build_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW over everything that learns, with the fused kernel."""
+    return _adamw([parameter for parameter in objective.parameters() if parameter.requires_grad], config)
+
+
+def _adamw(
+    parameters: list[nn.Parameter],
+    config: TrainConfig,
+    *,
+    rate: float | None = None,
+    betas: tuple[float, float] | None = None,
+) -> torch.optim.Optimizer:
+    peak = rate or config.learning_rate
     return torch.optim.AdamW(
-        [parameter for parameter in objective.parameters() if parameter.requires_grad],
-        lr=config.learning_rate,
-        betas=config.betas,
+        [{"params": parameters, "peak": peak}],
+        lr=peak,
+        betas=betas or config.betas,
         eps=config.epsilon,
         weight_decay=config.weight_decay,
         fused=True,
@@ -89,9 +229,23 @@ def build_samples(parts: SourceParts, config: DataConfig, *, seed: int, channels
 
 def final_weights(config: LossConfig) -> Weights:
     """The weights of the terms once every schedule has ended."""
-    return Weights(perceptual=config.perceptual_weight, beta=config.beta, capacity=config.capacity)
+    return _weights(config, config.beta or 0.0, config.capacity)
 
 
-def weights_at(step: int, config: LossConfig) -> Weights:
-    """The weights of the terms at an update."""
-    return Weights(perceptual=config.perceptual_weight, beta=beta_at(step, config), capacity=capacity_at(step, config))
+def weights_at(step: int, config: LossConfig, *, adversarial: float = 0.0) -> Weights:
+    """The weights of the terms at an update; that of the adversarial term is measured, not scheduled."""
+    return _weights(config, beta_at(step, config), capacity_at(step, config), adversarial)
+
+
+def _weights(config: LossConfig, beta: float, capacity: float | None, adversarial: float = 0.0) -> Weights:
+    return Weights(
+        {
+            "perceptual": config.perceptual_weight,
+            "kl": beta,
+            "commitment": config.commitment_weight or 0.0,
+            "codebook": config.codebook_weight or 0.0,
+            "entropy": config.entropy_weight,
+            "adversarial": adversarial,
+        },
+        capacity,
+    )

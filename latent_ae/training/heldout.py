@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
 from latent_ae.config import RunConfig
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
-from latent_ae.evaluation import EvaluationReport, Evaluator, measure_latents
+from latent_ae.evaluation import EvaluationReport, measure_latents
 from latent_ae.image import save_png
-from latent_ae.measure import metric_or_reason, size_rule
+from latent_ae.measure import build_evaluator, build_networks
 from latent_ae.metrics import LatentStatistics
+from latent_ae.models import Autoencoder
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.pictures import reconstruction_grid
 from latent_ae.training.processes import gather_from_processes
@@ -31,14 +31,14 @@ class Heldout:
         self.config = config
         self.accelerator = accelerator
         self._channels = channels
-        self._perceptual, self._perceptual_reason = metric_or_reason(config.evaluation, channels)
+        self._networks = build_networks(config.evaluation, channels)
 
     def images(self, source: ImageSource, count: int) -> list[Tensor]:
         """The first images of a source, [C,H,W] each in [-1, 1]."""
         batches = self._batches(source, limit=count, shard=(0, 1))
         return [image for pixels, _ in batches for image in pixels]
 
-    def draw_samples(self, model: AutoencoderKL, step: int, logbook: Logbook) -> Path | None:
+    def draw_samples(self, model: Autoencoder, step: int, logbook: Logbook) -> Path | None:
         """Write samples/step-N.png, inputs above reconstructions; the main process alone."""
         if not self.accelerator.is_main_process:
             return None
@@ -48,15 +48,14 @@ class Heldout:
         logbook.picture(step, "reconstructions", file)
         return file
 
-    def evaluate(self, model: AutoencoderKL, stop: Callable[[], bool]) -> EvaluationReport | None:
+    def evaluate(self, model: Autoencoder, stop: Callable[[], bool]) -> EvaluationReport | None:
         """Measure the held-out images, each process its share; None on every process if one was told to stop."""
         evaluation = self.config.evaluation
-        evaluator = Evaluator(
+        evaluator = build_evaluator(
             model,
+            evaluation,
             data=f"{self.config.data.source}, held-out part",
-            size_rule=size_rule(evaluation.size),
-            perceptual=None if self._perceptual is None else self._perceptual.to(self.accelerator.device),
-            perceptual_reason=self._perceptual_reason,
+            networks=self._networks,
             seed=self.config.seed,
         )
         total = min(evaluation.max_images, len(self.parts.heldout))
@@ -73,7 +72,7 @@ class Heldout:
         evaluator.merge(others)
         return evaluator.report()
 
-    def evaluate_during(self, model: AutoencoderKL, step: int, logbook: Logbook, stop: Callable[[], bool]) -> None:
+    def evaluate_during(self, model: Autoencoder, step: int, logbook: Logbook, stop: Callable[[], bool]) -> None:
         """Evaluate in the middle of a run: one line, and the measures at the tracker."""
         if (report := self.evaluate(model, stop)) is None:
             return
@@ -84,7 +83,7 @@ class Heldout:
             with (self.config.run_dir / "heldout.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def measure_training_latents(self, model: AutoencoderKL, stop: Callable[[], bool]) -> LatentStatistics | None:
+    def measure_training_latents(self, model: Autoencoder, stop: Callable[[], bool]) -> LatentStatistics | None:
         """Latent statistics over the training images, each process its share; None if one was told to stop."""
         limit = self.config.evaluation.latent_images
 

@@ -5,13 +5,18 @@ Only the main process writes.
 
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from accelerate import Accelerator
 from tqdm import tqdm
 
+from latent_ae.config import RunConfig, flatten
 from latent_ae.errors import UserError
+
+T = TypeVar("T")
 
 
 class Logbook:
@@ -41,6 +46,7 @@ class Logbook:
         self._file = run_dir / "metrics.jsonl"
         self._active = active
         self._clock = (time.perf_counter(), 0)
+        self._waited = 0.0
         if active:
             _cut_after(self._file, first_step)
         self._bar = tqdm(
@@ -82,17 +88,35 @@ class Logbook:
         )
         self._bar.update()
 
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches, with the time that the loop waits for each taken down."""
+        iterator = iter(batches)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - started
+            yield batch
+
     def images_per_second(self) -> float:
         """Over all processes, since the last logged line."""
         started, seen = self._clock
         return seen / max(1e-9, time.perf_counter() - started)
 
     def log(self, step: int, values: dict[str, float | int | None]) -> None:
-        """One line of metrics.jsonl and one point at the tracker, with the speed since the last."""
+        """One line of metrics.jsonl and one point at the tracker, with the speed since the last.
+
+        `data_wait_share` is the share of that time in which this process waited for images.
+        """
         if not self._active:
             return
-        line = {"step": step, **values, "images_per_second": round(self.images_per_second(), 2)}
-        self._clock = (time.perf_counter(), 0)
+        now, (started, seen) = time.perf_counter(), self._clock
+        elapsed = max(1e-9, now - started)
+        speed = {"images_per_second": round(seen / elapsed, 2), "data_wait_share": round(self._waited / elapsed, 4)}
+        line = {"step": step, **values, **speed}
+        self._clock, self._waited = (now, 0), 0.0
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         numbers = {name: value for name, value in line.items() if name != "step" and value is not None}
@@ -118,6 +142,19 @@ class Logbook:
         """Print without breaking the progress bar; the main process alone."""
         if self._active:
             tqdm.write(text)
+
+
+def open_logbook(config: RunConfig, first_step: int, accelerator: Accelerator) -> Logbook:
+    """A run's logbook, going on after `first_step`."""
+    return Logbook(
+        config.run_dir,
+        tracker=config.train.tracker,
+        name=config.name,
+        settings=flatten(config.model_dump(mode="json")),
+        first_step=first_step,
+        steps=config.train.steps,
+        active=accelerator.is_main_process,
+    )
 
 
 def _cut_after(file: Path, step: int) -> None:

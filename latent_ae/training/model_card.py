@@ -11,6 +11,29 @@ _CAPTIONS = {
     "morph": "Held-out pairs: decodings along the straight line between their latents.",
 }
 
+_KINDS = {
+    "kl": "A KL autoencoder (`diffusers.AutoencoderKL`)",
+    "identity": "A plain autoencoder (`diffusers.AutoencoderKL` with a log-variance of -30: its mode is its latent)",
+    "vq": "A vector-quantised autoencoder (`diffusers.VQModel`)",
+    "ema_vq": "A vector-quantised autoencoder (`diffusers.VQModel`)",
+    "fsq": "A vector-quantised autoencoder (`diffusers.VQModel`, its codebook the grid of finite scalar quantisation)",
+    "gumbel": "A vector-quantised autoencoder (`diffusers.VQModel`, trained with the Gumbel-softmax)",
+}
+_USE = {
+    "AutoencoderKL": """from diffusers import AutoencoderKL
+
+vae = AutoencoderKL.from_pretrained("path/to/this/folder")
+latents = (vae.encode(pixels).latent_dist.sample() - vae.config.shift_factor) * vae.config.scaling_factor
+pixels = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample""",
+    "VQModel": """from diffusers import VQModel
+
+vqvae = VQModel.from_pretrained("path/to/this/folder")
+vectors = vqvae.encode(pixels).latents
+codes = vqvae.quantize(vectors)[2][2]  # indices into vqvae.quantize.embedding, image by image, row by row
+pixels = vqvae.decode(vectors).sample  # takes the nearest codes by itself""",
+}
+_SCALED = {"kl": "latents drawn from the posterior", "identity": "the latents"}
+
 
 def model_card(
     config: RunConfig,
@@ -43,15 +66,11 @@ tags: [autoencoder, vae]
 
 # {config.name}
 
-A KL autoencoder (`diffusers.AutoencoderKL`) with {parameters:,} parameters and a factor of {factor}, trained on
+{_KINDS[config.bottleneck.kind]} with {parameters:,} parameters and a factor of {factor}, trained on
 `{config.data.source}` for {config.train.steps:,} steps of {config.train.batch_size} images. {made_with}.
 
 ```python
-from diffusers import AutoencoderKL
-
-vae = AutoencoderKL.from_pretrained("path/to/this/folder")
-latents = (vae.encode(pixels).latent_dist.sample() - vae.config.shift_factor) * vae.config.scaling_factor
-pixels = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+{_USE[config.bottleneck.stock_class]}
 ```
 
 Pixels are float NCHW in [-1, 1].
@@ -65,7 +84,7 @@ Pixels are float NCHW in [-1, 1].
 {_metric_table(report)}
 {warnings}
 `scaling_factor` {stats["scaling_factor"]} and `shift_factor` {stats["shift_factor"]} were measured over
-{stats["images"]} images ({stats["split"]}) on latents drawn from the posterior;
+{stats["images"]} images ({stats["split"]}) on {_SCALED.get(config.bottleneck.kind, "the codes' vectors")};
 `latent_stats.json` has them per channel.
 
 Encoder identity: `{stats["encoder_identity"]}`
@@ -83,4 +102,14 @@ def _metric_table(report: EvaluationReport) -> str:
     for name, metric in report.metrics.items():
         value = f"- ({metric.reason})" if metric.value is None else f"{metric.value:.5g} {metric.unit}".rstrip()
         lines.append(f"| {name} | {value} | {metric.protocol} |")
+    if report.codebook is not None:
+        codebook = report.codebook
+        lines.append(
+            f"| codebook | {codebook['used']} of {codebook['codebook_size']} codes used, perplexity "
+            f"{codebook['perplexity']:.5g} | over {codebook['codes']:,} positions |"
+        )
+        bits = f"{codebook['bits_per_pixel_uniform']:.4g} ({codebook['bits_per_pixel_entropy']:.4g})"
+        lines.append(f"| bits per pixel | {bits} | log2 K a position (entropy of the used codes) |")
+    bias = ", ".join(f"{value:+.4f}" for value in report.color_bias)
+    lines.append(f"| colour bias | {bias} | mean of reconstruction - image by channel, on [-1, 1] |")
     return "\n".join(lines)

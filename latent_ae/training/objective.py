@@ -10,30 +10,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from latent_ae.models.autoencoder import factor_of
 from latent_ae.models.trainable import AutoencoderOutput, TrainableAutoencoder
+from latent_ae.models.transform import LatentTransform
 
 
 class Terms(NamedTuple):
-    """Unweighted loss terms of a batch, each the mean over its images."""
+    """Unweighted loss terms of a batch, each the mean over its images, and what else an update needs of it."""
 
     losses: dict[str, Tensor]
-    """reconstruction, perceptual (if used), kl (nats / (C*H*W), after free bits and capacity)"""
+    """reconstruction, perceptual (if used), and the bottleneck's: kl (nats / (C*H*W), after free bits and capacity),
+    codebook, commitment, entropy"""
     stats: dict[str, Tensor]
-    """what is logged beside them, without gradient: kl_nats, psnr"""
+    """what is logged beside them, without gradient: psnr, kl_nats"""
+    sums: dict[str, Tensor]
+    """`BottleneckOutput.sums`"""
+    candidates: Tensor | None
+    """`BottleneckOutput.candidates`"""
+    reconstruction: Tensor
+    """[B, C, H, W] float32, not clamped"""
+    target: Tensor
+    """[B, C, H, W] what it is compared with: the pixels, transformed if the latents were"""
 
 
 @dataclass(frozen=True)
 class Weights:
     """The weights of the terms at one step."""
 
-    perceptual: float
-    beta: float
+    terms: dict[str, float]
+    """by the term's name"""
     capacity: float | None = None
-    """nats per image"""
+    """the KL's target in nats per image"""
 
     def of(self, term: str) -> float:
-        """The weight of a term by its name."""
-        return {"reconstruction": 1.0, "perceptual": self.perceptual, "kl": self.beta}[term]
+        """The weight of a term by its name; 1 for the reconstruction."""
+        return 1.0 if term == "reconstruction" else self.terms[term]
 
 
 class Objective(nn.Module):
@@ -43,34 +54,60 @@ class Objective(nn.Module):
         model: the autoencoder with its bottleneck (or torch.compile's wrapping of it).
         reconstruction: a module of `losses.RECONSTRUCTION`.
         perceptual: a `PerceptualDistance`, or None. Its parameters are frozen.
+        frozen: modules of the autoencoder that are not to learn in this run.
     """
 
-    def __init__(self, model: TrainableAutoencoder, reconstruction: nn.Module, perceptual: nn.Module | None) -> None:
+    def __init__(
+        self,
+        model: TrainableAutoencoder,
+        reconstruction: nn.Module,
+        perceptual: nn.Module | None,
+        frozen: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__()
+        self.frozen = frozen
         self.model = model
         self.reconstruction = reconstruction
         self.perceptual = perceptual
 
-    def forward(self, pixels: Tensor, noise: Tensor, capacity: float | None = None) -> Terms:
-        """Pixels [B,C,H,W] in [-1, 1], noise [B,c,h,w] and the KL target in nats per image => terms."""
-        output: AutoencoderOutput = self.model(pixels, noise)
+    def forward(
+        self,
+        pixels: Tensor,
+        noise: Tensor,
+        *,
+        capacity: float | None = None,
+        latent_noise: Tensor | None = None,
+        transform: LatentTransform | None = None,
+    ) -> Terms:
+        """Pixels [B,C,H,W] in [-1, 1], the bottleneck's noise [B,...] and the KL target in nats per image => terms.
+
+        `latent_noise` and `transform` are those of `TrainableAutoencoder.forward`.
+        """
+        output: AutoencoderOutput = self.model(pixels, noise, latent_noise=latent_noise, transform=transform)
+        bottleneck = output.bottleneck
         # The autoencoder may run in half precision; what is summed up is float32.
         with torch.autocast(pixels.device.type, enabled=False):
             reconstruction = output.reconstruction.float()
-            losses = {"reconstruction": self.reconstruction(reconstruction, pixels).mean()}
-            for name, value in output.bottleneck.losses.items():
-                shaped = value if capacity is None else (value - capacity).abs()
-                losses[name] = shaped.mean() / pixels[0].numel()
-            stats = {name: value.mean() for name, value in output.bottleneck.stats.items()}
+            target = pixels if transform is None else transform.of_pixels(pixels, factor_of(self.model.autoencoder))
+            losses = {"reconstruction": self.reconstruction(reconstruction, target).mean()}
+            for name, value in bottleneck.losses.items():
+                losses[name] = _per_pixel_value(value, capacity, pixels) if name == "kl" else value.mean()
+            stats = {name: value.mean() for name, value in bottleneck.stats.items()}
             with torch.no_grad():
-                error = (reconstruction.clamp(-1.0, 1.0) - pixels).square().mean(dim=(1, 2, 3))
+                error = (reconstruction.clamp(-1.0, 1.0) - target).square().mean(dim=(1, 2, 3))
                 # 4 is the squared data range; the floor stands in for a perfect reconstruction.
                 stats["psnr"] = (10.0 * torch.log10(4.0 / error.clamp(min=1e-10))).mean()
         if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(reconstruction, pixels).mean()
-        return Terms(losses, stats)
+            losses["perceptual"] = self.perceptual(reconstruction, target).mean()
+        return Terms(losses, stats, bottleneck.sums, bottleneck.candidates, reconstruction, target)
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: Weights) -> Tensor:
     """The loss: every term times its weight."""
     return torch.stack([weights.of(name) * value for name, value in losses.items()]).sum()
+
+
+def _per_pixel_value(nats: Tensor, capacity: float | None, pixels: Tensor) -> Tensor:
+    """KL in nats per image [B] => its mean distance to the target, by the number of pixel values of an image."""
+    shaped = nats if capacity is None else (nats - capacity).abs()
+    return shaped.mean() / pixels[0].numel()

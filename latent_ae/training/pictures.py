@@ -4,19 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
 from latent_ae.codec import decode, encode, reconstruct
 from latent_ae.image import from_tensor, image_grid
-from latent_ae.models import factor_of
+from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.randomness import torch_generator
 
 Picture = NDArray[np.uint8]
 
 
-def reconstruction_grid(model: AutoencoderKL, images: Sequence[Tensor], *, columns: int = 8) -> Picture:
+def reconstruction_grid(model: Autoencoder, images: Sequence[Tensor], *, columns: int = 8) -> Picture:
     """Inputs above their reconstructions, for images [C,H,W] in [-1, 1] of any sizes (cut to the smallest)."""
     height, width = (min(image.shape[axis] for image in images) for axis in (1, 2))
     rows = []
@@ -26,15 +25,15 @@ def reconstruction_grid(model: AutoencoderKL, images: Sequence[Tensor], *, colum
     return image_grid(rows)
 
 
-def prior_draws(model: AutoencoderKL, *, size: int, count: int, seed: int, columns: int = 16) -> Picture:
+def prior_draws(model: Autoencoder, *, size: int, count: int, seed: int, columns: int = 16) -> Picture:
     """Decoded draws of raw latents from N(0, 1), the prior that the KL term pulls the posterior to."""
-    shape = (model.config["latent_channels"], size // factor_of(model), size // factor_of(model))
+    shape = latent_shape(model, size)
     draws = torch.stack([torch.randn(shape, generator=torch_generator(seed, "prior", i)) for i in range(count)])
     pixels = from_tensor(decode(model, draws))
     return image_grid([list(pixels[first : first + columns]) for first in range(0, count, columns)])
 
 
-def morph(model: AutoencoderKL, pairs: Sequence[tuple[Tensor, Tensor]], *, steps: int = 9) -> Picture:
+def morph(model: Autoencoder, pairs: Sequence[tuple[Tensor, Tensor]], *, steps: int = 9) -> Picture:
     """A row for each pair of images [C,H,W]: decodings along the straight line between their posterior means."""
     rows = []
     for start, end in pairs:

@@ -7,24 +7,17 @@ does not start.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError
+from latent_ae.models.bottlenecks import Bottleneck, KLBottleneck
+from latent_ae.models.bottlenecks.protocol import CODEBOOK
+from latent_ae.training.adversary import Adversary
 from latent_ae.training.objective import Objective, Weights
-
-ENCODER_SIDE = frozenset({"encoder", "quant_conv"})
-DECODER_SIDE = frozenset({"post_quant_conv", "decoder"})
-
-TRAINS: dict[str, frozenset[str]] = {
-    "reconstruction": ENCODER_SIDE | DECODER_SIDE | {"reconstruction"},
-    "perceptual": ENCODER_SIDE | DECODER_SIDE,
-    "kl": ENCODER_SIDE,
-}
-"""the modules each term is meant to train, of those a model has"""
 
 
 class PreflightError(UserError):
@@ -36,13 +29,17 @@ class PreflightTable:
     """Gradient norms by term and module."""
 
     norms: dict[str, dict[str, float]]
+    trains: dict[str, frozenset[str]]
+    """the modules that each term is meant to train, of those a model has"""
 
     def violations(self) -> list[str]:
         """Each wrong entry, in words; empty if all is well."""
         found = []
         for term, row in self.norms.items():
+            if not self.trains[term] & row.keys():
+                found.append(f"the {term} term trains nothing, as all it reaches is frozen: give it the weight 0")
             for module, norm in row.items():
-                meant = module in TRAINS[term]
+                meant = module in self.trains[term]
                 if not math.isfinite(norm):
                     found.append(f"the {term} term has a non-finite gradient in {module}")
                 elif meant and norm == 0.0:
@@ -60,48 +57,88 @@ class PreflightTable:
         return "\n".join(lines)
 
 
-def preflight(objective: Objective, pixels: Tensor, noise: Tensor, weights: Weights) -> PreflightTable:
-    """Take each weighted term's gradient by itself on a batch of pixels [B,C,H,W] and noise [B,c,h,w].
+def preflight(
+    objective: Objective, pixels: Tensor, noise: Tensor, weights: Weights, adversary: Adversary | None = None
+) -> PreflightTable:
+    """Take each weighted term's gradient by itself on a batch of pixels [B,C,H,W] and the bottleneck's noise [B,...].
 
-    The free-bits floor is lifted for it: a fresh model's KL may rightly lie below the floor and cost nothing yet.
     Leaves no gradient behind. Raises PreflightError naming term and module of every violation.
     """
-    modules = dict(trained_modules(objective))
-    parameters = [parameter for group in modules.values() for parameter in group]
-    bottleneck: Any = objective.model.bottleneck
-    free_bits, bottleneck.free_bits = bottleneck.free_bits, 0.0
-    try:
-        with torch.enable_grad():
-            losses = objective(pixels, noise, weights.capacity).losses
-    finally:
-        bottleneck.free_bits = free_bits
-    norms = {}
-    for term, value in losses.items():
-        if weights.of(term) == 0.0:
-            continue
-        found: tuple[Tensor | None, ...] = (None,) * len(parameters)
-        if value.requires_grad:
-            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        gradients = dict(zip(parameters, found, strict=True))
-        norms[term] = {name: _norm([gradients[p] for p in group]) for name, group in modules.items()}
-    table = PreflightTable(norms)
+    modules = dict(trained_modules(objective, adversary))
+    with torch.enable_grad(), _in_full_force(objective.model.bottleneck, adversary):
+        terms = objective(pixels, noise, capacity=weights.capacity)
+        losses = {name: value for name, value in terms.losses.items() if weights.of(name) != 0.0}
+        if adversary is not None:
+            losses["adversarial"] = adversary.generator_term(terms.reconstruction)
+            sides = adversary.module(terms.target, terms.reconstruction.detach(), adversary.weights["r1"] > 0).losses
+            losses |= {name: value for name, value in sides.items() if adversary.weights[name] != 0.0}
+        norms = {term: _norms(value, modules) for term, value in losses.items()}
+    table = PreflightTable(norms, meant_to_train(objective.model.bottleneck))
     if violations := table.violations():
         raise PreflightError("preflight: " + "; ".join(violations))
     return table
 
 
-def trained_modules(objective: Objective) -> Iterator[tuple[str, list[nn.Parameter]]]:
-    """The modules with parameters that learn, by the names the table uses."""
+def meant_to_train(bottleneck: Bottleneck) -> dict[str, frozenset[str]]:
+    """The modules that each term is meant to train, of those a model has and does not freeze."""
+    through_decoder = bottleneck.reconstruction_trains
+    discriminator = dict.fromkeys(("discriminator", "lecam", "r1"), frozenset({"discriminator"}))
+    return {
+        "reconstruction": through_decoder | {"reconstruction"},
+        "perceptual": through_decoder,
+        "adversarial": through_decoder,
+        **discriminator,
+        **bottleneck.trains,
+    }
+
+
+def trained_modules(
+    objective: Objective, adversary: Adversary | None = None
+) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    """The modules with parameters that learn, or that some term is meant to train, by the names the table uses."""
+    bottleneck = objective.model.bottleneck
+    meant = frozenset().union(bottleneck.reconstruction_trains, *bottleneck.trains.values())
     autoencoder = objective.model.autoencoder
-    for name in ("encoder", "quant_conv", "post_quant_conv", "decoder"):
-        if (module := getattr(autoencoder, name)) is not None:
-            yield name, [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if learned := list(objective.reconstruction.parameters()):
-        yield "reconstruction", learned
-    if objective.perceptual is not None and (
-        thawed := [parameter for parameter in objective.perceptual.parameters() if parameter.requires_grad]
-    ):
-        yield "perceptual network", thawed
+    candidates: dict[str, nn.Module | None] = {
+        name: getattr(autoencoder, name, None)
+        for name in ("encoder", "quant_conv", CODEBOOK, "post_quant_conv", "decoder")
+    }
+    candidates |= {"reconstruction": objective.reconstruction, "perceptual network": objective.perceptual}
+    candidates["discriminator"] = None if adversary is None else adversary.module
+    for name, module in candidates.items():
+        learned = [] if module is None else [p for p in module.parameters() if p.requires_grad]
+        expected = module is not None and name in meant and name not in objective.frozen
+        if learned or expected:
+            yield name, learned
+
+
+@contextmanager
+def _in_full_force(bottleneck: Bottleneck, adversary: Adversary | None) -> Iterator[None]:
+    """Lift what rightly keeps a term at 0 in a fresh run: the free-bits floor, and LeCAM's want of averages."""
+    floor = bottleneck.free_bits if isinstance(bottleneck, KLBottleneck) else None
+    lecam = None if adversary is None else adversary.module.lecam
+    state = None if lecam is None else {name: value.clone() for name, value in lecam.state_dict().items()}
+    if isinstance(bottleneck, KLBottleneck):
+        bottleneck.free_bits = 0.0
+    if lecam is not None:
+        lecam.after_update(1.0, -1.0)
+    try:
+        yield
+    finally:
+        if isinstance(bottleneck, KLBottleneck) and floor is not None:
+            bottleneck.free_bits = floor
+        if lecam is not None and state is not None:
+            lecam.load_state_dict(state)
+
+
+def _norms(value: Tensor, modules: dict[str, list[nn.Parameter]]) -> dict[str, float]:
+    """Norm of a term's gradient in each module."""
+    parameters = [parameter for group in modules.values() for parameter in group]
+    found: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    if value.requires_grad:
+        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    gradients = dict(zip(parameters, found, strict=True))
+    return {name: _norm([gradients[parameter] for parameter in group]) for name, group in modules.items()}
 
 
 def _norm(gradients: list[Tensor | None]) -> float:

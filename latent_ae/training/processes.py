@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from latent_ae.errors import UserError
 
@@ -76,6 +77,17 @@ def sum_over_processes(values: list[float], accelerator: Accelerator) -> list[fl
     torch.distributed.all_reduce(tensor)
     summed: list[float] = tensor.tolist()
     return summed
+
+
+def sum_tensors_over_processes(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Each float64 tensor summed over all processes, by one collective; on the CPU."""
+    if not tensors:
+        return {}
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(flat)
+    pieces = flat.cpu().split([tensor.numel() for tensor in tensors.values()])
+    return {name: piece.reshape(tensors[name].shape) for name, piece in zip(tensors, pieces, strict=True)}
 
 
 def gather_from_processes(value: T, accelerator: Accelerator) -> list[T]:

@@ -6,34 +6,34 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from diffusers import AutoencoderKL
-
 from latent_ae._version import __version__
 from latent_ae.config import RunConfig
 from latent_ae.errors import UserError
 from latent_ae.image import save_png
 from latent_ae.measure import size_rule
 from latent_ae.metrics import LatentStatistics
-from latent_ae.models import factor_of
+from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.identity import encoder_identity
 from latent_ae.report import EvaluationReport
 from latent_ae.training.heldout import Heldout
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.model_card import model_card
 from latent_ae.training.pictures import morph, prior_draws
+from latent_ae.training.state import TrainingState
 
 PRIOR_STD_RANGE = (0.7, 1.4)
 """standard deviation of the latents between which draws from N(0, 1) are worth a picture"""
 _MORPH_ROWS = 6
 
 
-def write_result(model: AutoencoderKL, heldout: Heldout, logbook: Logbook, stop: Callable[[], bool], step: int) -> bool:
-    """Measure the latents, evaluate, draw, and write runs/NAME/{evaluation.json,samples,model}.
+def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop: Callable[[], bool]) -> bool:
+    """Measure the latents, evaluate, draw, and write runs/NAME/{evaluation.json,samples,model,discriminator}.
 
-    `model` carries the weights to export (the averaged ones); its config receives the measured scaling_factor and
-    shift_factor. Returns False, with nothing of `model/` touched, if a process was told to stop meanwhile.
+    The averaged weights are exported; the model's config receives the measured scaling_factor and shift_factor.
+    Returns False, with nothing of `model/` touched, if a process was told to stop meanwhile.
     """
-    config, run_dir = heldout.config, heldout.config.run_dir
+    config, run_dir, model = heldout.config, heldout.config.run_dir, state.averaged_autoencoder()
     statistics = heldout.measure_training_latents(model, stop)
     if statistics is None:
         return False
@@ -41,25 +41,33 @@ def write_result(model: AutoencoderKL, heldout: Heldout, logbook: Logbook, stop:
         raise UserError(
             f"the trained model is unusable: {statistics.nonfinite_images} training images have non-finite latents"
         )
-    scaling = statistics.scaling()
-    model.register_to_config(scaling_factor=scaling.scaling_factor, shift_factor=scaling.shift_factor)
+    record_scaling(model, statistics)
     report = heldout.evaluate(model, stop)
     if report is None:
         return False
     if heldout.accelerator.is_main_process:
-        pictures = draw_pictures(model, heldout, statistics, logbook, step)
+        pictures = draw_pictures(model, heldout, statistics, logbook, state.step)
         (run_dir / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
         write_model_directory(
             run_dir / "model", model, config=config, statistics=statistics, report=report, pictures=pictures
         )
+        if state.adversary is not None:
+            save_discriminator(run_dir / "discriminator", state.adversary.network)
         logbook.say(report.summary())
         logbook.say(f"the model is in {run_dir / 'model'}")
     heldout.accelerator.wait_for_everyone()
     return True
 
 
+def record_scaling(model: Autoencoder, statistics: LatentStatistics) -> None:
+    """Write the measured scaling into the model's config; a VQModel's has no shift_factor."""
+    scaling = statistics.scaling()
+    shift = {"shift_factor": scaling.shift_factor} if "shift_factor" in model.config else {}
+    model.register_to_config(scaling_factor=scaling.scaling_factor, **shift)
+
+
 def draw_pictures(
-    model: AutoencoderKL, heldout: Heldout, statistics: LatentStatistics, logbook: Logbook, step: int
+    model: Autoencoder, heldout: Heldout, statistics: LatentStatistics, logbook: Logbook, step: int
 ) -> dict[str, Path]:
     """Write the run's pictures into samples/; their files by what they show."""
     folder = heldout.config.run_dir / "samples"
@@ -67,7 +75,7 @@ def draw_pictures(
     assert reconstructions is not None
     pictures = {"reconstructions": reconstructions}
     low, high = PRIOR_STD_RANGE
-    if low <= statistics.to_dict()["sample"]["std"] <= high:
+    if statistics.has_posterior and low <= statistics.to_dict()["sample"]["std"] <= high:
         size = heldout.config.data.resolution
         pictures["draws"] = folder / "draws.png"
         save_png(pictures["draws"], prior_draws(model, size=size, count=64, seed=heldout.config.seed))
@@ -85,7 +93,7 @@ def draw_pictures(
 
 def write_model_directory(
     folder: Path,
-    model: AutoencoderKL,
+    model: Autoencoder,
     *,
     config: RunConfig,
     statistics: LatentStatistics,
@@ -101,8 +109,8 @@ def write_model_directory(
         "schema": 1,
         "encoder_identity": encoder_identity(model),
         "scaling_factor": model.config["scaling_factor"],
-        "shift_factor": model.config["shift_factor"],
-        "of": "sample",
+        "shift_factor": statistics.scaling().shift_factor,
+        "of": {"kl": "sample", "identity": "mode"}.get(config.bottleneck.kind, "codes"),
         "split": f"{config.data.source}, training part",
         "size_rule": size_rule(config.evaluation.size),
         **statistics.to_dict(),

@@ -5,13 +5,20 @@
 
 import math
 
+import torch
+
 from latent_ae.config import LossConfig, TrainConfig
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """Linear warm-up to the peak, then constant, or down to the final share of it at the run's last update."""
+    return config.learning_rate * learning_rate_share_at(step, config)
+
+
+def learning_rate_share_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of an update as a share of the peak."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
     match config.schedule:
         case "constant":
@@ -21,7 +28,13 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         case "cosine":
             share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
     floor = config.final_learning_rate_share
-    return config.learning_rate * (floor + (1.0 - floor) * max(0.0, share))
+    return floor + (1.0 - floor) * max(0.0, share)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Give every group of parameters its share of its own `peak`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
 
 
 def beta_at(step: int, config: LossConfig) -> float:
@@ -30,14 +43,15 @@ def beta_at(step: int, config: LossConfig) -> float:
     linear: beta * step / warmup_steps, until beta is reached. cyclical: within each cycle of M steps the weight rises
     from 0 to beta over the first half and stays there for the second (Fu et al. 2019, eq. 6 with R = 0.5).
     """
+    beta = config.beta or 0.0
     match config.beta_schedule:
         case "constant":
-            return config.beta
+            return beta
         case "linear":
-            return config.beta * min(1.0, step / config.beta_warmup_steps)
+            return beta * min(1.0, step / config.beta_warmup_steps)
         case "cyclical":
             place = (step % config.beta_cycle_steps) / config.beta_cycle_steps
-            return config.beta * min(1.0, 2.0 * place)
+            return beta * min(1.0, 2.0 * place)
 
 
 def capacity_at(step: int, config: LossConfig) -> float | None:

@@ -1,34 +1,45 @@
 """Everything of a run that changes with the steps, in one place: what a checkpoint holds."""
 
-from collections.abc import Iterator
-
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
 from diffusers import __version__ as diffusers_version
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent_ae._version import __version__
+from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.identity import encoder_identity
+from latent_ae.training.adversary import Adversary
 from latent_ae.training.checkpoints import Checkpoint, CheckpointError
+from latent_ae.training.guard import GradientGuard
 from latent_ae.training.objective import Objective
 
 
 class TrainingState:
-    """Weights, their average, optimizer and gradient scaler, with their names.
+    """Weights, their average, optimizers and gradient scalers, with their names.
 
     Args:
         objective: the module as built, not as prepared: its names carry no wrapper's prefix.
         optimizer: the optimizer over its trainable parameters.
         ema_decay: decay of the averaged autoencoder; None keeps no average.
+        adversary: the discriminator's side, if the run has one.
+        guards: of "generator" and "discriminator"; without them any gradient norm that is not finite ends the run.
     """
 
-    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, ema_decay: float | None) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        ema_decay: float | None,
+        adversary: Adversary | None = None,
+        guards: dict[str, GradientGuard] | None = None,
+    ) -> None:
         self.objective = objective
         self.optimizer = optimizer
+        self.adversary = adversary
+        self.guards = guards or {"generator": GradientGuard(), "discriminator": GradientGuard()}
         self.step = 0
-        self.autoencoder: AutoencoderKL = objective.model.autoencoder
+        self.autoencoder: Autoencoder = objective.model.autoencoder
         self.ema = None if ema_decay is None else EMAModel(self.autoencoder.parameters(), ema_decay, foreach=True)
 
     def average(self) -> None:
@@ -36,31 +47,37 @@ class TrainingState:
         if self.ema is not None:
             self.ema.step(self.autoencoder.parameters())
 
-    def averaged_autoencoder(self) -> AutoencoderKL:
+    def averaged_autoencoder(self) -> Autoencoder:
         """A copy of the autoencoder with the averaged weights (or the present ones if none are kept), in eval mode."""
-        copy = AutoencoderKL.from_config(dict(self.autoencoder.config)).to(self.autoencoder.device)
+        copy = type(self.autoencoder).from_config(dict(self.autoencoder.config)).to(self.autoencoder.device)
         copy.load_state_dict(self.autoencoder.state_dict())
         if self.ema is not None:
             self.ema.copy_to(copy.parameters())
+        self.objective.model.bottleneck.fold(copy)
         return copy.eval()
 
-    def checkpoint(self, accelerator: Accelerator, config_yaml: str) -> Checkpoint:
-        """The present state, on the CPU."""
-        tensors = {"weights": {name: _saved(parameter) for name, parameter in self._trained()}}
+    def checkpoint(self, accelerator: Accelerator, config_yaml: str, data: object = None) -> Checkpoint:
+        """The present state, on the CPU; `data` is the position of the data loader, if it has one (JSON)."""
+        tensors = {
+            "weights": {name: _saved(tensor) for name, tensor in self._own().items()},
+            "optimizer": _optimizer_tensors(self._own(), self.optimizer),
+        }
         if self.ema is not None:
             names = [name for name, _ in self.autoencoder.named_parameters()]
             tensors["ema"] = {name: _saved(shadow) for name, shadow in zip(names, self.ema.shadow_params, strict=True)}
-        tensors["optimizer"] = {
-            f"{name}|{key}": _saved(value)
-            for name, parameter in self._trained()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
+        if self.adversary is not None:
+            own = self.adversary.tensors()
+            tensors["discriminator"] = {name: _saved(tensor) for name, tensor in own.items()}
+            tensors["discriminator_optimizer"] = _optimizer_tensors(own, self.adversary.optimizer)
         return Checkpoint(
             step=self.step,
             tensors=tensors,
             values={
                 "ema_updates": None if self.ema is None else self.ema.optimization_step,
                 "gradient_scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+                "discriminator_scaler": None if self.adversary is None else self.adversary.scaler.state_dict(),
+                "skips": {side: guard.state() for side, guard in self.guards.items()},
+                "data": data,
                 "encoder_identity": encoder_identity(self.autoencoder),
                 "versions": {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers_version},
             },
@@ -69,38 +86,66 @@ class TrainingState:
 
     def restore(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
         """Become the state that was saved, to the last bit. Raises CheckpointError if the shapes differ."""
+        saved, values = checkpoint.tensors, checkpoint.values
         try:
-            _load(dict(self._trained()), checkpoint.tensors["weights"])
+            _load(self._own(), saved["weights"])
+            _load_optimizer(self._own(), self.optimizer, saved["optimizer"])
             if self.ema is not None:
                 names = [name for name, _ in self.autoencoder.named_parameters()]
-                _load(dict(zip(names, self.ema.shadow_params, strict=True)), checkpoint.tensors["ema"])
+                _load(dict(zip(names, self.ema.shadow_params, strict=True)), saved["ema"])
+                self.ema.optimization_step = values["ema_updates"]
+            if self.adversary is not None:
+                own = self.adversary.tensors()
+                _load(own, saved["discriminator"])
+                _load_optimizer(own, self.adversary.optimizer, saved["discriminator_optimizer"])
         except KeyError as error:
             raise CheckpointError(f"the checkpoint belongs to another model: it lacks {error.args[0]}") from None
-        for name, parameter in self._trained():
-            self.optimizer.state[parameter] = {
-                key: self._optimizer_value(checkpoint.tensors["optimizer"][f"{name}|{key}"], parameter)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}|{key}" in checkpoint.tensors["optimizer"]
-            }
-        if self.ema is not None:
-            self.ema.optimization_step = checkpoint.values["ema_updates"]
-        if accelerator.scaler is not None and checkpoint.values["gradient_scaler"] is not None:
-            accelerator.scaler.load_state_dict(checkpoint.values["gradient_scaler"])
+        if accelerator.scaler is not None and values["gradient_scaler"] is not None:
+            accelerator.scaler.load_state_dict(values["gradient_scaler"])
+        scaler, skips = values["discriminator_scaler"], values["skips"]
+        if self.adversary is not None and isinstance(scaler, dict) and scaler:
+            self.adversary.scaler.load_state_dict(scaler)
+        assert isinstance(skips, dict)
+        for side, guard in self.guards.items():
+            guard.restore(skips[side])
         self.step = checkpoint.step
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self.autoencoder.named_parameters():
-            yield f"autoencoder.{name}", parameter
-        for name, parameter in self.objective.reconstruction.named_parameters():
-            yield f"reconstruction.{name}", parameter
+    def _own(self) -> dict[str, Tensor]:
+        """Parameters of the autoencoder and the losses, and what the bottleneck keeps besides its codebook."""
+        objective = self.objective
+        return {
+            **{f"autoencoder.{name}": tensor for name, tensor in self.autoencoder.named_parameters()},
+            **{f"reconstruction.{name}": tensor for name, tensor in objective.reconstruction.named_parameters()},
+            **{f"bottleneck.{name}": tensor for name, tensor in objective.model.bottleneck.named_buffers()},
+        }
 
-    @staticmethod
-    def _optimizer_value(saved: Tensor, parameter: nn.Parameter) -> Tensor:
-        if saved.dim() == 0 and parameter.dim() != 0:
-            return saved.to(parameter.device)
-        # Fused AdamW walks parameter and moments by address: a moment in another memory layout than its parameter
-        # (channels last) would silently be applied to the wrong weights. A file holds no layout, so copy into one.
-        return torch.empty_like(parameter, requires_grad=False).copy_(saved)
+
+def _optimizer_tensors(owners: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}|{key}": _saved(value)
+        for name, tensor in owners.items()
+        if tensor in optimizer.state
+        for key, value in optimizer.state[tensor].items()
+    }
+
+
+def _load_optimizer(owners: dict[str, Tensor], optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    for name, tensor in owners.items():
+        state = {
+            key: _optimizer_value(saved[f"{name}|{key}"], tensor)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"{name}|{key}" in saved
+        }
+        if state:
+            optimizer.state[tensor] = state
+
+
+def _optimizer_value(saved: Tensor, parameter: Tensor) -> Tensor:
+    if saved.dim() == 0 and parameter.dim() != 0:
+        return saved.to(parameter.device)
+    # Fused AdamW walks parameter and moments by address: a moment in another memory layout than its parameter
+    # (channels last) would silently be applied to the wrong weights. A file holds no layout, so copy into one.
+    return torch.empty_like(parameter, requires_grad=False).copy_(saved)
 
 
 def _saved(tensor: Tensor) -> Tensor:

@@ -1,25 +1,29 @@
-"""One update of the weights from one global batch."""
+"""One update of each side's weights from one global batch: the generator's step, then the discriminator's.
+
+    batches --> generator_step --> autoencoder updated --> (targets, reconstructions) --> discriminator_step
+
+Both see the same batch. The generator's step uses the discriminator with its weights detached, and the
+discriminator's step gets reconstructions without graph, so that neither side's gradients reach the other.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from latent_ae.data.loader import Batch
-from latent_ae.randomness import sample_noise
+from latent_ae.models.bottlenecks import Bottleneck
+from latent_ae.training.adversary import NOTHING_DUE, Adversary
+from latent_ae.training.draws import Draws
+from latent_ae.training.guard import GradientGuard, NonFiniteError
 from latent_ae.training.objective import Terms, Weights, weighted_sum
-from latent_ae.training.processes import gather_from_processes, sum_over_processes
+from latent_ae.training.processes import gather_from_processes, sum_tensors_over_processes
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient norm that is not a number; raised on every process, before the update."""
-
-    def __init__(self, message: str, sample_ids: list[str]) -> None:
-        super().__init__(message)
-        self.sample_ids = sample_ids
+Pair = tuple[Tensor, Tensor]
+"""target and reconstruction of a micro-batch, [B, C, H, W] each, without graph"""
 
 
 @dataclass(frozen=True)
@@ -33,74 +37,195 @@ class StepResult:
     grad_norm: float
     """before clipping"""
     updated: bool
-    """False where fp16's scaler skipped the update because a scaled gradient overflowed"""
+    """False where the update was skipped: by the guard, or by fp16's scaler as a scaled gradient overflowed"""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """over the global batch, float64 on the CPU: the bottleneck's sums, and the last layer's mean gradients if due"""
+    candidates: list[tuple[int, Tensor]] = field(default_factory=list)
+    """of this process's micro-batches: number of the first sample, `BottleneckOutput.candidates`"""
+    pairs: list[Pair] = field(default_factory=list)
+    """of this process's micro-batches, for the discriminator; empty unless it is due"""
 
 
-def train_step(
+def generator_step(
     accelerator: Accelerator,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
     *,
-    seed: int,
-    latent_shape: tuple[int, int, int],
+    step: int,
+    draws: Draws,
     weights: Weights,
+    guard: GradientGuard,
     max_grad_norm: float | None,
+    adversary: Adversary | None = None,
     channels_last: bool = False,
 ) -> StepResult:
     """Forward and backward through the prepared objective for each micro-batch, then one update.
 
-    Raises NonFiniteError on all processes, with the weights untouched, if the loss of any process or the gradient
-    norm is not finite. In fp16 a gradient that overflows only skips the update, as long as a lower loss scale may help.
+    Raises NonFiniteError on all processes, with the weights untouched, if the loss of any process or the gradient norm
+    is not finite and the guard has no patience left. In fp16 a gradient that overflows only skips the update, as long
+    as a lower loss scale may help.
     """
+    due = NOTHING_DUE if adversary is None else adversary.due(step)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    totals: dict[str, Tensor] = {}
-    lost: list[str] = []
+    transform = draws.transform(step)
+    totals = _Totals(len(batches))
+    candidates: list[tuple[int, Tensor]] = []
+    pairs: list[Pair] = []
     for batch in batches:
         pixels = batch.pixels.to(accelerator.device, memory_format=memory_format, non_blocking=True)
-        noise = sample_noise(seed, batch.numbers[0], len(batch.numbers), latent_shape).to(accelerator.device)
+        noise = draws.noise(batch.numbers).to(accelerator.device)
+        latent_noise = draws.on_latents(batch.numbers)
         with accelerator.accumulate(objective):
-            terms: Terms = objective(pixels, noise, weights.capacity)
-            loss = weighted_sum(terms.losses, weights)
+            terms: Terms = objective(
+                pixels,
+                noise,
+                capacity=weights.capacity,
+                latent_noise=None if latent_noise is None else latent_noise.to(accelerator.device),
+                transform=transform,
+            )
+            losses = dict(terms.losses)
+            if adversary is not None and (due.generator or due.measure_adaptive_weight):
+                adversarial = adversary.generator_term(terms.reconstruction)
+                if due.measure_adaptive_weight:
+                    totals.add(adversary.last_layer_gradients(weighted_sum(losses, weights), adversarial))
+                if due.generator:
+                    losses["adversarial"] = adversarial
+            loss = weighted_sum(losses, weights)
             accelerator.backward(loss)
-        for name, value in {"loss": loss, **terms.losses, **terms.stats}.items():
-            share = value.detach().double() / len(batches)
-            totals[name] = totals[name] + share if name in totals else share
+        totals.add({"loss": loss, **losses, **terms.stats})
+        totals.add({f"bottleneck.{name}": value for name, value in terms.sums.items()}, mean=False)
         if not torch.isfinite(loss.detach()):
-            lost += batch.sample_ids
-    gradient_norm = accelerator.clip_grad_norm_(
-        [parameter for parameter in objective.parameters() if parameter.requires_grad], max_grad_norm or math.inf
-    )
+            totals.lost += batch.sample_ids
+        if terms.candidates is not None:
+            candidates.append((batch.numbers[0], terms.candidates))
+        if due.discriminator:
+            pairs.append((terms.target, terms.reconstruction.detach()))
+    gradient_norm = accelerator.clip_grad_norm_(_trained(objective), max_grad_norm or math.inf)
     assert gradient_norm is not None
-    means = _check_and_average(accelerator, totals, lost, float(gradient_norm), batches)
-    optimizer.step()
+    sums = totals.over_processes(accelerator)
+    allowed = guard.allows(
+        float(gradient_norm),
+        lost=bool(sums.pop("lost")),
+        scaled=accelerator.scaler is not None,
+        sample_ids=lambda: _ids_of(totals.lost, batches, accelerator),
+    )
+    if allowed:
+        optimizer.step()
+    elif accelerator.scaler is not None:
+        accelerator.scaler.update()  # it has unscaled, and would refuse to do so again
     optimizer.zero_grad()
-    updated = not accelerator.optimizer_step_was_skipped
-    if not updated and accelerator.scaler is not None and accelerator.scaler.get_scale() < 1.0:
+    updated = allowed and not accelerator.optimizer_step_was_skipped
+    if allowed and not updated and accelerator.scaler is not None and accelerator.scaler.get_scale() < 1.0:
         ids = [name for batch in batches for name in batch.sample_ids]
         raise NonFiniteError("fp16 gradients overflow at every loss scale; use bf16 or no mixed precision", ids)
-    loss_names = list(terms.losses)
     return StepResult(
-        loss=means["loss"],
-        losses={name: means[name] for name in loss_names},
-        stats={name: means[name] for name in terms.stats},
+        loss=float(sums["loss"]),
+        losses={name: float(sums[name]) for name in losses},
+        stats={name: float(sums[name]) for name in terms.stats},
         grad_norm=float(gradient_norm),
         updated=updated,
+        sums={name: value for name, value in sums.items() if "." in name},
+        candidates=candidates,
+        pairs=pairs,
     )
 
 
-def _check_and_average(
-    accelerator: Accelerator, totals: dict[str, Tensor], lost: list[str], gradient_norm: float, batches: Sequence[Batch]
+def discriminator_step(
+    accelerator: Accelerator,
+    adversary: Adversary,
+    pairs: Sequence[Pair],
+    *,
+    guard: GradientGuard,
+    max_grad_norm: float | None,
+) -> StepResult:
+    """Forward and backward through the prepared discriminator for each micro-batch, then one update of it alone.
+
+    It has its own fp16 scaler. A non-finite or spiking gradient norm skips the update as in the generator's step.
+    """
+    totals = _Totals(len(pairs))
+    for number, (target, reconstruction) in enumerate(pairs):
+        with adversary.synchronised(accelerator, last=number == len(pairs) - 1):
+            terms = adversary.prepared(target, reconstruction, adversary.weights["r1"] > 0)
+            loss = adversary.weighted_sum(terms.losses)
+            adversary.scaler.scale(loss / len(pairs)).backward()
+        totals.add({"loss": loss, **terms.losses, **terms.stats})
+        if not torch.isfinite(loss.detach()):
+            totals.lost += ["discriminator"]
+    adversary.scaler.unscale_(adversary.optimizer)
+    norm = float(nn.utils.clip_grad_norm_(_trained(adversary.prepared), max_grad_norm or math.inf))
+    sums = totals.over_processes(accelerator)
+    allowed = guard.allows(norm, lost=bool(sums.pop("lost")), scaled=adversary.scaler.is_enabled(), sample_ids=list)
+    if allowed:
+        adversary.scaler.step(adversary.optimizer)
+    adversary.scaler.update()
+    adversary.optimizer.zero_grad()
+    result = StepResult(
+        loss=float(sums["loss"]),
+        losses={name: float(sums[name]) for name in terms.losses},
+        stats={name: float(sums[name]) for name in terms.stats},
+        grad_norm=norm,
+        updated=allowed,
+    )
+    if allowed:
+        adversary.after_update(result.stats)
+    return result
+
+
+def update_bottleneck(
+    accelerator: Accelerator, bottleneck: Bottleneck, result: StepResult, *, seed: int
 ) -> dict[str, float]:
-    """Global means of the totals. Raises NonFiniteError on every process if anything is not finite on one."""
-    # With fp16 an overflowing gradient is the loss scale's affair: the scaler skips the update and lowers the scale.
-    bad_gradient = not math.isfinite(gradient_norm) and accelerator.scaler is None
-    values = [float(value) for value in totals.values()]
-    *sums, lost_anywhere = sum_over_processes([*values, float(len(lost))], accelerator)
-    if lost_anywhere or bad_gradient:
-        mine = lost or ([] if lost_anywhere else [name for batch in batches for name in batch.sample_ids])
-        gathered = gather_from_processes(mine, accelerator)
-        sample_ids = [name for part in gathered for name in part]
-        what = "loss" if lost_anywhere else f"gradient norm ({gradient_norm})"
-        raise NonFiniteError(f"the {what} is not finite; no update was made", sample_ids)
-    return {name: value / accelerator.num_processes for name, value in zip(totals, sums, strict=True)}
+    """Move the bottleneck's own state (a codebook's averages, unused codes) after an update; what to log about it."""
+    device = accelerator.device
+    sums = {
+        name.removeprefix("bottleneck."): value.to(device)
+        for name, value in result.sums.items()
+        if name.startswith("bottleneck.")
+    }
+    candidates = None
+    if bottleneck.wants_candidates():
+        gathered = gather_from_processes([(n, values.cpu()) for n, values in result.candidates], accelerator)
+        in_order = sorted((piece for part in gathered for piece in part), key=lambda piece: piece[0])
+        candidates = torch.cat([values.flatten(0, 1) for _, values in in_order]).to(device)
+    return bottleneck.after_update(sums, candidates, seed=seed)
+
+
+class _Totals:
+    """What the micro-batches of an update add up to, in float64."""
+
+    def __init__(self, micro_batches: int) -> None:
+        self.means: set[str] = set()
+        """names of what is averaged; all else is summed"""
+        self.lost: list[str] = []
+        """samples of the micro-batches whose loss was not finite"""
+        self._micro_batches = micro_batches
+        self._values: dict[str, Tensor] = {}
+
+    def add(self, values: dict[str, Tensor], *, mean: bool = True) -> None:
+        """Add a micro-batch's values, each by its name."""
+        for name, value in values.items():
+            share = value.detach().double() / self._micro_batches if mean else value.detach().double()
+            self._values[name] = self._values[name] + share if name in self._values else share
+            if mean:
+                self.means.add(name)
+
+    def over_processes(self, accelerator: Accelerator) -> dict[str, Tensor]:
+        """Means and sums over the global batch, and under `lost` how many samples were in a non-finite loss."""
+        lost = torch.tensor(float(len(self.lost)), dtype=torch.float64, device=accelerator.device)
+        sums = sum_tensors_over_processes({**self._values, "lost": lost}, accelerator)
+        return {
+            name: value / accelerator.num_processes if name in self.means else value for name, value in sums.items()
+        }
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _ids_of(lost: list[str], batches: Sequence[Batch], accelerator: Accelerator) -> list[str]:
+    """Ids of the samples with a non-finite loss on any process; of all where only the gradient is."""
+    gathered = [name for part in gather_from_processes(lost, accelerator) for name in part]
+    if gathered:
+        return gathered
+    every = [name for batch in batches for name in batch.sample_ids]
+    return [name for part in gather_from_processes(every, accelerator) for name in part]

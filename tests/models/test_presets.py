@@ -78,7 +78,7 @@ def test_init_from_with_missing_weights_is_refused(tmp_path) -> None:
         (ModelConfig(preset="nothing"), 16, "unknown model.preset 'nothing'; there are digits"),
         (ModelConfig(preset="tiny"), 17, "data.resolution 17 is not a multiple of the model's factor 2"),
         (ModelConfig(preset="tiny", norm_num_groups=5), 16, "model.norm_num_groups 5 must divide every width"),
-        (ModelConfig(preset=None, init_from="nowhere/at-all"), 16, "cannot load an AutoencoderKL from nowhere/at-all"),
+        (ModelConfig(preset=None, init_from="nowhere/at-all"), 16, "cannot load an autoencoder from nowhere/at-all"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(config: ModelConfig, resolution: int, message: str) -> None:

@@ -205,7 +205,7 @@ def test_every_term_reaches_every_module_and_every_layer_learns(room: tuple[int,
     distance = build_perceptual("random_features", image_channels=channels)
     objective = Objective(TrainableAutoencoder(model, KLBottleneck()), RECONSTRUCTION["l2"](), distance)
     images, noise = waves(4, channels, seed=2), torch.zeros(4, latents, 8, 8)
-    table = preflight(objective, images, noise, Weights(perceptual=0.1, beta=1e-6))
+    table = preflight(objective, images, noise, Weights({"perceptual": 0.1, "kl": 1e-6}))
     assert all(table.norms["reconstruction"][module] > 1e-4 for module in ("encoder", "quant_conv", "decoder"))
 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)

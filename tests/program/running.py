@@ -47,7 +47,8 @@ def start(argv: list[str], launcher: list[str] | None = None) -> "subprocess.Pop
 def metrics(folder: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without the speed, which is the machine's."""
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    clocks = ("images_per_second", "data_wait_share")
+    return [{name: value for name, value in line.items() if name not in clocks} for line in lines]
 
 
 def state(folder: Path, step: int) -> dict[str, torch.Tensor]:

@@ -31,9 +31,11 @@ from latent_ae.config import TrainConfig
 from latent_ae.data import Batch
 from latent_ae.training.build import build_optimizer
 from latent_ae.training.processes import start_accelerator
-from latent_ae.training.step import NonFiniteError, train_step
+from latent_ae.training.guard import GradientGuard, NonFiniteError
+from latent_ae.training.step import generator_step
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
+from tests.training.test_step import DRAWS
 
 torch.set_num_threads(1)
 accelerator = start_accelerator(mixed_precision="no", accumulation=1)
@@ -45,8 +47,8 @@ before = [parameter.detach().clone() for parameter in objective.parameters()]
 pixels = torch.full((2, 1, 16, 16), float(sys.argv[1]) if rank == 1 else 0.5)
 batch = Batch(pixels, [2 * rank, 2 * rank + 1], [f"{rank}a", f"{rank}b"], [])
 try:
-    train_step(accelerator, prepared, accelerator.prepare_optimizer(optimizer), [batch], seed=0,
-               latent_shape=(2, 8, 8), weights=WEIGHTS, max_grad_norm=1.0)
+    generator_step(accelerator, prepared, accelerator.prepare_optimizer(optimizer), [batch], step=0, draws=DRAWS,
+                   weights=WEIGHTS, guard=GradientGuard(), max_grad_norm=1.0)
 except NonFiniteError as error:
     untouched = all(torch.equal(a, b) for a, b in zip(before, objective.parameters()))
     print(f"rank {rank} stopped, ids {error.sample_ids}, untouched {untouched}", flush=True)
@@ -78,8 +80,10 @@ def test_a_non_finite_gradient_of_a_finite_loss_stops_too(objective) -> None:
     from latent_ae.config import TrainConfig
     from latent_ae.data import Batch
     from latent_ae.training.build import build_optimizer
-    from latent_ae.training.step import NonFiniteError, train_step
+    from latent_ae.training.guard import GradientGuard, NonFiniteError
+    from latent_ae.training.step import generator_step
     from tests.training.test_preflight import WEIGHTS
+    from tests.training.test_step import DRAWS
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -90,14 +94,15 @@ def test_a_non_finite_gradient_of_a_finite_loss_stops_too(objective) -> None:
     before = weight.detach().clone()
     batch = Batch(torch.zeros(1, 1, 16, 16), [0], ["a"], [])
     with pytest.raises(NonFiniteError, match="gradient norm") as caught:
-        train_step(
+        generator_step(
             accelerator,
             objective,
             optimizer,
             [batch],
-            seed=0,
-            latent_shape=(2, 8, 8),
+            step=0,
+            draws=DRAWS,
             weights=WEIGHTS,
+            guard=GradientGuard(),
             max_grad_norm=1.0,
         )
     assert caught.value.sample_ids == ["a"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,20 +35,22 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_line_holds_what_was_given_and_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, *[101.0] * 3, 102.0, 102.0, 110.0, 112.0, 112.0])
+    clock = iter([100.0, *[101.0] * 3, 102.0, 103.0, 105.5, 110.0, 112.0])
     monkeypatch.setattr(room, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     with logbook(tmp_path) as book:
         for _ in range(3):
             book.advance(8, loss=0.5, psnr=20.0)
         book.log(3, {"images_seen": 24, "loss": 0.5})
+        (batch,) = islice(book.timed(["a batch"]), 1)
+        assert batch == "a batch"
         book.advance(8, loss=0.25, psnr=20.0)
         book.log(4, {"images_seen": 32, "loss": 0.25})
-    # 24 images between 100 s and 102 s, then 8 between 102 s and 112 s.
+    # 24 images between 100 s and 102 s, then 8 between 102 s and 112 s, of which 2.5 s were spent waiting.
     assert lines(tmp_path) == [
-        {"step": 3, "images_seen": 24, "loss": 0.5, "images_per_second": 12.0},
-        {"step": 4, "images_seen": 32, "loss": 0.25, "images_per_second": 0.8},
+        {"step": 3, "images_seen": 24, "loss": 0.5, "images_per_second": 12.0, "data_wait_share": 0.0},
+        {"step": 4, "images_seen": 32, "loss": 0.25, "images_per_second": 0.8, "data_wait_share": 0.25},
     ]
-    assert list(lines(tmp_path)[0]) == ["step", "images_seen", "loss", "images_per_second"]
+    assert list(lines(tmp_path)[0]) == ["step", "images_seen", "loss", "images_per_second", "data_wait_share"]
 
 
 def test_every_line_is_on_disk_when_it_was_logged(tmp_path: Path) -> None:

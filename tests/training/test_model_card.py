@@ -27,7 +27,10 @@ REPORT = EvaluationReport(
         "ssim": Metric(value=0.5, unit="", protocol="11x11 window", images=360),
         "ms_ssim": Metric(value=None, unit="", protocol="5 scales", images=0, reason="no image is large enough"),
     },
+    color_bias=(0.0123,),
     latents=None,
+    codebook=None,
+    equivariance=None,
     warnings=("two latent channels are dead",),
 )
 STATS: dict[str, object] = {

@@ -12,7 +12,7 @@ from tests.conftest import make_objective
 
 PIXELS = torch.linspace(-1, 1, 16 * 16).reshape(1, 1, 16, 16)
 NOISE = torch.ones(1, 2, 8, 8)
-WEIGHTS = Weights(perceptual=1.0, beta=1e-6)
+WEIGHTS = Weights({"perceptual": 1.0, "kl": 1e-6})
 
 
 class Wrapped(nn.Module):
@@ -79,7 +79,7 @@ def test_a_frozen_decoder_ends_the_run(objective: Objective) -> None:
 
 
 def test_terms_without_weight_are_not_asked_for(objective: Objective) -> None:
-    assert set(preflight(objective, PIXELS, NOISE, Weights(perceptual=0.0, beta=0.0)).norms) == {"reconstruction"}
+    assert set(preflight(objective, PIXELS, NOISE, Weights({"perceptual": 0.0, "kl": 0.0})).norms) == {"reconstruction"}
 
 
 def test_free_bits_above_a_fresh_models_kl_are_not_a_violation() -> None:

@@ -9,11 +9,14 @@ from latent_ae.config import TrainConfig
 from latent_ae.data import Batch
 from latent_ae.randomness import sample_noise
 from latent_ae.training.build import build_optimizer
+from latent_ae.training.draws import Draws
+from latent_ae.training.guard import GradientGuard
 from latent_ae.training.objective import Objective, weighted_sum
-from latent_ae.training.step import train_step
+from latent_ae.training.step import generator_step
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
 
+DRAWS = Draws(seed=0, noise_shape=(2, 8, 8), latent_shape=(2, 8, 8))
 PIXELS = torch.linspace(-1, 1, 4 * 16 * 16).reshape(4, 1, 16, 16)
 
 
@@ -31,14 +34,15 @@ def step(objective: Objective, accumulation: int, max_grad_norm: float | None = 
         Batch(PIXELS[first : first + size], list(range(first, first + size)), ["x"] * size, [])
         for first in range(0, 4, size)
     ]
-    result = train_step(
+    result = generator_step(
         accelerator,
         accelerator.prepare_model(objective),
         accelerator.prepare_optimizer(optimizer),
         batches,
-        seed=0,
-        latent_shape=(2, 8, 8),
+        step=0,
+        draws=DRAWS,
         weights=WEIGHTS,
+        guard=GradientGuard(),
         max_grad_norm=max_grad_norm,
     )
     return result, optimizer
@@ -107,7 +111,7 @@ def test_capacity_draws_the_kl_to_its_target() -> None:
     noise = sample_noise(0, 0, 4, (2, 8, 8))
     with torch.no_grad():
         nats = objective(PIXELS, noise).stats["kl_nats"].item()
-        below = objective(PIXELS, noise, nats + 100.0).losses["kl"].item()
-        above = objective(PIXELS, noise, 0.0).losses["kl"].item()
+        below = objective(PIXELS, noise, capacity=nats + 100.0).losses["kl"].item()
+        above = objective(PIXELS, noise, capacity=0.0).losses["kl"].item()
     assert below == pytest.approx(100.0 / 256, rel=0.05)
     assert above == pytest.approx(nats / 256, rel=1e-5)

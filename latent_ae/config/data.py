@@ -1,0 +1,60 @@
+"""Where images come from."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from latent_ae.config.section import CountOrNone, Positive, Section, Share
+
+
+class DataConfig(Section):
+    """Where images come from and how they are cut to training size."""
+
+    source: str = "digits"
+    """name of a source in latent_ae.data.SOURCES"""
+    path: str | None = None
+    """folder: a tree of images; hub: a data set's name or a local parquet/arrow/imagefolder path"""
+    image_column: str | None = None
+    """hub: the column that holds the images; found by its type if there is just one"""
+    train_split: str | None = None
+    """hub: split to train on; the data set's "train" unless named"""
+    heldout_split: str | None = None
+    """hub: split to hold out; the data set's "validation" or "test", or else a share of the training split"""
+    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """folder, and hub without a held-out split: share of the images that is held out, by a hash of their id"""
+    resolution: Annotated[int, Field(ge=8)] = 32
+    """side of the square training crop in pixels; a multiple of the model's factor"""
+    crop: Literal["random", "center"] = "center"
+    """where the training crop is taken"""
+    scale: tuple[Positive, Positive] | None = None
+    """random crop: take a square of resolution times U(low, high) pixels and resize it to the resolution. Without it
+    an image is resized so that its shorter side is the resolution (center), or is cropped at its own size (random)"""
+    flip: bool = False
+    """mirror half of the training crops left to right"""
+    color_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """brightness of each colour channel of a training crop is multiplied by U(1 - g, 1 + g): more colours than a small
+    data set has"""
+    background: tuple[
+        Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+    ] = (255, 255, 255)
+    """colour (R, G, B) behind transparent pixels"""
+    max_bad_share: Share = 0.01
+    """the run ends once more than this share of the training images could not be read"""
+    workers: CountOrNone = 0
+    """processes that load images, per training process; 0 loads in the training process"""
+
+    @model_validator(mode="after")
+    def _settings_have_effect(self) -> Self:
+        if self.scale is not None and self.crop != "random":
+            raise ValueError("data.scale has an effect only with data.crop random, got data.crop center")
+        if self.scale is not None and self.scale[0] > self.scale[1]:
+            raise ValueError(f"data.scale must be a range (low, high), got {self.scale}")
+        if self.path is None and self.source in ("folder", "hub"):
+            raise ValueError(f"data.source {self.source} needs data.path")
+        if self.path is not None and self.source in ("digits", "photos"):
+            raise ValueError(f"data.path has no effect with data.source {self.source}: leave it out")
+        hub_only = [name for name in ("image_column", "train_split", "heldout_split") if getattr(self, name)]
+        if hub_only and self.source != "hub":
+            names = ", ".join(f"data.{name}" for name in hub_only)
+            raise ValueError(f"{names} has an effect only with data.source hub, got data.source {self.source}")
+        return self

@@ -1,0 +1,76 @@
+"""What every section of a config is, and what reads and compares them."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from latent_ae.errors import UserError
+
+S = TypeVar("S", bound="Section")
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+
+
+class ConfigError(UserError):
+    """A setting that is unknown, of the wrong type, out of range or without effect; the message is one line."""
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def validate(kind: type[S], tree: dict[str, object]) -> S:
+    """Check a nested dict of settings. Raises ConfigError with every violation on one line."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_violation(details) for details in error.errors())) from None
+
+
+def load_yaml(path: Path) -> dict[str, object]:
+    """The settings in a YAML file. Raises ConfigError if it is not readable or not a mapping."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the config {path} must be a mapping of settings, got {type(tree).__name__}")
+    return tree
+
+
+def to_yaml(config: Section) -> str:
+    """The resolved settings as YAML that `load_yaml` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(old: Section, new: Section) -> list[str]:
+    """Each setting that differs, as "path: old -> new"."""
+    old_flat, new_flat = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    return [f"{path}: {old_flat[path]} -> {new_flat[path]}" for path in old_flat if old_flat[path] != new_flat[path]]
+
+
+def flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings by their dotted path."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _violation(details: object) -> str:
+    assert isinstance(details, dict)
+    path = ".".join(str(part) for part in details["loc"])
+    match details["type"]:
+        case "extra_forbidden":
+            return f"unknown setting {path}"
+        case "value_error":
+            return str(details["ctx"]["error"])
+        case _:
+            return f"{path}: got {details['input']!r}; {details['msg'][0].lower()}{details['msg'][1:]}"

@@ -1,0 +1,308 @@
+"""Training batches from a stream, and the state that a run goes on from.
+
+    Shards -> S ImageStreams -> transforms -> worker's part of a step -> Batch [b, C, R, R]
+
+A global batch of B images takes B / S from each stream, stream s those with the indices s * B / S and up. So neither
+the number of processes, nor the cut into micro-batches, nor the number of workers has any say in what is trained on,
+and a run may go on with others.
+
+Letters: B b batch, C channels, R resolution, S streams.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from latent_ae.data.loader import ATTEMPTS, Batch, Sample, as_it_is, leave_signals_to_the_main_process
+from latent_ae.data.order import rank_numbers
+from latent_ae.data.shards import Shards
+from latent_ae.data.skipped import Bad
+from latent_ae.data.source import DataError
+from latent_ae.data.stream import ImageStream, Position
+from latent_ae.data.transforms import training_crop
+from latent_ae.image import WHITE, BrokenImage, Color, to_tensor
+from latent_ae.randomness import numpy_generator
+
+
+class StreamSamples:
+    """The run's samples as its streams give them; the crop of each is a pure function of (seed, number)."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        seed: int,
+        streams: int,
+        shuffle_block: int,
+        channels: int,
+        resolution: int,
+        crop: str = "center",
+        scale: tuple[float, float] | None = None,
+        flip: bool = False,
+        color_gain: float = 0.0,
+        background: Color = WHITE,
+    ) -> None:
+        """`streams` share the images, each shuffled in blocks of `shuffle_block`. The arguments after it are those of
+        `transforms.training_crop`.
+        """
+        self.shards = shards
+        self.streams = streams
+        self.shuffle_block = shuffle_block
+        self._seed = seed
+        self._crop = partial(
+            training_crop,
+            channels=channels,
+            resolution=resolution,
+            crop=crop,
+            scale=scale,
+            flip=flip,
+            color_gain=color_gain,
+            background=background,
+        )
+
+    def stream(self, number: int, position: Position | None = None) -> ImageStream:
+        """Stream `number`, from its start or a position."""
+        return ImageStream(
+            self.shards,
+            seed=self._seed,
+            number=number,
+            count=self.streams,
+            block_size=self.shuffle_block,
+            position=position,
+        )
+
+    def sample(self, stream: ImageStream, number: int) -> Sample:
+        """The stream's next image as sample `number`; one that cannot be used is reported and the next one taken.
+
+        Raises DataError if 20 images in a row cannot be used.
+        """
+        bad: list[Bad] = []
+        for _ in range(ATTEMPTS):
+            stored = next(stream)
+            try:
+                pixels = self._crop(stored.load(), generator=numpy_generator(self._seed, "crop", number))
+            except BrokenImage as error:
+                bad.append((stored.sample_id, error.reason))
+            else:
+                return Sample(to_tensor(pixels), number, stored.sample_id, bad)
+        sample_id, reason = bad[-1]
+        raise DataError(
+            f"{ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
+            "check the images and data.resolution"
+        )
+
+
+class StreamLoader:
+    """The micro-batches of one rank, in order; `stream_loader` makes it."""
+
+    def __init__(self, samples: StreamSamples, share: "_Share", *, workers: int, pin_memory: bool) -> None:
+        self._samples = samples
+        self._share = share
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._positions = dict(share.positions)
+
+    def __len__(self) -> int:
+        return self._share.accumulation * len(self._share.steps)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises DataError if a shard cannot be read or too many images in a row cannot be used."""
+        share, parts_a_step = self._share, max(1, self._workers)
+        loader: DataLoader[Any] = DataLoader(
+            _Parts(self._samples, share),
+            batch_size=None,
+            num_workers=self._workers,  # torch gives each of them one thread
+            collate_fn=as_it_is,
+            worker_init_fn=leave_signals_to_the_main_process,
+            generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
+        )
+        self._positions = dict(share.positions)
+        parts = iter(loader)  # the workers' parts come by turns
+        for step in share.steps:
+            pieces: dict[int, _Piece] = {}
+            for _ in range(parts_a_step):
+                part = next(parts)
+                if isinstance(part, DataError):
+                    raise part
+                pieces |= part.pieces()
+            for streams in share.micro_batches():
+                self._positions |= {stream: pieces[stream].position for stream in streams}
+                yield self._batch([pieces[stream] for stream in streams], share.numbers(step, streams))
+
+    def state(self) -> dict[str, Any]:
+        """Where to go on after the micro-batches that were handed out; JSON can hold it.
+
+        A complete step must have been handed out. The states of all ranks, merged by `merged_state`, are one that
+        any number of ranks can go on from.
+        """
+        return {
+            "streams": self._samples.streams,
+            "shuffle_block": self._samples.shuffle_block,
+            "shards": self._samples.shards.identity,
+            "positions": {str(stream): position.to_json() for stream, position in self._positions.items()},
+        }
+
+    def _batch(self, pieces: Sequence["_Piece"], numbers: list[int]) -> Batch:
+        first = pieces[0].pixels
+        pixels = torch.empty((len(numbers), *first.shape[1:]), pin_memory=self._pin_memory)
+        torch.cat([piece.pixels for piece in pieces], out=pixels)
+        return Batch(
+            pixels=pixels,
+            numbers=numbers,
+            sample_ids=[sample_id for piece in pieces for sample_id in piece.sample_ids],
+            bad=[bad for piece in pieces for bad in piece.bad],
+        )
+
+
+def stream_loader(
+    samples: StreamSamples,
+    *,
+    batch_size: int,
+    accumulation: int,
+    rank: int,
+    world_size: int,
+    first_step: int,
+    steps: int,
+    workers: int,
+    pin_memory: bool,
+    state: Mapping[str, Any] | None = None,
+) -> StreamLoader:
+    """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
+
+    Their numbers are those of `order.rank_numbers`. `state` is what `StreamLoader.state` gave after `first_step`
+    steps, merged over the ranks; without it the streams begin. Raises DataError if the streams cannot be shared out
+    so, or if the state is one of other streams.
+    """
+    rank_numbers(0, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
+    pieces, streams = world_size * accumulation, samples.streams
+    if streams % pieces or batch_size % streams:
+        fitting = [str(count) for count in range(pieces, batch_size + 1, pieces) if batch_size % count == 0]
+        raise DataError(
+            f"data.streams {streams} must be a multiple of processes x train.accumulation = {world_size} x "
+            f"{accumulation} and divide train.batch_size {batch_size}: choose one of {', '.join(fitting)}"
+        )
+    if workers > streams // world_size:
+        raise DataError(
+            f"data.workers {workers} is more than a process has streams to read, {streams // world_size}: lower it or "
+            "raise data.streams"
+        )
+    share = _Share(batch_size, accumulation, rank, world_size, streams, range(first_step, max(first_step, steps)), {})
+    positions = {stream: Position() for stream in share.streams()} if state is None else _saved(state, samples, share)
+    share.positions.update(positions)
+    return StreamLoader(samples, share, workers=workers, pin_memory=pin_memory)
+
+
+def merged_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of all ranks as one."""
+    positions = {stream: position for state in states for stream, position in state["positions"].items()}
+    return {**states[0], "positions": positions}
+
+
+def _saved(state: Mapping[str, Any], samples: StreamSamples, share: "_Share") -> dict[int, Position]:
+    here = {"streams": samples.streams, "shuffle_block": samples.shuffle_block, "shards": samples.shards.identity}
+    changed = [f"{name} {state.get(name)} -> {value}" for name, value in here.items() if state.get(name) != value]
+    if changed:
+        raise DataError(
+            f"the saved place in the stream is one of other data (there -> here): {', '.join(changed)}: give the old "
+            "data.streams, data.shuffle_block and shards, or another --name for a new run"
+        )
+    missing = [stream for stream in share.streams() if str(stream) not in state["positions"]]
+    if missing:
+        raise DataError(f"the saved place in the stream lacks the streams {missing}: merge the states of all ranks")
+    return {stream: Position.from_json(state["positions"][str(stream)]) for stream in share.streams()}
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one rank makes of each step."""
+
+    batch_size: int
+    accumulation: int
+    rank: int
+    world_size: int
+    stream_count: int
+    steps: range
+    positions: dict[int, Position]
+    """where the rank's streams begin"""
+
+    def micro_batches(self) -> list[range]:
+        """The streams of each micro-batch of a step: order.rank_numbers in streams instead of samples."""
+        return rank_numbers(
+            0,
+            batch_size=self.stream_count,
+            accumulation=self.accumulation,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def streams(self) -> list[int]:
+        """Of the rank, in the order of its samples' numbers."""
+        return [stream for streams in self.micro_batches() for stream in streams]
+
+    def numbers(self, step: int, streams: Sequence[int]) -> list[int]:
+        """Of the samples that the streams give at a step."""
+        each = self.batch_size // self.stream_count
+        return [step * self.batch_size + stream * each + index for stream in streams for index in range(each)]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The samples of one stream at one step, and the stream's position after them."""
+
+    pixels: torch.Tensor
+    sample_ids: list[str]
+    bad: list[Bad]
+    position: Position
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A worker's samples of one step, its streams one after the other: one tensor is cheaper to hand over than many."""
+
+    pixels: torch.Tensor
+    samples: list[tuple[str, list[Bad]]]
+    positions: dict[int, Position]
+
+    def pieces(self) -> dict[int, _Piece]:
+        """By stream."""
+        each = len(self.samples) // len(self.positions)
+        pieces = {}
+        for place, (stream, position) in enumerate(self.positions.items()):
+            cut = slice(place * each, (place + 1) * each)
+            ids = [sample_id for sample_id, _ in self.samples[cut]]
+            pieces[stream] = _Piece(self.pixels[cut], ids, [b for _, bad in self.samples[cut] for b in bad], position)
+        return pieces
+
+
+class _Parts(IterableDataset[_Part | DataError]):
+    """What each worker makes of the rank's steps: worker w of k reads every k-th of its streams, from the w-th on.
+
+    An error is handed on: raised in a worker, it would be a stack trace.
+    """
+
+    def __init__(self, samples: StreamSamples, share: _Share) -> None:
+        self._samples = samples
+        self._share = share
+
+    def __iter__(self) -> Iterator[_Part | DataError]:
+        worker = get_worker_info()
+        mine = self._share.streams() if worker is None else self._share.streams()[worker.id :: worker.num_workers]
+        streams = {number: self._samples.stream(number, self._share.positions[number]) for number in mine}
+        try:
+            for step in self._share.steps:
+                samples = [
+                    self._samples.sample(stream, number)
+                    for place, stream in streams.items()
+                    for number in self._share.numbers(step, [place])
+                ]
+                yield _Part(
+                    torch.stack([sample.pixels for sample in samples]),
+                    [(sample.sample_id, sample.bad) for sample in samples],
+                    {number: stream.position for number, stream in streams.items()},
+                )
+        except DataError as error:
+            yield error

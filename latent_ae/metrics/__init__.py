@@ -1,0 +1,41 @@
+"""How good an autoencoder is: its reconstructions, its latents and its codes.
+
+    quality         PSNR, SSIM, MS-SSIM, L1 of a reconstruction
+    sharpness       the gradient energy that a reconstruction keeps
+    color           the shift of its mean colour
+    fid             rFID: how far the reconstructions' features are from the images', as sets
+    latents         KL, moments and active units of the posteriors
+    equivariance    whether the latents turn and shrink with the image
+    codebook        which codes are used, and the bits they take
+
+Functions give a value per image; classes add up what has no value per image, and merge exactly over any split.
+"""
+
+from latent_ae.metrics.codebook import CodebookStatistics
+from latent_ae.metrics.color import color_bias
+from latent_ae.metrics.equivariance import EquivarianceStatistics
+from latent_ae.metrics.fid import FidUnavailable, FrechetStatistics, InceptionFeatures
+from latent_ae.metrics.latents import ACTIVE_VARIANCE, LOGVAR_RANGE, LatentStatistics, Scaling, kl_nats
+from latent_ae.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE, l1, ms_ssim, psnr, ssim
+from latent_ae.metrics.sharpness import gradient_energy_ratio
+
+__all__ = [
+    "ACTIVE_VARIANCE",
+    "LOGVAR_RANGE",
+    "MS_SSIM_MINIMUM_SIDE",
+    "SSIM_MINIMUM_SIDE",
+    "CodebookStatistics",
+    "EquivarianceStatistics",
+    "FidUnavailable",
+    "FrechetStatistics",
+    "InceptionFeatures",
+    "LatentStatistics",
+    "Scaling",
+    "color_bias",
+    "gradient_energy_ratio",
+    "kl_nats",
+    "l1",
+    "ms_ssim",
+    "psnr",
+    "ssim",
+]

@@ -1,0 +1,30 @@
+"""Mean and variance in one pass, exact over any split of the values."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations along the first axis, float64."""
+
+    count: int
+    mean: Tensor
+    deviations: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Moments":
+        mean = values.mean(0)
+        return cls(len(values), mean, (values - mean).square().sum(0))
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Chan, Golub and LeVeque 1983: exact for any split, without the cancellation of sums of squares."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        deviations = self.deviations + other.deviations + delta.square() * (self.count * other.count / count)
+        return Moments(count, self.mean + delta * (other.count / count), deviations)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.deviations / self.count

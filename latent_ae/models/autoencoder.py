@@ -1,0 +1,32 @@
+"""The stock autoencoders that the project trains, and what holds for each of them."""
+
+from typing import TypeAlias
+
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, VQModel
+from torch import Tensor
+
+Autoencoder: TypeAlias = AutoencoderKL | VQModel
+"""the Gaussian one, whose encoder gives moments, or the vector-quantised one, whose latents are quantised to decode"""
+
+
+def class_name(model: Autoencoder) -> str:
+    """The name of its stock class, as `_class_name` in its config.json."""
+    return type(model).__name__
+
+
+def factor_of(model: Autoencoder) -> int:
+    """Pixels per latent position along a side: 2**(levels - 1)."""
+    return int(2 ** (len(model.config["block_out_channels"]) - 1))
+
+
+def latent_shape(model: Autoencoder, resolution: int) -> tuple[int, int, int]:
+    """(c, h, w) of the latents of a square image; a VQModel's have as many channels as the vectors of its codebook."""
+    side = resolution // factor_of(model)
+    return (model.config.get("vq_embed_dim") or model.config["latent_channels"], side, side)
+
+
+def pad_to_factor(pixels: Tensor, factor: int) -> Tensor:
+    """Pixels [B,C,H,W] padded at the bottom and right to multiples of `factor` by repeating the edge."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (0, -width % factor, 0, -height % factor), mode="replicate")

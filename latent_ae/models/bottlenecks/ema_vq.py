@@ -1,0 +1,82 @@
+"""Vector quantisation with a codebook of moving averages."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from latent_ae.models.bottlenecks.codebook import move_average
+from latent_ae.models.bottlenecks.protocol import ENCODER_SIDE
+from latent_ae.models.bottlenecks.vq import VQBottleneck
+
+
+class EMAVQBottleneck(VQBottleneck):
+    """`VQBottleneck` whose codes are moving averages of the vectors they stand for; no gradient trains them.
+
+    With n_k vectors of the global batch nearest to code k, and s_k their sum (van den Oord et al. 2017, appendix A.1):
+
+        N_k <- decay * N_k + (1 - decay) * n_k        m_k <- decay * m_k + (1 - decay) * s_k        e_k = m_k / N_k
+
+    where N_k is smoothed as if each code had been seen epsilon times more (Laplace; as in the authors' code),
+    (N_k + epsilon) / (N + K * epsilon) * N with N = sum_k N_k. A code that no vector came to keeps its place: without
+    smoothing it would, as m_k and N_k fall alike, and with it it would sink to the origin.
+
+    With `l2_normalized`, vectors are normalised before they are summed, and codes projected onto the sphere.
+
+    Args:
+        codebook, options: those of VQBottleneck.
+        decay: of N and m.
+        epsilon: of the smoothing, in samples.
+    """
+
+    trains: ClassVar[dict[str, frozenset[str]]] = {"commitment": ENCODER_SIDE, "entropy": ENCODER_SIDE}
+    by_gradient: ClassVar[bool] = False
+    cluster_sizes: Tensor
+    """N, [K]"""
+    cluster_sums: Tensor
+    """m, [K, c]"""
+
+    def __init__(
+        self,
+        codebook: nn.Embedding,
+        *,
+        decay: float = 0.99,
+        epsilon: float = 1e-5,
+        l2_normalized: bool = False,
+        rotation_trick: bool = False,
+        entropy: bool = False,
+        entropy_temperature: float = 0.01,
+        kmeans_start: bool = False,
+        revive_below: float = 0.0,
+    ) -> None:
+        codebook.requires_grad_(False)
+        super().__init__(
+            codebook,
+            l2_normalized=l2_normalized,
+            rotation_trick=rotation_trick,
+            entropy=entropy,
+            entropy_temperature=entropy_temperature,
+            kmeans_start=kmeans_start,
+            revive_below=revive_below,
+        )
+        self.decay = decay
+        self.epsilon = epsilon
+        # As if each code had been seen once, where it is.
+        self.register_buffer("cluster_sizes", torch.ones_like(self.usage))
+        self.register_buffer("cluster_sums", codebook.weight.detach().clone())
+
+    def move_codes(self, sums: dict[str, Tensor]) -> None:
+        """Move the averages, and with them the codes that vectors came to."""
+        move_average(self.cluster_sizes, sums["counts"], self.decay)
+        move_average(self.cluster_sums, sums["vectors"], self.decay)
+        sizes = self.cluster_sizes.double()
+        smoothed = (sizes + self.epsilon) / (sizes.sum() + len(sizes) * self.epsilon) * sizes.sum()
+        means = (self.cluster_sums.double() / smoothed[:, None]).float()
+        codes = self.codebook.weight
+        codes.copy_(torch.where(sums["counts"][:, None] > 0, means, codes))
+
+    def reset_averages(self, codes: Tensor, vectors: Tensor, sizes: Tensor) -> None:
+        """Make the averages of codes [n] say that they are at vectors [n, c], of `sizes` [n] samples each."""
+        sizes = sizes.to(self.cluster_sizes)
+        self.cluster_sizes[codes] = sizes
+        self.cluster_sums[codes] = vectors.to(self.cluster_sums) * sizes[:, None]

@@ -1,0 +1,40 @@
+"""A codebook's start: the k-means of what the encoder gives."""
+
+import torch
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+
+from latent_ae.models.bottlenecks.codebook import code_counts, code_sums, nearest_codes, on_sphere
+from latent_ae.models.errors import ModelError
+from latent_ae.randomness import derived_seed
+
+_SPHERICAL_ITERATIONS = 10
+
+
+@torch.no_grad()
+def kmeans(vectors: Tensor, count: int, *, spherical: bool, seed: int) -> tuple[Tensor, Tensor]:
+    """Vectors [N, c] => float32 centres [count, c] and float64 cluster sizes [count], a pure function of its arguments.
+
+    `spherical` centres lie on the unit sphere and see directions alone: Euclidean k-means of the normalised vectors,
+    then iterations whose means are projected onto the sphere (Dhillon & Modha 2001).
+
+    Raises ModelError where the vectors are not `count` different ones.
+    """
+    vectors = on_sphere(vectors.float()) if spherical else vectors.float()
+    if (distinct := len(torch.unique(vectors, dim=0))) < count:
+        raise ModelError(
+            f"a k-means start of {count} codes needs as many different vectors, got {distinct} of {len(vectors)}: "
+            "take fewer codes, or bottleneck.kmeans_start false"
+        )
+    search = KMeans(n_clusters=count, n_init=1, max_iter=100, random_state=derived_seed(seed, "kmeans") % 2**32)
+    with threadpool_limits(1):  # threads add up in the order in which they finish
+        search.fit(vectors.cpu().numpy())
+    centres = torch.from_numpy(search.cluster_centers_).to(vectors)
+    if spherical:
+        centres = on_sphere(centres)
+        for _ in range(_SPHERICAL_ITERATIONS):
+            codes = nearest_codes(vectors, centres)
+            sums = code_sums(codes, vectors, count).float()
+            centres = torch.where(code_counts(codes, count)[:, None] > 0, on_sphere(sums), centres)
+    return centres, code_counts(nearest_codes(vectors, centres), count)

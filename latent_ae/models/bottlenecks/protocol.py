@@ -1,0 +1,79 @@
+"""What every bottleneck is and returns."""
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+CODEBOOK = "quantize"
+"""name of the stock submodule that holds the codebook, as preflight's table shows it"""
+ENCODER_SIDE = frozenset({"encoder", "quant_conv"})
+DECODER_SIDE = frozenset({"post_quant_conv", "decoder"})
+
+
+class BottleneckOutput(NamedTuple):
+    """The latents and what they cost. A NamedTuple, so that accelerate and DDP see the tensors in it."""
+
+    latents: Tensor
+    """[B, c, h, w] raw latents that the decoder side gets"""
+    codes: Tensor | None
+    """[B, h, w] codebook indices, int64; None where there is no codebook"""
+    losses: dict[str, Tensor]
+    """unweighted terms by name, [B] each, in the unit of the term (kl: nats per image)"""
+    stats: dict[str, Tensor]
+    """what to log beside the losses, [B] each, without gradient"""
+    sums: dict[str, Tensor]
+    """float64 sums over the batch, of shapes that do not depend on it, that `Bottleneck.after_update` wants over the
+    global batch; without gradient"""
+    candidates: Tensor | None
+    """[B, n, c] vectors of each image that may replace unused codes, without gradient; None where none are wanted"""
+
+
+class Bottleneck(nn.Module):
+    """What happens between encoder and decoder.
+
+    The forward is a pure function of its arguments, of parameters and of buffers, and changes none of them: whatever
+    state a bottleneck has besides its parameters moves in `after_update`, on sums over the global batch, so that the
+    model does not depend on how that batch was split over processes and micro-batches.
+    """
+
+    reconstruction_trains: ClassVar[frozenset[str]] = ENCODER_SIDE | DECODER_SIDE
+    """modules that a loss on the reconstruction reaches"""
+    trains: ClassVar[dict[str, frozenset[str]]] = {}
+    """modules that each term of its own reaches"""
+
+    def forward(self, h: Tensor, noise: Tensor) -> BottleneckOutput:
+        """What the encoder side gives [B,?,h,w] and the samples' noise [B, *noise_shape] from N(0, 1) => output."""
+        raise NotImplementedError
+
+    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Shape of the noise of one sample for latents (c, h, w); (0,) where none is used."""
+        raise NotImplementedError
+
+    def at_step(self, step: int) -> None:
+        """Take on the schedules' values of an update; called before its first forward."""
+
+    def start_from(self, vectors: Tensor, *, seed: int) -> None:
+        """Start the codebook from what the fresh encoder side gives, [N, c], where the settings ask for it."""
+
+    def wants_candidates(self) -> bool:
+        """Whether the next `after_update` needs candidates; the same on every process."""
+        return False
+
+    def after_update(
+        self,
+        sums: dict[str, Tensor],  # noqa: ARG002 - nothing to move in the simplest case
+        candidates: Tensor | None,  # noqa: ARG002
+        *,
+        seed: int,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Move the state after an update of the weights, the same on every process; what to log about it.
+
+        Args:
+            sums: `BottleneckOutput.sums` added up over the global batch.
+            candidates: [N, c] `BottleneckOutput.candidates` of the global batch, in the order of its samples.
+            seed: of this update; all randomness here follows from it.
+        """
+        return {}
+
+    def fold(self, autoencoder: nn.Module) -> None:
+        """Make a stock model with (averaged) weights compute by itself what this bottleneck computes."""

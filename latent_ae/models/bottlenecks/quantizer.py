@@ -1,0 +1,86 @@
+"""What all quantising bottlenecks are: a search in the stock model's codebook, and an account of its use."""
+
+import torch
+from torch import Tensor, nn
+
+from latent_ae.models.bottlenecks.codebook import code_counts, move_average, nearest_codes
+from latent_ae.models.bottlenecks.counts import codebook_usage, perplexity
+from latent_ae.models.bottlenecks.protocol import CODEBOOK, Bottleneck
+
+USAGE_DECAY = 0.99
+"""of the moving average of each code's uses per update"""
+
+
+class Quantizer(Bottleneck):
+    """Base of the bottlenecks whose latents are codes.
+
+    Args:
+        codebook: the stock model's `quantize.embedding` [K, c]. It stays a part of the stock model alone, which
+            optimises, averages and saves it.
+        dead_below: a code with fewer uses per update than this, on a moving average, counts as dead. New codes start
+            with twice as many, so an unused one has ln 2 / (1 - USAGE_DECAY) = 69 updates to find its place.
+    """
+
+    usage: Tensor
+    """[K] moving average of the uses per update"""
+
+    def __init__(self, codebook: nn.Embedding, *, dead_below: float = 1.0 - USAGE_DECAY) -> None:
+        super().__init__()
+        # A tuple hides the module from this one's parameters and state.
+        self._codebook = (codebook,)
+        self.dead_below = dead_below
+        self.register_buffer("usage", codebook.weight.new_full((codebook.num_embeddings,), 2.0 * dead_below))
+
+    @property
+    def codebook(self) -> nn.Embedding:
+        """The stock model's codebook."""
+        return self._codebook[0]
+
+    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:  # noqa: ARG002
+        """No noise."""
+        return (0,)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Vectors [B, n, c] => indices [B, n] that the stock model finds."""
+        return nearest_codes(z, self.codebook.weight)
+
+    def counts(self, codes: Tensor) -> Tensor:
+        """Uses of each code [K], float64."""
+        return code_counts(codes, self.codebook.num_embeddings)
+
+    def dead(self) -> Tensor:
+        """Which codes are dead, bool [K]."""
+        return self.usage < self.dead_below
+
+    @torch.no_grad()
+    def after_update(
+        self,
+        sums: dict[str, Tensor],
+        candidates: Tensor | None,  # noqa: ARG002
+        *,
+        seed: int,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Move the account of use.
+
+        Returns codebook_usage (share of the codes used in this global batch), perplexity (2 to the entropy of their
+        use in it) and dead_codes (their number, on the moving average).
+        """
+        counts = sums["counts"]
+        move_average(self.usage, counts, USAGE_DECAY)
+        return {
+            "codebook_usage": codebook_usage(counts),
+            "perplexity": perplexity(counts),
+            "dead_codes": float(self.dead().sum()),
+        }
+
+
+def squared_error(z: Tensor, e: Tensor) -> Tensor:
+    """Mean of (z - e)^2 over the values of each image: [B, n, c] twice => [B]."""
+    return (z - e).square().mean(dim=(1, 2))
+
+
+def stock_codebook(autoencoder: nn.Module) -> nn.Embedding:
+    """The codebook of a stock VQModel."""
+    codebook = autoencoder.get_submodule(f"{CODEBOOK}.embedding")
+    assert isinstance(codebook, nn.Embedding)
+    return codebook

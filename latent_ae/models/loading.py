@@ -1,0 +1,122 @@
+"""A stock autoencoder from wherever it lies: a diffusers folder, a pipeline, the hub, or a single file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, VQModel
+from diffusers.utils import logging
+
+from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.models.errors import ModelError
+from latent_ae.models.single_file import SUFFIXES, load_single_file
+
+CLASSES = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+"""by `_class_name` in config.json"""
+_SUBFOLDERS = (None, "vae", "vqvae", "movq")
+"""where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
+_PLACED = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
+"""tensors that a model without a place for them was not trained as"""
+
+
+def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoencoder:
+    """An AutoencoderKL or VQModel in float32, in evaluation mode.
+
+    Args:
+        name: a diffusers folder; a pipeline's folder or hub id with `vae/`, `vqvae/` or `movq/` in it; the hub id of an
+            autoencoder; or a single file (`load_single_file`), known by its suffix.
+        norm_num_groups: of a single file, which does not say it.
+
+    Raises ModelError if there is none, if it is of another class, or if its weights are not exactly those that its
+    config asks for: diffusers would fill what is missing at random and leave out what is too much.
+    """
+    path = Path(name)
+    if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
+        _refuse_part_of_folder(path)
+        return load_single_file(path, norm_num_groups=norm_num_groups)
+    if norm_num_groups is not None:
+        raise ModelError(f"norm_num_groups has no effect on {name}, whose config.json has it: leave it out")
+    if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2 or path.parts[0] in ("..", "~")):
+        raise ModelError(f"cannot load an autoencoder from {name}: there is no such folder or file")
+    reasons = []
+    for subfolder in _subfolders(path):
+        try:
+            config = AutoencoderKL.load_config(name, subfolder=subfolder)
+        except (OSError, ValueError) as error:
+            reasons.append(_one_line(error))
+            continue
+        if found := config.get("_class_name"):
+            return _load_folder(name, subfolder, found)
+        reasons.append(f"the config.json in {subfolder or 'it'} has no _class_name")
+    if path.is_dir():
+        reason = reasons[0] if reasons else "there is no config.json in it, nor in a vae/, vqvae/ or movq/ in it"
+    else:
+        reason = f"there is no such folder, and none of the hub can be had: {reasons[0]}"
+    raise ModelError(f"cannot load an autoencoder from {name}: {reason}")
+
+
+def _subfolders(path: Path) -> Iterator[str | None]:
+    for subfolder in _SUBFOLDERS:
+        # Diffusers takes the folder's own config where a local subfolder has none.
+        if not path.is_dir() or (path / (subfolder or "") / "config.json").is_file():
+            yield subfolder
+
+
+def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder:
+    place = name if subfolder is None else f"{name} ({subfolder}/)"
+    if not isinstance(found, str) or found not in CLASSES:
+        raise ModelError(f"{place} holds a model of class {found}; {' and '.join(CLASSES)} can be loaded")
+    try:
+        # Diffusers builds the model at random before it fills it, from the global generator.
+        with torch.random.fork_rng(devices=[]), _quiet_diffusers():
+            model, info = CLASSES[found].from_pretrained(
+                name,
+                subfolder=subfolder,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,
+                ignore_mismatched_sizes=True,  # they are reported, and refused here
+            )
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError) as error:
+        raise ModelError(f"cannot load the {found} of {place}: {_one_line(error)}") from error
+    _check_weights(place, info)
+    return model
+
+
+@contextmanager
+def _quiet_diffusers() -> Iterator[None]:
+    """Without its warnings about weights that do not fit: here they are errors."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_weights(place: str, info: dict[str, Any]) -> None:
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{place} lacks {len(missing)} of its weights, the first of them {missing[0]}")
+    if mismatched := sorted(info["mismatched_keys"]):
+        tensor, got, expected = mismatched[0]
+        raise ModelError(
+            f"{place} has {len(mismatched)} weights that do not fit its config.json: the first of them, {tensor}, has "
+            f"the shape {tuple(got)}, and the config asks for {tuple(expected)}"
+        )
+    if unexpected := sorted(key for key in info["unexpected_keys"] if key.startswith(_PLACED)):
+        raise ModelError(
+            f"{place} holds {len(unexpected)} weights for which its config.json has no place, "
+            f"the first of them {unexpected[0]}"
+        )
+
+
+def _refuse_part_of_folder(path: Path) -> None:
+    """A file's config beside it says what the file cannot, the number of groups above all."""
+    if path.name.startswith("diffusion_pytorch_model") and (path.parent / "config.json").is_file():
+        raise ModelError(f"{path} is part of a diffusers folder: give the folder, {path.parent}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

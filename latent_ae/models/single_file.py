@@ -1,0 +1,223 @@
+"""An autoencoder from one file of tensors, as latent-diffusion, ComfyUI and others keep it.
+
+Such a file has no config: the architecture follows from the names and shapes of its tensors. Three things do not.
+`norm_num_groups` is 32 where nothing else is said, the activation is SiLU, and the scaling of the latents stays neutral
+(`scaling_factor` 1, `shift_factor` 0): it belongs to a diffusion model, and a run here measures its own.
+"""
+
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, VQModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.models.errors import ModelError
+from latent_ae.models.ldm_keys import from_ldm_keys, linear_attention, to_ldm_name
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""of single files; all but the first are pickles"""
+
+_PREFIXES = ("", "first_stage_model.", "vae.")
+"""of an autoencoder's tensors, alone or in the checkpoint of a diffusion model"""
+_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.", "bn.")
+"""An autoencoder's own tensors, `bn.` being FLUX.2's; others, as of a loss or an average, are left aside."""
+_SAMPLE_SIZE = 512
+"""pixels; diffusers' tiled encoding, where it is asked for, takes tiles of that side"""
+_FIRST_LEVEL = "encoder.down_blocks.0.resnets."
+_CODEBOOK = "quantize.embedding.weight"
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""diffusers' names of before 0.15"""
+
+
+def load_single_file(path: Path | str, *, norm_num_groups: int | None = None) -> Autoencoder:
+    """The AutoencoderKL of a file, or VQModel if there is a codebook in it, in float32 and evaluation mode.
+
+    Args:
+        path: a `.safetensors` file, or a pickle (`.ckpt`, `.pt`, `.pth`, `.bin`), from which nothing but tensors is
+            taken; an autoencoder alone or a checkpoint with one in it, under LDM's names or diffusers'.
+        norm_num_groups: of the group normalisations; 32 if not given.
+
+    Raises ModelError if the file cannot be read, holds no autoencoder, or one whose tensors do not fit one another.
+    """
+    file = _open(Path(path))
+    arguments = _architecture(file, 32 if norm_num_groups is None else norm_num_groups)
+    kind = VQModel if "num_vq_embeddings" in arguments else AutoencoderKL
+    try:
+        with torch.device("meta"):  # shapes alone: nothing is drawn at random, or allocated for what does not fit
+            model = kind(**arguments)
+    except ValueError as error:
+        raise ModelError(f"{path} holds no {kind.__name__}: {' '.join(str(error).split())}") from error
+    _check(file, model)
+    # Copies: what was read may be a view of the file, which may be overwritten.
+    weights = {
+        name: tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in file.tensors.items()
+    }
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+class _File(NamedTuple):
+    path: Path
+    prefix: str
+    is_ldm: bool
+    levels: int
+    tensors: dict[str, Tensor]
+    """of the autoencoder alone, under diffusers' names"""
+
+    def own_name(self, name: str) -> str:
+        """What the file calls a tensor with diffusers' name."""
+        return self.prefix + (to_ldm_name(name, self.levels) if self.is_ldm else name)
+
+
+def _open(path: Path) -> _File:
+    tensors = _read(path)
+    found: list[re.Match[str]] = []
+    for prefix in _PREFIXES:
+        level = re.compile(re.escape(prefix) + r"(encoder\.down|decoder\.up)(_blocks)?\.([0-9]{1,3})\.")
+        if found := [match for name in tensors if (match := level.match(name))]:
+            break
+    else:
+        raise ModelError(
+            f"{path} holds no autoencoder: names like encoder.down.0.block.0.norm1.weight were expected, the first of "
+            f"its {len(tensors)} tensors are {', '.join(sorted(tensors)[:3]) or 'none'}"
+        )
+    down, up = (
+        sorted({int(match[3]) for match in found if match[1] == side}) for side in ("encoder.down", "decoder.up")
+    )
+    if down != up or down != list(range(len(down))):
+        raise ModelError(
+            f"{path} has the levels {down} in its encoder and {up} in its decoder; the same are expected, from 0 on"
+        )
+    is_ldm, levels = found[0][2] is None, len(down)
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    own = {name: tensor for name, tensor in own.items() if name.startswith(_PARTS)}
+    named = from_ldm_keys(own, levels) if is_ldm else _from_old_attention(own)
+    return _File(path, prefix, is_ldm, levels, named)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ModelError(f"{path} is no file of tensors that can be read here: {', '.join(SUFFIXES)} can")
+    if path.suffix.lower() == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
+    content = _unpickled(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, and a dict of tensors is expected")
+    return {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+
+
+def _unpickled(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol, before it is refused
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # bytes that are no pickle of tensors can fail in any way
+        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ModelError(
+                f"{path} is a pickle that asks for {foreign[1]}, and only tensors are taken from pickles: "
+                "convert it to safetensors where you trust it"
+            ) from error
+        raise ModelError(
+            f"{path} is no complete file of tensors by torch.save ({type(error).__name__}): fetch it again, "
+            "or convert it to safetensors where you trust it"
+        ) from error
+
+
+def _from_old_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    old = re.compile(rf"(?<=\.attentions\.[0-9]\.)({'|'.join(_OLD_ATTENTION)})(?=\.)")
+    named = {old.sub(lambda match: _OLD_ATTENTION[match[0]], name): tensor for name, tensor in tensors.items()}
+    return {name: linear_attention(name, tensor) for name, tensor in named.items()}
+
+
+def _architecture(file: _File, norm_num_groups: int) -> dict[str, Any]:
+    """Arguments of AutoencoderKL, or of VQModel, where `num_vq_embeddings` is among them."""
+    names = file.tensors.keys()
+    widths = tuple(
+        _size(file, f"encoder.down_blocks.{level}.resnets.0.conv1.weight", 0) for level in range(file.levels)
+    )
+    if norm_num_groups < 1 or any(width % norm_num_groups for width in widths):
+        raise ModelError(
+            f"{file.path} has the widths {widths}, which norm_num_groups {norm_num_groups} does not divide: give the "
+            "norm_num_groups it was trained with, which no file of tensors says, or a diffusers folder, which does"
+        )
+    arguments: dict[str, Any] = {
+        "in_channels": _size(file, "encoder.conv_in.weight", 1),
+        "out_channels": _size(file, "decoder.conv_out.weight", 0),
+        "latent_channels": _size(file, "decoder.conv_in.weight", 1),
+        "block_out_channels": widths,
+        "layers_per_block": len({name.split(".")[4] for name in names if name.startswith(_FIRST_LEVEL)}),
+        "down_block_types": _block_types(file, "encoder.down_blocks", "DownEncoderBlock2D"),
+        "up_block_types": _block_types(file, "decoder.up_blocks", "UpDecoderBlock2D"),
+        "mid_block_add_attention": any(".mid_block.attentions." in name for name in names),
+        "norm_num_groups": norm_num_groups,
+        "sample_size": _SAMPLE_SIZE,
+        "scaling_factor": 1.0,
+    }
+    if any(name.startswith("quantize.") for name in names):
+        return arguments | {
+            "num_vq_embeddings": _size(file, _CODEBOOK, 0),
+            "vq_embed_dim": _size(file, _CODEBOOK, 1),
+            "norm_type": "spatial" if "decoder.conv_norm_out.conv_y.weight" in names else "group",
+        }
+    return arguments | {
+        "shift_factor": 0.0,
+        "use_quant_conv": "quant_conv.weight" in names,
+        "use_post_quant_conv": "post_quant_conv.weight" in names,
+    }
+
+
+def _size(file: _File, name: str, axis: int) -> int:
+    _refuse_missing(file, [name])
+    shape = tuple(file.tensors[name].shape)
+    if len(shape) < 2 or 0 in shape:
+        raise ModelError(f"{file.path}: {file.own_name(name)} has the shape {shape}, which no such layer has")
+    return shape[axis]
+
+
+def _block_types(file: _File, side: str, plain: str) -> tuple[str, ...]:
+    """Attention at a level of its own, beside that in the middle: latent-diffusion's `attn_resolutions`."""
+    return tuple(
+        f"Attn{plain}" if any(name.startswith(f"{side}.{level}.attentions.") for name in file.tensors) else plain
+        for level in range(file.levels)
+    )
+
+
+def _check(file: _File, model: Autoencoder) -> None:
+    """Raise ModelError unless the file holds exactly the tensors of the model that was inferred from it."""
+    expected = model.state_dict()
+    _refuse_missing(file, list(expected))
+    if surplus := [name for name in file.tensors if name not in expected]:
+        raise ModelError(
+            f"{file.path} holds {len(surplus)} tensors for which {type(model).__name__} has no place, the first of "
+            f"them {file.own_name(surplus[0])}"
+        )
+    for name, tensor in file.tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(
+                f"{file.path} contradicts itself: {file.own_name(name)} has the shape {tuple(tensor.shape)}, and "
+                f"{tuple(expected[name].shape)} fits the others"
+            )
+        if not tensor.is_floating_point():
+            raise ModelError(f"{file.path}: {file.own_name(name)} is quantised to {tensor.dtype}: take the original")
+
+
+def _refuse_missing(file: _File, expected: list[str]) -> None:
+    if missing := [name for name in expected if name not in file.tensors]:
+        raise ModelError(
+            f"{file.path} lacks {len(missing)} of its tensors, the first of them {file.own_name(missing[0])}"
+        )
