@@ -36,10 +36,10 @@ from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_me
 from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 from latent_ae.data import Batch
 from latent_ae.errors import UserError
-from latent_ae.models import PRESETS, build_autoencoder, latent_shape
+from latent_ae.models import PRESETS, build_autoencoder, factor_of
 from latent_ae.models.bottlenecks import KLBottleneck
 from latent_ae.perceptual import build_perceptual
-from latent_ae.randomness import sample_noise, torch_generator
+from latent_ae.randomness import torch_generator
 from latent_ae.training.build import build_objective, build_optimizer, weights_at
 from latent_ae.training.draws import Draws
 from latent_ae.training.guard import GradientGuard
@@ -95,8 +95,9 @@ class OurStep:
         self.prepared = self.accelerator.prepare_model(objective)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.weights, self.pixels, self.channels_last = weights_at(0, loss), setup.pixels(), setup.channels_last
-        shape = latent_shape(autoencoder, setup.resolution)
-        self.draws, self.guard = Draws(seed=SEED, noise_shape=shape, latent_shape=shape), GradientGuard()
+        channels, factor = autoencoder.config["latent_channels"], factor_of(autoencoder)
+        self.draws = Draws(seed=SEED, latent_channels=channels, factor=factor, noise_shape=KLBottleneck().noise_shape)
+        self.guard = GradientGuard()
 
     def step(self, number: int) -> float:
         """One update; the loss before it."""
@@ -168,10 +169,8 @@ def losses_of_both(setup: Setup, steps: int) -> tuple[list[float], list[float]]:
     """The losses of our and the example's first steps in float32 on the same noise: they must agree to be compared."""
     setup = replace(setup, precision="no")
     ours, example = OurStep(setup), ExampleStep(setup)
-    noises = [
-        sample_noise(SEED, number * setup.batch, setup.batch, ours.draws.latent_shape).to(setup.device)
-        for number in range(steps)
-    ]
+    numbers = [list(range(step * setup.batch, (step + 1) * setup.batch)) for step in range(steps)]
+    noises = [ours.draws.noise(batch, ours.pixels.shape).to(setup.device) for batch in numbers]
     return [ours.step(number) for number in range(steps)], [
         example.step(number, noise) for number, noise in enumerate(noises)
     ]

@@ -10,8 +10,7 @@ B C H W: images, channels, pixels.
 import importlib.metadata
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -26,10 +25,17 @@ from latent_ae.metrics import (
     LatentStatistics,
 )
 from latent_ae.models import Autoencoder, factor_of, pad_to_factor
-from latent_ae.models.coding import Encoded, decode_latents, encode_pixels
+from latent_ae.models.coding import Encoded, decode_latents, encode_pixels, inference
 from latent_ae.perceptual import PerceptualDistance
 from latent_ae.randomness import torch_generator
-from latent_ae.report import EvaluationReport, Metric, codebook_warnings, latent_warnings, scaled_latents
+from latent_ae.report import (
+    EvaluationReport,
+    Metric,
+    codebook_warnings,
+    latent_warnings,
+    mean_metric,
+    scaled_latents,
+)
 
 __all__ = ["EvaluationReport", "Evaluator", "Metric", "evaluate", "factor_of", "measure_latents"]
 
@@ -131,7 +137,7 @@ class Evaluator:
             raise ValueError(f"every image needs an id, got {len(pixels)} images and {len(sample_ids)} ids")
         self._refuse_repeated(sample_ids)
         height, width = pixels.shape[2:]
-        with _inference(self._model):
+        with inference(self._model):
             encoded = encode_pixels(self._model, pixels)
             latents = encoded.latents if self._mode == "mode" else self._sampled(encoded, sample_ids)
             decoded = decode_latents(self._model, latents)[..., :height, :width].float().clamp(-1, 1)
@@ -240,13 +246,7 @@ class Evaluator:
         values = {sample_id: row[name] for sample_id, row in self._values.items() if name in row}
         if name == "psnr":  # infinite for an identical image, which would hide all others
             values = {sample_id: min(value, PSNR_LIMIT) for sample_id, value in values.items()}
-        bad = sorted(sample_id for sample_id, value in values.items() if not math.isfinite(value))
-        reason = None if values else self._reasons[name]
-        if bad:
-            reason = f"{len(bad)} of {len(values)} images gave values that are not finite, the first of them {bad[0]!a}"
-        # fsum rounds once, so that the order of the values does not show
-        mean = None if reason else math.fsum(values.values()) / len(values)
-        return Metric(value=mean, unit=unit, protocol=protocol, images=0 if reason else len(values), reason=reason)
+        return mean_metric(values, unit=unit, protocol=protocol, absent=self._reasons.get(name, "nothing was measured"))
 
     def _compare(self, reconstruction: Tensor, target: Tensor) -> dict[str, list[Any]]:
         columns = {
@@ -309,25 +309,12 @@ def measure_latents(
     statistics = LatentStatistics()
     for pixels, _ in batches:
         _check(model, pixels)
-        with _inference(model):
+        with inference(model):
             encoded = encode_pixels(model, pixels)
         statistics.update(encoded.latents, encoded.logvar)
         if progress is not None:
             progress(len(pixels))
     return statistics
-
-
-@contextmanager
-def _inference(model: Autoencoder) -> Iterator[None]:
-    """Eval mode without gradients; every module gets its own mode back, as parts of a model may be frozen."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _check(model: Autoencoder, pixels: Tensor) -> None:

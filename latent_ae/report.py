@@ -1,6 +1,7 @@
 """What an evaluation found: numbers that carry their protocol, and what a person should look at first."""
 
 import json
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -73,6 +74,17 @@ class EvaluationReport(BaseModel):
             for name, of in (("latent mean, std", self.latents["sample"]), ("  after scaling", self.latents["scaled"])):
                 lines.append(f"  {name:<22} {of['mean']:.4g}, {of['std']:.4g}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def mean_metric(values: dict[str, float], *, unit: str, protocol: str, absent: str) -> Metric:
+    """The mean of a measure over images by their id; without images or with one that is not finite, the reason."""
+    bad = sorted(sample_id for sample_id, value in values.items() if not math.isfinite(value))
+    reason = None if values else absent
+    if bad:
+        reason = f"{len(bad)} of {len(values)} images gave values that are not finite, the first of them {bad[0]!a}"
+    # fsum rounds once, so that the order of the values does not show
+    mean = None if reason else math.fsum(values.values()) / len(values)
+    return Metric(value=mean, unit=unit, protocol=protocol, images=0 if reason else len(values), reason=reason)
 
 
 def scaled_latents(latents: dict[str, Any], *, scaling_factor: float, shift_factor: float) -> dict[str, Any]:

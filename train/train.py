@@ -101,11 +101,12 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     samples = build_samples(parts, config.data, seed=config.seed, channels=channels)
     heldout = Heldout(parts, config, accelerator, channels=channels)
     say = accelerator.print
-    say(describe_run(config, parts, autoencoder, draws.latent_shape))
+    say(describe_run(config, parts, autoencoder))
     say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
-    say(preflight(objective, samples[0].pixels[None], draws.noise([0]), final_weights(config.loss), adversary))
+    pixels = samples[0].pixels[None]
+    say(preflight(objective, pixels, draws.noise([0], pixels.shape), final_weights(config.loss), adversary))
     if invocation.preflight == "only":
         return 0
 
@@ -217,6 +218,7 @@ class Training:
         bottleneck.at_step(state.step)
         for optimizer in [self.optimizer] if adversary is None else [self.optimizer, adversary.optimizer]:
             set_learning_rate(optimizer, learning_rate_share_at(state.step, config.train))
+        weight = 0.0 if adversary is None else adversary.generator_weight()
         result = generator_step(
             self.accelerator,
             self.prepared,
@@ -224,9 +226,7 @@ class Training:
             batches,
             step=state.step,
             draws=self.draws,
-            weights=weights_at(
-                state.step, config.loss, adversarial=0.0 if adversary is None else adversary.generator_weight()
-            ),
+            weights=weights_at(state.step, config.loss, adversarial=weight),
             guard=state.guards["generator"],
             max_grad_norm=config.train.max_grad_norm,
             adversary=adversary,
@@ -248,7 +248,7 @@ class Training:
                 max_grad_norm=config.train.max_grad_norm,
             )
             result.losses.update(other.losses)
-            result.stats.update(other.stats)
+            result.stats.update(other.stats, discriminator_grad_norm=other.grad_norm, adversarial_weight=weight)
         return result
 
     def stopping(self, skipped: SkippedImages) -> int:

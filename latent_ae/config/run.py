@@ -50,8 +50,8 @@ class RunConfig(Section):
         if idle:
             names = ", ".join(f"loss.{name}" for name in idle)
             raise ValueError(f"{names} has no effect with bottleneck.kind {kind}: leave it out")
-        if self.bottleneck.stock_class == "VQModel" and (self.model.start != "random" or self.model.start_logvar):
-            raise ValueError(f"model.start and model.start_logvar have no effect with bottleneck.kind {kind}")
+        if kind != "kl" and self.model.start_logvar:
+            raise ValueError(f"model.start_logvar has no effect with bottleneck.kind {kind}: leave it out")
         sizes = (self.bottleneck.codebook_size, self.bottleneck.code_channels)
         if self.model.init_from is None and kind in ("vq", "ema_vq", "gumbel") and sizes[0] is None:
             raise ValueError(f"bottleneck.kind {kind} needs bottleneck.codebook_size, the number of codes")

@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 from PIL import Image
 
 from latent_ae.config import DataConfig
+from latent_ae.data.header import header_size
 from latent_ae.data.source import DataError, SourceParts, split_by_hash
 from latent_ae.image import BrokenImage, open_image
 
@@ -42,6 +43,14 @@ class HubImages:
     def load(self, index: int) -> Image.Image:
         """Raises BrokenImage also for a row without an image."""
         return open_stored(self._dataset[int(self._rows[index])][self._column], self.sample_id(index))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the upright image, from its header. Raises BrokenImage."""
+        sample_id = self.sample_id(index)
+        try:
+            return header_size(_stored_file(self._dataset[int(self._rows[index])][self._column], sample_id))
+        except BrokenImage as error:
+            raise BrokenImage(error.reason, sample_id) from error
 
 
 def build(config: DataConfig) -> SourceParts:
@@ -112,7 +121,7 @@ def unreadable(path: str, error: Exception) -> DataError:
     place, configuration = _parted(path)
     local = Path(place).expanduser()
     cause = error.__cause__ or error  # datasets wraps what went wrong in "an error occurred"
-    if isinstance(cause, ValueError) and not local.is_file():
+    if isinstance(cause, ValueError) and "Config" in str(cause) and not local.is_file():
         with suppress(Exception):  # then it was about something else
             names = datasets.get_dataset_config_names(str(local) if local.is_dir() else place)
             listing = ", ".join(names)
@@ -127,17 +136,22 @@ def unreadable(path: str, error: Exception) -> DataError:
 
 def open_stored(stored: dict[str, Any] | None, sample_id: str) -> Image.Image:
     """The image in a row's undecoded image column. Raises BrokenImage, also for a row without an image."""
-    if stored is None or (stored["bytes"] is None and stored["path"] is None):
-        raise BrokenImage("the row holds no image", sample_id)
     try:
-        if stored["bytes"] is not None:
-            return open_image(io.BytesIO(stored["bytes"]))
-        if "://" in stored["path"]:  # a file at the hub or in an archive
-            with fsspec.open(stored["path"]) as file:
-                return open_image(io.BytesIO(file.read()))
-        return open_image(Path(stored["path"]))
+        return open_image(_stored_file(stored, sample_id))
     except BrokenImage as error:
         raise BrokenImage(error.reason, sample_id) from error
+
+
+def _stored_file(stored: dict[str, Any] | None, sample_id: str) -> Path | io.BytesIO:
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        raise BrokenImage("the row holds no image", sample_id)
+    if stored["bytes"] is not None:
+        return io.BytesIO(stored["bytes"])
+    if "://" not in stored["path"]:
+        return Path(stored["path"])
+    try:
+        with fsspec.open(stored["path"]) as file:  # at the hub or in an archive
+            return io.BytesIO(file.read())
     except (OSError, KeyError) as error:  # a zip without the file is a KeyError
         raise BrokenImage(f"{type(error).__name__}: {error}", sample_id) from error
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, islice
 from typing import Any, Self
 
 import torch
@@ -18,10 +19,10 @@ from latent_ae.data.order import index_of, rank_numbers, replacement_index
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
 from latent_ae.data.transforms import evaluation_view, training_crop
-from latent_ae.image import WHITE, BrokenImage, Color, to_tensor
+from latent_ae.image import WHITE, BrokenImage, Color, Pixels, to_tensor
 from latent_ae.randomness import numpy_generator
 
-ATTEMPTS = 20
+_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,28 @@ class EvaluationBatch:
     sample_ids: list[str]
 
 
+Candidate = tuple[str, Callable[[], Pixels]]
+"""(id of an image, what makes its crop or raises BrokenImage)"""
+
+
+def usable_sample(number: int, candidates: Iterator[Candidate]) -> Sample:
+    """Sample `number` from the first of the candidates that can be used; those before it are reported in `bad`.
+
+    Raises DataError if 20 images in a row cannot be used.
+    """
+    bad: list[Bad] = []
+    for sample_id, crop in islice(candidates, _ATTEMPTS):
+        try:
+            return Sample(to_tensor(crop()), number, sample_id, bad)
+        except BrokenImage as error:
+            bad.append((sample_id, error.reason))
+    sample_id, reason = bad[-1]
+    raise DataError(
+        f"{_ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
+        "check the images and data.resolution"
+    )
+
+
 class TrainingSamples(Dataset[Sample]):
     """The run's samples by number: every one is a pure function of (seed, number), so any process may make it.
 
@@ -102,24 +125,17 @@ class TrainingSamples(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """Raises DataError if 20 images in a row cannot be used."""
-        bad: list[Bad] = []
+        return usable_sample(number, self._candidates(number))
+
+    def _candidates(self, number: int) -> Iterator[Candidate]:
         size = len(self._source)
         index = index_of(self._seed, number, size)
-        for attempt in range(ATTEMPTS):
-            sample_id = self._source.sample_id(index)
-            generator = numpy_generator(self._seed, "crop", number)
-            try:
-                pixels = self._crop(self._source.load(index), generator=generator)
-            except BrokenImage as error:
-                bad.append((sample_id, error.reason))
-                index = replacement_index(self._seed, number, attempt, size)
-            else:
-                return Sample(to_tensor(pixels), number, sample_id, bad)
-        sample_id, reason = bad[-1]
-        raise DataError(
-            f"{ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
-            "check the images and data.resolution"
-        )
+        for attempt in count():
+            yield self._source.sample_id(index), partial(self._pixels, index, number)
+            index = replacement_index(self._seed, number, attempt, size)
+
+    def _pixels(self, index: int, number: int) -> Pixels:
+        return self._crop(self._source.load(index), generator=numpy_generator(self._seed, "crop", number))
 
 
 class TrainingLoader:
@@ -141,7 +157,7 @@ class TrainingLoader:
 
 
 def training_loader(
-    samples: TrainingSamples,
+    samples: Dataset[Sample],
     *,
     batch_size: int,
     accumulation: int,
@@ -154,8 +170,9 @@ def training_loader(
 ) -> TrainingLoader:
     """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
 
-    `batch_size` is the global batch. The batches do not depend on `workers`, the number of processes that make them
-    (0: this one). Raises DataError if the batch cannot be cut into equal pieces.
+    `samples` are TrainingSamples or, made for the same `batch_size`, BucketSamples. `batch_size` is the global batch.
+    The batches do not depend on `workers`, the number of processes that make them (0: this one). Raises DataError if
+    the batch cannot be cut into equal pieces.
     """
     pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
     pieces(first_step)  # the error, if any, belongs here and not in the loop
@@ -238,7 +255,7 @@ class _Numbers:
 class _MicroBatches(Dataset[Batch | DataError]):
     """Micro-batches by their number range. An error is handed on: raised in a worker, it would be a stack trace."""
 
-    def __init__(self, samples: TrainingSamples) -> None:
+    def __init__(self, samples: Dataset[Sample]) -> None:
         self._samples = samples
 
     def __getitem__(self, numbers: range) -> Batch | DataError:

@@ -17,14 +17,21 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from latent_ae.data.loader import ATTEMPTS, Batch, Sample, as_it_is, leave_signals_to_the_main_process
-from latent_ae.data.order import rank_numbers
-from latent_ae.data.shards import Shards
+from latent_ae.data.loader import (
+    Batch,
+    Candidate,
+    Sample,
+    as_it_is,
+    leave_signals_to_the_main_process,
+    usable_sample,
+)
+from latent_ae.data.shards import Shards, StoredImage
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
 from latent_ae.data.stream import ImageStream, Position
+from latent_ae.data.stream_share import StreamShare
 from latent_ae.data.transforms import training_crop
-from latent_ae.image import WHITE, BrokenImage, Color, to_tensor
+from latent_ae.image import WHITE, Color, Pixels
 from latent_ae.randomness import numpy_generator
 
 
@@ -80,58 +87,54 @@ class StreamSamples:
 
         Raises DataError if 20 images in a row cannot be used.
         """
-        bad: list[Bad] = []
-        for _ in range(ATTEMPTS):
+        return usable_sample(number, self._candidates(stream, number))
+
+    def _candidates(self, stream: ImageStream, number: int) -> Iterator[Candidate]:
+        while True:
             stored = next(stream)
-            try:
-                pixels = self._crop(stored.load(), generator=numpy_generator(self._seed, "crop", number))
-            except BrokenImage as error:
-                bad.append((stored.sample_id, error.reason))
-            else:
-                return Sample(to_tensor(pixels), number, stored.sample_id, bad)
-        sample_id, reason = bad[-1]
-        raise DataError(
-            f"{ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
-            "check the images and data.resolution"
-        )
+            yield stored.sample_id, partial(self._pixels, stored, number)
+
+    def _pixels(self, stored: StoredImage, number: int) -> Pixels:
+        return self._crop(stored.load(), generator=numpy_generator(self._seed, "crop", number))
 
 
 class StreamLoader:
     """The micro-batches of one rank, in order; `stream_loader` makes it."""
 
-    def __init__(self, samples: StreamSamples, share: "_Share", *, workers: int, pin_memory: bool) -> None:
+    def __init__(self, samples: StreamSamples, work: "_Work", *, workers: int, pin_memory: bool) -> None:
         self._samples = samples
-        self._share = share
+        self._work = work
         self._workers = workers
         self._pin_memory = pin_memory
-        self._positions = dict(share.positions)
+        self._positions = dict(work.positions)
 
     def __len__(self) -> int:
-        return self._share.accumulation * len(self._share.steps)
+        return self._work.share.accumulation * len(self._work.steps)
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError if a shard cannot be read or too many images in a row cannot be used."""
-        share, parts_a_step = self._share, max(1, self._workers)
+        work, parts_a_step = self._work, max(1, self._workers)
         loader: DataLoader[Any] = DataLoader(
-            _Parts(self._samples, share),
+            _Parts(self._samples, work),
             batch_size=None,
             num_workers=self._workers,  # torch gives each of them one thread
             collate_fn=as_it_is,
             worker_init_fn=leave_signals_to_the_main_process,
             generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
         )
-        self._positions = dict(share.positions)
+        self._positions = dict(work.positions)
         parts = iter(loader)  # the workers' parts come by turns
-        for step in share.steps:
+        for step in work.steps:
             pieces: dict[int, _Piece] = {}
             for _ in range(parts_a_step):
                 part = next(parts)
                 if isinstance(part, DataError):
                     raise part
                 pieces |= part.pieces()
-            for streams in share.micro_batches():
+            for streams in work.share.micro_batches():
                 self._positions |= {stream: pieces[stream].position for stream in streams}
-                yield self._batch([pieces[stream] for stream in streams], share.numbers(step, streams))
+                numbers = [number for stream in streams for number in work.share.numbers(step, stream)]
+                yield self._batch([pieces[stream] for stream in streams], numbers)
 
     def state(self) -> dict[str, Any]:
         """Where to go on after the micro-batches that were handed out; JSON can hold it.
@@ -177,23 +180,18 @@ def stream_loader(
     steps, merged over the ranks; without it the streams begin. Raises DataError if the streams cannot be shared out
     so, or if the state is one of other streams.
     """
-    rank_numbers(0, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
-    pieces, streams = world_size * accumulation, samples.streams
-    if streams % pieces or batch_size % streams:
-        fitting = [str(count) for count in range(pieces, batch_size + 1, pieces) if batch_size % count == 0]
+    if workers > samples.streams // world_size:
         raise DataError(
-            f"data.streams {streams} must be a multiple of processes x train.accumulation = {world_size} x "
-            f"{accumulation} and divide train.batch_size {batch_size}: choose one of {', '.join(fitting)}"
+            f"data.workers {workers} is more than a process has streams to read, {samples.streams // world_size}: "
+            "lower it or raise data.streams"
         )
-    if workers > streams // world_size:
-        raise DataError(
-            f"data.workers {workers} is more than a process has streams to read, {streams // world_size}: lower it or "
-            "raise data.streams"
-        )
-    share = _Share(batch_size, accumulation, rank, world_size, streams, range(first_step, max(first_step, steps)), {})
-    positions = {stream: Position() for stream in share.streams()} if state is None else _saved(state, samples, share)
-    share.positions.update(positions)
-    return StreamLoader(samples, share, workers=workers, pin_memory=pin_memory)
+    share = StreamShare(
+        streams=samples.streams, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size
+    )
+    numbers = share.all_streams()
+    positions = dict.fromkeys(numbers, Position()) if state is None else _saved(state, samples, numbers)
+    work = _Work(share, range(first_step, max(first_step, steps)), positions)
+    return StreamLoader(samples, work, workers=workers, pin_memory=pin_memory)
 
 
 def merged_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -202,7 +200,7 @@ def merged_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**states[0], "positions": positions}
 
 
-def _saved(state: Mapping[str, Any], samples: StreamSamples, share: "_Share") -> dict[int, Position]:
+def _saved(state: Mapping[str, Any], samples: StreamSamples, streams: Sequence[int]) -> dict[int, Position]:
     here = {"streams": samples.streams, "shuffle_block": samples.shuffle_block, "shards": samples.shards.identity}
     changed = [f"{name} {state.get(name)} -> {value}" for name, value in here.items() if state.get(name) != value]
     if changed:
@@ -210,43 +208,20 @@ def _saved(state: Mapping[str, Any], samples: StreamSamples, share: "_Share") ->
             f"the saved place in the stream is one of other data (there -> here): {', '.join(changed)}: give the old "
             "data.streams, data.shuffle_block and shards, or another --name for a new run"
         )
-    missing = [stream for stream in share.streams() if str(stream) not in state["positions"]]
+    missing = [stream for stream in streams if str(stream) not in state["positions"]]
     if missing:
         raise DataError(f"the saved place in the stream lacks the streams {missing}: merge the states of all ranks")
-    return {stream: Position.from_json(state["positions"][str(stream)]) for stream in share.streams()}
+    return {stream: Position.from_json(state["positions"][str(stream)]) for stream in streams}
 
 
 @dataclass(frozen=True)
-class _Share:
-    """What one rank makes of each step."""
+class _Work:
+    """What a rank has to do."""
 
-    batch_size: int
-    accumulation: int
-    rank: int
-    world_size: int
-    stream_count: int
+    share: StreamShare
     steps: range
     positions: dict[int, Position]
-    """where the rank's streams begin"""
-
-    def micro_batches(self) -> list[range]:
-        """The streams of each micro-batch of a step: order.rank_numbers in streams instead of samples."""
-        return rank_numbers(
-            0,
-            batch_size=self.stream_count,
-            accumulation=self.accumulation,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-
-    def streams(self) -> list[int]:
-        """Of the rank, in the order of its samples' numbers."""
-        return [stream for streams in self.micro_batches() for stream in streams]
-
-    def numbers(self, step: int, streams: Sequence[int]) -> list[int]:
-        """Of the samples that the streams give at a step."""
-        each = self.batch_size // self.stream_count
-        return [step * self.batch_size + stream * each + index for stream in streams for index in range(each)]
+    """where its streams begin"""
 
 
 @dataclass(frozen=True)
@@ -284,20 +259,20 @@ class _Parts(IterableDataset[_Part | DataError]):
     An error is handed on: raised in a worker, it would be a stack trace.
     """
 
-    def __init__(self, samples: StreamSamples, share: _Share) -> None:
+    def __init__(self, samples: StreamSamples, work: _Work) -> None:
         self._samples = samples
-        self._share = share
+        self._work = work
 
     def __iter__(self) -> Iterator[_Part | DataError]:
-        worker = get_worker_info()
-        mine = self._share.streams() if worker is None else self._share.streams()[worker.id :: worker.num_workers]
-        streams = {number: self._samples.stream(number, self._share.positions[number]) for number in mine}
+        worker, share = get_worker_info(), self._work.share
+        mine = share.all_streams() if worker is None else share.all_streams()[worker.id :: worker.num_workers]
+        streams = {number: self._samples.stream(number, self._work.positions[number]) for number in mine}
         try:
-            for step in self._share.steps:
+            for step in self._work.steps:
                 samples = [
                     self._samples.sample(stream, number)
                     for place, stream in streams.items()
-                    for number in self._share.numbers(step, [place])
+                    for number in share.numbers(step, place)
                 ]
                 yield _Part(
                     torch.stack([sample.pixels for sample in samples]),

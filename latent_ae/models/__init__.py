@@ -78,6 +78,21 @@ PRESETS: dict[str, dict[str, object]] = {
         "latent_channels": 3,
         "norm_num_groups": 32,
     },
+    # LlamaGen's VQ-16, with the vectors that its codes are projected from, and latent-diffusion's vq-f8.
+    "vq-f16": {
+        "in_channels": 3,
+        "block_out_channels": (128, 128, 256, 256, 512),
+        "layers_per_block": 2,
+        "latent_channels": 256,
+        "norm_num_groups": 32,
+    },
+    "vq-f8": {
+        "in_channels": 3,
+        "block_out_channels": (128, 256, 256, 512),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "norm_num_groups": 32,
+    },
     "kl-f16": {
         "in_channels": 3,
         "block_out_channels": (128, 128, 256, 256, 512),
@@ -115,7 +130,7 @@ def build_autoencoder(
 
 def _check_class(model: Autoencoder, bottleneck: BottleneckConfig, name: str) -> None:
     if model.config.get("norm_type") == "spatial":
-        raise ModelError(f"model.init_from {name} has spatial normalisation (MoVQ), which can be loaded but not trained")
+        raise ModelError(f"model.init_from {name} has spatial normalisation (MoVQ), which cannot be trained here")
     if (found := type(model).__name__) != bottleneck.stock_class:
         kinds = "kl or identity" if found == "AutoencoderKL" else "vq, ema_vq, fsq or gumbel"
         raise ModelError(

@@ -4,8 +4,11 @@ AutoencoderKL:  pixels --pad--> encoder --> mean, logvar ---------------> latent
 VQModel:        pixels --pad--> encoder --> vectors --> nearest codes --> latents --> decoder --> pixels
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
@@ -48,3 +51,16 @@ def decode_latents(model: Autoencoder, latents: Tensor) -> Tensor:
     """
     pixels: Tensor = model.decode(latents.to(model.device, model.dtype)).sample
     return pixels
+
+
+@contextmanager
+def inference(model: Autoencoder) -> Iterator[None]:
+    """Eval mode without gradients; every module gets its own mode back, as parts of a model may be frozen."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

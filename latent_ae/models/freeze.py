@@ -31,4 +31,3 @@ def freeze_all_but(model: Autoencoder, parts: Sequence[str]) -> frozenset[str]:
         parameter.requires_grad_(parameter.requires_grad and name in wanted)
     modules = {name.split(".")[0] for name in parameters}
     return frozenset(modules - {name.split(".")[0] for name in wanted})
-

@@ -17,9 +17,10 @@ All other channels keep their random weights, made smaller, for training to use.
 """
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, VQModel
 from torch import Tensor, nn
 
+from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.errors import ModelError
 
 _VALUE_SCALE = 0.8
@@ -35,7 +36,7 @@ Position = tuple[int, int, int]
 
 
 @torch.no_grad()
-def zero_residuals(model: AutoencoderKL) -> None:
+def zero_residuals(model: Autoencoder) -> None:
     """Let every residual block and attention begin as its skip path, in place: their last layers become zero."""
     for module in model.modules():
         name = {"ResnetBlock2D": "conv2", "Attention": "to_out.0"}.get(type(module).__name__)
@@ -53,7 +54,7 @@ def set_start_logvar(model: AutoencoderKL, logvar: float) -> None:
 
 
 @torch.no_grad()
-def linear_start(model: AutoencoderKL, pixels: Tensor) -> None:
+def linear_start(model: Autoencoder, pixels: Tensor) -> None:
     """Set the weights of a freshly built model in place.
 
     Args:
@@ -74,16 +75,19 @@ def linear_start(model: AutoencoderKL, pixels: Tensor) -> None:
     factor = 2 ** (len(widths) - 1)
     deviations, components = _principal_components(pixels, factor)
     kept = _start_encoder(model, widths, deviations, components)
-    for convolution in (model.quant_conv, model.post_quant_conv):
+    # Whitened components suit a posterior with one prior for all; distances between codes should be those of pixels.
+    scales = deviations[:latents] / deviations[0] if isinstance(model, VQModel) else torch.ones(latents)
+    for convolution, diagonal in ((model.quant_conv, scales), (model.post_quant_conv, 1.0 / scales)):
         if convolution is not None:
             convolution.bias.zero_()
             convolution.weight.copy_(torch.eye(convolution.out_channels)[:, :, None, None])
+            convolution.weight[:latents, :latents, 0, 0] = torch.diag(diagonal)
     assert kept >= latents
     means = components[:, :latents].reshape(factor * factor, channels, latents).mean(0)
     _start_decoder(model, widths, means * deviations[:latents] / _VALUE_SCALE)
 
 
-def _start_encoder(model: AutoencoderKL, widths: list[int], deviations: Tensor, components: Tensor) -> int:
+def _start_encoder(model: Autoencoder, widths: list[int], deviations: Tensor, components: Tensor) -> int:
     """Pixels -> principal components of blocks. Returns how many of them reach the last level."""
     encoder, latents = model.encoder, model.config["latent_channels"]
     channels, last = model.config["in_channels"], len(widths) - 2
@@ -133,7 +137,7 @@ def _start_encoder(model: AutoencoderKL, widths: list[int], deviations: Tensor, 
     return kept
 
 
-def _start_decoder(model: AutoencoderKL, widths: list[int], colours: Tensor) -> None:
+def _start_decoder(model: Autoencoder, widths: list[int], colours: Tensor) -> None:
     """Latents -> smoothly interpolated `colours` [C, c] @ latents."""
     decoder, (channels, latents) = model.decoder, colours.shape
     decoder.conv_in.bias.zero_()
@@ -203,11 +207,16 @@ def _principal_components(pixels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     return deviations.float(), directions.float()
 
 
-def _check_room(model: AutoencoderKL, widths: list[int], channels: int, latents: int) -> None:
+def _check_room(model: Autoencoder, widths: list[int], channels: int, latents: int) -> None:
     if model.config["norm_num_groups"] != 1:
         raise ModelError(f"model.start linear needs model.norm_num_groups 1, got {model.config['norm_num_groups']}")
     if len(widths) < 2 or sorted(set(widths)) != widths:
         raise ModelError(f"model.start linear needs two levels or more of growing widths, got {tuple(widths)}")
+    if model.config.get("vq_embed_dim") not in (None, latents):
+        raise ModelError(
+            f"model.start linear needs codes of as many channels as the latents, got {model.config['vq_embed_dim']} "
+            f"and {latents}: leave out bottleneck.code_channels"
+        )
     values = channels * 4 ** (len(widths) - 1)
     if latents > values:
         raise ModelError(

@@ -9,7 +9,7 @@ from latent_ae.config import DataConfig, LossConfig, RunConfig, TrainConfig
 from latent_ae.data import SourceParts
 from latent_ae.data.loader import TrainingSamples
 from latent_ae.errors import UserError
-from latent_ae.models import Autoencoder, build_autoencoder, latent_shape
+from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
 from latent_ae.models.bottlenecks import BOTTLENECKS, Bottleneck
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
 from latent_ae.models.freeze import freeze_all_but
@@ -127,11 +127,11 @@ def build_objective(autoencoder: Autoencoder, bottleneck: Bottleneck, config: Ru
 
 def build_draws(model: TrainableAutoencoder, config: RunConfig) -> Draws:
     """The run's random numbers."""
-    shape = latent_shape(model.autoencoder, config.data.resolution)
     return Draws(
         seed=config.seed,
-        noise_shape=model.bottleneck.noise_shape(shape),
-        latent_shape=shape,
+        latent_channels=latent_shape(model.autoencoder, config.data.resolution)[0],
+        factor=factor_of(model.autoencoder),
+        noise_shape=model.bottleneck.noise_shape,
         latent_noise=config.loss.latent_noise,
         equivariance_share=config.loss.equivariance_share,
     )

@@ -4,34 +4,32 @@ import math
 
 from latent_ae.config import RunConfig
 from latent_ae.data import SourceParts
-from latent_ae.models import Autoencoder
+from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.training.build import weights_at
 from latent_ae.training.guard import GradientGuard
 from latent_ae.training.schedules import beta_conventions, learning_rate_at
 from latent_ae.training.step import StepResult
 
 
-def describe_run(
-    config: RunConfig, parts: SourceParts, autoencoder: Autoencoder, latent_shape: tuple[int, int, int]
-) -> str:
+def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder) -> str:
     """The run in a few lines: sizes, data, and what the weight of its latents' cost means elsewhere."""
     channels, side = autoencoder.config["in_channels"], config.data.resolution
+    shape = latent_shape(autoencoder, side)
     every = sum(parameter.numel() for parameter in autoencoder.parameters())
     learning = sum(parameter.numel() for parameter in autoencoder.parameters() if parameter.requires_grad)
     frozen = f" ({learning:,} of them learn)" if learning < every else ""
     lines = [
-        f"{config.name}: {every:,} parameters{frozen}, "
-        f"{channels}x{side}x{side} -> {'x'.join(map(str, latent_shape))} latents",
+        f"{config.name}: {every:,} parameters{frozen}, {channels}x{side}x{side} -> {'x'.join(map(str, shape))} latents",
         f"data: {config.data.source}, {len(parts.train):,} training and {len(parts.heldout):,} held-out images",
     ]
     if config.loss.beta:
-        latent_values = math.prod(latent_shape)
+        latent_values = math.prod(shape)
         lines.append(f"KL: {beta_conventions(config.loss.beta, channels * side * side, latent_values)}")
     if (codes := autoencoder.config.get("num_vq_embeddings")) is not None:
-        positions = latent_shape[1] * latent_shape[2]
+        positions = shape[1] * shape[2]
         bits = positions * math.log2(codes)
         lines.append(
-            f"codebook: {config.bottleneck.kind}, {codes:,} codes of {latent_shape[0]} channels, {positions} an image: "
+            f"codebook: {config.bottleneck.kind}, {codes:,} codes of {shape[0]} channels, {positions} an image: "
             f"{bits:g} bits, {bits / side**2:.3g} bits per pixel"
         )
     return "\n".join(lines)

@@ -1,12 +1,15 @@
 """The random numbers of updates, each a pure function of the sample or the update that it belongs to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from latent_ae.models.transform import LatentTransform, transform_at
 from latent_ae.randomness import derived_seed, sample_noise
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -14,25 +17,31 @@ class Draws:
     """What a run draws from, with the settings that say how much."""
 
     seed: int
-    noise_shape: tuple[int, ...]
-    """of the bottleneck's noise for one sample"""
-    latent_shape: tuple[int, int, int]
-    """(c, h, w)"""
+    latent_channels: int
+    factor: int
+    """pixels per latent position along a side"""
+    noise_shape: Callable[[tuple[int, int, int]], Shape]
+    """of the bottleneck's noise for one sample with latents (c, h, w)"""
     latent_noise: float = 0.0
     """standard deviation of the noise on the latents"""
     equivariance_share: float = 0.0
     """share of the updates with a latent transform"""
 
-    def noise(self, numbers: Sequence[int]) -> Tensor:
-        """The bottleneck's noise [B, *noise_shape] for samples of consecutive numbers."""
-        return sample_noise(self.seed, numbers[0], len(numbers), self.noise_shape)
+    def latent_shape(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of images of a size that ends in (H, W)."""
+        return (self.latent_channels, size[-2] // self.factor, size[-1] // self.factor)
 
-    def on_latents(self, numbers: Sequence[int]) -> Tensor | None:
+    def noise(self, numbers: Sequence[int], size: Sequence[int]) -> Tensor:
+        """The bottleneck's noise [B, *noise_shape] for samples of consecutive numbers, images of size (..., H, W)."""
+        return sample_noise(self.seed, numbers[0], len(numbers), self.noise_shape(self.latent_shape(size)))
+
+    def on_latents(self, numbers: Sequence[int], size: Sequence[int], device: torch.device) -> Tensor | None:
         """The noise [B, c, h, w] on their latents; None if there is none."""
         if not self.latent_noise:
             return None
-        draws = sample_noise(self.seed, numbers[0], len(numbers), self.latent_shape, purpose="latents")
-        return self.latent_noise * draws
+        shape = self.latent_shape(size)
+        draws = sample_noise(self.seed, numbers[0], len(numbers), shape, purpose="latents")
+        return self.latent_noise * draws.to(device)
 
     def transform(self, step: int) -> LatentTransform | None:
         """The latent transform of an update, if it has one."""

@@ -74,14 +74,13 @@ def generator_step(
     pairs: list[Pair] = []
     for batch in batches:
         pixels = batch.pixels.to(accelerator.device, memory_format=memory_format, non_blocking=True)
-        noise = draws.noise(batch.numbers).to(accelerator.device)
-        latent_noise = draws.on_latents(batch.numbers)
+        noise = draws.noise(batch.numbers, pixels.shape).to(accelerator.device)
         with accelerator.accumulate(objective):
             terms: Terms = objective(
                 pixels,
                 noise,
                 capacity=weights.capacity,
-                latent_noise=None if latent_noise is None else latent_noise.to(accelerator.device),
+                latent_noise=draws.on_latents(batch.numbers, pixels.shape, accelerator.device),
                 transform=transform,
             )
             losses = dict(terms.losses)

@@ -202,6 +202,50 @@ def test_paths_that_hold_no_data_set(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def write_configurations(folder: Path) -> Path:
+    for number, name in enumerate(("large", "small")):
+        (folder / name).mkdir(parents=True)
+        table(4, first=10 * number).to_parquet(folder / name / "train.parquet")
+    listing = "".join(f"- config_name: {name}\n  data_files: {name}/train.parquet\n" for name in ("large", "small"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{listing}---\n")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "first"), [("large", 0), ("small", 10)])
+def test_a_configuration_is_named_behind_a_colon(name: str, first: int, tmp_path: Path) -> None:
+    parts = parts_of(Path(f"{write_configurations(tmp_path)}:{name}"), heldout_share=0.5)
+    row = int(parts.train.sample_id(0).split("/")[1])
+    assert np.array_equal(to_uint8(parts.train.load(0), 3), np.asarray(noise_image(first + row)))
+
+
+def test_configurations_are_listed_where_one_has_to_be_named(tmp_path: Path) -> None:
+    write_configurations(tmp_path)
+    with pytest.raises(
+        DataError, match=r"has several configurations, name one \(.*:large\): they are large, small"
+    ) as caught:
+        parts_of(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r":huge: huge is not among its configurations: large, small"):
+        parts_of(Path(f"{tmp_path}:huge"))
+
+
+def test_the_size_of_an_image_is_known_without_decoding_it(tmp_path: Path) -> None:
+    cut = stored(1)
+    cut["bytes"] = cut["bytes"][:80]
+    features = datasets.Features({"image": datasets.Image()})
+    rows = {"image": [stored(0), cut, None]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)}).save_to_disk(tmp_path)
+    parts = parts_of(tmp_path, heldout_share=0.5)
+    sizes = {}
+    for part in (parts.train, parts.heldout):
+        for index in range(len(part)):
+            try:
+                sizes[part.sample_id(index)] = part.size(index)  # type: ignore[attr-defined]
+            except BrokenImage as error:
+                sizes[part.sample_id(index)] = error.reason
+    assert sizes == {"train/00000000": (16, 20), "train/00000001": (16, 20), "train/00000002": "the row holds no image"}
+
+
 def test_a_hub_name_without_network_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)

@@ -35,9 +35,18 @@ def by_epoch(images: ImageStream, epochs: int) -> dict[int, list[str]]:
         found[images.position.epoch].append(sample_id)
 
 
-@pytest.mark.parametrize("write", [write_tars, write_parquets])
-@pytest.mark.parametrize("sizes", [[23], [7, 2], [1, 12, 5], [4, 6, 2, 9, 3]], ids=str)
-@pytest.mark.parametrize("count", [1, 2, 4])
+SHARED_OUT = [
+    (write_tars, [23], 1),
+    (write_tars, [23], 4),
+    (write_tars, [1, 12, 5], 2),
+    (write_tars, [1, 12, 5], 4),
+    (write_tars, [4, 6, 2, 9, 3], 4),
+    (write_parquets, [7, 2], 3),
+    (write_parquets, [4, 6, 2, 9, 3], 2),
+]
+
+
+@pytest.mark.parametrize(("write", "sizes", "count"), SHARED_OUT)
 def test_every_image_comes_once_an_epoch_in_one_of_the_streams(
     write: Callable[[Path, list[int]], Path], sizes: list[int], count: int, tmp_path: Path
 ) -> None:
@@ -84,8 +93,10 @@ def test_seeds_and_epochs_have_orders_of_their_own(tmp_path: Path) -> None:
     assert len(set(orders)) == len(orders) == 6
 
 
-@pytest.mark.parametrize("write", [write_tars, write_parquets])
-@pytest.mark.parametrize(("number", "count"), [(0, 1), (1, 2), (3, 5)])
+@pytest.mark.parametrize(
+    ("write", "number", "count"),
+    [(write_tars, 0, 1), (write_tars, 1, 2), (write_tars, 3, 5), (write_parquets, 1, 2)],
+)
 def test_going_on_from_any_position_equals_never_stopping(
     write: Callable[[Path, list[int]], Path], number: int, count: int, tmp_path: Path
 ) -> None:

@@ -1,4 +1,5 @@
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,11 @@ def test_a_truncated_tar_ends_the_run_with_one_clear_line(workers: int, tmp_path
     with pytest.raises(DataError, match=r"the shard train-2\.tar is cut short") as caught:
         list(loader(samples(tmp_path), workers=workers, steps=50))
     assert "\n" not in str(caught.value)
+
+
+def test_samples_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    images = samples(write_tars(tmp_path, SIZES))
+    assert_all_equal(list(loader(pickle.loads(pickle.dumps(images)))), list(loader(images)))
 
 
 def test_the_loader_leaves_the_random_stream_alone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from latent_ae.training.step import generator_step
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
 
-DRAWS = Draws(seed=0, noise_shape=(2, 8, 8), latent_shape=(2, 8, 8))
+DRAWS = Draws(seed=0, latent_channels=2, factor=2, noise_shape=lambda latent_shape: latent_shape)
 PIXELS = torch.linspace(-1, 1, 4 * 16 * 16).reshape(4, 1, 16, 16)
 
 

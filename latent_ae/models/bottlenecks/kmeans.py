@@ -2,7 +2,7 @@
 
 import torch
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from latent_ae.models.bottlenecks.codebook import code_counts, code_sums, nearest_codes, on_sphere
