@@ -1,10 +1,11 @@
-"""Held-out photographs through a model, against Lanczos to the same number of stored values.
+"""Held-out photographs through a model, against Lanczos to the same number of stored values or bits.
 
     python benchmarks/photos_against_lanczos.py runs/kl-photos/model
 
-The model stores c*h*w latent values for an image; the baseline shrinks the image until its three channels hold as many
-values, and enlarges it again, both by Lanczos. Both are compared as 8-bit images at their own size. Prints one JSON
-line with the PSNR of each photograph and the mean difference in dB.
+A KL model stores c*h*w latent values for an image; the baseline shrinks the image until its three channels hold as
+many values, and enlarges it again, both by Lanczos. A VQ model stores h*w codes of log2 K bits; the baseline's values
+take 8 bits each. Both are compared as 8-bit images at their own size. Prints one JSON line with the PSNR of each
+photograph and the mean difference in dB.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     model = load_autoencoder(parser.parse_args().model).eval()
-    per_pixel = model.config["latent_channels"] / factor_of(model) ** 2
+    codes = model.config.get("num_vq_embeddings")
+    a_position = model.config["latent_channels"] if codes is None else math.log2(codes) / 8
+    per_pixel = a_position / factor_of(model) ** 2
     source = open_source(DataConfig(source="photos")).heldout
     photographs = {}
     for index in range(len(source)):

@@ -15,7 +15,10 @@ from latent_ae.metrics import FidUnavailable, InceptionFeatures
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
 
-TRAINING_ONLY = ("resolution", "crop", "scale", "flip", "color_gain", "max_bad_share")
+TRAINING_ONLY = (
+    *("resolution", "crop", "scale", "flip", "color_gain", "max_bad_share", "streams", "shuffle_block"),
+    *("buckets", "bucket_multiple", "bucket_max_aspect"),
+)
 """fields of `data` that say how training images are cut"""
 
 

@@ -12,8 +12,6 @@ It runs the same way under `torchrun` and as plain `python train/train.py`.
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,8 +19,9 @@ from accelerate import Accelerator
 
 from latent_ae.command_line import Invocation, parse_run
 from latent_ae.config import RunConfig, to_yaml
-from latent_ae.data import Batch, SkippedImages, TrainingSamples, open_source, training_loader
+from latent_ae.data import Batch, SkippedImages, StreamParts, open_source
 from latent_ae.errors import UserError
+from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.training.adversary import Adversary
 from latent_ae.training.build import (
     build_adversary,
@@ -32,12 +31,12 @@ from latent_ae.training.build import (
     build_model,
     build_objective,
     build_optimizer,
-    build_samples,
     final_weights,
     settled,
     weights_at,
 )
 from latent_ae.training.checkpoints import write_checkpoint
+from latent_ae.training.data import TrainingData
 from latent_ae.training.describe import describe_run, log_line
 from latent_ae.training.draws import Draws
 from latent_ae.training.guard import NonFiniteError
@@ -98,14 +97,14 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     adversary = build_adversary(autoencoder, config)
     draws = build_draws(objective.model, config)
     channels = autoencoder.config["in_channels"]
-    samples = build_samples(parts, config.data, seed=config.seed, channels=channels)
+    data = TrainingData(parts, config, accelerator, channels=channels, factor=draws.factor)
     heldout = Heldout(parts, config, accelerator, channels=channels)
     say = accelerator.print
     say(describe_run(config, parts, autoencoder))
     say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
-    pixels = samples[0].pixels[None]
+    pixels = data.crops(1)
     say(preflight(objective, pixels, draws.noise([0], pixels.shape), final_weights(config.loss), adversary))
     if invocation.preflight == "only":
         return 0
@@ -118,7 +117,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     if finished and checkpoint is not None and checkpoint.step == config.train.steps:
         say(f"{config.run_dir} is finished; --name starts another run")
         return 0
-    training = Training(config, accelerator, stop, objective=objective, adversary=adversary, draws=draws)
+    training = Training(config, accelerator, stop, data, objective=objective, adversary=adversary, draws=draws)
     if checkpoint is not None:
         training.state.restore(checkpoint, accelerator)
         say(f"going on after step {checkpoint.step}")
@@ -128,9 +127,12 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     accelerator.wait_for_everyone()
 
     # -- loop and result
-    skipped = SkippedImages(config.run_dir / "skipped.jsonl", len(parts.train), config.data.max_bad_share)
+    total = None if isinstance(parts, StreamParts) else len(parts.train)
+    skipped = SkippedImages(config.run_dir / "skipped.jsonl", total, config.data.max_bad_share)
+    skipped.add(data.bad)
     with open_logbook(config, training.state.step, accelerator) as logbook:
-        number = loop(training, samples, heldout, skipped, logbook)
+        place = None if checkpoint is None else checkpoint.values["data"]
+        number = loop(training, heldout, skipped, logbook, place)
         if not number:
             write_result(training.state, heldout, logbook, stop)
             number = training.stopping(skipped)
@@ -143,12 +145,13 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     return 0
 
 
-def loop(
-    training: "Training", samples: TrainingSamples, heldout: Heldout, skipped: SkippedImages, logbook: Logbook
-) -> int:
-    """All updates that are left, with what is due after each. Returns the number of a signal to stop for, or 0."""
+def loop(training: "Training", heldout: Heldout, skipped: SkippedImages, logbook: Logbook, place: object = None) -> int:
+    """All updates that are left, with what is due after each. Returns the number of a signal to stop for, or 0.
+
+    `place` is where a stream of data goes on.
+    """
     config, state, every = training.config, training.state, training.config.train
-    for batches in logbook.timed(micro_batches(samples, config, training.accelerator, state.step)):
+    for batches in logbook.timed(training.data.updates(state.step, place)):
         result = training.step(batches, skipped)
         step, last = state.step, state.step == every.steps
         logbook.advance(every.batch_size, loss=result.loss, psnr=result.stats["psnr"])
@@ -174,12 +177,13 @@ class Training:
         config: RunConfig,
         accelerator: Accelerator,
         stop: StopRequest,
+        data: TrainingData,
         *,
         objective: Objective,
         adversary: Adversary | None,
         draws: Draws,
     ) -> None:
-        self.config, self.accelerator, self.draws, self.stop = config, accelerator, draws, stop
+        self.config, self.accelerator, self.draws, self.stop, self.data = config, accelerator, draws, stop, data
         objective.to(accelerator.device).train()  # a loaded model comes in eval mode, without checkpointing
         if config.train.channels_last:
             objective.to(memory_format=torch.channels_last)
@@ -235,7 +239,8 @@ class Training:
         if not result.updated:
             return result
         seed = self.draws.of_update(state.step)
-        result.stats.update(update_bottleneck(self.accelerator, bottleneck, result, seed=seed))
+        if CODEBOOK not in state.objective.frozen:
+            result.stats.update(update_bottleneck(self.accelerator, bottleneck, result, seed=seed))
         state.average()
         if adversary is not None:
             adversary.after_generator_update(result.sums)
@@ -254,9 +259,10 @@ class Training:
     def stopping(self, skipped: SkippedImages) -> int:
         """The number of a signal that any process received, or 0. Raises UserError if too many images are bad."""
         numbers = [float(self.stop.signal == number) for number in SIGNALS]
-        *received, bad = sum_over_processes([*numbers, float(skipped.error() is not None)], self.accelerator)
+        problem = skipped.error(self.state.step * self.config.train.batch_size)
+        *received, bad = sum_over_processes([*numbers, float(problem is not None)], self.accelerator)
         if bad:
-            messages = [text for text in gather_from_processes(skipped.error(), self.accelerator) if text]
+            messages = [text for text in gather_from_processes(problem, self.accelerator) if text]
             raise UserError(str(messages[0]))
         return next((int(number) for number, count in zip(SIGNALS, received, strict=True) if count), 0)
 
@@ -264,31 +270,12 @@ class Training:
         """Write a checkpoint of the present step, once."""
         if self.saved_step == self.state.step:
             return
+        place = self.data.state()
         if self.accelerator.is_main_process:
-            checkpoint = self.state.checkpoint(self.accelerator, to_yaml(self.config))
+            checkpoint = self.state.checkpoint(self.accelerator, to_yaml(self.config), place)
             write_checkpoint(self.config.run_dir / "checkpoints", checkpoint, keep=self.config.train.keep_checkpoints)
         self.saved_step = self.state.step
         self.accelerator.wait_for_everyone()
-
-
-def micro_batches(
-    samples: TrainingSamples, config: RunConfig, accelerator: Accelerator, first_step: int
-) -> Iterator[list[Batch]]:
-    """This process's micro-batches of each update, from `first_step` to the last."""
-    loader = training_loader(
-        samples,
-        batch_size=config.train.batch_size,
-        accumulation=config.train.accumulation,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        first_step=first_step,
-        steps=config.train.steps,
-        workers=config.data.workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    batches = iter(loader)
-    while micro := list(islice(batches, config.train.accumulation)):
-        yield micro
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the contract.
 from collections.abc import Callable
 
 from latent_ae.config import DataConfig
-from latent_ae.data import digits, folder, hub, photos
+from latent_ae.data import digits, folder, hub, photos, streamed
 from latent_ae.data.loader import (
     Batch,
     EvaluationBatch,
@@ -17,6 +17,7 @@ from latent_ae.data.loader import (
     evaluation_batches,
     training_loader,
 )
+from latent_ae.data.shards import StreamParts
 from latent_ae.data.skipped import SkippedImages
 from latent_ae.data.source import DataError, ImageSource, SourceParts
 
@@ -29,6 +30,7 @@ __all__ = [
     "Sample",
     "SkippedImages",
     "SourceParts",
+    "StreamParts",
     "TrainingLoader",
     "TrainingSamples",
     "evaluation_batches",
@@ -41,6 +43,7 @@ SOURCES: dict[str, Callable[[DataConfig], SourceParts]] = {
     "photos": photos.build,
     "folder": folder.build,
     "hub": hub.build,
+    "stream": streamed.build,
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from latent_ae.config import DataConfig
+from latent_ae.data.header import header_size
 from latent_ae.data.source import DataError, SourceParts, split_by_hash
 from latent_ae.image import SUFFIXES, open_image
 
@@ -29,6 +30,10 @@ class FolderImages:
     def load(self, index: int) -> Image.Image:
         """Raises BrokenImage also if the file has gone since the run began."""
         return open_image(self._root / self._relative[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the upright image, from its header. Raises BrokenImage."""
+        return header_size(self._root / self._relative[index])
 
 
 def build(config: DataConfig) -> SourceParts:

@@ -9,6 +9,7 @@ Bad = tuple[str, str]
 """(id of a sample, why it could not be used)"""
 
 _SHOWN_IDS = 5
+_FEWEST_SEEN = 1000
 
 
 class SkippedImages:
@@ -18,9 +19,9 @@ class SkippedImages:
     resumed run goes on from the lines it finds.
     """
 
-    def __init__(self, path: Path | None, total: int, max_share: float) -> None:
-        """`total` is the number of training images, of which `max_share` may be unusable. Without a `path` the ledger
-        stays in memory.
+    def __init__(self, path: Path | None, total: int | None, max_share: float) -> None:
+        """`total` is the number of training images, of which `max_share` may be unusable; None where nobody knows it,
+        and the share is one of the images seen. Without a `path` the ledger stays in memory.
         """
         self._path = path
         self._total = total
@@ -49,18 +50,20 @@ class SkippedImages:
         finally:
             os.close(descriptor)
 
-    def error(self) -> str | None:
+    def error(self, seen: int = 0) -> str | None:
         """Why the run has to end, in one line; None while no more than the allowed share is unusable.
 
+        `seen` is the number of images the run has trained on; of the first 1000 one share may be unusable at once.
         Processes may look at different moments: one of them has to ask and tell the others.
         """
         self._read()
-        if len(self) <= self._max_share * self._total:
+        total = max(seen, _FEWEST_SEEN) if self._total is None else self._total
+        if len(self) <= self._max_share * total:
             return None
         where = f"; all are listed in {self._path}" if self._path else ""
         first = ", ".join(f"{name} ({reason})" for name, reason in list(self._reasons.items())[:_SHOWN_IDS])
         return (
-            f"{len(self)} of {self._total} training images ({len(self) / self._total:.2%}) cannot be used, more than "
+            f"{len(self)} of {total} training images ({len(self) / total:.2%}) cannot be used, more than "
             f"data.max_bad_share {self._max_share:g} allows: repair or remove them, or raise it{where}; first: {first}"
         )
 

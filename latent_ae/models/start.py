@@ -17,7 +17,7 @@ All other channels keep their random weights, made smaller, for training to use.
 """
 
 import torch
-from diffusers import AutoencoderKL, VQModel
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from latent_ae.models.autoencoder import Autoencoder
@@ -54,7 +54,7 @@ def set_start_logvar(model: AutoencoderKL, logvar: float) -> None:
 
 
 @torch.no_grad()
-def linear_start(model: Autoencoder, pixels: Tensor) -> None:
+def linear_start(model: Autoencoder, pixels: Tensor, *, whiten: bool = True) -> None:
     """Set the weights of a freshly built model in place.
 
     Args:
@@ -62,6 +62,8 @@ def linear_start(model: Autoencoder, pixels: Tensor) -> None:
             for the pixels of a block.
         pixels: [N,C,H,W] training images in [-1, 1], from which the principal components are taken; sides are
             multiples of the model's factor.
+        whiten: give every component the same spread, as a posterior with one prior for all or a grid of codes wants
+            it; otherwise distances between latents are those between the pixels, as a free codebook wants it.
 
     Raises ModelError if the model has no room for it.
     """
@@ -75,8 +77,7 @@ def linear_start(model: Autoencoder, pixels: Tensor) -> None:
     factor = 2 ** (len(widths) - 1)
     deviations, components = _principal_components(pixels, factor)
     kept = _start_encoder(model, widths, deviations, components)
-    # Whitened components suit a posterior with one prior for all; distances between codes should be those of pixels.
-    scales = deviations[:latents] / deviations[0] if isinstance(model, VQModel) else torch.ones(latents)
+    scales = torch.ones(latents) if whiten else deviations[:latents] / deviations[0]
     for convolution, diagonal in ((model.quant_conv, scales), (model.post_quant_conv, 1.0 / scales)):
         if convolution is not None:
             convolution.bias.zero_()

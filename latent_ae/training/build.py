@@ -1,16 +1,17 @@
 """From a config to the objects that train: where configuration ends and plain arguments begin."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from latent_ae.config import DataConfig, LossConfig, RunConfig, TrainConfig
+from latent_ae.config import LossConfig, RunConfig, TrainConfig
 from latent_ae.data import SourceParts
-from latent_ae.data.loader import TrainingSamples
 from latent_ae.errors import UserError
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
 from latent_ae.models.bottlenecks import BOTTLENECKS, Bottleneck
+from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
 from latent_ae.models.freeze import freeze_all_but
 from latent_ae.models.start import linear_start, set_start_logvar
@@ -18,6 +19,7 @@ from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.training.adversarial import ADVERSARIAL, Discrimination
 from latent_ae.training.adversary import Adversary
+from latent_ae.training.data import training_samples
 from latent_ae.training.draws import Draws
 from latent_ae.training.guard import GradientGuard
 from latent_ae.training.lecam import LeCam
@@ -60,7 +62,11 @@ def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
     model = config.model
     autoencoder = build_autoencoder(model, config.bottleneck, seed=config.seed, resolution=config.data.resolution)
     if model.start == "linear":
-        linear_start(autoencoder, _start_crops(config, parts, autoencoder))
+        crops, free_codes = (
+            _start_crops(config, parts, autoencoder),
+            config.bottleneck.kind in ("vq", "ema_vq", "gumbel"),
+        )
+        linear_start(autoencoder, crops, whiten=not free_codes)
     if model.start_logvar:
         set_start_logvar(autoencoder, model.start_logvar)
     return autoencoder
@@ -69,7 +75,8 @@ def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
 def build_bottleneck(autoencoder: Autoencoder, config: RunConfig, parts: SourceParts) -> Bottleneck:
     """The bottleneck of an autoencoder, its codebook started if it has one that wants to be. Raises UserError."""
     bottleneck = BOTTLENECKS[config.bottleneck.kind](**_bottleneck_arguments(autoencoder, config))
-    if config.bottleneck.kmeans_start:
+    fresh_mixture = config.bottleneck.kind == "gumbel" and config.model.init_from is None
+    if config.bottleneck.kmeans_start or fresh_mixture:
         crops = _start_crops(config, parts, autoencoder)
         with torch.no_grad():
             vectors = torch.cat([autoencoder.encode(part).latents for part in crops.split(32)])
@@ -106,7 +113,7 @@ def _bottleneck_arguments(autoencoder: Autoencoder, config: RunConfig) -> dict[s
 
 
 def _start_crops(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder) -> Tensor:
-    samples = build_samples(parts, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
+    samples = training_samples(parts.train, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
     return torch.stack([samples[number].pixels for number in range(_START_SAMPLES)])
 
 
@@ -190,8 +197,12 @@ def build_distance(name: str, image_channels: int, weights_file: str | None) -> 
 
 
 def build_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over everything that learns, with the fused kernel."""
-    return _adamw([parameter for parameter in objective.parameters() if parameter.requires_grad], config)
+    """AdamW over everything that learns, with the fused kernel. Codes do not decay: they would sink to the origin."""
+    codebook = getattr(objective.model.autoencoder, CODEBOOK, None)
+    codes = [] if codebook is None else [parameter for parameter in codebook.parameters() if parameter.requires_grad]
+    taken = set(codes)
+    others = [parameter for parameter in objective.parameters() if parameter.requires_grad and parameter not in taken]
+    return _adamw(others, config, without_decay=codes)
 
 
 def _adamw(
@@ -200,30 +211,20 @@ def _adamw(
     *,
     rate: float | None = None,
     betas: tuple[float, float] | None = None,
+    without_decay: Sequence[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     peak = rate or config.learning_rate
+    groups: list[dict[str, object]] = [
+        {"params": parameters, "peak": peak},
+        {"params": list(without_decay), "peak": peak, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
-        [{"params": parameters, "peak": peak}],
+        [group for group in groups if group["params"]],
         lr=peak,
         betas=betas or config.betas,
         eps=config.epsilon,
         weight_decay=config.weight_decay,
         fused=True,
-    )
-
-
-def build_samples(parts: SourceParts, config: DataConfig, *, seed: int, channels: int) -> TrainingSamples:
-    """The run's endless training samples, each a pure function of the seed and its number."""
-    return TrainingSamples(
-        parts.train,
-        seed=seed,
-        channels=channels,
-        resolution=config.resolution,
-        crop=config.crop,
-        scale=config.scale,
-        flip=config.flip,
-        color_gain=config.color_gain,
-        background=config.background,
     )
 
 

@@ -3,7 +3,7 @@
 import math
 
 from latent_ae.config import RunConfig
-from latent_ae.data import SourceParts
+from latent_ae.data import SourceParts, StreamParts
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.training.build import weights_at
 from latent_ae.training.guard import GradientGuard
@@ -20,7 +20,7 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
     frozen = f" ({learning:,} of them learn)" if learning < every else ""
     lines = [
         f"{config.name}: {every:,} parameters{frozen}, {channels}x{side}x{side} -> {'x'.join(map(str, shape))} latents",
-        f"data: {config.data.source}, {len(parts.train):,} training and {len(parts.heldout):,} held-out images",
+        f"data: {config.data.source}, {_amount(parts)}",
     ]
     if config.loss.beta:
         latent_values = math.prod(shape)
@@ -33,6 +33,12 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
             f"{bits:g} bits, {bits / side**2:.3g} bits per pixel"
         )
     return "\n".join(lines)
+
+
+def _amount(parts: SourceParts) -> str:
+    if isinstance(parts, StreamParts):  # to count its images would be to read them all
+        return f"{len(parts.stream):,} shards"
+    return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images"
 
 
 def log_line(

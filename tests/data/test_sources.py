@@ -23,6 +23,9 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
             monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
             write_images(tmp_path / "images", [f"{i}.png" for i in range(20)])
             return DataConfig(source="hub", path=str(tmp_path / "images"), heldout_share=0.3)
+        case "stream":
+            write_images(tmp_path / "images", [f"{i}.png" for i in range(20)])
+            return DataConfig(source="stream", path=str(tmp_path / "images"), heldout_share=0.3)
         case source:
             return DataConfig(source=source)
 
@@ -54,6 +57,6 @@ def test_a_source_keeps_its_promises(config: DataConfig) -> None:
 
 def test_an_unknown_source_is_refused_with_the_known_names() -> None:
     with pytest.raises(
-        DataError, match=r"data\.source nonesuch is unknown: expected one of digits, photos, folder, hub"
+        DataError, match=r"data\.source nonesuch is unknown: expected one of digits, photos, folder, hub, stream"
     ):
         open_source(DataConfig(source="nonesuch"))

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latent_ae.config import ModelConfig
+from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.models import build_autoencoder, factor_of
 from latent_ae.models.bottlenecks import KLBottleneck
 from latent_ae.models.errors import ModelError
@@ -176,6 +176,36 @@ def run(block: nn.Module, values: Tensor) -> Tensor:
 def skip(block: nn.Module, values: Tensor) -> Tensor:
     shortcut = None if is_attention(block) else block.conv_shortcut
     return values if shortcut is None else shortcut(values)
+
+
+@pytest.mark.parametrize("room", [ROOM[2], ROOM[3]])
+def test_without_whitening_the_latents_are_as_far_apart_as_the_blocks(room: tuple[int, tuple[int, ...], int]) -> None:
+    channels, widths, latents = room
+    sizes = {"image_channels": channels, "block_out_channels": widths, "latent_channels": latents}
+    config = ModelConfig(preset="tiny", norm_num_groups=1, mid_block_add_attention=False, **sizes)
+    codes = BottleneckConfig(kind="vq", codebook_size=4)
+    model = build_autoencoder(config, codes, seed=0, resolution=32).eval()
+    linear_start(model, waves(64, channels, seed=0), whiten=False)
+    images = waves(8, channels, seed=1)
+    factor = 2 ** (len(widths) - 1)
+    _, singular, _ = np.linalg.svd(blocks(waves(64, channels, seed=0), factor).reshape(-1, channels * factor**2))
+    deviations = singular / np.sqrt(64 * (32 // factor) ** 2)
+    whitened = principal_coefficients(images, factor=factor, count=latents)
+    wanted = whitened * (np.maximum(deviations, SMALLEST)[:latents] / deviations[0])[:, None, None]
+    with torch.no_grad():
+        vectors = model.encode(images).latents
+        decoded = model.decode(vectors, force_not_quantize=True).sample
+    assert np.abs(vectors.numpy() - wanted).max() < 0.1 * np.abs(wanted).max()
+    error = (decoded.clamp(-1, 1) - images).square().mean(dim=(1, 2, 3))
+    assert (10 * torch.log10(4 / error)).mean() >= 20  # as with whitened latents
+
+
+def test_codes_of_other_channels_than_the_latents_are_refused() -> None:
+    config = ModelConfig(preset="tiny", norm_num_groups=1, block_out_channels=(12, 24))
+    codes = BottleneckConfig(kind="vq", codebook_size=4, code_channels=1)
+    model = build_autoencoder(config, codes, seed=0, resolution=32)
+    with pytest.raises(ModelError, match="codes of as many channels as the latents, got 1 and 2: leave out"):
+        linear_start(model, waves(8, 1, seed=0))
 
 
 def test_it_is_a_function_of_model_and_images() -> None:

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from latent_ae.training.adversary import Adversary
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.preflight import PreflightError, preflight
 from tests.conftest import make_objective
+from tests.training.tiny import make_adversary, make_coded
 
 PIXELS = torch.linspace(-1, 1, 16 * 16).reshape(1, 1, 16, 16)
 NOISE = torch.ones(1, 2, 8, 8)
@@ -86,3 +88,108 @@ def test_free_bits_above_a_fresh_models_kl_are_not_a_violation() -> None:
     objective = make_objective(free_bits=10.0)
     assert preflight(objective, PIXELS, NOISE, WEIGHTS).norms["kl"]["encoder"] > 0
     assert objective.model.bottleneck.free_bits == 10.0
+
+
+def reached(objective: Objective, weights: Weights, adversary: Adversary | None = None) -> dict[str, set[str]]:
+    """The modules in which each term has a gradient, of those with a column."""
+    noise = torch.ones(1, *objective.model.bottleneck.noise_shape((2, 8, 8)))
+    table = preflight(objective, PIXELS, noise, weights, adversary)
+    return {term: {module for module, norm in row.items() if norm > 0} for term, row in table.norms.items()}
+
+
+ENCODER, DECODER = {"encoder", "quant_conv"}, {"post_quant_conv", "decoder"}
+CODED = Weights({"commitment": 0.25, "codebook": 1.0, "entropy": 0.1, "kl": 1e-6})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("vq", {}, {"reconstruction": ENCODER | DECODER, "commitment": ENCODER, "codebook": {"quantize"}}),
+        ("ema_vq", {}, {"reconstruction": ENCODER | DECODER, "commitment": ENCODER}),
+        ("fsq", {}, {"reconstruction": ENCODER | DECODER}),
+        (
+            "gumbel",
+            {},
+            {"reconstruction": ENCODER | DECODER | {"quantize"}, "kl": ENCODER | {"quantize"}},
+        ),
+    ],
+)
+def test_each_bottlenecks_terms_reach_what_they_train(
+    kind: str, options: dict[str, object], expected: dict[str, set[str]]
+) -> None:
+    assert reached(make_coded(kind, **options), CODED) == expected
+
+
+def test_the_entropy_reaches_the_codebook_where_a_gradient_trains_it() -> None:
+    of_vq = reached(make_coded("vq", entropy=True, entropy_temperature=1.0), CODED)
+    of_ema = reached(make_coded("ema_vq", entropy=True, entropy_temperature=1.0), CODED)
+    assert of_vq["entropy"] == ENCODER | {"quantize"}
+    assert of_ema["entropy"] == ENCODER
+
+
+def test_the_adversarial_rows_stay_on_their_side() -> None:
+    objective = make_objective(perceptual=False)
+    adversary = make_adversary(objective)
+    before = {name: tensor.clone() for name, tensor in adversary.tensors().items()}
+    discriminator = {"discriminator"}
+    assert reached(objective, WEIGHTS, adversary) == {
+        "reconstruction": ENCODER | DECODER,
+        "kl": ENCODER,
+        "adversarial": ENCODER | DECODER,
+        "discriminator": discriminator,
+        "lecam": discriminator,
+        "r1": discriminator,
+    }
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adversary.tensors().items())
+    assert all(parameter.grad is None for parameter in (*objective.parameters(), *adversary.module.parameters()))
+
+
+def test_terms_of_the_discriminator_without_weight_are_not_asked_for() -> None:
+    objective = make_objective(perceptual=False)
+    rows = reached(objective, WEIGHTS, make_adversary(objective, lecam_weight=0.0, r1_weight=0.0))
+    assert set(rows) == {"reconstruction", "kl", "adversarial", "discriminator"}
+
+
+def test_a_frozen_discriminator_ends_the_run() -> None:
+    objective = make_objective(perceptual=False)
+    adversary = make_adversary(objective, lecam_weight=0.0, r1_weight=0.0)
+    adversary.network.requires_grad_(False)
+    with pytest.raises(PreflightError, match="the discriminator term trains nothing"):
+        preflight(objective, PIXELS, NOISE, WEIGHTS, adversary)
+
+
+def test_a_codebook_frozen_by_accident_ends_the_run() -> None:
+    objective = make_coded("vq")
+    objective.model.autoencoder.quantize.requires_grad_(False)
+    with pytest.raises(PreflightError, match="the codebook term has no gradient in quantize"):
+        preflight(objective, PIXELS, torch.zeros(1, 0), CODED)
+
+
+def test_a_codebook_of_averages_that_a_gradient_trains_too_ends_the_run() -> None:
+    objective = make_coded("ema_vq", entropy=True, entropy_temperature=1.0)
+    objective.model.autoencoder.quantize.requires_grad_(True)
+    with pytest.raises(PreflightError, match="the entropy term has a gradient in quantize, which it is not meant"):
+        preflight(objective, PIXELS, torch.zeros(1, 0), CODED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained", "columns"),
+    [
+        ("vq", ("decoder",), DECODER),
+        ("vq", ("encoder",), ENCODER | {"quantize"}),
+        ("gumbel", ("decoder",), DECODER),
+        ("fsq", ("decoder.conv_out",), {"decoder"}),
+    ],
+)
+def test_what_is_frozen_on_purpose_has_no_column(kind: str, trained: tuple[str, ...], columns: set[str]) -> None:
+    of_encoder = 0.0 if trained[0].startswith("decoder") else 1.0
+    weights = Weights({"commitment": of_encoder, "codebook": of_encoder, "kl": of_encoder})
+    noise = torch.ones(1, *make_coded(kind).model.bottleneck.noise_shape((2, 8, 8)))
+    table = preflight(make_coded(kind, trained), PIXELS, noise, weights)
+    assert {module for row in table.norms.values() for module in row} == columns
+    assert set(str(table).splitlines()[0].split()) == {"gradient", "norm"} | columns
+
+
+def test_a_term_of_which_all_is_frozen_ends_the_run() -> None:
+    with pytest.raises(PreflightError, match="the commitment term trains nothing, as all it reaches is frozen"):
+        preflight(make_coded("ema_vq", ("decoder",)), PIXELS, torch.zeros(1, 0), CODED)

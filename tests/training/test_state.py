@@ -1,15 +1,22 @@
 """A restored state goes on to the last bit as the one that was saved."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 
 from latent_ae.config import TrainConfig
 from latent_ae.training.build import build_optimizer
 from latent_ae.training.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from latent_ae.training.guard import GradientGuard
 from latent_ae.training.objective import weighted_sum
 from latent_ae.training.state import TrainingState
+from latent_ae.training.step import update_bottleneck
 from tests.conftest import make_objective
+from tests.training import tiny
 from tests.training.test_preflight import WEIGHTS
 
 PIXELS = torch.linspace(-1, 1, 2 * 16 * 16).reshape(2, 1, 16, 16)
@@ -99,3 +106,90 @@ def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path) -> None
     del checkpoint.tensors["weights"]["autoencoder.decoder.conv_out.bias"]
     with pytest.raises(CheckpointError, match=r"it lacks autoencoder\.decoder\.conv_out\.bias"):
         make_state().restore(checkpoint, Accelerator())
+
+
+class Game:
+    """A codebook of averages with revival against a discriminator with everything on."""
+
+    def __init__(self) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        objective = tiny.make_coded("ema_vq", entropy=True, revive_below=5.0)
+        self.update = tiny.Update(objective, tiny.make_adversary(objective), accumulation=2)
+        self.state = TrainingState(objective, self.update.optimizer, 0.9, self.update.adversary)
+
+    def go(self, updates: int) -> list[dict[str, float]]:
+        """As train/train.py does it."""
+        update, adversary, log = self.update, self.update.adversary, []
+        assert adversary is not None
+        for _ in range(updates):
+            terms = {**tiny.WEIGHTS.terms, "adversarial": adversary.generator_weight()}
+            result = update.generator(self.state.step, dataclasses.replace(tiny.WEIGHTS, terms=terms))
+            bottleneck = update.objective.model.bottleneck
+            codes = update_bottleneck(update.accelerator, bottleneck, result, seed=self.state.step)
+            self.state.average()
+            adversary.after_generator_update(result.sums)
+            other = update.discriminator(result)
+            self.state.step += 1
+            log.append({**result.losses, **codes, **other.losses, **other.stats})
+        return log
+
+
+def check_resume_with_an_adversary(folder: Path) -> None:
+    """Six updates equal three, a file, and three more, in every tensor of a checkpoint and in every logged number."""
+    whole = Game()
+    curve = whole.go(6)
+    expected = everything(whole.state)
+    stopped = Game()
+    first = stopped.go(3)
+    path = write_checkpoint(folder, stopped.state.checkpoint(Accelerator(), ""), keep=2)
+    resumed = Game()
+    resumed.state.restore(read_checkpoint(path), Accelerator())
+    assert first + resumed.go(3) == curve
+    ours = everything(resumed.state)
+    assert ours.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(ours[name], expected[name])] == []
+
+
+def test_codebook_and_adversary_go_on_to_the_last_bit(tmp_path: Path) -> None:
+    check_resume_with_an_adversary(tmp_path)
+
+
+def test_a_checkpoint_covers_both_sides_and_what_a_codebook_remembers() -> None:
+    game = Game()
+    before = everything(game.state)
+    game.go(2)
+    after = everything(game.state)
+    named = {
+        "weights/bottleneck.usage",
+        "weights/bottleneck.marginal",
+        "weights/bottleneck.cluster_sizes",
+        "weights/bottleneck.cluster_sums",
+        "weights/autoencoder.quantize.embedding.weight",
+        "ema/quantize.embedding.weight",
+        "discriminator/discriminator.network.0.weight",
+        "discriminator/discriminator.lecam.mean_real",
+        "discriminator/discriminator.lecam.started",
+        "discriminator/adaptive_weight.value",
+    }
+    assert named <= before.keys()
+    assert [name for name in named if torch.equal(before[name], after[name])] == []
+    moments = {name for name in after if name.startswith("discriminator_optimizer/")}
+    assert len(moments) == 3 * len(list(game.update.adversary.network.parameters()))  # type: ignore[union-attr]
+
+
+def test_a_checkpoint_without_a_discriminator_is_refused() -> None:
+    game = Game()
+    checkpoint = game.state.checkpoint(Accelerator(), "")
+    del checkpoint.tensors["discriminator"]
+    with pytest.raises(CheckpointError, match="belongs to another model: it lacks discriminator"):
+        Game().state.restore(checkpoint, Accelerator())
+
+
+def test_the_guards_count_goes_on() -> None:
+    state, other = make_state(), make_state()
+    state.guards["discriminator"].restore({"skipped": 4, "in_a_row": 1})
+    other.guards = {"generator": GradientGuard(patience=3), "discriminator": GradientGuard(patience=3)}
+    other.restore(state.checkpoint(Accelerator(), ""), Accelerator())
+    assert other.guards["discriminator"].state() == {"skipped": 4, "in_a_row": 1}
+    assert other.guards["generator"].skipped == 0

@@ -12,7 +12,7 @@ from latent_ae.training.build import build_optimizer
 from latent_ae.training.draws import Draws
 from latent_ae.training.guard import GradientGuard
 from latent_ae.training.objective import Objective, weighted_sum
-from latent_ae.training.step import generator_step
+from latent_ae.training.step import StepResult, generator_step
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
 
@@ -26,7 +26,12 @@ def _fresh_accelerate_state() -> None:
     GradientState._reset_state()
 
 
-def step(objective: Objective, accumulation: int, max_grad_norm: float | None = None):
+def step(
+    objective: Objective,
+    accumulation: int,
+    max_grad_norm: float | None = None,
+    guard: GradientGuard | None = None,
+) -> tuple[StepResult, torch.optim.Optimizer]:
     accelerator = Accelerator(gradient_accumulation_steps=accumulation)
     optimizer = build_optimizer(objective, TrainConfig(learning_rate=1e-3))
     size = 4 // accumulation
@@ -42,7 +47,7 @@ def step(objective: Objective, accumulation: int, max_grad_norm: float | None = 
         step=0,
         draws=DRAWS,
         weights=WEIGHTS,
-        guard=GradientGuard(),
+        guard=guard or GradientGuard(),
         max_grad_norm=max_grad_norm,
     )
     return result, optimizer

@@ -8,25 +8,15 @@ from latent_ae.models.bottlenecks.protocol import Bottleneck, BottleneckOutput
 
 
 class IdentityBottleneck(Bottleneck):
-    """Takes the mean and leaves out the log-variance: moments [B,2c,h,w] => latents [B,c,h,w], at no cost.
+    """Takes the mean and leaves out the log-variance: moments [B,2c,h,w] => latents [B,c,h,w], at no cost."""
 
-    Args:
-        latent_noise: standard deviation of the noise that is added to the latents in training; 0 is off.
-    """
+    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:  # noqa: ARG002
+        """No noise."""
+        return (0,)
 
-    def __init__(self, latent_noise: float = 0.0) -> None:
-        super().__init__()
-        self.latent_noise = latent_noise
-
-    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """One number a latent value, where noise is added."""
-        return latent_shape if self.latent_noise else (0,)
-
-    def forward(self, h: Tensor, noise: Tensor) -> BottleneckOutput:
-        """Moments h [B,2c,h,w] and noise [B,c,h,w] (or [B,0]) => latents."""
+    def forward(self, h: Tensor, noise: Tensor) -> BottleneckOutput:  # noqa: ARG002
+        """Moments h [B,2c,h,w] => latents."""
         latents = h.float().chunk(2, dim=1)[0]
-        if self.latent_noise and self.training:
-            latents = latents + self.latent_noise * noise
         return BottleneckOutput(latents=latents, codes=None, losses={}, stats={}, sums={}, candidates=None)
 
     @torch.no_grad()

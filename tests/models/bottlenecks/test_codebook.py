@@ -35,6 +35,15 @@ def test_the_search_in_pieces_is_the_search(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(nearest_codes(z, codes), whole)
 
 
+def test_the_search_keeps_nothing_for_a_backward() -> None:
+    def refuse(tensor: torch.Tensor) -> None:
+        raise AssertionError(f"{tuple(tensor.shape)} is kept")
+
+    z = torch.randn(2, 50, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(refuse, lambda _: None):
+        nearest_codes(z, torch.randn(30, 4))
+
+
 def test_logits_are_negative_squared_distances_but_for_a_constant() -> None:
     z, codes = torch.randn(2, 5, 4), torch.randn(7, 4)
     distances = (z[..., None, :] - codes).square().sum(-1)

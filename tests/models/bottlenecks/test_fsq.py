@@ -6,6 +6,7 @@ from torch import nn
 
 from latent_ae.errors import UserError
 from latent_ae.models.bottlenecks.fsq import FSQBottleneck, grid
+from tests.models.bottlenecks.tiny import vq_model
 
 
 def test_the_grid_by_hand() -> None:
@@ -56,6 +57,15 @@ def test_the_codebook_is_fixed() -> None:
     output = bottleneck(torch.randn(2, 2, 3, 3), torch.zeros(2, 0))
     bottleneck.after_update(output.sums, None, seed=0)
     assert torch.equal(embedding.weight, grid((4, 3)))
+
+
+def test_an_averaged_grid_is_the_grid_again() -> None:
+    model = vq_model()
+    bottleneck = FSQBottleneck(model.quantize.embedding, levels=(4, 3))
+    with torch.no_grad():
+        model.quantize.embedding.weight.mul_(1.0 - 1e-6)
+    bottleneck.fold(model)
+    assert torch.equal(model.quantize.embedding.weight, grid((4, 3)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch import Tensor
 from latent_ae.errors import UserError
 from latent_ae.models.bottlenecks.codebook import vectors_of
 from latent_ae.models.bottlenecks.vq import VQBottleneck
-from tests.models.bottlenecks.tiny import codebook
+from tests.models.bottlenecks.tiny import codebook, vq_model
 
 
 def line(*codes: float) -> torch.nn.Embedding:
@@ -97,6 +97,16 @@ def test_codes_stay_on_the_sphere() -> None:
     held = embedding.weight.detach().clone()
     VQBottleneck(embedding, l2_normalized=True)
     assert torch.equal(embedding.weight, held)  # a resumed run builds its bottleneck on codes that are there already
+
+
+def test_averaged_codes_are_put_back_onto_the_sphere() -> None:
+    model = vq_model()
+    bottleneck = VQBottleneck(model.quantize.embedding, l2_normalized=True)
+    codes = model.quantize.embedding.weight
+    with torch.no_grad():
+        codes.add_(codes.roll(1, dims=0)).div_(2)  # an average of unit vectors is shorter than one
+    bottleneck.fold(model)
+    torch.testing.assert_close(codes.norm(dim=1), torch.ones(len(codes)))
 
 
 def test_candidates_are_vectors_of_their_image_at_places_the_noise_chooses() -> None:

@@ -14,7 +14,6 @@ CODES, CHANNELS = 12, 2
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "kl": ("kl", {"free_bits": 0.1}),
     "identity": ("identity", {}),
-    "identity, noisy": ("identity", {"latent_noise": 0.1}),
     "fsq": ("fsq", {"levels": (4, 3)}),
     "gumbel": ("gumbel", {}),
     "gumbel, hard": ("gumbel", {"straight_through": True, "temperature": (0.5, 0.1), "temperature_steps": 10}),

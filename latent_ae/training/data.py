@@ -1,0 +1,125 @@
+"""Where a run's micro-batches come from: images by number, images in buckets of sizes, or streams."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from latent_ae.config import DataConfig, RunConfig
+from latent_ae.data import Batch, ImageSource, SourceParts, StreamParts, TrainingSamples, training_loader
+from latent_ae.data.buckets import BucketOrder, BucketSamples, assign_buckets, bucket_sizes
+from latent_ae.data.skipped import Bad
+from latent_ae.data.stream_loader import StreamSamples, merged_state, stream_loader
+from latent_ae.errors import UserError
+from latent_ae.training.processes import gather_from_processes
+
+
+class TrainingData:
+    """The micro-batches of a run, from any step on.
+
+    Args:
+        parts: what the source gave.
+        config: the settings of the run.
+        accelerator: this process's place among all.
+        channels: colour channels of the images.
+        factor: of the model, which sides have to be multiples of.
+    """
+
+    def __init__(
+        self, parts: SourceParts, config: RunConfig, accelerator: Accelerator, *, channels: int, factor: int
+    ) -> None:
+        self.bad: list[Bad] = []
+        """images that were found unusable before the first step"""
+        self._config = config
+        self._accelerator = accelerator
+        self._cropped = training_samples(parts.train, config.data, seed=config.seed, channels=channels)
+        self._numbered: TrainingSamples | BucketSamples = self._cropped
+        self._streams: StreamSamples | None = None
+        self._loader: Any = None
+        if isinstance(parts, StreamParts):
+            self._streams = _stream_samples(parts, config, channels)
+        elif config.data.buckets:
+            self._numbered, self.bad = _bucket_samples(parts.train, config, channels=channels, factor=factor)
+
+    def crops(self, count: int) -> Tensor:
+        """Square training crops [count, C, R, R] to look at before the first step."""
+        return torch.stack([self._cropped[number].pixels for number in range(count)])
+
+    def updates(self, first_step: int, state: Any = None) -> Iterator[list[Batch]]:
+        """This process's micro-batches of each update, from `first_step` to the last.
+
+        `state` is what `state()` gave after `first_step` updates.
+        """
+        train, data, process = self._config.train, self._config.data, self._accelerator
+        place: dict[str, Any] = {
+            "batch_size": train.batch_size,
+            "accumulation": train.accumulation,
+            "rank": process.process_index,
+            "world_size": process.num_processes,
+            "first_step": first_step,
+            "steps": train.steps,
+            "workers": data.workers,
+            "pin_memory": process.device.type == "cuda",
+        }
+        if self._streams is not None:
+            self._loader = stream_loader(self._streams, state=state, **place)
+        else:
+            self._loader = training_loader(self._numbered, **place)
+        batches = iter(self._loader)
+        while micro := list(islice(batches, train.accumulation)):
+            yield micro
+
+    def state(self) -> dict[str, Any] | None:
+        """Where streams go on after the updates that were handed out, for JSON; None where the step says it all.
+
+        To be called on every process together.
+        """
+        if self._streams is None or self._loader is None:
+            return None
+        return merged_state(gather_from_processes(self._loader.state(), self._accelerator))
+
+
+def training_samples(source: ImageSource, config: DataConfig, *, seed: int, channels: int) -> TrainingSamples:
+    """Endless training crops, each a pure function of the seed and its number."""
+    return TrainingSamples(
+        source, seed=seed, resolution=config.resolution, scale=config.scale, **_crop(config, channels)
+    )
+
+
+def _crop(config: DataConfig, channels: int) -> dict[str, Any]:
+    return {
+        "channels": channels,
+        "crop": config.crop,
+        "flip": config.flip,
+        "color_gain": config.color_gain,
+        "background": config.background,
+    }
+
+
+def _stream_samples(parts: StreamParts, config: RunConfig, channels: int) -> StreamSamples:
+    data = config.data
+    return StreamSamples(
+        parts.stream,
+        seed=config.seed,
+        streams=data.streams,
+        shuffle_block=data.shuffle_block,
+        resolution=data.resolution,
+        scale=data.scale,
+        **_crop(data, channels),
+    )
+
+
+def _bucket_samples(
+    source: ImageSource, config: RunConfig, *, channels: int, factor: int
+) -> tuple[BucketSamples, list[Bad]]:
+    data, batch_size = config.data, config.train.batch_size
+    if data.bucket_multiple % factor:
+        raise UserError(f"data.bucket_multiple {data.bucket_multiple} is not a multiple of the model's factor {factor}")
+    sizes = bucket_sizes(data.resolution, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
+    buckets = assign_buckets(source, sizes, batch_size=batch_size)
+    order = BucketOrder(buckets, seed=config.seed, batch_size=batch_size)
+    samples = BucketSamples(source, order, seed=config.seed, batch_size=batch_size, **_crop(data, channels))
+    return samples, buckets.bad
