@@ -9,10 +9,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from latent_ae.config import DataConfig, RunConfig
-from latent_ae.data import Batch, ImageSource, SourceParts, StreamParts, TrainingSamples, training_loader
+from latent_ae.data import (
+    Batch,
+    ImageSource,
+    SourceParts,
+    StreamParts,
+    TrainingLoader,
+    TrainingSamples,
+    training_loader,
+)
 from latent_ae.data.buckets import BucketOrder, BucketSamples, assign_buckets, bucket_sizes
 from latent_ae.data.skipped import Bad
-from latent_ae.data.stream_loader import StreamSamples, merged_state, stream_loader
+from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
 from latent_ae.errors import UserError
 from latent_ae.training.processes import gather_from_processes
 
@@ -38,11 +46,12 @@ class TrainingData:
         self._cropped = training_samples(parts.train, config.data, seed=config.seed, channels=channels)
         self._numbered: TrainingSamples | BucketSamples = self._cropped
         self._streams: StreamSamples | None = None
-        self._loader: Any = None
+        self._loader: TrainingLoader | StreamLoader | None = None
         if isinstance(parts, StreamParts):
             self._streams = _stream_samples(parts, config, channels)
         elif config.data.buckets:
             self._numbered, self.bad = _bucket_samples(parts.train, config, channels=channels, factor=factor)
+        self._loader_from(0)  # a batch that cannot be shared out is refused here, before the run writes anything
 
     def crops(self, count: int) -> Tensor:
         """Square training crops [count, C, R, R] to look at before the first step."""
@@ -53,6 +62,12 @@ class TrainingData:
 
         `state` is what `state()` gave after `first_step` updates.
         """
+        self._loader = self._loader_from(first_step, state)
+        batches = iter(self._loader)
+        while micro := list(islice(batches, self._config.train.accumulation)):
+            yield micro
+
+    def _loader_from(self, first_step: int, state: Any = None) -> TrainingLoader | StreamLoader:
         train, data, process = self._config.train, self._config.data, self._accelerator
         place: dict[str, Any] = {
             "batch_size": train.batch_size,
@@ -65,19 +80,15 @@ class TrainingData:
             "pin_memory": process.device.type == "cuda",
         }
         if self._streams is not None:
-            self._loader = stream_loader(self._streams, state=state, **place)
-        else:
-            self._loader = training_loader(self._numbered, **place)
-        batches = iter(self._loader)
-        while micro := list(islice(batches, train.accumulation)):
-            yield micro
+            return stream_loader(self._streams, state=state, **place)
+        return training_loader(self._numbered, **place)
 
     def state(self) -> dict[str, Any] | None:
         """Where streams go on after the updates that were handed out, for JSON; None where the step says it all.
 
         To be called on every process together.
         """
-        if self._streams is None or self._loader is None:
+        if not isinstance(self._loader, StreamLoader):
             return None
         return merged_state(gather_from_processes(self._loader.state(), self._accelerator))
 

@@ -94,8 +94,7 @@ def generator_step(
             accelerator.backward(loss)
         totals.add({"loss": loss, **losses, **terms.stats})
         totals.add({f"bottleneck.{name}": value for name, value in terms.sums.items()}, mean=False)
-        if not torch.isfinite(loss.detach()):
-            totals.lost += batch.sample_ids
+        totals.watch(loss, batch.sample_ids)
         if terms.candidates is not None:
             candidates.append((batch.numbers[0], terms.candidates))
         if due.discriminator:
@@ -107,7 +106,7 @@ def generator_step(
         float(gradient_norm),
         lost=bool(sums.pop("lost")),
         scaled=accelerator.scaler is not None,
-        sample_ids=lambda: _ids_of(totals.lost, batches, accelerator),
+        sample_ids=lambda: _ids_of(totals.lost_ids(), batches, accelerator),
     )
     if allowed:
         optimizer.step()
@@ -149,8 +148,7 @@ def discriminator_step(
             loss = adversary.weighted_sum(terms.losses)
             adversary.scaler.scale(loss / len(pairs)).backward()
         totals.add({"loss": loss, **terms.losses, **terms.stats})
-        if not torch.isfinite(loss.detach()):
-            totals.lost += ["discriminator"]
+        totals.watch(loss, [])
     adversary.scaler.unscale_(adversary.optimizer)
     norm = float(nn.utils.clip_grad_norm_(_trained(adversary.prepared), max_grad_norm or math.inf))
     sums = totals.over_processes(accelerator)
@@ -195,8 +193,7 @@ class _Totals:
     def __init__(self, micro_batches: int) -> None:
         self.means: set[str] = set()
         """names of what is averaged; all else is summed"""
-        self.lost: list[str] = []
-        """samples of the micro-batches whose loss was not finite"""
+        self._watched: list[tuple[Tensor, Sequence[str]]] = []
         self._micro_batches = micro_batches
         self._values: dict[str, Tensor] = {}
 
@@ -208,9 +205,17 @@ class _Totals:
             if mean:
                 self.means.add(name)
 
+    def watch(self, loss: Tensor, sample_ids: Sequence[str]) -> None:
+        """Note whether a micro-batch's loss is finite, without waiting for the device."""
+        self._watched.append((torch.isfinite(loss.detach()), sample_ids))
+
+    def lost_ids(self) -> list[str]:
+        """Samples of the micro-batches whose loss was not finite."""
+        return [name for finite, sample_ids in self._watched if not finite for name in sample_ids]
+
     def over_processes(self, accelerator: Accelerator) -> dict[str, Tensor]:
-        """Means and sums over the global batch, and under `lost` how many samples were in a non-finite loss."""
-        lost = torch.tensor(float(len(self.lost)), dtype=torch.float64, device=accelerator.device)
+        """Means and sums over the global batch, and under `lost` in how many micro-batches the loss was not finite."""
+        lost = torch.stack([~finite for finite, _ in self._watched]).sum().double()
         sums = sum_tensors_over_processes({**self._values, "lost": lost}, accelerator)
         return {
             name: value / accelerator.num_processes if name in self.means else value for name, value in sums.items()

@@ -34,7 +34,9 @@ def _fresh_accelerate_state() -> None:
 
 
 class Attached(torch.Tensor):
-    """A tensor that cannot be detached."""
+    """A tensor that cannot be detached; what is computed from it is an ordinary one."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     def detach(self) -> Tensor:
         return self

@@ -1,0 +1,57 @@
+"""With a codebook or an adversary too, two processes train the model that one trains; and bugs that break it show."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.program.group import run_in_group
+from tests.program.running import arguments, metrics
+from tests.program.variants import VARIANTS, assert_close_run, assert_same_run, every_variant
+from tests.program.variants import small_and_quick as small_and_quick  # noqa: PLC0414 - a fixture
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_and_quick")]
+
+STEPS = 8
+# See test_ranks.py: other micro-batches round otherwise, and AdamW makes of that a share of the learning rate.
+SLOW = ["--train.learning_rate", "1e-4"]
+BUGS = ["unwrapped", "unsharded"]
+
+
+def argv_of(variant: str, folder: Path, *more: str) -> list[str]:
+    return arguments(folder, STEPS, "--train.checkpoint_every_steps", "8", *VARIANTS[variant], *more)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two processes: every variant, fast and slow, and a sound one with each bug."""
+    folder = tmp_path_factory.mktemp("two")
+    jobs = [("", argv_of(variant, folder / variant)) for variant in VARIANTS]
+    jobs += [("", argv_of(variant, folder / f"{variant}, slow", *SLOW)) for variant in VARIANTS]
+    jobs += [(bug, argv_of("kl + gan", folder / bug)) for bug in BUGS]
+    run_in_group(jobs, folder)
+    return folder
+
+
+@every_variant
+def test_one_process_with_accumulation_is_two_processes_to_the_last_bit(
+    variant: str, main, two: Path, tmp_path: Path
+) -> None:
+    assert main(argv_of(variant, tmp_path, "--train.accumulation", "2")) == 0
+    assert_same_run(tmp_path, two / variant, STEPS)
+
+
+@every_variant
+def test_two_processes_equal_one(variant: str, main, two: Path, tmp_path: Path) -> None:
+    assert main(argv_of(variant, tmp_path, *SLOW)) == 0
+    assert_close_run(two / f"{variant}, slow", tmp_path, STEPS)
+    if variant == "ema_vq + gan":
+        assert max(line["dead_codes"] for line in metrics(tmp_path)) > 0
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_that_keeps_processes_apart_shows(bug: str, main, two: Path, tmp_path: Path) -> None:
+    assert main(argv_of("kl + gan", tmp_path, "--train.accumulation", "2")) == 0
+    for check in (assert_same_run, assert_close_run):
+        check(tmp_path, two / "kl + gan", STEPS)
+        with pytest.raises(AssertionError):
+            check(tmp_path, two / bug, STEPS)
