@@ -69,7 +69,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
         print_help(MeasureConfig(), "latent-ae evaluate MODEL", "Which images are measured, and how.")
     options = split_options(rest)
     if "data.source" not in options:
-        raise UserError("which images? Give --data.source digits, photos, folder or hub (with --data.path)")
+        raise UserError("which images? Give --data.source digits, photos, or folder, hub or stream (with --data.path)")
     if idle := [f"--{name}" for name in options if name.removeprefix("data.") in TRAINING_ONLY]:
         raise UserError(f"{', '.join(idle)} cuts training images and has no effect on what is measured: leave it out")
     if arguments.json is not None and not arguments.json.parent.is_dir():

@@ -47,10 +47,18 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
     tree = load_yaml(recipe)
     tree.setdefault("name", recipe.stem)
     if options.pop("help", None) is not None:
+        _put_a_path(tree)
         print_help(validate(RunConfig, tree), "train.py", _TRAIN_DESCRIPTION)
         raise SystemExit(0)
     config = override(RunConfig, tree, options)
     return Invocation(config, resume, "only" if preflight == "only" else "on")
+
+
+def _put_a_path(tree: dict[str, object]) -> None:
+    """Recipes leave the path of the images to the command line; help is given without."""
+    data = tree.get("data")
+    if isinstance(data, dict) and data.get("source") in ("folder", "hub", "stream"):
+        data.setdefault("path", "PATH")
 
 
 def override(kind: type[S], tree: dict[str, object], options: dict[str, object]) -> S:
@@ -115,9 +123,11 @@ def _check_names(kind: type[Section], options: dict[str, object]) -> None:
 
 
 def _drop_what_a_choice_replaces(tree: dict[str, object], options: dict[str, object]) -> None:
-    """`--model.init_from` on the command line takes the place of the recipe's own architecture."""
+    """`--model.init_from` on the command line takes the place of the recipe's own architecture, and of nothing else."""
     if options.get("model.init_from") is not None:
-        tree["model"] = {"preset": None}
+        given = tree.get("model")
+        trained = {"trained": given["trained"]} if isinstance(given, dict) and "trained" in given else {}
+        tree["model"] = {"preset": None} | trained
 
 
 def _set(kind: type[Section], tree: dict[str, object], path: str, value: object) -> None:

@@ -17,6 +17,8 @@ from latent_ae.perceptual import build_perceptual
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective
 
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are busy
+
 
 @pytest.fixture(autouse=True)
 def _global_random_state_is_left_alone() -> None:

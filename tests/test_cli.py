@@ -90,7 +90,7 @@ def test_evaluate_with_another_size_and_a_distance(model_dir: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "which images? Give --data.source digits, photos, folder or hub"),
+        ([], "which images? Give --data.source digits, photos, or folder, hub or stream"),
         (["--data.source", "nowhere"], "data.source nowhere is unknown"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         ([*FEW, "--evaluation.max_image", "3"], "did you mean --evaluation.max_images?"),

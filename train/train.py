@@ -32,7 +32,6 @@ from latent_ae.training.build import (
     build_objective,
     build_optimizer,
     final_weights,
-    settled,
     weights_at,
 )
 from latent_ae.training.checkpoints import write_checkpoint
@@ -53,6 +52,7 @@ from latent_ae.training.processes import (
 from latent_ae.training.result import write_result
 from latent_ae.training.resume import checkpoint_to_resume
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
+from latent_ae.training.settle import settled
 from latent_ae.training.signals import SIGNALS, StopRequest
 from latent_ae.training.state import TrainingState
 from latent_ae.training.step import StepResult, discriminator_step, generator_step, update_bottleneck
@@ -188,9 +188,9 @@ class Training:
         if config.train.channels_last:
             objective.to(memory_format=torch.channels_last)
         if config.train.gradient_checkpointing:
-            objective.model.autoencoder.enable_gradient_checkpointing()
+            objective.model.recompute_activations()
         optimizer = build_optimizer(objective, config.train)
-        self.state = TrainingState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config.train))
+        self.state = TrainingState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config))
         if config.train.compile:
             objective.model.compile()
         self.prepared = accelerator.prepare_model(objective)
@@ -210,7 +210,8 @@ class Training:
                 file = self.config.run_dir / "nonfinite.json"
                 details = {"step": self.state.step, "sample_ids": error.sample_ids}
                 file.write_text(json.dumps(details, indent=1), encoding="utf-8")
-                print(f"step {self.state.step}: the ids of the samples are in {file}", file=sys.stderr)
+                if error.sample_ids:
+                    print(f"step {self.state.step}: the ids of the samples are in {file}", file=sys.stderr)
             raise
         self.state.step += 1
         return result

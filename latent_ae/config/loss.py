@@ -39,7 +39,7 @@ class LossConfig(Section):
 
     commitment_weight: NotNegative | None = None
     """vq, ema_vq: weight of the squared distance that draws the encoder to its codes; null is 0.25"""
-    codebook_weight: Positive | None = None
+    codebook_weight: NotNegative | None = None
     """vq: weight of the squared distance that draws the codes to the encoder; null is 1"""
     entropy_weight: NotNegative = 0.0
     """vq, ema_vq: weight of E[H(p)] - H(E[p]), which asks for certain codes and an evenly used codebook"""
@@ -99,6 +99,8 @@ class AdversarialConfig(Section):
     """weight of the LeCAM regulariser (Tseng et al. 2021); 0 is off"""
     r1_weight: NotNegative = 0.0
     """gamma of the R1 penalty, gamma / 2 * |gradient|^2 on real images (Mescheder et al. 2018); 0 is off"""
+    skip_above_grad_norm: Positive | None = None
+    """an update of the discriminator with a larger gradient norm is skipped, as with train.skip_above_grad_norm"""
     init_from: str | None = None
     """start from this discriminator: the `discriminator` folder of a run"""
 
@@ -107,6 +109,12 @@ class AdversarialConfig(Section):
         if self.loss == "none" and (given := self.model_dump(exclude_defaults=True)):
             names = ", ".join(f"adversarial.{name}" for name in given)
             raise ValueError(f"{names} has no effect with adversarial.loss none: choose hinge or non_saturating")
+        own = [name for name in ("layers", "width", "normalization") if name in self.model_dump(exclude_defaults=True)]
+        if self.init_from is not None and own:
+            names = ", ".join(f"adversarial.{name}" for name in own)
+            raise ValueError(
+                f"adversarial.init_from brings its own architecture, so {names} has no effect: leave it out"
+            )
         if self.warmup_steps > self.start_step:
             raise ValueError(
                 f"adversarial.warmup_steps {self.warmup_steps} come before adversarial.start_step {self.start_step}, "

@@ -60,6 +60,8 @@ class RunConfig(Section):
                 "model.init_from brings its own codebook, so bottleneck.codebook_size and bottleneck.code_channels "
                 "would have no effect: leave them out"
             )
+        if self.adversarial.skip_above_grad_norm is not None and not self.train.max_skips_in_a_row:
+            raise ValueError("adversarial.skip_above_grad_norm needs train.max_skips_in_a_row, which ends a wild run")
         if self.adversarial.start_step >= self.train.steps and self.adversarial.loss != "none":
             raise ValueError(
                 f"adversarial.start_step {self.adversarial.start_step} is not before the last of train.steps "

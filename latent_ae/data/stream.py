@@ -6,7 +6,7 @@ A run reads S streams side by side, whatever the number of its processes. Every 
 of the streams; a stream that is through its share of an epoch goes on with the next, so that none ever waits.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
@@ -94,13 +94,17 @@ class ImageStream:
         self._given += 1
         return self._block.images[self._given - 1]
 
+    def close(self) -> None:
+        """Close the shard that is being read; nothing comes after that."""
+        self._blocks.close()
+
     def _next_block(self) -> _Block:
         while self._upcoming is None:
             self._upcoming = next(self._blocks)
         block, self._upcoming = self._upcoming, None
         return block
 
-    def _read_blocks(self, start: Position) -> Iterator[_Block | None]:
+    def _read_blocks(self, start: Position) -> Generator[_Block | None]:
         """Blocks, with a pause (None) after each image that does not complete one."""
         images: list[StoredImage] = []
         first, number = start, start.block

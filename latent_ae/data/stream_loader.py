@@ -281,3 +281,6 @@ class _Parts(IterableDataset[_Part | DataError]):
                 )
         except DataError as error:
             yield error
+        finally:
+            for stream in streams.values():
+                stream.close()

@@ -32,6 +32,12 @@ class TrainableAutoencoder(nn.Module):
         self.autoencoder = autoencoder
         self.bottleneck = bottleneck
 
+    def recompute_activations(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them (gradient checkpointing)."""
+        # VQModel does not say so, but it is made of the same encoder and decoder.
+        self.autoencoder._supports_gradient_checkpointing = True
+        self.autoencoder.enable_gradient_checkpointing()
+
     def forward(
         self,
         pixels: Tensor,

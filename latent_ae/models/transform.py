@@ -45,6 +45,12 @@ class LatentTransform:
         return torch.rot90(values, self.turns, dims=(-2, -1))
 
 
+def smallest_side(side: int, factor: int) -> int:
+    """The least that any transform makes of a side of `side` pixels."""
+    shrunk, _ = LatentTransform(min(_SCALES), 0)._sides(side // factor, side // factor)
+    return shrunk * factor
+
+
 def transform_at(seed: int, step: int, share: float) -> LatentTransform | None:
     """The transform of an update, or None for the updates (1 - `share` of them) that train on whole images.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from latent_ae.config import LossConfig, RunConfig, TrainConfig
 from latent_ae.data import SourceParts
+from latent_ae.data.buckets import bucket_sizes
 from latent_ae.errors import UserError
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
 from latent_ae.models.bottlenecks import BOTTLENECKS, Bottleneck
@@ -16,6 +17,7 @@ from latent_ae.models.discriminator import PatchDiscriminator, load_discriminato
 from latent_ae.models.freeze import freeze_all_but
 from latent_ae.models.start import linear_start, set_start_logvar
 from latent_ae.models.trainable import TrainableAutoencoder
+from latent_ae.models.transform import smallest_side
 from latent_ae.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.training.adversarial import ADVERSARIAL, Discrimination
 from latent_ae.training.adversary import Adversary
@@ -26,35 +28,10 @@ from latent_ae.training.lecam import LeCam
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.schedules import beta_at, capacity_at
+from latent_ae.training.settle import learns
 
 _START_SAMPLES = 512
 """training crops from which a linear start takes its principal components"""
-
-
-def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig:
-    """The settings with what they leave to the launcher (precision), the device (memory layout) and the bottleneck
-    (weights of its terms) filled in.
-    """
-    channels_last = config.train.channels_last
-    if channels_last is None:
-        channels_last = device_type == "cuda" or precision != "no"
-    train = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
-    kind = config.bottleneck.kind
-    learns = _encoder_learns(config.model.trained)  # a term that trains nothing is left out
-    defaults = {
-        "beta": 1e-6 * learns if kind in ("kl", "gumbel") else None,
-        "commitment_weight": 0.25 * learns if kind in ("vq", "ema_vq") else None,
-        "codebook_weight": 1.0 * learns if kind == "vq" else None,
-    }
-    given = {name: getattr(config.loss, name) for name in defaults}
-    loss = config.loss.model_copy(
-        update={name: defaults[name] if value is None else value for name, value in given.items()}
-    )
-    return config.model_copy(update={"train": train, "loss": loss})
-
-
-def _encoder_learns(trained: tuple[str, ...] | None) -> bool:
-    return trained is None or not all(part.startswith(("decoder", "post_quant_conv")) for part in trained)
 
 
 def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
@@ -62,11 +39,8 @@ def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
     model = config.model
     autoencoder = build_autoencoder(model, config.bottleneck, seed=config.seed, resolution=config.data.resolution)
     if model.start == "linear":
-        crops, free_codes = (
-            _start_crops(config, parts, autoencoder),
-            config.bottleneck.kind in ("vq", "ema_vq", "gumbel"),
-        )
-        linear_start(autoencoder, crops, whiten=not free_codes)
+        free_codes = config.bottleneck.kind in ("vq", "ema_vq", "gumbel")
+        linear_start(autoencoder, _start_crops(config, parts, autoencoder), whiten=not free_codes)
     if model.start_logvar:
         set_start_logvar(autoencoder, model.start_logvar)
     return autoencoder
@@ -74,7 +48,15 @@ def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
 
 def build_bottleneck(autoencoder: Autoencoder, config: RunConfig, parts: SourceParts) -> Bottleneck:
     """The bottleneck of an autoencoder, its codebook started if it has one that wants to be. Raises UserError."""
+    before = {name: tensor.clone() for name, tensor in autoencoder.state_dict().items() if name.startswith(CODEBOOK)}
     bottleneck = BOTTLENECKS[config.bottleneck.kind](**_bottleneck_arguments(autoencoder, config))
+    if not learns(config.model.trained, CODEBOOK):
+        after = autoencoder.state_dict()
+        if any(not torch.equal(tensor, after[name]) for name, tensor in before.items()):
+            raise UserError(
+                f"bottleneck.kind {config.bottleneck.kind} with these settings asks for other codes than "
+                f"{config.model.init_from} has, whose codebook model.trained leaves frozen: give those it was made with"
+            )
     fresh_mixture = config.bottleneck.kind == "gumbel" and config.model.init_from is None
     if config.bottleneck.kmeans_start or fresh_mixture:
         crops = _start_crops(config, parts, autoencoder)
@@ -122,13 +104,19 @@ def build_objective(autoencoder: Autoencoder, bottleneck: Bottleneck, config: Ru
 
     Raises UserError for what cannot be built.
     """
-    trained = config.model.trained
+    trained, loss = config.model.trained, config.loss
     frozen = frozenset() if trained is None else freeze_all_but(autoencoder, trained)
+    distance = build_distance(loss.perceptual, autoencoder.config["in_channels"], loss.perceptual_weights_file)
+    if distance is not None:
+        _check_sides(
+            config,
+            autoencoder,
+            what=f"loss.perceptual {loss.perceptual}",
+            least=distance.minimum_side,
+            remedy="take larger images or another network",
+        )
     return Objective(
-        TrainableAutoencoder(autoencoder, bottleneck),
-        RECONSTRUCTION[config.loss.reconstruction](),
-        build_distance(config.loss.perceptual, autoencoder.config["in_channels"], config.loss.perceptual_weights_file),
-        frozen,
+        TrainableAutoencoder(autoencoder, bottleneck), RECONSTRUCTION[loss.reconstruction](), distance, frozen
     )
 
 
@@ -144,10 +132,14 @@ def build_draws(model: TrainableAutoencoder, config: RunConfig) -> Draws:
     )
 
 
-def build_guards(config: TrainConfig) -> dict[str, GradientGuard]:
+def build_guards(config: RunConfig) -> dict[str, GradientGuard]:
     """What watches over the gradient norm of each side."""
-    threshold, patience = config.skip_above_grad_norm, config.max_skips_in_a_row
-    return {side: GradientGuard(threshold=threshold, patience=patience) for side in ("generator", "discriminator")}
+    patience = config.train.max_skips_in_a_row
+    thresholds = {
+        "generator": config.train.skip_above_grad_norm,
+        "discriminator": config.adversarial.skip_above_grad_norm,
+    }
+    return {side: GradientGuard(threshold=threshold, patience=patience) for side, threshold in thresholds.items()}
 
 
 def build_adversary(autoencoder: Autoencoder, config: RunConfig) -> Adversary | None:
@@ -162,11 +154,13 @@ def build_adversary(autoencoder: Autoencoder, config: RunConfig) -> Adversary | 
         network = PatchDiscriminator(
             channels, settings.layers, settings.width, settings.normalization, seed=config.seed
         )
-    if config.data.resolution < (least := minimum_side(network.layers)):
-        raise UserError(
-            f"a discriminator of {network.layers} layers needs a data.resolution of at least {least}, "
-            f"got {config.data.resolution}: lower adversarial.layers"
-        )
+    _check_sides(
+        config,
+        autoencoder,
+        what=f"a discriminator of {network.layers} layers",
+        least=minimum_side(network.layers),
+        remedy="lower adversarial.layers",
+    )
     if settings.adaptive and not autoencoder.decoder.conv_out.weight.requires_grad:
         raise UserError(
             "adversarial.adaptive compares gradients at the decoder's last layer, which model.trained freezes: "
@@ -185,6 +179,23 @@ def build_adversary(autoencoder: Autoencoder, config: RunConfig) -> Adversary | 
         start_step=settings.start_step,
         warmup_steps=settings.warmup_steps,
     )
+
+
+def _check_sides(config: RunConfig, autoencoder: Autoencoder, *, what: str, least: int, remedy: str) -> None:
+    """Raises UserError if what sees the images needs larger ones than this run may bring it, at whatever update."""
+    data, side = config.data, config.data.resolution
+    if side < least:
+        raise UserError(f"{what} needs a data.resolution of at least {least}, got {side}: {remedy}")
+    if data.buckets:
+        sizes = bucket_sizes(side, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
+        side = min(min(size) for size in sizes)
+    if config.loss.equivariance_share:
+        side = smallest_side(side, factor_of(autoencoder))
+    if side < least:
+        raise UserError(
+            f"{what} needs sides of at least {least} pixels, and data.buckets or loss.equivariance_share bring them "
+            f"down to {side}: {remedy}"
+        )
 
 
 def build_distance(name: str, image_channels: int, weights_file: str | None) -> PerceptualDistance | None:

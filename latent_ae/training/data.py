@@ -94,10 +94,12 @@ class TrainingData:
 
 
 def training_samples(source: ImageSource, config: DataConfig, *, seed: int, channels: int) -> TrainingSamples:
-    """Endless training crops, each a pure function of the seed and its number."""
-    return TrainingSamples(
-        source, seed=seed, resolution=config.resolution, scale=config.scale, **_crop(config, channels)
-    )
+    """Endless square training crops, each a pure function of the seed and its number.
+
+    With buckets they are to look at alone, and centred: at their own size, images that a bucket takes may be too small.
+    """
+    crop = _crop(config, channels) | ({"crop": "center"} if config.buckets else {})
+    return TrainingSamples(source, seed=seed, resolution=config.resolution, scale=config.scale, **crop)
 
 
 def _crop(config: DataConfig, channels: int) -> dict[str, Any]:

@@ -28,7 +28,9 @@ class GradientGuard:
         self.in_a_row = 0
         """updates skipped since the last that was made"""
 
-    def allows(self, norm: float, *, lost: bool, scaled: bool, sample_ids: Callable[[], list[str]]) -> bool:
+    def allows(
+        self, norm: float, *, lost: bool, scaled: bool, sample_ids: Callable[[], list[str]], whose: str = ""
+    ) -> bool:
         """Whether an update may be made, the same on every process as its arguments are.
 
         Args:
@@ -36,6 +38,7 @@ class GradientGuard:
             lost: whether the loss is not finite on any process.
             scaled: whether an fp16 scaler watches over the norm: it skips by itself what overflows.
             sample_ids: called on every process, for the ids to report, if the run has to end.
+            whose: said before "loss" or "gradient norm" in the message.
 
         Raises NonFiniteError if more than `patience` updates in a row were not to be made.
         """
@@ -49,9 +52,9 @@ class GradientGuard:
         if self.in_a_row <= self.patience:
             return False
         if lost or overflow:
-            problem = f"the {'loss' if lost else f'gradient norm ({norm})'} is not finite"
+            problem = f"the {whose}{'loss' if lost else f'gradient norm ({norm})'} is not finite"
         else:
-            problem = f"the gradient norm {norm:g} is above train.skip_above_grad_norm {self.threshold:g}"
+            problem = f"the {whose}gradient norm {norm:g} is above train.skip_above_grad_norm {self.threshold:g}"
         row = f", as in {self.in_a_row} updates in a row" if self.patience else ""
         raise NonFiniteError(f"{problem}{row}; no update was made", sample_ids())
 

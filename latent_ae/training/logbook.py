@@ -4,6 +4,7 @@ Only the main process writes.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -115,7 +116,8 @@ class Logbook:
         now, (started, seen) = time.perf_counter(), self._clock
         elapsed = max(1e-9, now - started)
         speed = {"images_per_second": round(seen / elapsed, 2), "data_wait_share": round(self._waited / elapsed, 4)}
-        line = {"step": step, **values, **speed}
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        line = {"step": step, **{name: finite.get(name) for name in values}, **speed}  # JSON has no NaN
         self._clock, self._waited = (now, 0), 0.0
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

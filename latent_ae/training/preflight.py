@@ -70,7 +70,7 @@ def preflight(
         losses = {name: value for name, value in terms.losses.items() if weights.of(name) != 0.0}
         if adversary is not None:
             losses["adversarial"] = adversary.generator_term(terms.reconstruction)
-            sides = adversary.module(terms.target, terms.reconstruction.detach(), adversary.weights["r1"] > 0).losses
+            sides = _of_discriminator(adversary, terms.target, terms.reconstruction.detach())
             losses |= {name: value for name, value in sides.items() if adversary.weights[name] != 0.0}
         norms = {term: _norms(value, modules) for term, value in losses.items()}
     table = PreflightTable(norms, meant_to_train(objective.model.bottleneck))
@@ -110,6 +110,17 @@ def trained_modules(
         expected = module is not None and name in meant and name not in objective.frozen
         if learned or expected:
             yield name, learned
+
+
+def _of_discriminator(adversary: Adversary, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """Its terms on a pair of batches [B,C,H,W], and half of those on the pair turned round.
+
+    A discriminator that has learnt elsewhere may be sure of the pair, where the hinge is flat: of it turned round it
+    is as sure, and wrong. The other half would cancel the gradient of a fresh one.
+    """
+    penalise = adversary.weights["r1"] > 0
+    asked, turned = (adversary.module(*pair, penalise).losses for pair in ((real, fake), (fake, real)))
+    return {name: value + 0.5 * turned[name] for name, value in asked.items()}
 
 
 @contextmanager

@@ -79,7 +79,9 @@ def draw_pictures(
         size = heldout.config.data.resolution
         pictures["draws"] = folder / "draws.png"
         save_png(pictures["draws"], prior_draws(model, size=size, count=64, seed=heldout.config.seed))
-    images = heldout.images(heldout.parts.heldout, 2 * _MORPH_ROWS)
+    # Between two codes there is nothing: a line between codes jumps from one to another.
+    rows = 0 if heldout.config.bottleneck.stock_class == "VQModel" else _MORPH_ROWS
+    images = heldout.images(heldout.parts.heldout, 2 * rows)
     half = len(images) // 2  # neighbours are often alike
     pairs = [(a, b) for a, b in zip(images[:half], images[half:], strict=False) if a.shape == b.shape]
     if pairs:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from latent_ae._version import __version__
 from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.identity import encoder_identity
 from latent_ae.training.adversary import Adversary
 from latent_ae.training.checkpoints import Checkpoint, CheckpointError
@@ -53,7 +54,8 @@ class TrainingState:
         copy.load_state_dict(self.autoencoder.state_dict())
         if self.ema is not None:
             self.ema.copy_to(copy.parameters())
-        self.objective.model.bottleneck.fold(copy)
+        if not {"encoder", "quant_conv", CODEBOOK} & self._modules() <= self.objective.frozen:
+            self.objective.model.bottleneck.fold(copy)
         return copy.eval()
 
     def checkpoint(self, accelerator: Accelerator, config_yaml: str, data: object = None) -> Checkpoint:
@@ -109,6 +111,9 @@ class TrainingState:
         for side, guard in self.guards.items():
             guard.restore(skips[side])
         self.step = checkpoint.step
+
+    def _modules(self) -> set[str]:
+        return {name.split(".")[0] for name, _ in self.autoencoder.named_parameters()}
 
     def _own(self) -> dict[str, Tensor]:
         """Parameters of the autoencoder and the losses, and what the bottleneck keeps besides its codebook."""

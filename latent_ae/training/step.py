@@ -152,7 +152,13 @@ def discriminator_step(
     adversary.scaler.unscale_(adversary.optimizer)
     norm = float(nn.utils.clip_grad_norm_(_trained(adversary.prepared), max_grad_norm or math.inf))
     sums = totals.over_processes(accelerator)
-    allowed = guard.allows(norm, lost=bool(sums.pop("lost")), scaled=adversary.scaler.is_enabled(), sample_ids=list)
+    allowed = guard.allows(
+        norm,
+        lost=bool(sums.pop("lost")),
+        scaled=adversary.scaler.is_enabled(),
+        sample_ids=list,
+        whose="discriminator's ",
+    )
     if allowed:
         adversary.scaler.step(adversary.optimizer)
     adversary.scaler.update()

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latent_ae.models.transform import LatentTransform, transform_at
+from latent_ae.models.transform import LatentTransform, smallest_side, transform_at
 
 
 def grid(*shape: int) -> Tensor:
@@ -78,6 +78,14 @@ def test_it_is_drawn_for_the_share_of_updates_from_all_scales_and_turns() -> Non
 def test_share_0_is_off_and_share_1_is_always() -> None:
     assert {transform_at(0, step, 0.0) for step in range(50)} == {None}
     assert None not in {transform_at(0, step, 1.0) for step in range(50)}
+
+
+@pytest.mark.parametrize(("side", "factor"), [(16, 2), (24, 8), (256, 16), (8, 8)])
+def test_the_smallest_side_is_the_least_of_all_that_are_drawn(side: int, factor: int) -> None:
+    drawn = [transform_at(0, step, 1.0) for step in range(300)]
+    pixels = torch.zeros(1, 1, side, side)
+    sides = {min(transform.of_pixels(pixels, factor).shape[-2:]) for transform in drawn if transform is not None}
+    assert smallest_side(side, factor) == min(sides)
 
 
 def test_it_follows_from_seed_and_step_alone() -> None:

@@ -12,30 +12,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from latent_ae.training import data
 from tests.program.running import ROOT, TORCHRUN, TRAIN, environment
 from tests.program.variants import SOON_DEAD
 
 
-def run_unwrapped(train: ModuleType, patch: pytest.MonkeyPatch) -> None:
+def run_unwrapped(patch: pytest.MonkeyPatch) -> None:
     """The forward goes around the module that synchronises gradients."""
-    from accelerate import Accelerator
-
-    patch.setattr(Accelerator, "prepare_model", lambda _, model: model)
-    del train
+    patch.setattr("accelerate.Accelerator.prepare_model", lambda _, model: model)
 
 
-def load_unsharded(train: ModuleType, patch: pytest.MonkeyPatch) -> None:
+def load_unsharded(patch: pytest.MonkeyPatch) -> None:
     """Every process reads what the first one reads."""
-    own = train.training_loader
-    patch.setattr(train, "training_loader", lambda samples, **given: own(samples, **{**given, "rank": 0}))
+    own = data.training_loader
+    patch.setattr(data, "training_loader", lambda samples, **given: own(samples, **{**given, "rank": 0}))
 
 
-BUGS: dict[str, Callable[[ModuleType, pytest.MonkeyPatch], None]] = {
-    "": lambda train, patch: None,
+BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "": lambda patch: None,
     "unwrapped": run_unwrapped,
     "unsharded": load_unsharded,
 }
@@ -46,9 +43,7 @@ def run_in_group(jobs: list[tuple[str, list[str]]], folder: Path) -> None:
     file = folder / "jobs.json"
     file.write_text(json.dumps(jobs))
     command = [*TORCHRUN, str(Path(__file__)), str(file)]
-    done = subprocess.run(
-        command, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=280
-    )
+    done = subprocess.run(command, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
@@ -70,7 +65,7 @@ def _all(jobs: list[tuple[str, list[str]]]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Accelerator, "end_training", lambda _: torch.distributed.barrier())  # the group stays
             patch.setattr("latent_ae.models.bottlenecks.quantizer.USAGE_DECAY", SOON_DEAD)
-            BUGS[bug](train, patch)
+            BUGS[bug](patch)
             assert train.main(argv) == 0
 
 

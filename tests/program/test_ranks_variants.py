@@ -11,14 +11,15 @@ from tests.program.variants import small_and_quick as small_and_quick  # noqa: P
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_and_quick")]
 
-STEPS = 8
+STEPS = 6
 # See test_ranks.py: other micro-batches round otherwise, and AdamW makes of that a share of the learning rate.
 SLOW = ["--train.learning_rate", "1e-4"]
 BUGS = ["unwrapped", "unsharded"]
 
 
 def argv_of(variant: str, folder: Path, *more: str) -> list[str]:
-    return arguments(folder, STEPS, "--train.checkpoint_every_steps", "8", *VARIANTS[variant], *more)
+    few = ["--evaluation.max_images", "2", "--evaluation.latent_images", "4"]
+    return arguments(folder, STEPS, *few, *VARIANTS[variant], *more)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,10 @@ def test_two_processes_equal_one(variant: str, main, two: Path, tmp_path: Path) 
         assert max(line["dead_codes"] for line in metrics(tmp_path)) > 0
 
 
-@pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_that_keeps_processes_apart_shows(bug: str, main, two: Path, tmp_path: Path) -> None:
+def test_a_bug_that_keeps_processes_apart_shows(main, two: Path, tmp_path: Path) -> None:
     assert main(argv_of("kl + gan", tmp_path, "--train.accumulation", "2")) == 0
     for check in (assert_same_run, assert_close_run):
         check(tmp_path, two / "kl + gan", STEPS)
-        with pytest.raises(AssertionError):
-            check(tmp_path, two / bug, STEPS)
+        for bug in BUGS:
+            with pytest.raises(AssertionError):
+                check(tmp_path, two / bug, STEPS)

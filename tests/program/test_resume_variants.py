@@ -24,7 +24,13 @@ def argv_of(variant: str, folder: Path) -> list[str]:
 
 @every_variant
 def test_stopped_by_signals_and_a_crash(
-    variant: str, main, train_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    variant: str,
+    *,
+    main,
+    train_module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(argv_of(variant, tmp_path / "whole")) == 0
     check_the_run_did_all_it_was_to_do(variant, tmp_path / "whole")

@@ -130,7 +130,7 @@ def test_it_starts_from_a_saved_one(tmp_path: Path) -> None:
     loaded = make_adversary(make_objective(), init_from=str(tmp_path)).network
     assert loaded.settings() == saved.settings()
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), saved.parameters(), strict=True))
-    with pytest.raises(ModelError, match="is no discriminator: it has no config.json"):
+    with pytest.raises(ModelError, match=r"is no discriminator: it has no config\.json"):
         make_adversary(make_objective(), init_from=str(tmp_path / "nothing"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from latent_ae.config import TrainConfig
+from latent_ae.config import RunConfig, validate
 from latent_ae.training.build import build_guards
 from latent_ae.training.guard import GradientGuard, NonFiniteError
 from tests.conftest import make_objective
@@ -95,9 +95,13 @@ def test_a_restored_guard_has_the_patience_that_was_left() -> None:
 
 
 def test_each_side_has_a_guard_of_its_own_with_the_settings() -> None:
-    guards = build_guards(TrainConfig(skip_above_grad_norm=3.0, max_skips_in_a_row=5))
-    assert {(guard.threshold, guard.patience) for guard in guards.values()} == {(3.0, 5)}
-    assert guards["generator"] is not guards["discriminator"]
+    train = {"skip_above_grad_norm": 3.0, "max_skips_in_a_row": 5}
+    adversarial = {"loss": "hinge", "skip_above_grad_norm": 9.0}
+    guards = build_guards(validate(RunConfig, {"train": train, "adversarial": adversarial}))
+    assert {side: (guard.threshold, guard.patience) for side, guard in guards.items()} == {
+        "generator": (3.0, 5),
+        "discriminator": (9.0, 5),
+    }
 
 
 def test_a_spiking_update_leaves_weights_and_moments_and_no_gradient() -> None:

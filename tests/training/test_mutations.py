@@ -10,16 +10,16 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from latent_ae.config import RunConfig
+from latent_ae.config import LossConfig, RunConfig
 from latent_ae.models.bottlenecks import BottleneckOutput
 from latent_ae.models.bottlenecks.ema_vq import EMAVQBottleneck
 from latent_ae.models.bottlenecks.vq import VQBottleneck
 from latent_ae.training import build
 from latent_ae.training.adversarial import AdversarialLoss, Discrimination, DiscriminationTerms
 from latent_ae.training.adversary import Adversary
-from latent_ae.training.build import final_weights, settled
 from latent_ae.training.objective import Weights, weighted_sum
 from latent_ae.training.preflight import PreflightError, preflight
+from latent_ae.training.settle import settled
 from tests.models.bottlenecks import test_ema_vq
 from tests.training.test_preflight import CODED
 from tests.training.test_state import check_resume_with_an_adversary
@@ -73,7 +73,9 @@ def test_and_without_that_refusal_its_gradient_would_be_seen(monkeypatch: pytest
         monkeypatch.setattr(torch.Tensor, "backward", lambda loss: torch.autograd.backward(loss, retain_graph=True))
 
     # Autograd itself objects where the update has changed the decoder's weights; where it does not, the check does.
-    with pytest.raises((RuntimeError, AssertionError), match=r"modified by an inplace operation|left a gradient on the"):
+    with pytest.raises(
+        (RuntimeError, AssertionError), match=r"modified by an inplace operation|left a gradient on the"
+    ):
         check_sides_stay_apart(keep_graph)
 
 
@@ -103,7 +105,7 @@ def check_beta_is_on_the_commitment() -> None:
     output = bottleneck(h, torch.zeros(2, 0))
     losses = {name: value.mean() for name, value in output.losses.items()}
     codebook = bottleneck.codebook.weight
-    sources = torch.autograd.grad(weighted_sum(losses, final_weights(config.loss)), (h, codebook))
+    sources = torch.autograd.grad(weighted_sum(losses, build.final_weights(config.loss)), (h, codebook))
     assert output.codes is not None
     # d/dh of beta * mean((h - e)^2) and d/de of mean((h - e)^2), over 2 * 2 * 4 * 4 values.
     e = codebook.detach()[output.codes].movedim(-1, 1)
@@ -129,15 +131,14 @@ def test_commitment_and_codebook_term_swapped(monkeypatch: pytest.MonkeyPatch) -
 
 def test_beta_on_the_wrong_term(monkeypatch: pytest.MonkeyPatch) -> None:
     check_beta_is_on_the_commitment()
-    own = final_weights
+    own = build.final_weights
 
-    def swapped(config: object) -> Weights:
-        terms = own(config).terms  # type: ignore[arg-type]
+    def swapped(config: LossConfig) -> Weights:
+        terms = own(config).terms
         return Weights({**terms, "commitment": terms["codebook"], "codebook": terms["commitment"]})
 
     # Preflight cannot see it, nor can the loss: both terms have the same value.
     monkeypatch.setattr(build, "final_weights", swapped)
-    monkeypatch.setitem(globals(), "final_weights", swapped)
     with pytest.raises(AssertionError):
         check_beta_is_on_the_commitment()
 

@@ -193,3 +193,26 @@ def test_what_is_frozen_on_purpose_has_no_column(kind: str, trained: tuple[str, 
 def test_a_term_of_which_all_is_frozen_ends_the_run() -> None:
     with pytest.raises(PreflightError, match="the commitment term trains nothing, as all it reaches is frozen"):
         preflight(make_coded("ema_vq", ("decoder",)), PIXELS, torch.zeros(1, 0), CODED)
+
+
+class Sure(nn.Module):
+    """A discriminator that knows PIXELS, by their slope from corner to corner, from anything flat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.tensor(10.0)), nn.Parameter(torch.tensor(-2.0))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B,1,16,16] => [B,1,1,1]."""
+        return self.scale * (pixels * PIXELS).mean(dim=(1, 2, 3), keepdim=True) + self.bias
+
+
+def test_a_discriminator_that_is_sure_of_the_first_batch_is_not_a_violation() -> None:
+    objective = make_objective(perceptual=False)
+    adversary = make_adversary(objective, lecam_weight=0.0, r1_weight=0.0)
+    adversary.network = adversary.module.network = Sure()  # type: ignore[assignment]
+    with torch.no_grad():
+        reconstruction = objective(PIXELS, NOISE).reconstruction
+        assert adversary.network(PIXELS).item() > 1
+        assert adversary.network(reconstruction).item() < -1
+    assert reached(objective, WEIGHTS, adversary)["discriminator"] == {"discriminator"}

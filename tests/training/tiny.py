@@ -40,7 +40,8 @@ def make_coded(kind: str, trained: tuple[str, ...] | None = None, **options: Any
 
 def make_adversary(objective: Objective, resolution: int = 16, **settings: Any) -> Adversary:
     """A small discriminator, by default a hinge game from the first update with everything on."""
-    everything = {"loss": "hinge", "layers": 1, "width": 4, "lecam_weight": 0.1, "r1_weight": 2.0, **settings}
+    size = {} if "init_from" in settings else {"layers": 1, "width": 4}
+    everything = {"loss": "hinge", "lecam_weight": 0.1, "r1_weight": 2.0, **size, **settings}
     config = RunConfig.model_validate(
         {
             "adversarial": AdversarialConfig.model_validate(everything),

@@ -29,4 +29,3 @@ def test_the_folded_stock_model_gives_the_latents(tmp_path: Path, quant_conv: bo
     posterior = stock.encode(pixels).latent_dist
     torch.testing.assert_close(posterior.mode(), latents)
     torch.testing.assert_close(posterior.sample(torch.Generator().manual_seed(0)), latents, rtol=0, atol=3e-6)
-

@@ -1,0 +1,49 @@
+"""What a run's settings leave open, filled in once it is known where the run takes place and what it trains."""
+
+from latent_ae.config import ConfigError, RunConfig
+
+_SIDE = {"encoder": "encoder", "quant_conv": "encoder", "quantize": "encoder"}
+"""modules that a name of `model.trained` stands for besides their own"""
+
+
+def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig:
+    """The settings with what they leave to the launcher (precision), the device (memory layout) and the bottleneck
+    (weights of its terms) filled in: a term that would train nothing gets the weight 0.
+
+    Raises ConfigError for a setting that a frozen encoder leaves without effect.
+    """
+    channels_last = config.train.channels_last
+    if channels_last is None:
+        channels_last = device_type == "cuda" or precision != "no"
+    train = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
+    kind, trained = config.bottleneck.kind, config.model.trained
+    encoder = learns(trained, "encoder") or learns(trained, "quant_conv")
+    codebook = learns(trained, "quantize")
+    if not codebook and config.bottleneck.kmeans_start:
+        raise ConfigError(
+            "bottleneck.kmeans_start would move a codebook that model.trained leaves frozen: leave it out"
+        )
+    if not codebook and config.bottleneck.revive_below:
+        raise ConfigError(
+            "bottleneck.revive_below would move a codebook that model.trained leaves frozen: leave it out"
+        )
+    shaped = [name for name in ("free_bits", "capacity") if getattr(config.loss, name)]
+    if kind == "kl" and not encoder and not config.loss.beta and shaped:
+        names = " and ".join(f"loss.{name}" for name in shaped)
+        raise ConfigError(f"{names} shapes the KL term, which has no effect as model.trained leaves the encoder frozen")
+    defaults = {
+        "beta": 1e-6 * encoder if kind in ("kl", "gumbel") else None,
+        "commitment_weight": 0.25 * encoder if kind in ("vq", "ema_vq") else None,
+        "codebook_weight": 1.0 * codebook if kind == "vq" else None,
+    }
+    given = {name: getattr(config.loss, name) for name in defaults}
+    loss = config.loss.model_copy(
+        update={name: defaults[name] if value is None else value for name, value in given.items()}
+    )
+    return config.model_copy(update={"train": train, "loss": loss})
+
+
+def learns(trained: tuple[str, ...] | None, module: str) -> bool:
+    """Whether anything of a module of the autoencoder learns with these `model.trained`."""
+    side = _SIDE.get(module, "decoder")
+    return trained is None or any(part == side or part.split(".")[0] == module for part in trained)
