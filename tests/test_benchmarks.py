@@ -49,6 +49,7 @@ def test_the_comparison_would_notice_another_loss(term: str, monkeypatch: pytest
     assert changed[0] != pytest.approx(ours, rel=1e-3)
 
 
+@pytest.mark.slow  # trains for a while
 def test_it_prints_one_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
     argv = ["--preset", "tiny", "--resolution", "16", "--batch", "2", "--steps", "1", "--blocks", "2"]
     assert train_step.main([*argv, "--device", "cpu"]) == 0

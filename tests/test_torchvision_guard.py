@@ -15,6 +15,9 @@ import pytest
 from latent_ae import torchvision_guard
 from tests.program.running import arguments, environment, launch
 
+pytestmark = pytest.mark.slow  # imports everything in new processes
+
+
 GUARD = Path(torchvision_guard.__file__)
 LOAD_GUARD = f"""
 import importlib.util, torch
@@ -51,7 +54,6 @@ def test_without_the_guard_it_does_not_import(broken: str) -> None:
     assert "operator torchvision::nms does not exist" in run.stderr
 
 
-@pytest.mark.slow  # imports everything in a new process
 def test_with_the_guard_everything_imports(broken: str) -> None:
     run = python(
         "import latent_ae, lpips, torchmetrics\n"
@@ -96,7 +98,6 @@ def test_no_torchvision_needs_no_guard() -> None:
     assert run.stdout.split() == ["False", "False"], run.stderr
 
 
-@pytest.mark.slow  # starts the programs
 def test_the_programs_run(broken: str, tmp_path: Path) -> None:
     run = launch(arguments(tmp_path, 2), PYTHONPATH=broken)
     assert run.returncode == 0, run.stderr

@@ -16,6 +16,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from latent_ae.errors import UserError
 from latent_ae.metrics import FidUnavailable, FrechetStatistics, InceptionFeatures, fid
 
+pytestmark = pytest.mark.slow  # builds and hashes 95 MB of weights
+
 
 def features(images: int, size: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Correlated, and of different means and scales."""
@@ -178,7 +180,6 @@ def test_grey_is_repeated_and_nan_is_kept(weights: Path) -> None:
         network(torch.zeros(3, 2, 8, 8))
 
 
-@pytest.mark.slow
 def test_the_whole_is_torchmetrics(weights: Path) -> None:
     images = photographs(3)
     blurred = nn.functional.avg_pool2d(images, 5, 1, 2)

@@ -14,6 +14,9 @@ from latent_ae.training.data import TrainingData
 from tests.data.images import noise_image, write_images
 from tests.program.running import arguments, assert_same_bits, metrics, state
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 SHAPES = {"wide": (60, 36), "square": (40, 40), "high": (30, 50)}
 SIZES = {(24, 40), (32, 32), (40, 24)}  # of about 32x32 pixels, in steps of 8, up to an aspect ratio of 2
 STEPS = 11  # an epoch is of six or seven

@@ -10,6 +10,9 @@ from latent_ae.models.bottlenecks.ema_vq import EMAVQBottleneck
 from tests.program.running import arguments, assert_same_bits, metrics, state
 from tests.program.variants import SMALL_GAN, VARIANTS
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 GAN = ["--adversarial.loss", "hinge", *SMALL_GAN]
 EVERY = ["--train.checkpoint_every_steps", "1", "--train.keep_checkpoints", "9", "--train.schedule", "constant"]
 
@@ -63,7 +66,6 @@ def test_a_run_that_spikes_on_ends_and_keeps_its_weights(
     assert_same_bits(state(tmp_path, 5), state(tmp_path, 3))
 
 
-@pytest.mark.slow  # whole runs
 def test_patience_is_resumed_as_it_was(
     main, train_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +95,6 @@ def test_a_loss_that_is_not_finite_is_null_in_the_log(main, tmp_path: Path) -> N
     assert [json.loads(line, parse_constant=refuse)["loss"] for line in lines][-1] is None
 
 
-@pytest.mark.slow  # whole runs
 def test_a_codebook_moves_once_an_update_and_not_in_a_skipped_one(
     main, train_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,7 @@ def test_precision_is_autocast_over_float32_weights(main, tmp_path: Path, precis
     assert {tensor.dtype for tensor in state(tmp_path, 2).values()} == {torch.float32}
 
 
+@pytest.mark.slow  # trains for a while
 def test_training_learns(main, tmp_path: Path) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     assert main(arguments(tmp_path, 60, "--train.learning_rate", "3e-3")) == 0

@@ -17,6 +17,9 @@ from latent_ae.training.data import TrainingData
 from tests.data.written import encoded, table, write_parquets, write_tar, write_tars
 from tests.program.running import TORCHRUN, arguments, assert_same_bits, launch, metrics, start, state
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 SIZES = [9, 2, 14, 5, 7]  # 37 images, an epoch of less than five updates
 STEPS = 14
 STREAM = [
@@ -99,13 +102,11 @@ def stop_and_go_on(main, folder: Path, data: Path, *stops: int) -> None:
         assert any(place["given"] for place in positions(folder, steps).values()), "this is between two blocks"
 
 
-@pytest.mark.slow  # several runs
 def test_stopped_twice_in_the_middle_of_an_epoch(whole: Path, data: Path, main, tmp_path: Path) -> None:
     stop_and_go_on(main, tmp_path, data, 7, 10)
     assert_equal_runs(tmp_path, whole)
 
 
-@pytest.mark.slow  # several runs
 def test_stopped_in_the_middle_of_tables(main, tmp_path: Path) -> None:
     data = parquets(tmp_path / "data")
     assert main(streaming(tmp_path / "whole", data, STEPS)) == 0
@@ -124,13 +125,11 @@ def test_a_trainer_that_begins_the_data_again_shows(
         assert_equal_runs(tmp_path, whole)
 
 
-@pytest.mark.slow  # starts worker processes
 def test_worker_processes_do_not_change_a_bit(whole: Path, data: Path, main, tmp_path: Path) -> None:
     assert main(streaming(tmp_path, data, STEPS, "--data.workers", "2")) == 0
     assert_equal_runs(tmp_path, whole)
 
 
-@pytest.mark.slow  # a whole program, which is killed
 def test_killed_and_gone_on_with(accumulated: Path, data: Path, main, tmp_path: Path) -> None:
     argv = streaming(tmp_path, data, STEPS, "--train.accumulation", "2")
     process = start([*argv, "--data.workers", "2"])  # they read ahead of what is trained
@@ -147,7 +146,6 @@ def test_killed_and_gone_on_with(accumulated: Path, data: Path, main, tmp_path: 
     assert_equal_runs(tmp_path, accumulated)
 
 
-@pytest.mark.slow  # a group of whole programs
 def test_two_processes_equal_one(accumulated: Path, data: Path, tmp_path: Path) -> None:
     run = launch(streaming(tmp_path, data, STEPS, "--data.workers", "1"), TORCHRUN)
     assert run.returncode == 0, run.stderr
@@ -237,7 +235,6 @@ def test_a_place_in_other_streams_is_no_place_to_go_on_from(
     assert "the saved place in the stream is one of other data (there -> here): shards " in line
 
 
-@pytest.mark.slow  # three runs, with worker processes
 def test_a_truncated_tar_ends_the_run_which_goes_on_once_it_is_whole(
     main, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -279,7 +276,6 @@ def test_broken_images_are_listed_once_however_often_they_are_met(main, tmp_path
     assert all(reason.startswith("it is none of AVIF, ") for reason in skipped(tmp_path).values())
 
 
-@pytest.mark.slow  # trains on more than a thousand images
 @pytest.mark.parametrize(("last", "status"), [(899, 2), (1150, 0)])
 def test_the_share_of_broken_images_is_one_of_the_images_seen(
     last: int, status: int, main, capsys: pytest.CaptureFixture[str], tmp_path: Path

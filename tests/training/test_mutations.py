@@ -151,6 +151,7 @@ def test_a_revived_code_that_keeps_its_old_averages(monkeypatch: pytest.MonkeyPa
         check()
 
 
+@pytest.mark.slow  # trains for a while
 def test_lecams_averages_left_out_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_resume_with_an_adversary(tmp_path)
     own = Adversary.tensors
