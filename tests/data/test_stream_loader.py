@@ -18,6 +18,8 @@ from latent_ae.randomness import numpy_generator
 from tests.data.images import noise_image
 from tests.data.written import encoded, write_parquets, write_tar, write_tars
 
+pytestmark = pytest.mark.slow  # starts worker processes and reads whole epochs, many times
+
 SIZES = [9, 2, 14, 5, 7]  # 37 images
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.program.running import arguments, assert_same_bits, launch, metrics, start, state
 
+pytestmark = pytest.mark.slow  # whole programs, killed and started again
+
 STEPS = 50
 EVERY = ["--train.checkpoint_every_steps", "10", "--train.keep_checkpoints", "9", "--data.crop", "random"]
 
@@ -41,7 +43,6 @@ def assert_equal_runs(folder: Path, whole: Path) -> None:
     assert_same_bits(state(folder, STEPS), state(whole, STEPS))
 
 
-@pytest.mark.slow  # whole programs, killed and started again
 def test_killed_at_a_random_moment_and_resumed(whole: Path, tmp_path: Path) -> None:
     moment = random.SystemRandom().randint(12, STEPS - 5)
     print(f"killed after step {moment}")
@@ -52,7 +53,6 @@ def test_killed_at_a_random_moment_and_resumed(whole: Path, tmp_path: Path) -> N
     assert_equal_runs(tmp_path, whole)
 
 
-@pytest.mark.slow  # whole programs, killed and started again
 def test_resumed_twice_in_one_epoch(whole: Path, tmp_path: Path) -> None:
     # 1,438 images make an epoch of 179 steps here: both moments lie in the first.
     for moment in (13, 24):
@@ -63,14 +63,12 @@ def test_resumed_twice_in_one_epoch(whole: Path, tmp_path: Path) -> None:
     assert_equal_runs(tmp_path, whole)
 
 
-@pytest.mark.slow  # a whole program
 def test_consecutive_checkpoints_differ(whole: Path) -> None:
     # Or the comparisons above would hold for a trainer that does nothing.
     before, after = state(whole, STEPS - 10), state(whole, STEPS)
     assert not any(bool((before[name] == after[name]).all()) for name in after if name.startswith(("weights", "ema")))
 
 
-@pytest.mark.slow  # a whole program
 def test_worker_processes_do_not_change_a_bit(whole: Path, tmp_path: Path) -> None:
     finished = launch(arguments(tmp_path, STEPS, *EVERY, "--data.workers", "2"))
     assert finished.returncode == 0, finished.stderr

@@ -176,6 +176,7 @@ def test_half_precision_outside_changes_nothing_inside(variant: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(tensors(plain), tensors(mixed), strict=True))
 
 
+@pytest.mark.slow  # compiles
 # torch's own tracing of autograd functions
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @every_variant
