@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from latent_ae.data.loader import Candidate, Sample, usable_sample
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
+from latent_ae.data.transforms import augmented
 from latent_ae.image import WHITE, BrokenImage, Color, Pixels, to_pil, to_uint8
 from latent_ae.randomness import numpy_generator
 
@@ -215,12 +216,7 @@ def bucket_crop(
     box = (left, top, left + part_width, top + part_height)
     resample = Image.Resampling.LANCZOS if part_width > width else Image.Resampling.BICUBIC  # as in transforms
     pixels = np.array(whole.resize((width, height), resample, box=box)).reshape(height, width, channels)
-    if flip and generator.random() < 0.5:
-        pixels = pixels[:, ::-1].copy()
-    if color_gain:
-        gains = generator.uniform(1 - color_gain, 1 + color_gain, size=channels)
-        pixels = np.rint(pixels * gains).clip(0, 255).astype(np.uint8)
-    return pixels
+    return augmented(pixels, flip=flip, color_gain=color_gain, generator=generator)
 
 
 def _size(source: ImageSource, index: int) -> Size:

@@ -37,10 +37,15 @@ def training_crop(
     centred = crop == "center"
     box = _centre_square(whole, resolution) if centred else _random_square(whole, resolution, scale, generator)
     pixels = _resized(whole, box, resolution)
+    return augmented(pixels, flip=flip, color_gain=color_gain, generator=generator)
+
+
+def augmented(pixels: Pixels, *, flip: bool, color_gain: float, generator: np.random.Generator) -> Pixels:
+    """Pixels [H, W, C] mirrored or not, and with levels multiplied by a gain for each channel; as `training_crop`."""
     if flip and generator.random() < 0.5:
         pixels = pixels[:, ::-1].copy()
     if color_gain:
-        gains = generator.uniform(1 - color_gain, 1 + color_gain, size=channels)
+        gains = generator.uniform(1 - color_gain, 1 + color_gain, size=pixels.shape[2])
         pixels = np.rint(pixels * gains).clip(0, 255).astype(np.uint8)
     return pixels
 
