@@ -92,7 +92,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     # -- data, model, losses
     parts = open_source(config.data)
     autoencoder = build_model(config, parts)
-    bottleneck = build_bottleneck(autoencoder, config, parts)
+    bottleneck = build_bottleneck(autoencoder, config, parts, device=accelerator.device)
     objective = build_objective(autoencoder, bottleneck, config)
     adversary = build_adversary(autoencoder, config)
     draws = build_draws(objective.model, config)

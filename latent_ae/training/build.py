@@ -46,8 +46,13 @@ def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
     return autoencoder
 
 
-def build_bottleneck(autoencoder: Autoencoder, config: RunConfig, parts: SourceParts) -> Bottleneck:
-    """The bottleneck of an autoencoder, its codebook started if it has one that wants to be. Raises UserError."""
+def build_bottleneck(
+    autoencoder: Autoencoder, config: RunConfig, parts: SourceParts, *, device: torch.device | None = None
+) -> Bottleneck:
+    """The bottleneck of an autoencoder, its codebook started if it has one that wants to be.
+
+    `device` is where the start's images are encoded; the autoencoder stays on the CPU. Raises UserError.
+    """
     before = {name: tensor.clone() for name, tensor in autoencoder.state_dict().items() if name.startswith(CODEBOOK)}
     bottleneck = BOTTLENECKS[config.bottleneck.kind](**_bottleneck_arguments(autoencoder, config))
     if not learns(config.model.trained, CODEBOOK):
@@ -59,9 +64,12 @@ def build_bottleneck(autoencoder: Autoencoder, config: RunConfig, parts: SourceP
             )
     fresh_mixture = config.bottleneck.kind == "gumbel" and config.model.init_from is None
     if config.bottleneck.kmeans_start or fresh_mixture:
+        device = device or torch.device("cpu")
         crops = _start_crops(config, parts, autoencoder)
+        autoencoder.to(device)
         with torch.no_grad():
-            vectors = torch.cat([autoencoder.encode(part).latents for part in crops.split(32)])
+            vectors = torch.cat([autoencoder.encode(part.to(device)).latents.cpu() for part in crops.split(16)])
+        autoencoder.to("cpu")
         bottleneck.start_from(vectors.movedim(1, -1).flatten(0, 2), seed=config.seed)
     return bottleneck
 

@@ -10,6 +10,8 @@ from latent_ae.models.errors import ModelError
 from latent_ae.randomness import derived_seed
 
 _SPHERICAL_ITERATIONS = 10
+_LARGE = 2048
+"""codes from which on the careful search for starting places (k-means++) and its convergence would take hours"""
 
 
 @torch.no_grad()
@@ -27,7 +29,14 @@ def kmeans(vectors: Tensor, count: int, *, spherical: bool, seed: int) -> tuple[
             f"a k-means start of {count} codes needs as many different vectors, got {distinct} of {len(vectors)}: "
             "take fewer codes, or bottleneck.kmeans_start false"
         )
-    search = KMeans(n_clusters=count, n_init=1, max_iter=100, random_state=derived_seed(seed, "kmeans") % 2**32)
+    large = count >= _LARGE
+    search = KMeans(
+        n_clusters=count,
+        init="random" if large else "k-means++",
+        n_init=1,
+        max_iter=5 if large else 100,
+        random_state=derived_seed(seed, "kmeans") % 2**32,
+    )
     with threadpool_limits(1):  # threads add up in the order in which they finish
         search.fit(vectors.cpu().numpy())
     centres = torch.from_numpy(search.cluster_centers_).to(vectors)

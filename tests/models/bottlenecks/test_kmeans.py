@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from latent_ae.models.bottlenecks import kmeans as room
+from latent_ae.models.bottlenecks.codebook import nearest_codes
+from latent_ae.models.bottlenecks.kmeans import kmeans
+
+VECTORS = torch.randn(300, 3, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("large", [10**9, 2])
+def test_centres_are_nearer_than_vectors_drawn_at_random(
+    monkeypatch: pytest.MonkeyPatch, spherical: bool, large: int
+) -> None:
+    monkeypatch.setattr(room, "_LARGE", large)
+    vectors = torch.nn.functional.normalize(VECTORS, dim=1) if spherical else VECTORS
+    centres, sizes = kmeans(VECTORS, 12, spherical=spherical, seed=1)
+    again, _ = kmeans(VECTORS, 12, spherical=spherical, seed=1)
+    assert torch.equal(centres, again)
+    assert sizes.sum() == len(VECTORS)
+    assert sizes.min() > 0
+
+    def spread(codes: torch.Tensor) -> float:
+        return float((vectors - codes[nearest_codes(vectors, codes)]).square().mean())
+
+    assert spread(centres) < 0.8 * spread(vectors[:12])
