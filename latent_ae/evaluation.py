@@ -223,10 +223,10 @@ class Evaluator:
         )
         return latents
 
-    def _color_bias(self) -> tuple[float, ...]:
+    def _color_bias(self) -> tuple[float | None, ...]:
         names = [f"{_COLOR_BIAS}{channel}" for channel in range(self._model.config["in_channels"])]
         means = [math.fsum(row[name] for row in self._values.values()) / len(self._values) for name in names]
-        return tuple(mean if math.isfinite(mean) else 0.0 for mean in means)
+        return tuple(mean if math.isfinite(mean) else None for mean in means)
 
     def _rfid(self) -> Metric:
         reason: str | None = self._reasons["rfid"]

@@ -37,8 +37,8 @@ class EvaluationReport(BaseModel):
     """False if the measuring was stopped before the last image"""
     protocol: dict[str, str]
     metrics: dict[str, Metric]
-    color_bias: tuple[float, ...]
-    """mean over the images of reconstruction - image by channel, on [-1, 1]: a tint"""
+    color_bias: tuple[float | None, ...]
+    """mean over the images of reconstruction - image by channel, on [-1, 1]: a tint; None where it is not finite"""
     latents: dict[str, Any] | None
     """`LatentStatistics.to_dict()` of the raw latents and, under `scaled`, their means and standard deviations after
     the model config's scaling_factor and shift_factor; None without finite latents"""
@@ -58,7 +58,7 @@ class EvaluationReport(BaseModel):
         for name, metric in self.metrics.items():
             value = f"- ({metric.reason})" if metric.value is None else f"{metric.value:.5g} {metric.unit}".rstrip()
             lines.append(f"  {name:<22} {value}")
-        lines.append(f"  {'colour bias':<22} " + ", ".join(f"{bias:+.4f}" for bias in self.color_bias))
+        lines.append(f"  {'colour bias':<22} " + shown_bias(self.color_bias))
         if self.codebook is not None:
             codebook = self.codebook
             lines.append(
@@ -74,6 +74,11 @@ class EvaluationReport(BaseModel):
             for name, of in (("latent mean, std", self.latents["sample"]), ("  after scaling", self.latents["scaled"])):
                 lines.append(f"  {name:<22} {of['mean']:.4g}, {of['std']:.4g}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def shown_bias(color_bias: tuple[float | None, ...]) -> str:
+    """A colour bias by channel, for people."""
+    return ", ".join("-" if bias is None else f"{bias:+.4f}" for bias in color_bias)
 
 
 def mean_metric(values: dict[str, float], *, unit: str, protocol: str, absent: str) -> Metric:

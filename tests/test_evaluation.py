@@ -249,6 +249,7 @@ def test_values_that_are_not_finite_do_not_hide(model: AutoencoderKL) -> None:
     assert report.latents is None
     assert any(warning.startswith("no kl_nats: 4 of 4 images") for warning in report.warnings)
     json.loads(report.to_json())
+    assert None in report.color_bias  # and not 0, which would be perfect
 
 
 def test_stop_and_progress(model: AutoencoderKL) -> None:

@@ -3,7 +3,7 @@
 import yaml
 
 from latent_ae.config import RunConfig
-from latent_ae.report import EvaluationReport
+from latent_ae.report import EvaluationReport, shown_bias
 
 _CAPTIONS = {
     "reconstructions": "Held-out images above their reconstructions.",
@@ -110,6 +110,7 @@ def _metric_table(report: EvaluationReport) -> str:
         )
         bits = f"{codebook['bits_per_pixel_uniform']:.4g} ({codebook['bits_per_pixel_entropy']:.4g})"
         lines.append(f"| bits per pixel | {bits} | log2 K a position (entropy of the used codes) |")
-    bias = ", ".join(f"{value:+.4f}" for value in report.color_bias)
-    lines.append(f"| colour bias | {bias} | mean of reconstruction - image by channel, on [-1, 1] |")
+    lines.append(
+        f"| colour bias | {shown_bias(report.color_bias)} | mean of reconstruction - image by channel, on [-1, 1] |"
+    )
     return "\n".join(lines)

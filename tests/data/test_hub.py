@@ -240,7 +240,7 @@ def test_the_size_of_an_image_is_known_without_decoding_it(tmp_path: Path) -> No
     for part in (parts.train, parts.heldout):
         for index in range(len(part)):
             try:
-                sizes[part.sample_id(index)] = part.size(index)  # type: ignore[attr-defined]
+                sizes[part.sample_id(index)] = part.size(index)  # type: ignore[attr-defined]  # these sources know sizes
             except BrokenImage as error:
                 sizes[part.sample_id(index)] = error.reason
     assert sizes == {"train/00000000": (16, 20), "train/00000001": (16, 20), "train/00000002": "the row holds no image"}

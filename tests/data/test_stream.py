@@ -19,7 +19,7 @@ def shards_of(folder: Path) -> Shards:
 
 def stream(shards: Shards, number: int = 0, count: int = 1, **changes: object) -> ImageStream:
     arguments = {"seed": 3, "block_size": 4, "position": None} | changes
-    return ImageStream(shards, number=number, count=count, **arguments)  # type: ignore[arg-type]
+    return ImageStream(shards, number=number, count=count, **arguments)  # type: ignore[arg-type]  # of all types
 
 
 def taken(images: ImageStream, count: int) -> list[str]:
@@ -125,7 +125,7 @@ def test_rows_are_read_evenly_and_no_more_than_a_block_ahead(tmp_path: Path) -> 
             read.append(row)
             yield row, image
 
-    shards.images = counted  # type: ignore[method-assign, assignment]
+    shards.images = counted  # type: ignore[method-assign, assignment]  # to count the reads
     images, ahead = stream(shards, block_size=10), []
     for given in range(1, 31):
         next(images)

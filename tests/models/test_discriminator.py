@@ -15,7 +15,7 @@ from latent_ae.models.discriminator import (
 
 
 def tiny(**changes: object) -> PatchDiscriminator:
-    return PatchDiscriminator(**{"in_channels": 1, "layers": 2, "width": 4, "seed": 0, **changes})  # type: ignore[arg-type]
+    return PatchDiscriminator(**{"in_channels": 1, "layers": 2, "width": 4, "seed": 0, **changes})  # type: ignore[arg-type]  # of all types
 
 
 def pixels(count: int = 2, side: int = 24, channels: int = 1) -> torch.Tensor:

@@ -14,7 +14,7 @@ def test_every_preset_is_a_stock_autoencoder_of_its_factor(name: str) -> None:
     with torch.device("meta"):
         model = build_autoencoder(ModelConfig(preset=name), seed=0, resolution=64)
     assert type(model) is AutoencoderKL
-    assert factor_of(model) == 2 ** (len(PRESETS[name]["block_out_channels"]) - 1)  # type: ignore[arg-type]
+    assert factor_of(model) == 2 ** (len(PRESETS[name]["block_out_channels"]) - 1)  # type: ignore[arg-type]  # a table of arguments of all types
     assert model.config["in_channels"] == model.config["out_channels"]
 
 

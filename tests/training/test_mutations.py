@@ -49,7 +49,7 @@ def keep_reconstructions_attached(update: Update) -> None:
         terms = own(*arguments, **named)
         return terms._replace(reconstruction=terms.reconstruction.as_subclass(Attached))
 
-    update.objective.forward = forward  # type: ignore[assignment]
+    update.objective.forward = forward  # type: ignore[assignment]  # the deliberate bug
 
 
 def test_a_reconstruction_that_is_not_detached_is_refused_by_the_discriminator() -> None:

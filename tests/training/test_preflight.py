@@ -210,7 +210,7 @@ class Sure(nn.Module):
 def test_a_discriminator_that_is_sure_of_the_first_batch_is_not_a_violation() -> None:
     objective = make_objective(perceptual=False)
     adversary = make_adversary(objective, lecam_weight=0.0, r1_weight=0.0)
-    adversary.network = adversary.module.network = Sure()  # type: ignore[assignment]
+    adversary.network = adversary.module.network = Sure()  # type: ignore[assignment]  # stands in for a network
     with torch.no_grad():
         reconstruction = objective(PIXELS, NOISE).reconstruction
         assert adversary.network(PIXELS).item() > 1

@@ -184,7 +184,7 @@ def test_a_checkpoint_covers_both_sides_and_what_a_codebook_remembers() -> None:
     assert named <= before.keys()
     assert [name for name in named if torch.equal(before[name], after[name])] == []
     moments = {name for name in after if name.startswith("discriminator_optimizer/")}
-    assert len(moments) == 3 * len(list(game.update.adversary.network.parameters()))  # type: ignore[union-attr]
+    assert len(moments) == 3 * len(list(game.update.adversary.network.parameters()))  # type: ignore[union-attr]  # this game has an adversary
 
 
 def test_a_checkpoint_without_a_discriminator_is_refused() -> None:

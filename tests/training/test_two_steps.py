@@ -165,7 +165,7 @@ def check_bottleneck_moves_once(objective: Objective, accumulation: int) -> None
     update, bottleneck = Update(objective, None, accumulation), objective.model.bottleneck
     calls: list[dict[str, Tensor]] = []
     own = bottleneck.after_update
-    bottleneck.after_update = lambda sums, *more, **named: calls.append(sums) or own(sums, *more, **named)  # type: ignore[method-assign]
+    bottleneck.after_update = lambda sums, *more, **named: calls.append(sums) or own(sums, *more, **named)  # type: ignore[method-assign]  # counted
     with torch.no_grad():
         whole = objective(PIXELS, update.draws.noise(range(4), PIXELS.shape)).sums
     before = copied(bottleneck)
@@ -194,7 +194,7 @@ def test_candidates_arrive_in_the_order_of_their_samples() -> None:
     bottleneck = objective.model.bottleneck
     bottleneck.usage.fill_(0.0)
     received: list[Tensor] = []
-    bottleneck.after_update = lambda sums, candidates, seed: received.append(candidates) or {}  # type: ignore[method-assign]
+    bottleneck.after_update = lambda sums, candidates, seed: received.append(candidates) or {}  # type: ignore[method-assign]  # kept
     update = Update(objective, None, accumulation=2)
     with torch.no_grad():
         whole = objective(PIXELS, update.draws.noise(range(4), PIXELS.shape)).candidates

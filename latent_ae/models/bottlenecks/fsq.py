@@ -48,7 +48,7 @@ class FSQBottleneck(Quantizer):
             encoded = vectors_of(h)
             codes = self.nearest(encoded)
             e = self.codebook(codes)
-            z = _InwardClip.apply(encoded) if self.training else encoded  # type: ignore[no-untyped-call]
+            z = _InwardClip.apply(encoded) if self.training else encoded  # type: ignore[no-untyped-call]  # torch leaves apply untyped
             return BottleneckOutput(
                 latents=grid_of(straight_through(z, e), h),
                 codes=codes.view(len(h), *h.shape[-2:]),

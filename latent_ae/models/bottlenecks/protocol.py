@@ -43,11 +43,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, h: Tensor, noise: Tensor) -> BottleneckOutput:
         """What the encoder side gives [B,?,h,w] and the samples' noise [B, *noise_shape] from N(0, 1) => output."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every bottleneck has its own
 
     def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Shape of the noise of one sample for latents (c, h, w); (0,) where none is used."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def at_step(self, step: int) -> None:
         """Take on the schedules' values of an update; called before its first forward."""
