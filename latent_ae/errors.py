@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     Programs print it without a trace and exit non-zero. Anything else that is raised is a defect and keeps its trace.
     """
+
+
+def one_line(error: Exception) -> str:
+    """What another library's error says, to be a part of a UserError's message."""
+    return " ".join(str(error).split())

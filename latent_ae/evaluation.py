@@ -24,6 +24,7 @@ from latent_ae.metrics import (
     InceptionFeatures,
     LatentStatistics,
 )
+from latent_ae.metrics.comparison import COLOR_BIAS, PSNR_LIMIT, UNITS_AND_PROTOCOLS
 from latent_ae.models import Autoencoder, factor_of, pad_to_factor
 from latent_ae.models.coding import Encoded, decode_latents, encode_pixels, inference
 from latent_ae.perceptual import PerceptualDistance
@@ -42,22 +43,6 @@ __all__ = ["EvaluationReport", "Evaluator", "Metric", "evaluate", "factor_of", "
 Mode = Literal["mode", "sample"]
 Batches = Iterable[tuple[Tensor, Sequence[str]]]
 """pixels [B, C, H, W] float32 in [-1, 1], and the ids of their images"""
-
-PSNR_LIMIT = 100.0
-_COLOR_BIAS = "color_bias_"
-_UNITS_AND_PROTOCOLS = {
-    "psnr": ("dB", f"data range 2 on [-1, 1], over all pixels and channels; at most {PSNR_LIMIT:g} an image"),
-    "ssim": ("", "torchmetrics on [0, 1], data range 1, 11x11 Gaussian window of sigma 1.5"),
-    "ms_ssim": ("", "torchmetrics on [0, 1], data range 1, 5 scales, 11x11 Gaussian window of sigma 1.5"),
-    "l1": ("", "mean absolute difference on [-1, 1]"),
-    "perceptual": ("", ""),
-    "gradient_energy_ratio": (
-        "",
-        "squared forward differences, reconstruction over image; below 1 is blur",
-    ),
-    "kl_nats": ("nats/image", "KL of the posterior to N(0, 1), summed over an image's latents"),
-    "kl_bits_per_pixel": ("bits/pixel", "kl_nats / (ln 2 * H * W), H and W before padding"),
-}
 
 
 class Evaluator:
@@ -142,7 +127,7 @@ class Evaluator:
             latents = encoded.latents if self._mode == "mode" else self._sampled(encoded, sample_ids)
             decoded = decode_latents(self._model, latents)[..., :height, :width].float().clamp(-1, 1)
             target = pixels.to(decoded.device)
-            columns = self._compare(decoded, target)
+            columns = metrics.compare(decoded, target, perceptual=self._perceptual)
             if encoded.logvar is not None:
                 nats = metrics.kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
                 columns |= {
@@ -188,7 +173,7 @@ class Evaluator:
         """Everything measured so far. Raises ValueError if that is nothing."""
         if not self._values:
             raise ValueError("nothing was measured: the data set gave no image")
-        found = {name: self._metric(name) for name in _UNITS_AND_PROTOCOLS}
+        found = {name: self._metric(name) for name in UNITS_AND_PROTOCOLS}
         found["rfid"] = self._rfid()
         measured = {name for row in self._values.values() for name in row}
         warnings = [f"no {name}: {found[name].reason}" for name in found if name in measured and found[name].reason]
@@ -224,7 +209,7 @@ class Evaluator:
         return latents
 
     def _color_bias(self) -> tuple[float | None, ...]:
-        names = [f"{_COLOR_BIAS}{channel}" for channel in range(self._model.config["in_channels"])]
+        names = [f"{COLOR_BIAS}{channel}" for channel in range(self._model.config["in_channels"])]
         means = [math.fsum(row[name] for row in self._values.values()) / len(self._values) for name in names]
         return tuple(mean if math.isfinite(mean) else None for mean in means)
 
@@ -240,28 +225,13 @@ class Evaluator:
         return Metric(value=value, unit="", protocol=protocol, images=images, reason=reason)
 
     def _metric(self, name: str) -> Metric:
-        unit, protocol = _UNITS_AND_PROTOCOLS[name]
+        unit, protocol = UNITS_AND_PROTOCOLS[name]
         if name == "perceptual":
             protocol = self.protocol["perceptual"]
         values = {sample_id: row[name] for sample_id, row in self._values.items() if name in row}
         if name == "psnr":  # infinite for an identical image, which would hide all others
             values = {sample_id: min(value, PSNR_LIMIT) for sample_id, value in values.items()}
         return mean_metric(values, unit=unit, protocol=protocol, absent=self._reasons.get(name, "nothing was measured"))
-
-    def _compare(self, reconstruction: Tensor, target: Tensor) -> dict[str, list[Any]]:
-        columns = {
-            "psnr": metrics.psnr(reconstruction, target),
-            "ssim": metrics.ssim(reconstruction, target),
-            "ms_ssim": metrics.ms_ssim(reconstruction, target),
-            "l1": metrics.l1(reconstruction, target),
-        }
-        if self._perceptual is not None and min(target.shape[2:]) >= self._perceptual.minimum_side:
-            columns["perceptual"] = self._perceptual(reconstruction, target)
-        for channel, bias in enumerate(metrics.color_bias(reconstruction, target).T):
-            columns[f"{_COLOR_BIAS}{channel}"] = bias
-        lists: dict[str, list[Any]] = {name: values.tolist() for name, values in columns.items() if values is not None}
-        lists["gradient_energy_ratio"] = metrics.gradient_energy_ratio(reconstruction, target)
-        return lists
 
     def _sampled(self, encoded: Encoded, sample_ids: Sequence[str]) -> Tensor:
         mean, logvar = encoded.latents, encoded.logvar

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from latent_ae.errors import UserError
+from latent_ae.errors import UserError, one_line
 
 # torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
 _PUBLIC_WEIGHTS = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights"}
@@ -214,7 +214,7 @@ def _find_weights(name: str, given: Path | None) -> Path:
         torch.hub.download_url_to_file(address, str(cached), hash_prefix=expected)
     except (OSError, RuntimeError) as error:  # unreachable or not writable; the hash is wrong
         raise PerceptualWeightsMissing(
-            f"the {name} perceptual distance needs {cached.name}, which could not be downloaded ({_one_line(error)}): "
+            f"the {name} perceptual distance needs {cached.name}, which could not be downloaded ({one_line(error)}): "
             f"fetch {address} and put it at {cached} or name it in loss.perceptual_weights_file, or choose "
             "random_features, which needs no weights"
         ) from error
@@ -261,7 +261,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         safe = path.suffix == ".safetensors"
         tensors = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights in {path}: {_one_line(error)[:300]}") from error
+        raise UserError(f"cannot read the weights in {path}: {one_line(error)[:300]}") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path} must hold tensors by name (a state dict), got {type(tensors).__name__}")
     return tensors
@@ -274,10 +274,6 @@ def _sha256(path: Path) -> str:
 
 def _some(items: list[str]) -> str:
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 PERCEPTUAL: dict[str, Callable[..., PerceptualDistance]] = {

@@ -3,6 +3,7 @@
     quality         PSNR, SSIM, MS-SSIM, L1 of a reconstruction
     sharpness       the gradient energy that a reconstruction keeps
     color           the shift of its mean colour
+    comparison      all of these, and a perceptual distance, beside one another
     fid             rFID: how far the reconstructions' features are from the images', as sets
     latents         KL, moments and active units of the posteriors
     equivariance    whether the latents turn and shrink with the image
@@ -13,6 +14,7 @@ Functions give a value per image; classes add up what has no value per image, an
 
 from latent_ae.metrics.codebook import CodebookStatistics
 from latent_ae.metrics.color import color_bias
+from latent_ae.metrics.comparison import compare
 from latent_ae.metrics.equivariance import EquivarianceStatistics
 from latent_ae.metrics.fid import FidUnavailable, FrechetStatistics, InceptionFeatures
 from latent_ae.metrics.latents import ACTIVE_VARIANCE, LOGVAR_RANGE, LatentStatistics, Scaling, kl_nats
@@ -32,6 +34,7 @@ __all__ = [
     "LatentStatistics",
     "Scaling",
     "color_bias",
+    "compare",
     "gradient_energy_ratio",
     "kl_nats",
     "l1",

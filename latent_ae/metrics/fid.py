@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from latent_ae.errors import UserError
+from latent_ae.errors import UserError, one_line
 from latent_ae.image import from_tensor
 from latent_ae.metrics.rounding import rounded
 
@@ -191,7 +191,7 @@ def _load(path: Path) -> nn.Module:
     try:  # torch-fidelity unpickles whatever it is given, so the file is first read without running what is in it
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read the weights in {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot read the weights in {path}: {one_line(error)}") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path} must hold tensors by name (a state dict), got {type(tensors).__name__}")
     from torchmetrics.image.fid import NoTrainInceptionV3  # noqa: PLC0415 - takes seconds that others need not spend
@@ -201,14 +201,10 @@ def _load(path: Path) -> nn.Module:
             return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
     except RuntimeError as error:  # a name or a shape does not fit
         raise UserError(
-            f"{path} holds other weights than {INCEPTION_FILES[0]}: {_one_line(error)}; give {INCEPTION_ADDRESS}"
+            f"{path} holds other weights than {INCEPTION_FILES[0]}: {one_line(error)}; give {INCEPTION_ADDRESS}"
         ) from error
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

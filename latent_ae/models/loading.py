@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from diffusers.utils import logging
 
+from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.single_file import SUFFIXES, load_single_file
@@ -45,7 +46,7 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
         try:
             config = AutoencoderKL.load_config(name, subfolder=subfolder)
         except (OSError, ValueError) as error:
-            reasons.append(_one_line(error))
+            reasons.append(one_line(error))
             continue
         if found := config.get("_class_name"):
             return _load_folder(name, subfolder, found)
@@ -80,7 +81,7 @@ def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder
                 ignore_mismatched_sizes=True,  # they are reported, and refused here
             )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError) as error:
-        raise ModelError(f"cannot load the {found} of {place}: {_one_line(error)}") from error
+        raise ModelError(f"cannot load the {found} of {place}: {one_line(error)}") from error
     _check_weights(place, info)
     return model
 
@@ -116,7 +117,3 @@ def _refuse_part_of_folder(path: Path) -> None:
     """A file's config beside it says what the file cannot, the number of groups above all."""
     if path.name.startswith("diffusion_pytorch_model") and (path.parent / "config.json").is_file():
         raise ModelError(f"{path} is part of a diffusers folder: give the folder, {path.parent}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

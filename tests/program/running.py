@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -42,6 +44,19 @@ def start(argv: list[str], launcher: list[str] | None = None) -> "subprocess.Pop
     """Start, to be interrupted."""
     command = [*(launcher or [sys.executable]), str(TRAIN), *argv]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_after(process: "subprocess.Popen[str]", folder: Path, steps: int) -> None:
+    """SIGKILL a run once it has logged so many steps."""
+    file = folder / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (file.exists() and len(file.read_text().splitlines()) >= steps):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

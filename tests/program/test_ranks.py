@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from latent_ae.config import flatten
+from tests.program.group import run_in_group
 from tests.program.running import TORCHRUN, arguments, assert_same_bits, launch, metrics, state
 
 pytestmark = pytest.mark.slow  # every run is two programs and their group
@@ -32,13 +33,19 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished(tmp_path_factory.mktemp("two"), *SLOW, launcher=TORCHRUN)
+def two_fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes started as a user starts them."""
+    return finished(tmp_path_factory.mktemp("two fast"), launcher=TORCHRUN)
 
 
 @pytest.fixture(scope="module")
-def two_fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished(tmp_path_factory.mktemp("two fast"), launcher=TORCHRUN)
+def two_slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two processes, with accumulation and without."""
+    folder = tmp_path_factory.mktemp("two slow")
+    given = {"plain": [], "accumulated": ["--train.accumulation", "2"]}
+    jobs = [("", arguments(folder / name, STEPS, *MORE, *SLOW, *more)) for name, more in given.items()]
+    run_in_group(jobs, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +63,14 @@ def assert_close_to_one_process(folder: Path, one: Path) -> None:
             )
 
 
-def test_two_processes_equal_one(one: Path, two: Path) -> None:
-    assert_close_to_one_process(two, one)
-    for ours, theirs in zip(metrics(two), metrics(one), strict=True):
+def test_two_processes_equal_one(one: Path, two_slow: Path) -> None:
+    assert_close_to_one_process(two_slow / "plain", one)
+    for ours, theirs in zip(metrics(two_slow / "plain"), metrics(one), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
-def test_two_processes_with_accumulation_equal_one(one: Path, tmp_path: Path) -> None:
-    assert_close_to_one_process(finished(tmp_path, *SLOW, "--train.accumulation", "2", launcher=TORCHRUN), one)
+def test_two_processes_with_accumulation_equal_one(one: Path, two_slow: Path) -> None:
+    assert_close_to_one_process(two_slow / "accumulated", one)
 
 
 def test_one_process_with_accumulation_is_two_processes_to_the_last_bit(two_fast: Path, accumulated: Path) -> None:

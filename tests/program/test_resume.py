@@ -2,13 +2,11 @@
 
 import os
 import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.program.running import arguments, assert_same_bits, launch, metrics, start, state
+from tests.program.running import arguments, assert_same_bits, kill_after, launch, metrics, start, state
 
 pytestmark = pytest.mark.slow  # whole programs, killed and started again
 
@@ -27,15 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_until_killed(folder: Path, after_step: int) -> None:
-    process = start(arguments(folder, STEPS, *EVERY))
-    file = folder / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (file.exists() and len(file.read_text().splitlines()) >= after_step):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_after(start(arguments(folder, STEPS, *EVERY)), folder, after_step)
 
 
 def assert_equal_runs(folder: Path, whole: Path) -> None:

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.program.running import arguments, metrics, start, state
+from tests.program.running import arguments, kill_after, metrics, start, state
 from tests.program.variants import VARIANTS, Crash, assert_same_run, at_steps, every_variant
 from tests.program.variants import small_and_quick as small_and_quick  # noqa: PLC0414 - a fixture
 
@@ -71,15 +70,7 @@ def check_the_run_did_all_it_was_to_do(variant: str, folder: Path) -> None:
 
 def test_killed_without_a_chance_to_save(main, tmp_path: Path) -> None:
     argv = argv_of("kl + gan", tmp_path / "killed")
-    process = start(argv)
-    file = tmp_path / "killed" / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (file.exists() and len(file.read_text().splitlines()) >= 7):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_after(start(argv), tmp_path / "killed", 7)
     assert not (tmp_path / "killed" / "run" / "model").exists()
     assert main(argv) == 0
     assert main(argv_of("kl + gan", tmp_path / "whole")) == 0

@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +13,7 @@ from latent_ae.cli import main as latent_ae
 from latent_ae.training.checkpoints import read_checkpoint
 from latent_ae.training.data import TrainingData
 from tests.data.written import encoded, table, write_parquets, write_tar, write_tars
-from tests.program.running import TORCHRUN, arguments, assert_same_bits, launch, metrics, start, state
+from tests.program.running import TORCHRUN, arguments, assert_same_bits, kill_after, launch, metrics, start, state
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -132,16 +130,7 @@ def test_worker_processes_do_not_change_a_bit(whole: Path, data: Path, main, tmp
 
 def test_killed_and_gone_on_with(accumulated: Path, data: Path, main, tmp_path: Path) -> None:
     argv = streaming(tmp_path, data, STEPS, "--train.accumulation", "2")
-    process = start([*argv, "--data.workers", "2"])  # they read ahead of what is trained
-    file = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (file.exists() and len(file.read_text().splitlines()) >= 7):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill_after(start([*argv, "--data.workers", "2"]), tmp_path, 7)  # workers read ahead of what is trained
     assert main(argv) == 0
     assert_equal_runs(tmp_path, accumulated)
 

@@ -1,8 +1,6 @@
 """A codebook's start: the k-means of what the encoder gives."""
 
 import torch
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from latent_ae.models.bottlenecks.codebook import code_counts, code_sums, nearest_codes, on_sphere
@@ -29,6 +27,9 @@ def kmeans(vectors: Tensor, count: int, *, spherical: bool, seed: int) -> tuple[
             f"a k-means start of {count} codes needs as many different vectors, got {distinct} of {len(vectors)}: "
             "take fewer codes, or bottleneck.kmeans_start false"
         )
+    from sklearn.cluster import KMeans  # noqa: PLC0415  # a second at every program's start, for the few that want it
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
     large = count >= _LARGE
     search = KMeans(
         n_clusters=count,
