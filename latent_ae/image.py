@@ -8,7 +8,7 @@ Values are taken as sRGB: ICC profiles are not applied.
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -55,26 +55,35 @@ class BrokenImage(UserError):  # noqa: N818 - a fact about a file, met once in a
         return type(self), (self.reason, self.name)
 
 
-def open_image(file: Path | BinaryIO) -> Image.Image:
+def open_image(
+    file: Path | BinaryIO,
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    check: Callable[[Image.Image], None] | None = None,
+) -> Image.Image:
     """The first frame of an image file, decoded and turned upright by its EXIF orientation.
 
     What kind of file it is follows from its content, not from its name. The image no longer needs `file`, which stays
-    open if it was. Raises BrokenImage if `file` cannot be read, is not one of FORMATS, is cut short or damaged, or
-    has more pixels than PIL holds to be safe (`PIL.Image.MAX_IMAGE_PIXELS`).
+    open if it was. `check` sees the image when its header has been read and before a pixel is decoded; the UserError
+    that it may raise goes to the caller. Raises BrokenImage if `file` cannot be read, is not one of `formats` (a
+    choice from FORMATS), is cut short or damaged, or has more pixels than PIL holds to be safe
+    (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     name = str(file) if isinstance(file, Path) else None
     try:
-        with _quiet(), Image.open(file, formats=FORMATS) as image:
+        with _quiet(), Image.open(file, formats=formats) as image:
+            if check is not None:
+                check(image)
             _widen_transparent_grey(image)
             image.load()
             if min(image.size) < 1:
                 raise BrokenImage(f"it has no pixels ({image.width}x{image.height})", name)
             upright = _upright(image)
             return upright.copy() if upright is image else upright  # a copy holds on to no file
-    except BrokenImage:
+    except UserError:
         raise
     except UnidentifiedImageError:
-        raise BrokenImage(f"it is none of {', '.join(FORMATS)}", name) from None
+        raise BrokenImage(f"it is none of {', '.join(formats)}", name) from None
     except FileNotFoundError:
         raise BrokenImage("there is no such file", name) from None
     except Exception as error:  # a damaged or hostile file makes PIL's decoders raise nearly anything

@@ -5,18 +5,52 @@ are not there, its operators are never registered, and `import torchvision` dies
 not exist" because torchvision attaches a shape function to an operator that was never declared. Everything this
 project uses of torchvision (network definitions, weight addresses) is plain Python, so declaring the two operators is
 enough. Calling them still raises, as it must.
+
+They are declared when somebody imports torchvision, so that programs that need no torch do not wait for it.
 """
 
 import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: list[torch.library.Library] = []  # a Library takes its operators along when it is collected
+_declared: "list[torch.library.Library]" = []  # a Library takes its operators along when it is collected
+
+
+def guard_torchvision() -> None:
+    """Have `make_torchvision_importable` called before torchvision's own code runs, whoever imports it first."""
+    if "torchvision" not in sys.modules and _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
+
+
+class _Finder:
+    """Finds torchvision as Python does, and has it loaded with care. Finds nothing else."""
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "torchvision" or (spec := PathFinder.find_spec(name, path, target)) is None:
+            return None
+        if isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        make_torchvision_importable()
+        super().exec_module(module)
 
 
 def make_torchvision_importable() -> bool:
@@ -24,6 +58,8 @@ def make_torchvision_importable() -> bool:
 
     Returns True if they had to be declared; False if torchvision is whole, absent, or already looked after.
     """
+    import torch  # noqa: PLC0415  # takes seconds
+
     spec = importlib.util.find_spec("torchvision")
     if _declared or spec is None or spec.origin is None or hasattr(torch.ops.torchvision, "nms"):
         return False
@@ -40,6 +76,8 @@ def _compiled_part_loads(package: Path) -> bool:
     compiled = [*package.glob("_C*.so"), *package.glob("_C*.pyd"), *package.glob("_C*.dylib")]
     if not compiled:
         return False
+    import torch  # noqa: PLC0415
+
     try:
         torch.ops.load_library(str(compiled[0]))
     except OSError:

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 
 from latent_ae import __version__
-from latent_ae.cli import main
+from latent_ae.cli import main, options
+from latent_ae.codec.precision import PRECISIONS
 from latent_ae.config import DataConfig, ModelConfig
 from latent_ae.data import open_source
 from latent_ae.models import build_autoencoder
-from tests.data.images import noise_image
 
 FEW = ["--data.source", "digits", "--evaluation.max_images", "6", "--evaluation.batch_size", "4"]
 
@@ -106,10 +105,6 @@ def test_evaluate_refuses(model_dir: Path, capsys: pytest.CaptureFixture[str], m
 def test_a_model_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "missing")
     assert f"cannot load an autoencoder from {missing}" in refused(capsys, ["evaluate", missing, *FEW])
-    noise_image(0).save(tmp_path / "a.png")
-    argv = ["reconstruct", str(tmp_path / "a.png"), "--model", missing, "-o", str(tmp_path / "out")]
-    assert f"cannot load an autoencoder from {missing}" in refused(capsys, argv)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,17 +127,6 @@ def test_settings_that_cut_training_images_are_refused(model_dir: Path, capsys: 
     assert "--data.flip cuts training images and has no effect" in line
 
 
-def test_reconstruct_does_not_overwrite_its_images(
-    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "a.png"
-    noise_image(0).save(file)
-    before = file.read_bytes()
-    line = refused(capsys, ["reconstruct", str(file), "--model", str(model_dir), "-o", str(tmp_path)])
-    assert "would be overwritten" in line
-    assert file.read_bytes() == before
-
-
 def test_the_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as status:
         main(["evaluate", "any", "--settings"])
@@ -152,41 +136,16 @@ def test_the_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--evaluation.max_images" in out or "--evaluation.max-images" in out
 
 
-def test_reconstruct_goes_on_after_a_broken_image_and_says_so(
-    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    noise_image(0, 21, 13).save(tmp_path / "one.png")
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    noise_image(1, 8, 30).save(tmp_path / "two.jpg")
-    images = [str(tmp_path / name) for name in ("one.png", "broken.png", "two.jpg")]
-    out = tmp_path / "new" / "out"
-    line = refused(capsys, ["reconstruct", *images, "--model", str(model_dir), "-o", str(out)], status=1)
-    assert str(tmp_path / "broken.png") in line
-    sizes = {}
-    for file in out.iterdir():
-        with Image.open(file) as image:
-            sizes[file.name] = image.size
-    assert sizes == {"one.png": (21, 13), "two.png": (8, 30)}
-
-
-def test_reconstruct_all(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        noise_image(0).save(tmp_path / folder / "same.png")
-    images = [str(tmp_path / folder / "same.png") for folder in ("a", "b")]
-    assert main(["reconstruct", *images, "--model", str(model_dir), "--out", str(tmp_path / "out")]) == 0
-    assert "error" not in capsys.readouterr().err
-    written = sorted((tmp_path / "out").iterdir())
-    assert [file.name for file in written] == ["same.png", "same.png.png"]
-    assert written[0].read_bytes() == written[1].read_bytes()
-
-
-def test_reconstruct_refuses_an_unknown_option(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["reconstruct", "a.png", "--model", str(model_dir), "-o", "out", "--quality", "9"]
-    assert "unknown option --quality" in refused(capsys, argv)
-
-
-@pytest.mark.parametrize("argv", [[], ["paint"], ["reconstruct", "a.png"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["paint"],
+        ["reconstruct", "a.png"],
+        ["evaluate"],
+        ["encode", "a.png", "--model", "m", "-o", "o", "--sample", "-1"],
+    ],
+)
 def test_what_argparse_refuses(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as status:
         main(argv)
@@ -199,6 +158,29 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert status.value.code == 0
     assert capsys.readouterr().out == f"latent-ae {__version__}\n"
+
+
+COMMANDS = ["evaluate", "encode", "decode", "reconstruct", "inspect", "interpolate", "sample"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        main([command, "--help"])
+    assert status.value.code == 0
+    assert f"example: latent-ae {command} " in capsys.readouterr().out
+
+
+def test_the_choices_of_arithmetic_are_those_of_the_codec() -> None:
+    assert options.COMPUTE == PRECISIONS
+
+
+@pytest.mark.slow  # a new process
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["encode", "--help"], ["inspect", "nothing"]])
+def test_what_needs_no_torch_does_not_wait_for_it(argv: list[str]) -> None:
+    code = f"import sys\nfrom latent_ae.cli import main\ntry:\n    main({argv})\nexcept SystemExit:\n    pass\n"
+    run = subprocess.run([sys.executable, "-c", f"{code}print('torch' in sys.modules)"], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "False", run.stderr
 
 
 @pytest.mark.slow  # starts the program

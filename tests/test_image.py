@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from latent_ae.errors import UserError
 from latent_ae.image import (
     BrokenImage,
     from_tensor,
@@ -53,6 +54,28 @@ def test_a_stream_stays_open() -> None:
     stream = io.BytesIO(encoded(to_pil(noise())))
     open_image(stream)
     assert not stream.closed
+
+
+def test_a_choice_of_formats_leaves_the_others_out() -> None:
+    data = encoded(to_pil(noise()), "PNG")
+    assert open_image(io.BytesIO(data), formats=("JPEG", "PNG")).size == (9, 6)
+    with pytest.raises(BrokenImage, match="it is none of JPEG, BMP"):
+        open_image(io.BytesIO(data), formats=("JPEG", "BMP"))
+
+
+def test_a_check_sees_the_header_before_a_pixel_is_decoded() -> None:
+    sizes = []
+
+    def check(image: Image.Image) -> None:
+        sizes.append(image.size)
+        raise UserError("too large")
+
+    cut = encoded(to_pil(noise(60, 90)), "PNG")[:200]
+    with pytest.raises(UserError, match="too large"):
+        open_image(io.BytesIO(cut), check=check)
+    assert sizes == [(90, 60)]
+    with pytest.raises(BrokenImage):
+        open_image(io.BytesIO(cut), check=lambda image: None)
 
 
 def test_an_animation_gives_its_first_frame() -> None:

@@ -19,10 +19,12 @@ class Digits:
     Attributes:
         raw: [n, 8, 8] uint8, 0..255, the digits at their own size
         labels: [n] integers 0..9
+        label_names: of the ten digits
     """
 
     raw: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    label_names = tuple("0123456789")
 
     def __init__(self, raw: NDArray[np.uint8], labels: NDArray[np.int64], numbers: Sequence[int]) -> None:
         """`raw` and `labels` are those of all digits, `numbers` says which of them are in this part."""
@@ -36,6 +38,10 @@ class Digits:
     def sample_id(self, index: int) -> str:
         """`digits/` and the digit's number in scikit-learn's table."""
         return f"digits/{self._numbers[index]:04d}"
+
+    def label(self, index: int) -> int:
+        """Which digit it is."""
+        return int(self.labels[index])
 
     def load(self, index: int) -> Image.Image:
         """32 x 32, mode L."""

@@ -1,6 +1,7 @@
 """Any tree of image files."""
 
 import os
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +11,17 @@ from PIL import Image
 from latent_ae.config import DataConfig
 from latent_ae.data.header import header_size
 from latent_ae.data.source import DataError, SourceParts, split_by_hash
-from latent_ae.image import SUFFIXES, open_image
+from latent_ae.image import SUFFIXES, BrokenImage, open_image
 
 
 class FolderImages:
     """Image files below a folder; an id is the path relative to it, with forward slashes."""
 
-    def __init__(self, root: Path, relative: list[str]) -> None:
+    def __init__(self, root: Path, relative: list[str], label_names: tuple[str, ...] = ()) -> None:
+        """`label_names` are the names of the folders right below `root` that hold images, sorted."""
         self._root = root
         self._relative = relative
+        self.label_names = label_names
 
     def __len__(self) -> int:
         return len(self._relative)
@@ -34,6 +37,24 @@ class FolderImages:
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of the upright image, from its header. Raises BrokenImage."""
         return header_size(self._root / self._relative[index])
+
+    def label(self, index: int) -> int | None:
+        """The number of the folder right below the root that the image lies in; None for one in the root itself."""
+        name = _top_folder(self._relative[index])
+        return None if name is None else bisect_left(self.label_names, name)
+
+    def caption(self, index: int) -> str | None:
+        """What the text file beside the image says (`a/cat.txt` of `a/cat.jpg`); None if there is none.
+
+        Raises BrokenImage if it cannot be read.
+        """
+        file = (self._root / self._relative[index]).with_suffix(".txt")
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BrokenImage(f"its caption {file.name} cannot be read: {error}", self._relative[index]) from error
 
 
 def build(config: DataConfig) -> SourceParts:
@@ -53,9 +74,13 @@ def build(config: DataConfig) -> SourceParts:
     if not images:
         raise DataError(f"{what} holds no images: {_census(files)}; images end in {', '.join(sorted(SUFFIXES))}")
     train, heldout = split_by_hash(images, config.heldout_share, what)
-    return SourceParts(
-        FolderImages(root, [images[index] for index in train]), FolderImages(root, [images[index] for index in heldout])
-    )
+    folders = tuple(sorted({name for path in images if (name := _top_folder(path)) is not None}))
+    return SourceParts(*(FolderImages(root, [images[index] for index in part], folders) for part in (train, heldout)))
+
+
+def _top_folder(relative: str) -> str | None:
+    top, slash, _ = relative.partition("/")
+    return top if slash else None
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -26,9 +26,12 @@ class HubImages:
     order; adding rows at its end changes none.
     """
 
-    def __init__(self, dataset: Any, column: str, split: str, rows: Sequence[int]) -> None:
-        """`dataset` is a datasets.Dataset whose `column` gives undecoded images; `rows` are those of this part."""
+    def __init__(self, dataset: Any, column: str, split: str, rows: Sequence[int], *, whole: Any = None) -> None:
+        """`dataset` is a datasets.Dataset whose `column` gives undecoded images; `rows` are those of this part, and
+        `whole` is the same data set with all of its columns.
+        """
         self._dataset = dataset
+        self._whole = whole
         self._column = column
         self._split = split
         self._rows = rows
@@ -44,6 +47,14 @@ class HubImages:
         """Raises BrokenImage also for a row without an image."""
         return open_stored(self._dataset[int(self._rows[index])][self._column], self.sample_id(index))
 
+    def column(self, name: str) -> "HubColumn":
+        """What another column holds for the images. Raises DataError if there is none of that name."""
+        features = {} if self._whole is None else self._whole.features
+        if name not in features:
+            listing = ", ".join(f"{each} ({_type_name(feature)})" for each, feature in features.items())
+            raise DataError(f"{name} is no column of split {self._split}; its columns are {listing}")
+        return HubColumn(self._whole.with_format(None).select_columns([name]), name, self._rows)
+
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of the upright image, from its header. Raises BrokenImage."""
         sample_id = self.sample_id(index)
@@ -51,6 +62,20 @@ class HubImages:
             return header_size(_stored_file(self._dataset[int(self._rows[index])][self._column], sample_id))
         except BrokenImage as error:
             raise BrokenImage(error.reason, sample_id) from error
+
+
+class HubColumn:
+    """Values of a column by the index of the image that they belong to."""
+
+    def __init__(self, dataset: Any, name: str, rows: Sequence[int]) -> None:
+        self._dataset = dataset
+        self._name = name
+        self._rows = rows
+        self.class_names: tuple[str, ...] = tuple(getattr(dataset.features[name], "names", None) or ())
+        """of the numbers in a column of classes"""
+
+    def __getitem__(self, index: int) -> Any:
+        return self._dataset[int(self._rows[index])][self._name]
 
 
 def build(config: DataConfig) -> SourceParts:
@@ -68,7 +93,12 @@ def build(config: DataConfig) -> SourceParts:
     if heldout_name is None:
         return _split_in_two(splits[train_name], config, train_name, what)
     train, heldout = (
-        HubImages(*image_column(splits[name], config.image_column, what), name, range(len(splits[name])))
+        HubImages(
+            *image_column(splits[name], config.image_column, what),
+            name,
+            range(len(splits[name])),
+            whole=splits[name],
+        )
         for name in (train_name, heldout_name)
     )
     return SourceParts(train, heldout)
@@ -199,7 +229,7 @@ def _split_in_two(dataset: Any, config: DataConfig, split: str, what: str) -> So
     ids = (_row_id(split, row) for row in range(len(images)))
     train, heldout = split_by_hash(ids, config.heldout_share, f"{what}, split {split}")
     return SourceParts(
-        HubImages(images, column, split, train.tolist()), HubImages(images, column, split, heldout.tolist())
+        *(HubImages(images, column, split, rows.tolist(), whole=dataset) for rows in (train, heldout)),
     )
 
 

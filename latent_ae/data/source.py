@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,27 @@ class ImageSource(Protocol):
 
     def load(self, index: int) -> Image.Image:
         """The decoded, upright image, of any mode, not to be changed by the caller. Raises BrokenImage."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(Protocol):
+    """An ImageSource that knows which class its images are of."""
+
+    label_names: tuple[str, ...]
+    """of the labels 0, 1, ..., the same in both parts; empty where there are no classes"""
+
+    def label(self, index: int) -> int | None:
+        """None for an image of no class."""
+        ...
+
+
+@runtime_checkable
+class CaptionedSource(Protocol):
+    """An ImageSource whose images may have a text beside them."""
+
+    def caption(self, index: int) -> str | None:
+        """None for an image without."""
         ...
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latent_ae.codec import decode, encode, reconstruct
+from latent_ae.codec.space import interpolate, prior_draw
 from latent_ae.image import from_tensor, image_grid
 from latent_ae.models import Autoencoder, latent_shape
-from latent_ae.randomness import torch_generator
 
 Picture = NDArray[np.uint8]
 
@@ -28,8 +28,7 @@ def reconstruction_grid(model: Autoencoder, images: Sequence[Tensor], *, columns
 def prior_draws(model: Autoencoder, *, size: int, count: int, seed: int, columns: int = 16) -> Picture:
     """Decoded draws of raw latents from N(0, 1), the prior that the KL term pulls the posterior to."""
     shape = latent_shape(model, size)
-    draws = torch.stack([torch.randn(shape, generator=torch_generator(seed, "prior", i)) for i in range(count)])
-    pixels = from_tensor(decode(model, draws))
+    pixels = from_tensor(decode(model, prior_draw(shape, count, seed=seed)))
     return image_grid([list(pixels[first : first + columns]) for first in range(0, count, columns)])
 
 
@@ -38,8 +37,7 @@ def morph(model: Autoencoder, pairs: Sequence[tuple[Tensor, Tensor]], *, steps: 
     rows = []
     for start, end in pairs:
         a, b = encode(model, torch.stack([start, end]))
-        line = torch.stack([torch.lerp(a, b, share) for share in torch.linspace(0, 1, steps).tolist()])
-        rows.append(list(from_tensor(decode(model, line))))
+        rows.append(list(from_tensor(decode(model, interpolate(a, b, steps, spherical=False)))))
     return image_grid(rows)
 
 

@@ -1,0 +1,188 @@
+"""Serve models to browsers and programs: `python app/app.py --help`."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import gradio_settings
+import runs
+import temporary
+from accounts import Accounts, read_accounts
+from latent_ae.codec.precision import PRECISIONS
+from latent_ae.errors import UserError
+from latent_ae.service.limits import ServiceLimits
+
+if TYPE_CHECKING:
+    from latent_ae.service import Service
+    from latent_ae.service.results import ModelInfo
+
+_RUNS = Path("runs")
+_LIMITS = {
+    "upload_bytes": "bytes of an uploaded file",
+    "pixels": "pixels of an image",
+    "side": "pixels along a side of an image",
+    "queue": "requests inside the server; the next one is told that it is busy",
+    "deadline_seconds": "from a request's arrival to its answer",
+    "batch_pixels": "pixels that a model works on together",
+    "samples": "images of one draw, one morph or one latent file",
+    "memory_bytes": "that a request may need by prediction; what is free when it comes if not given",
+}
+
+
+_STORAGE = (
+    ("--keep-seconds", 3600.0, "that uploads and results stay on disk"),
+    ("--stored-bytes", 2 * 10**9, "of uploads and results on disk, above which no further upload is taken"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status: 0 after these, 2 for a user's error."""
+    arguments = _parser().parse_args(argv)
+    signals = _Signals()
+    try:
+        auth = None if arguments.auth_file is None else read_accounts(arguments.auth_file)
+        names = arguments.model or [_newest()]
+        with temporary.private_folder() as folder:
+            gradio_settings.settle(folder)
+            _serve(arguments, names, auth, folder, signals)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except _Stopped:
+        pass
+    return 0
+
+
+def _serve(
+    arguments: argparse.Namespace, names: list[str], auth: Accounts | None, folder: Path, signals: "_Signals"
+) -> None:
+    # torch and gradio take seconds to import: what is wrong with the command line is said before.
+    from demo import create_demo  # noqa: PLC0415
+    from latent_ae.service import Service  # noqa: PLC0415
+    from launch import launch  # noqa: PLC0415
+
+    limits = ServiceLimits(**{field.name: getattr(arguments, field.name) for field in fields(ServiceLimits)})
+    service = Service.load(names, limits=limits, precision=arguments.precision)
+    running = launch(
+        create_demo(service, examples=_examples(service, folder)),
+        service,
+        host=arguments.host,
+        port=arguments.port,
+        auth=auth,
+        root_path=arguments.root_path,
+        mcp=arguments.mcp,
+        keep_seconds=arguments.keep_seconds,
+        stored_bytes=arguments.stored_bytes,
+    )
+    for model in service.models():
+        _say(_line(model))
+    _say(f"serving on {running.url}")
+    try:
+        signals.wait()
+    finally:
+        running.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="app.py", description="Serve image autoencoders to browsers and programs.")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="DIR_OR_ID",
+        help="a model directory, a single file or a hub id; may be given several times. The newest finished run under "
+        "runs/ if not given",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; %(default)s")
+    parser.add_argument("--port", type=int, default=7860, help="0 for one that is free; %(default)s")
+    parser.add_argument("--auth-file", type=Path, metavar="FILE", help="lines user:password; mode 0600")
+    parser.add_argument("--root-path", metavar="PATH", help="under which a proxy shows the server, as in /vae")
+    parser.add_argument("--mcp", action="store_true", help="offer the endpoints to tools of language models too")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the models; %(default)s")
+    group = parser.add_argument_group("limits")
+    for name, default, text in _STORAGE:
+        group.add_argument(
+            name, type=_positive(type(default)), default=default, metavar="N", help=f"{text}; %(default)s"
+        )
+    for field in fields(ServiceLimits):
+        kind = float if field.name.endswith("seconds") else int
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=_positive(kind),
+            default=field.default,
+            metavar="N",
+            help=f"{_LIMITS[field.name]}; {field.default:,}" if field.default else _LIMITS[field.name],
+        )
+    return parser
+
+
+def _positive(kind: type[int] | type[float]):
+    def number(text: str) -> int | float:
+        if not (value := kind(text)) > 0:
+            raise ValueError
+        return value
+
+    number.__name__ = "positive number"  # argparse names the type in its message
+    return number
+
+
+def _newest() -> str:
+    """The model to serve where none was named. Raises UserError with a way to make one."""
+    model = runs.newest_model(_RUNS)
+    if model is None:
+        raise UserError(runs.HOW_TO_MAKE_ONE.format(folder=_RUNS))
+    return str(model)
+
+
+def _examples(service: "Service", folder: Path) -> list[Path]:
+    from examples import example_images  # noqa: PLC0415
+
+    first = service.models()[0]
+    return example_images(folder, channels=first.channels, side=first.native_size)
+
+
+def _line(model: "ModelInfo") -> str:
+    latents = f"{model.codebook_size} codes" if model.codebook_size else f"{model.latent_channels} channels"
+    return (
+        f"{model.id}: {model.kind}, {model.parameters / 1e6:.1f} M parameters, factor {model.factor}, {latents}; "
+        f"encoder in {model.encoder_precision}, decoder in {model.decoder_precision}"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class _Stopped(BaseException):
+    """SIGTERM or SIGINT came before the server answered."""
+
+
+class _Signals:
+    """SIGTERM and SIGINT end the server once it answers, and the start before; a second one ends the process."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self._waiting = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def wait(self) -> None:
+        """Return when one has come."""
+        self._waiting = True
+        self._came.wait()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        self._came.set()
+        if not self._waiting:
+            raise _Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The app's page: a thin shell over the service. Nothing here computes, and nothing is shared between visitors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+
+import look
+import markup
+import tab_decode
+import tab_inspect
+import tab_morph
+import tab_reconstruct
+import tab_sample
+from endpoints import add_endpoints
+from latent_ae.service import Service
+from latent_ae.service.results import ModelInfo
+
+TITLE = "latent-ae"
+_PURPOSE = "See what an image autoencoder keeps of a picture, what it loses, and take the latents home."
+
+
+def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks:
+    """The page and the endpoints over `service`; `examples` are image files that visitors may click."""
+    infos = {info.id: info for info in service.models()}
+    names = list(infos)
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
+        add_endpoints(service)  # first: a handler of the page with the same name would take it
+        with gr.Row(elem_classes="top"):
+            gr.HTML(markup.header(TITLE, _PURPOSE))
+            theme = gr.Button("Dark or light", size="sm", scale=0, min_width=110, elem_classes="theme")
+        with gr.Row(elem_classes="model"):
+            model = gr.Dropdown(
+                names,
+                value=names[0],
+                label="Model",
+                info="All tabs work with this one.",
+                filterable=False,
+                scale=1,
+                min_width=240,
+            )
+            facts = gr.HTML(model_facts(infos[names[0]]), scale=3, min_width=280)
+        with gr.Tabs(overflow_behavior="wrap"):
+            with gr.Tab("Reconstruct"):
+                tab_reconstruct.add_tab(service, model=model, examples=examples)
+            with gr.Tab("Decode"):
+                tab_decode.add_tab(service)
+            with gr.Tab("Sample"):
+                tab_sample.add_tab(service, model=model)
+            with gr.Tab("Morph"):
+                tab_morph.add_tab(service, model=model, examples=examples)
+            with gr.Tab("Inspect"):
+                tab_inspect.add_tab(service, model=model, examples=examples)
+        model.change(
+            lambda name: model_facts(infos[name]),
+            model,
+            facts,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        theme.click(None, js=look.OTHER_THEME, api_visibility="private")
+        demo.load(None, js=look.ON_LOAD, api_visibility="private")
+    return demo
+
+
+def model_facts(info: ModelInfo) -> str:
+    """What a model is, in one line."""
+    latents = f"{info.latent_channels} channels"
+    if info.codebook_size is not None:
+        latents = f"codebook of {info.codebook_size:,}"
+    precision = info.encoder_precision
+    if info.decoder_precision != info.encoder_precision:
+        precision = f"{info.encoder_precision} in, {info.decoder_precision} out"
+    return markup.facts(
+        [
+            ("Kind", info.kind),
+            ("Images", "RGB" if info.channels == 3 else "grey"),
+            ("Factor", f"{info.factor}x smaller"),
+            ("Latents", latents),
+            ("Parameters", _count(info.parameters)),
+            ("Computes in", precision),
+            ("Encoder", info.encoder[:16]),
+        ]
+    )
+
+
+def _count(number: int) -> str:
+    if number >= 10**6:
+        return f"{number / 10**6:.1f} M"
+    return f"{number:,}"

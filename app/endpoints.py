@@ -1,0 +1,223 @@
+"""The public interface for programs: six typed endpoints over Gradio's queue.
+
+Files come as uploads and go as PNG or safetensors, so nothing is lost on the way. An error reaches the client as
+`code: message`, with the codes of `latent_ae.service.errors`, `bad_request` for a wrong type, and `internal`.
+"""
+
+import dataclasses
+import functools
+import inspect
+import io
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import gradio as gr
+from gradio import FileData
+from gradio.context import LocalContext
+from gradio.utils import get_upload_folder
+from pydantic import TypeAdapter, ValidationError
+
+import temporary
+from latent_ae.image import Pixels, to_pil
+from latent_ae.latent_file import Precision
+from latent_ae.service import Service
+from latent_ae.service.errors import BadRequest, ServiceError
+from latent_ae.service.results import Images
+
+_log = logging.getLogger(__name__)
+
+File = dict[str, Any]
+Numbers = dict[str, Any]
+
+
+def add_endpoints(service: Service) -> None:
+    """Add the endpoints to the Blocks that is being built."""
+    add = functools.partial(gr.api, concurrency_limit=None, api_visibility="public")
+    for function in (*_coding(service), *_drawing(service)):
+        # Gradio's queue holds nothing back: the service's own is bounded, batches, and says when it is full.
+        add(_typed(function), api_name=function.__name__)
+
+
+def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
+    def encode(
+        image: FileData,
+        model: str | None = None,
+        seed: int | None = None,
+        precision: Precision = "float32",
+        logvar: bool = False,
+    ) -> tuple[FileData, dict]:
+        """Image to latents: the latent file (safetensors), and its numbers.
+
+        Args:
+            image: an uploaded image file.
+            model: an id from `models`; the first of them if not given.
+            seed: of a draw from the posterior; its mode if not given.
+            precision: of the floats in the file.
+            logvar: keep the posterior's log-variance too.
+        """
+        encoded = service.encode(_path(image), model=model, seed=seed, precision=precision, logvar=logvar)
+        latents = encoded.latents
+        return _file(encoded.file_name, encoded.file), {
+            "encoder": latents.encoder,
+            "kind": latents.kind,
+            "height": latents.height,
+            "width": latents.width,
+            "factor": latents.factor,
+            "shape": list(latents.tensor.shape),
+            "bytes": len(encoded.file),
+        }
+
+    def decode(latents: FileData, model: str | None = None) -> tuple[list[FileData], dict]:
+        """Latents to images: a PNG for each image of the latent file, and their numbers.
+
+        Args:
+            latents: an uploaded latent file (safetensors).
+            model: an id from `models`; the one whose encoder made the latents if not given.
+        """
+        return _images(service.decode(_path(latents), model=model), "decoded")
+
+    def reconstruct(image: FileData, model: str | None = None, rivals: bool = False) -> tuple[FileData, FileData, dict]:
+        """What a model makes of an image: the reconstruction as PNG, the latent file, metrics and sizes.
+
+        Args:
+            image: an uploaded image file.
+            model: an id from `models`; the first of them if not given.
+            rivals: measure JPEG and WebP at no more bytes too.
+        """
+        done = service.reconstruct(_path(image), model=model, rivals=rivals)
+        return (
+            _file("reconstruction.png", _png(done.reconstructed)),
+            _file(done.encoded.file_name, done.encoded.file),
+            _plain(
+                {
+                    "model": done.model,
+                    "metrics": done.metrics,
+                    "notes": done.notes,
+                    "sizes": [dataclasses.asdict(size) for size in done.sizes],
+                    "rivals": [_without(rival, "image") for rival in done.rivals],
+                    "tiles": done.tiles,
+                    "seam_db": done.seam_db,
+                    "seconds": done.seconds,
+                }
+            ),
+        )
+
+    return encode, decode, reconstruct
+
+
+def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
+    def sample(
+        model: str | None = None, count: int = 16, seed: int = 0, temperature: float = 1.0, size: int | None = None
+    ) -> tuple[list[FileData], dict]:
+        """Images decoded from random latents, as PNGs, and their numbers.
+
+        Args:
+            model: an id from `models`; the first of them if not given.
+            count: how many.
+            seed: the same seed draws the same images.
+            temperature: standard deviation of the latents; has no effect on codes.
+            size: side in pixels; that of the training images if not given.
+        """
+        images = service.sample(model=model, count=count, seed=seed, temperature=temperature, size=size)
+        return _images(images, "sample")
+
+    def interpolate(
+        a: FileData, b: FileData, model: str | None = None, steps: int = 9, spherical: bool = False
+    ) -> tuple[list[FileData], dict]:
+        """The way from one image to another through the latent space, as PNGs, and their numbers.
+
+        Args:
+            a: an uploaded image file, the first of the way.
+            b: the last of the way.
+            model: an id from `models`; the first of them if not given.
+            steps: images on the way, both ends included.
+            spherical: go along an arc instead of a line.
+        """
+        return _images(service.interpolate(_path(a), _path(b), model=model, steps=steps, spherical=spherical), "step")
+
+    def models() -> list[dict]:
+        """The models of this server; the first is the one that is used where none is named."""
+        return [_plain(dataclasses.asdict(model)) for model in service.models()]
+
+    return sample, interpolate, models
+
+
+def _typed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with typed errors, and arguments checked against its type hints, which Gradio does not do."""
+    hints = get_type_hints(function)
+    checks = {name: TypeAdapter(hints[name]) for name in inspect.signature(function).parameters}
+
+    @functools.wraps(function)
+    def endpoint(*arguments: Any) -> Any:
+        try:
+            given = zip(checks.items(), arguments, strict=True)
+            return function(*[_checked(name, check, value) for (name, check), value in given])
+        except ServiceError as error:
+            raise gr.Error(f"{error.code}: {error}", duration=None, print_exception=False) from None
+        except Exception:
+            _log.exception("%s failed", function.__name__)
+            message = "internal: the server failed at this request; its log says more"
+            raise gr.Error(message, duration=None, print_exception=False) from None
+        finally:
+            _forget_caller()
+
+    return endpoint
+
+
+def _forget_caller() -> None:
+    """Drop what Gradio keeps of a visitor: the whole page's configuration, for every call that comes by itself."""
+    blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
+    if blocks is not None and request is not None and request.session_hash is not None:
+        blocks.state_holder.session_data.pop(request.session_hash, None)
+        blocks.state_holder.time_last_used.pop(request.session_hash, None)
+
+
+def _checked(name: str, check: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return check.validate_python(value, strict=not isinstance(value, dict))
+    except ValidationError as error:
+        raise BadRequest(f"{name}: {error.errors()[0]['msg'].lower()}") from None
+
+
+def _path(file: FileData) -> Path:
+    """Where an upload lies. Raises BadRequest for a path that is not one, whatever Gradio let through."""
+    path = Path(file.path)
+    if (
+        "\0" in file.path
+        or not path.resolve().is_relative_to(Path(get_upload_folder()).resolve())
+        or not path.is_file()
+    ):
+        raise BadRequest("the file was not uploaded to this server: upload it first")
+    return path
+
+
+def _file(name: str, data: bytes) -> File:
+    path = temporary.put(Path(get_upload_folder()), name, data)
+    return FileData(path=str(path), orig_name=name, size=len(data)).model_dump()
+
+
+def _images(images: Images, name: str) -> tuple[list[File], Numbers]:
+    files = [_file(f"{name}-{number}.png", _png(image)) for number, image in enumerate(images.images, start=1)]
+    return files, {"model": images.model, "note": images.note, "seconds": images.seconds}
+
+
+def _png(pixels: Pixels) -> bytes:
+    out = io.BytesIO()
+    to_pil(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def _without(result: Any, field: str) -> Numbers:
+    return {name: value for name, value in vars(result).items() if name != field}
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can say it: the PSNR of equal images is infinite, which becomes null."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,67 @@
+"""Files that come from and go to the browser: uploads as they are, downloads, pictures without loss."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+import temporary
+from latent_ae.image import Pixels, to_pil
+from latent_ae.service.errors import BadRequest
+
+Upload = TypeVar("Upload", gr.Image, gr.File)
+_COLUMNS = 3
+"""of a gallery at least: one picture is not to fill the page"""
+_FRAME_MS, _END_MS = 90, 600
+"""of an animation: the ends are looked at longer than what lies between"""
+
+
+def as_chosen(component: Upload) -> Upload:
+    """An upload that reaches the handlers as the path of the very file that was chosen.
+
+    By itself Gradio opens images, and looks at names, before anyone can say what is wrong with a file. The method is
+    replaced on the object, because for a subclass Gradio writes a file into the folder of its source. So handlers give
+    such a component values, and no `gr.update`, for which Gradio would make the object anew.
+    """
+    component.preprocess = lambda payload: None if payload is None else payload.path
+    return component
+
+
+def chosen(path: str | None, what: str) -> Path:
+    """An upload's path. Raises BadRequest if nothing was chosen; `what` is missing then."""
+    if not path:
+        raise BadRequest(f"there is no {what} yet: choose one first")
+    return Path(path)
+
+
+def download(data: bytes, name: str) -> str:
+    """Put a file where this visitor's browser may fetch it, and return its path."""
+    return str(temporary.put(Path(get_upload_folder()), name, data))
+
+
+def png(pixels: Pixels, name: str) -> str:
+    """`download` of a picture [H, W, 1 or 3]; `name` has no ending."""
+    stream = io.BytesIO()
+    to_pil(pixels).save(stream, format="PNG", compress_level=3)
+    return download(stream.getvalue(), f"{name}.png")
+
+
+def gallery(pictures: Sequence[tuple[Pixels, str]], *, name: str, columns: int) -> dict[str, Any]:
+    """An update that shows pictures with their captions, in at most `columns` columns."""
+    named = [(png(pixels, f"{name}-{number}"), caption) for number, (pixels, caption) in enumerate(pictures, start=1)]
+    return gr.update(value=named, columns=min(columns, max(len(named), _COLUMNS)))
+
+
+def animation(frames: Sequence[Pixels]) -> bytes:
+    """An endless animated PNG of frames of one size [H, W, 1 or 3], there and back again; no value is changed."""
+    back = frames[-2:0:-1]
+    first, *others = [to_pil(frame) for frame in (*frames, *back)]
+    forward = [_END_MS, *[_FRAME_MS] * len(back), _END_MS][: len(frames)]
+    stream = io.BytesIO()
+    first.save(
+        stream, format="PNG", save_all=True, append_images=others, duration=[*forward, *[_FRAME_MS] * len(back)], loop=0
+    )
+    return stream.getvalue()

@@ -1,0 +1,180 @@
+"""The server: Gradio and the app's plain routes in one process, with everything off that nothing here needs."""
+
+import asyncio
+import contextlib
+import functools
+import importlib.util
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+
+import look
+import temporary
+from accounts import Accounts
+from guard import Guard, Traffic
+from latent_ae.errors import UserError
+from latent_ae.service import Service
+from routes import plain_routes
+
+_SWEEP_SECONDS = 30.0
+_SESSIONS = 300
+"""visitors whose page keeps its state, a third of a megabyte each; who has done nothing for longest leaves first"""
+_GOODBYE_SECONDS = 3.0
+"""for answers that are on their way when the server ends"""
+
+_log = logging.getLogger(__name__)
+
+
+class Running:
+    """A server that answers."""
+
+    def __init__(self, demo: gr.Blocks, service: Service, traffic: Traffic, url: str) -> None:
+        self.url = url
+        self.demo = demo
+        self._service = service
+        self._traffic = traffic
+
+    def close(self) -> None:
+        """Refuse what comes, tell those who wait, and end the server. A second call does nothing."""
+        if self._traffic.closing:
+            return
+        self._traffic.closing = True
+        self._service.close()
+        end = time.monotonic() + _GOODBYE_SECONDS
+        while self._traffic.requests and time.monotonic() < end:
+            time.sleep(0.02)
+        self.demo.close(verbose=False)
+
+
+def launch(
+    demo: gr.Blocks,
+    service: Service,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    auth: Accounts | None = None,
+    root_path: str | None = None,
+    mcp: bool = False,
+    keep_seconds: float = 3600.0,
+    stored_bytes: int = 2 * 10**9,
+) -> Running:
+    """Start to answer on http://host:port and return.
+
+    The demo has to be made after `gradio_settings.settle`: where its files lie is decided then.
+
+    Args:
+        demo: the page.
+        service: what answers; `Running.close` closes it.
+        host: an address of this machine.
+        port: 0 for one that is free.
+        auth: who may use the server; everybody if None.
+        root_path: under which a proxy shows the server, as in /vae.
+        mcp: offer the endpoints to language models' tools too.
+        keep_seconds: that uploads and results stay: longer than a request takes and a page is looked at.
+        stored_bytes: of uploads and results, above which no further upload is taken.
+
+    Raises UserError if the port, or what `mcp` needs, cannot be had.
+    """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise UserError("--mcp needs a package that is not installed: pip install 'gradio[mcp]'")
+    folder = Path(get_upload_folder())
+    if str(folder) != demo.GRADIO_CACHE or folder.stat().st_mode & 0o077:
+        raise ValueError(f"the page was made with another folder for its files than {folder}, or it is not private")
+    port = _free_port(host, port)
+    traffic = Traffic()
+    guard = Middleware(
+        Guard,
+        folder=folder,
+        upload_bytes=service.limits.upload_bytes,
+        stored_bytes=stored_bytes,
+        traffic=traffic,
+        mcp=mcp,
+    )
+    demo.delete_cache = None  # temporary.sweep takes more
+    _, url, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        root_path=root_path or "",
+        auth=None if auth is None else auth.allows,
+        app_kwargs={
+            "routes": plain_routes(service, traffic, auth),
+            "middleware": [guard],
+            "lifespan": functools.partial(_sweeping, demo, folder, keep_seconds, traffic),
+            "openapi_url": None,  # FastAPI's list of all of Gradio's inner routes
+        },
+        # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.
+        max_threads=2 * service.limits.queue + 40,
+        max_file_size=service.limits.upload_bytes,
+        state_session_capacity=_SESSIONS,
+        prevent_thread_lock=True,
+        theme=look.THEME,
+        css=look.CSS,
+        footer_links=["api", "settings"],
+        mcp_server=mcp,
+        **_OFF,
+    )
+    # Visitors' open pages would otherwise hold the server up when it ends.
+    demo.server.config.timeout_graceful_shutdown = 3
+    return Running(demo, service, traffic, url)
+
+
+_OFF: dict[str, Any] = {
+    "allowed_paths": [],
+    "enable_monitoring": False,
+    "inbrowser": False,
+    "num_workers": 0,
+    "pwa": False,
+    "quiet": True,
+    "run_history": False,
+    "share": False,
+    "show_error": False,
+    "ssr_mode": False,
+    "strict_cors": True,
+}
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port, or one that is free for 0. Raises UserError at once where Gradio would try for seconds."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}; see --host and --port") from None
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def _sweeping(
+    demo: gr.Blocks, folder: Path, keep_seconds: float, traffic: Traffic, _app: object
+) -> AsyncIterator[None]:
+    """Remove old temporary files as long as the server runs, apart from the page's own that are there now."""
+    kept = temporary.files_under(folder)
+
+    async def sweep_for_ever() -> None:
+        while True:
+            await asyncio.sleep(min(_SWEEP_SECONDS, keep_seconds))
+            try:
+                gone, traffic.stored = await asyncio.to_thread(temporary.sweep, folder, seconds=keep_seconds, kept=kept)
+            except OSError:
+                _log.exception("temporary files could not be removed")
+                continue
+            # Gradio remembers every file by its name, and would for ever. Here no other thread adds to these sets.
+            for files in demo.temp_file_sets:
+                files.difference_update(gone)
+
+    task = asyncio.create_task(sweep_for_ever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,177 @@
+"""Plain HTTP beside Gradio: is it alive, is it ready, its figures, and diffusers' remote VAE.
+
+    GET  /healthz                  200 as long as the process answers
+    GET  /readyz                   200 if a request would be taken now, else 503
+    GET  /metrics                  Prometheus' text format
+    POST /remote/decode[/MODEL]    what diffusers.utils.remote_utils.remote_decode sends
+    POST /remote/encode[/MODEL]    what remote_encode sends
+
+Errors are JSON {"error": code, "message": sentence} with the status of `latent_ae.service.errors`.
+"""
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from accounts import Accounts
+from guard import Traffic
+from latent_ae.service import Service
+from latent_ae.service.errors import Busy, ServiceError, ShuttingDown, TooLarge
+from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+_log = logging.getLogger(__name__)
+
+
+def plain_routes(service: Service, traffic: Traffic, accounts: Accounts | None) -> list[BaseRoute]:
+    """The routes, to stand before Gradio's. With `accounts` all but /healthz ask for a name and password."""
+    registry = CollectorRegistry()
+    registry.register(StatsCollector(service))
+    remote = _Remote(service)
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        if traffic.closing:
+            raise ShuttingDown("the server is shutting down")
+        _require_place(service)
+        return PlainTextResponse("ready\n")
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    answers: list[tuple[str, str, Answer]] = [
+        ("GET", "/readyz", readyz),
+        ("GET", "/metrics", metrics),
+        *(("POST", f"/remote/decode{model}", remote.decode) for model in ("", "/{model}")),
+        *(("POST", f"/remote/encode{model}", remote.encode) for model in ("", "/{model}")),
+    ]
+    return [
+        Route("/healthz", healthz, methods=["GET"]),
+        *(Route(path, _guarded(answer, accounts), methods=[method]) for method, path, answer in answers),
+    ]
+
+
+class StatsCollector(Collector):
+    """What the service counts of itself, for Prometheus."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """One family a figure, read when it is asked for."""
+        stats = self._service.stats()
+        requests = CounterMetricFamily(
+            "latent_ae_requests", "Requests that were answered or refused.", labels=["endpoint", "outcome"]
+        )
+        for (endpoint, outcome), count in stats.requests.items():
+            requests.add_metric([endpoint, outcome], count)
+        seconds = CounterMetricFamily(
+            "latent_ae_request_seconds", "Time from arrival to answer, summed up.", labels=["endpoint"]
+        )
+        for endpoint, total in stats.seconds.items():
+            seconds.add_metric([endpoint], total)
+        yield from (requests, seconds)
+        yield CounterMetricFamily("latent_ae_batches", "Batches that the models worked on.", value=stats.batches)
+        yield CounterMetricFamily("latent_ae_batched_images", "Images in these batches.", value=stats.batched)
+        yield GaugeMetricFamily("latent_ae_requests_inside", "Requests that are not answered yet.", value=stats.inside)
+        yield GaugeMetricFamily("latent_ae_requests_limit", "As many can be inside.", value=self._service.limits.queue)
+        yield GaugeMetricFamily("latent_ae_images_waiting", "Images that wait for a model.", value=stats.queued)
+        yield GaugeMetricFamily("latent_ae_images_running", "Images that a model works on.", value=stats.running)
+
+
+class _Remote:
+    """The remote VAE."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._threads = CapacityLimiter(service.limits.queue)
+        self._open = 0
+        """requests whose bodies are read or held"""
+
+    async def decode(self, request: Request) -> Response:
+        """Latents to an image or a tensor."""
+        return await self._answer(request, RemoteDecode, self._service.decode_tensor)
+
+    async def encode(self, request: Request) -> Response:
+        """An image or a tensor to latents."""
+        return await self._answer(request, RemoteEncode, self._service.encode_tensor)
+
+    async def _answer(
+        self,
+        request: Request,
+        asked: type[RemoteDecode] | type[RemoteEncode],
+        function: Callable[..., RemoteReply],
+    ) -> Response:
+        _require_place(self._service)
+        # Those that still send are not inside the service yet, and their bodies take memory.
+        if self._open >= self._service.limits.queue:
+            raise _busy()
+        self._open += 1
+        try:
+            given = asked.from_query(request.query_params.multi_items(), await self._body(request))
+            call = functools.partial(function, given, model=request.path_params.get("model"))
+            reply = await anyio.to_thread.run_sync(call, limiter=self._threads)
+        finally:
+            self._open -= 1
+        return Response(reply.data, media_type=reply.media_type, headers=reply.headers)
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, never more of it than the server takes. Raises TooLarge."""
+        limit = self._service.limits.upload_bytes
+        declared = request.headers.get("content-length", "0")
+        body = bytearray()
+        if not declared.isdigit() or int(declared) > limit:
+            raise _too_large(limit)
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+        return bytes(body)
+
+
+def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
+    """The answer, or why there is none, as JSON without a trace."""
+
+    async def guarded(request: Request) -> Response:
+        if accounts is not None and not accounts.allows_header(request.headers.get("authorization")):
+            return _error("unauthorized", "name and password are asked for", 401, {"WWW-Authenticate": "Basic"})
+        try:
+            return await answer(request)
+        except ServiceError as error:
+            return _error(error.code, str(error), error.status)
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
+        except Exception:
+            _log.exception("%s failed", request.url.path)
+            return _error("internal", "the server failed at this request; its log says more", 500)
+
+    return guarded
+
+
+def _error(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": code, "message": message}, status, headers)
+
+
+def _require_place(service: Service) -> None:
+    if service.stats().inside >= service.limits.queue:
+        raise _busy()
+
+
+def _busy() -> Busy:
+    return Busy("the server is busy with as many requests as it takes: try again in a moment")
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the request has more than {limit / 1e6:.1f} MB, which is what this server takes")

@@ -1,0 +1,66 @@
+"""Decode: a latent file back to images of exactly the size they had."""
+
+import gradio as gr
+
+import markup
+import panels
+from files import as_chosen, chosen, gallery, png
+from latent_ae.service import Service
+from running import Run, Updates, connect, guarded
+
+_ANY = "The model that made them"
+
+
+def add_tab(service: Service) -> None:
+    """Draw the tab. The latents say which model they are of, so it has a chooser of its own."""
+    names = [info.id for info in service.models()]
+    with gr.Row():
+        with panels.controls():
+            file = as_chosen(gr.File(label="Latent file (.safetensors)", file_types=[".safetensors"], height=160))
+            model = gr.Dropdown(
+                [_ANY, *names],
+                value=_ANY,
+                label="Decode with",
+                info="Only a model with the same encoder can read them; several decoders may share one.",
+                filterable=False,
+                visible=len(names) > 1,
+            )
+            start, cancel, run = panels.buttons("Decode")
+        with panels.answers():
+            status = panels.status(
+                "Nothing decoded yet",
+                "Choose a latent file that Reconstruct, the command line or another program wrote.",
+            )
+            with gr.Column(visible=False) as results:
+                with gr.Column(visible=False) as alone:
+                    one = panels.picture("Image")
+                with gr.Column(visible=False) as several:
+                    many = panels.pictures("Images", columns=4)
+
+    @guarded(status, results)
+    def decode(
+        run: Run,
+        path: str | None,
+        name: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
+    ) -> Updates:
+        tick = run.start(progress, "Decoding")
+        decoded = service.decode(chosen(path, "latent file"), model=None if name == _ANY else name, tick=tick)
+        images = decoded.images
+        height, width = images[0].shape[:2]
+        count = "1 image" if len(images) == 1 else f"{len(images)} images"
+        numbered = [(image, str(number)) for number, image in enumerate(images, start=1)]
+        single = len(images) == 1
+        size = f"{width} \N{MULTIPLICATION SIGN} {height} pixels"
+        told = f"{count} of {size}, decoded by {decoded.model} in {decoded.seconds:.2f} s."
+        return {
+            one: png(images[0], "decoded") if single else None,
+            many: None if single else gallery(numbered, name="decoded", columns=4),
+            alone: gr.update(visible=single),
+            several: gr.update(visible=not single),
+            status: markup.note(f"{told} {decoded.note}".strip()),
+            results: gr.update(visible=True),
+        }
+
+    outputs = [one, many, alone, several, results]
+    connect(start, cancel, decode, run=run, inputs=[file, model], outputs=outputs, status=status)

@@ -1,0 +1,108 @@
+"""Inspect: what is in an image's latents, and what the model says of itself."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+
+import markup
+import panels
+from files import chosen, gallery
+from latent_ae.service import Service
+from latent_ae.service.results import Inspection
+from running import Run, Updates, connect, guarded
+
+_CHANNEL = (
+    ("image_mean", "Mean", 3),
+    ("image_std", "Std", 3),
+    ("image_kl_nats", "KL (nats)", 2),
+    ("mean", "Training mean", 3),
+    ("std", "Training std", 3),
+    ("kl_nats", "Training KL", 2),
+    ("active_share", "Active units", 2),
+)
+"""name in an inspection, head of the column, decimals"""
+_CODEBOOK = {
+    "used": "Codes used",
+    "codebook_size": "Codebook size",
+    "perplexity": "Perplexity",
+    "entropy_bits": "Entropy (bits a code)",
+}
+_PICTURE = re.compile(r"!\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
+_PICTURE_TAG = re.compile(r"<(?:img|picture|source)\b[^>]*>", re.IGNORECASE)
+
+
+def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+    """Draw the tab; `model` is the page's chooser."""
+    cards = {info.id: card_text(info.card) for info in service.models()}
+    with gr.Row():
+        with panels.controls():
+            image = panels.upload("Image")
+            panels.examples(examples, image)
+            start, cancel, run = panels.buttons("Inspect")
+        with panels.answers():
+            status = panels.status("Nothing inspected yet", "Choose an image or an example, then press Inspect.")
+            with gr.Column(visible=False) as results:
+                chart = gr.HTML()
+                table = gr.HTML()
+                channels = panels.pictures("Latents", columns=8, text=panels.LATENTS)
+    with gr.Accordion("Model card", open=False):
+        card = gr.Markdown(next(iter(cards.values())), elem_classes="card")
+
+    @guarded(status, results)
+    def inspect(
+        run: Run,
+        path: str | None,
+        name: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
+    ) -> Updates:
+        tick = run.start(progress, "Encoding")
+        found = service.inspect(chosen(path, "image"), model=name, tick=tick)
+        images = found.channel_images
+        names = ["codes"] if found.codebook is not None else [str(number) for number in range(1, len(images) + 1)]
+        return {
+            chart: _chart(found),
+            table: _table(found),
+            channels: gallery(list(zip(images, names, strict=True)), name="channel", columns=8),
+            status: markup.paragraph(found.text),
+            results: gr.update(visible=True),
+        }
+
+    outputs = [chart, table, channels, results]
+    connect(start, cancel, inspect, run=run, inputs=[image, model], outputs=outputs, status=status)
+    model.change(cards.get, model, card, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def card_text(card: str) -> str:
+    """A model card for the page. Its pictures lie beside it on the server or elsewhere in the world: they are named."""
+    named = _PICTURE.sub(lambda found: f"*(picture: {found[1] or 'without a name'})*", card)
+    return _PICTURE_TAG.sub("", named).strip() or "This model has no card."
+
+
+def _chart(found: Inspection) -> str:
+    if found.code_counts is not None:
+        return markup.columns(
+            "Codes by how often this image uses them", found.code_counts, seen="positions with this code"
+        )
+    return markup.histogram("Scaled latents of this image", found.histogram, seen="this image", expected="N(0, 1)")
+
+
+def _table(found: Inspection) -> str:
+    if found.codebook is not None:
+        cells = [(_CODEBOOK[name], _figure(value)) for name, value in found.codebook.items()]
+        return markup.table("Codebook", ("", "This image"), cells)
+    rows = [
+        (str(number), *(_cell(channel.get(name), decimals) for name, _, decimals in _CHANNEL))
+        for number, channel in enumerate(found.channels, start=1)
+    ]
+    notes = ["Training: measured over the model's training images; a unit is a channel at a position."]
+    return markup.table("Channels", ("Channel", *(head for _, head, _ in _CHANNEL)), rows, notes=notes)
+
+
+def _cell(value: float | None, decimals: int) -> str:
+    return "\N{EN DASH}" if value is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"

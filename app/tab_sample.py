@@ -1,0 +1,76 @@
+"""Sample: images that nobody uploaded, decoded from draws of the prior."""
+
+import secrets
+
+import gradio as gr
+
+import markup
+import panels
+from files import gallery
+from latent_ae.service import Service
+from running import Run, Updates, connect, guarded
+
+_SEEDS = 2**31 - 1
+
+
+def add_tab(service: Service, *, model: gr.Dropdown) -> None:
+    """Draw the tab; `model` is the page's chooser."""
+    most = service.limits.samples
+    with gr.Row():
+        with panels.controls():
+            count = gr.Slider(
+                1, most, min(16, most), step=1, label="Images", info="How many latents are drawn and decoded."
+            )
+            temperature = gr.Slider(
+                0.0, 2.0, 1.0, step=0.05, label="Temperature",
+                info="Standard deviation of the draws: 0 is the average image, 1 the prior. Codes are not affected.",
+            )  # fmt: skip
+            seed = gr.Number(
+                0,
+                precision=0,
+                minimum=0,
+                maximum=_SEEDS,
+                label="Seed",
+                info="The same seed draws the same images again.",
+            )
+            another = gr.Button("New seed", size="sm")
+            start, cancel, run = panels.buttons("Draw")
+        with panels.answers():
+            status = panels.status(
+                "Nothing drawn yet",
+                "An autoencoder is not a generator: these images show how far its latents are filled.",
+            )
+            with gr.Column(visible=False) as results:
+                images = panels.pictures("Draws from the prior", columns=6)
+
+    @guarded(status, results)
+    def sample(  # noqa: PLR0917 - Gradio hands them over by place
+        run: Run,
+        name: str,
+        count: int,
+        seed: float | None,
+        temperature: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
+    ) -> Updates:
+        tick = run.start(progress, "Drawing and decoding")
+        number = int(seed or 0)
+        drawn = service.sample(model=name, count=int(count), seed=number, temperature=temperature, tick=tick)
+        numbered = [(image, str(place)) for place, image in enumerate(drawn.images, start=1)]
+        return {
+            images: gallery(numbered, name=f"draw-{number}", columns=6),
+            status: markup.note(drawn.note or f"{len(drawn.images)} draws in {drawn.seconds:.2f} s."),
+            results: gr.update(visible=True),
+        }
+
+    connect(
+        start,
+        cancel,
+        sample,
+        run=run,
+        inputs=[model, count, seed, temperature],
+        outputs=[images, results],
+        status=status,
+    )
+    another.click(
+        lambda: secrets.randbelow(_SEEDS), None, seed, queue=False, show_progress="hidden", api_visibility="private"
+    )

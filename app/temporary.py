@@ -1,0 +1,74 @@
+"""The app's temporary files: a folder of its own, from which what is old goes."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A new folder that only this user can enter; it is gone afterwards with all that is in it."""
+    folder = Path(tempfile.mkdtemp(prefix="latent-ae-")).resolve()  # mode 0700
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def files_under(folder: Path) -> frozenset[str]:
+    """The paths of all files below a folder."""
+    return frozenset(str(Path(parent, name)) for parent, _, names in os.walk(folder) for name in names)
+
+
+class Swept(NamedTuple):
+    """What a sweep did."""
+
+    removed: set[str]
+    """paths"""
+    left: int
+    """bytes of the files that are still there"""
+
+
+def sweep(folder: Path, *, seconds: float, kept: frozenset[str] = frozenset()) -> Swept:
+    """Remove the files below `folder` that have not changed for `seconds`, and folders that have been empty as long.
+
+    Gradio's own `delete_cache` forgets uploads that broke off, leaves the folders, and ends for good when a file comes
+    while it counts them.
+    """
+    before = time.time() - seconds
+    removed: set[str] = set()
+    left = 0
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = os.path.join(parent, name)  # noqa: PTH118 - gradio knows its files by strings
+            # The file may go while it is looked at: a request moves its upload.
+            with contextlib.suppress(FileNotFoundError):
+                status = Path(path).lstat()
+                if path not in kept and status.st_ctime < before:
+                    Path(path).unlink()
+                    removed.add(path)
+                else:
+                    left += status.st_size
+        for name in folders:
+            inner = Path(parent, name)
+            with contextlib.suppress(OSError):  # not empty, or gone
+                if inner.stat().st_mtime < before:
+                    inner.rmdir()
+    return Swept(removed, left)
+
+
+def put(folder: Path, name: str, data: bytes) -> Path:
+    """Write a file into a new folder that nobody can guess.
+
+    Not one named by the content, as Gradio's are: the same result of two requests would be written while it is read.
+    """
+    path = folder / secrets.token_urlsafe(16) / Path(name).name
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,53 @@
+"""`latent-ae ...`: argument parsing and messages only.
+
+Nothing here imports torch before a command needs it, so that help and the version come at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from latent_ae._version import __version__
+from latent_ae.cli import evaluate, files, inspection, space
+from latent_ae.cli.messages import complain
+from latent_ae.errors import UserError
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+"""what shells make of SIGINT"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit status: 0 for complete success, 1 if a part failed, 2 for a user's error, 130 if it was
+    interrupted.
+    """
+    parser = argparse.ArgumentParser(
+        prog="latent-ae",
+        description="Measure and use image autoencoders. Every command has its own --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"latent-ae {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for room in (evaluate, files, inspection, space):
+        room.add_commands(commands)
+    words, settings = evaluate.split_settings(sys.argv[1:] if argv is None else argv)
+    arguments, unknown = parser.parse_known_args(words)
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        if arguments.command == "evaluate":
+            arguments.rest = settings
+        else:
+            unknown += settings
+        if unknown:
+            raise UserError(f"unknown option {unknown[0]}; see latent-ae {arguments.command} --help")
+        return command(arguments)
+    except UserError as error:
+        complain(str(error))
+        return 2
+    except OSError as error:
+        complain(f"{error.strerror or error}: {error.filename or 'while writing'}")
+        return 1
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on from there" if arguments.command in files.RESUMED else ""
+        complain(f"interrupted: what was written is whole{goes_on}")
+        return INTERRUPTED

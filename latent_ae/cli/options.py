@@ -1,0 +1,80 @@
+"""Options that several commands have."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from latent_ae.codec import Codec
+    from latent_ae.codec.precision import Precision
+
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+COMPUTE = ("auto", "exact", "fp32", "bf16", "fp16")
+"""`latent_ae.codec.precision.PRECISIONS`, which takes torch to import"""
+
+
+def add_command(
+    commands: "Commands", name: str, run: Callable[[argparse.Namespace], int], *, summary: str, more: str, example: str
+) -> argparse.ArgumentParser:
+    """A command whose help ends in an example."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {more}",
+        epilog=f"example: latent-ae {name} {example}",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: str = "") -> None:
+    """--model and --compute."""
+    parser.add_argument(
+        "--model", required=required, metavar="MODEL", help=f"a model directory, a single file or a hub id{more}"
+    )
+    parser.add_argument(
+        "--compute",
+        choices=COMPUTE,
+        default="auto",
+        help="arithmetic: auto takes the fastest that stays close to fp32; exact gives the same bits whatever an image "
+        "is computed together with (default: auto)",
+    )
+
+
+def load_codec(name: str, compute: str) -> "Codec":
+    """A model made ready, on the GPU if there is one. Raises ModelError, and UserError for a precision it cannot do."""
+    import torch  # noqa: PLC0415  # takes seconds
+
+    from latent_ae.codec import Codec  # noqa: PLC0415
+
+    return Codec.load(name, device=torch.accelerator.current_accelerator(), precision=cast("Precision", compute))
+
+
+def add_out_folder(parser: argparse.ArgumentParser, what: str) -> None:
+    """--out of a command that makes many files."""
+    parser.add_argument(
+        "-o", "--out", required=True, type=Path, metavar="DIR", help=f"folder for the {what}; made if it is not there"
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least {least}")
+    return number

@@ -1,0 +1,19 @@
+"""Fast inference: images of any size to latents and back, and ways through the latent space."""
+
+from latent_ae.codec.codec import Codec
+from latent_ae.codec.memory import DoesNotFit, Plan
+from latent_ae.codec.plain import decode, encode, reconstruct
+from latent_ae.codec.precision import PRECISIONS, Precision, PrecisionReport, SideChoice
+
+__all__ = [
+    "PRECISIONS",
+    "Codec",
+    "DoesNotFit",
+    "Plan",
+    "Precision",
+    "PrecisionReport",
+    "SideChoice",
+    "decode",
+    "encode",
+    "reconstruct",
+]

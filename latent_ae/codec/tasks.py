@@ -1,0 +1,232 @@
+"""What is done to files one after another: images to latent files, those to images, and both at once."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from latent_ae.codec.codec import Codec
+from latent_ae.codec.files import BATCH_PIXELS, Item, Target, Task
+from latent_ae.codec.record import decoder_identity, read_record, write_recorded_png
+from latent_ae.errors import UserError
+from latent_ae.image import Pixels, open_image, to_uint8
+from latent_ae.latent_file import (
+    DTYPES,
+    LIMITS,
+    LatentFileError,
+    Latents,
+    Precision,
+    describe,
+    from_bytes,
+    read_latents,
+    write_latents,
+)
+from latent_ae.randomness import derived_seed
+
+
+class Encode(Task[Pixels, Latents]):
+    """Image files to latent files, each with the sha256 of its source.
+
+    Args:
+        codec: of the model.
+        compute: what the encoder's precision was asked to be; is written down, and asked for again by a later run.
+        seed: draw from the posterior, every file with a seed of its own that follows from this one and from the
+            file's sha256, and is written down; the posterior's mode if None.
+        precision: of the stored floats.
+        logvar: store the posterior's log-variance too.
+
+    Raises UserError for what has no effect with this model.
+    """
+
+    def __init__(
+        self, codec: Codec, *, compute: str, seed: int | None, precision: Precision | None, logvar: bool
+    ) -> None:
+        self._codec = codec
+        self._compute = compute
+        self._seed = seed
+        self._precision: Precision = precision or "float32"
+        self._logvar = logvar
+        if codec.is_vq and precision is not None:
+            raise UserError(f"--precision {precision}: {codec.name} makes codes, whole numbers: leave it out")
+        if seed is not None or logvar:
+            smallest = np.zeros((codec.factor, codec.factor, codec.channels), np.uint8)
+            made = codec.encode([smallest], seed=seed, logvar=logvar)[0]
+            if (seed is not None and made.kind != "sample") or (logvar and made.logvar is None):
+                option = "--logvar" if seed is None else "--sample"
+                raise UserError(f"{option}: the latents of {codec.name} are certain, not drawn: leave it out")
+
+    def is_made(self, target: Target, digest: str) -> bool:
+        """Whether the latent file can be read and says that it is what this task makes of the source."""
+        try:
+            there = read_latents(target.outputs[0])
+        except (LatentFileError, OSError):
+            return False
+        codes = there.kind == "vq_indices"
+        return (
+            (there.encoder, there.sources, there.seed) == (self._codec.identity, (digest,), self._seed_of(digest))
+            and there.kind == ("vq_indices" if self._codec.is_vq else "mean" if self._seed is None else "sample")
+            and (codes or there.tensor.dtype == DTYPES[self._precision])
+            and (there.logvar is not None) == self._logvar
+            and there.versions.get("compute") == self._compute
+        )
+
+    def read(self, file: BinaryIO) -> Pixels:
+        """[H,W,C] with the model's number of channels."""
+        return to_uint8(open_image(file), self._codec.channels)
+
+    def pixels(self, given: Pixels) -> int:
+        """H * W."""
+        return int(given.shape[0] * given.shape[1])
+
+    def make(self, items: Sequence[Item[Pixels]]) -> list[Latents]:
+        """Latents that know their sources."""
+        if self._seed is None:
+            made = self._codec.encode([item.given for item in items], logvar=self._logvar)
+        else:  # alone, as each has a seed of its own: with one for all, all images would get the same noise
+            made = [
+                self._codec.encode([item.given], seed=self._seed_of(item.digest), logvar=self._logvar)[0]
+                for item in items
+            ]
+        return [
+            dataclasses.replace(
+                latents,
+                sources=(item.digest,),
+                seed=self._seed_of(item.digest),
+                versions={**latents.versions, "compute": self._compute},
+            )
+            for item, latents in zip(items, made, strict=True)
+        ]
+
+    def write(self, item: Item[Pixels], made: Latents) -> None:
+        """Whole or not at all."""
+        output = item.target.outputs[0]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_latents(output, made, precision=self._precision)
+
+    def _seed_of(self, digest: str) -> int | None:
+        return None if self._seed is None else derived_seed(self._seed, "encode file", int(digest, 16))
+
+
+class _Pictures:
+    """PNGs that say what they were made of and by what."""
+
+    def __init__(self, codec: Codec, what: str, compute: str) -> None:
+        self._made_by = {
+            "what": what,
+            "compute": compute,
+            "encoder": codec.identity,
+            "decoder": decoder_identity(codec.model),
+        }
+
+    def are_there(self, target: Target, digest: str) -> bool:
+        return all(read_record(output) == self._record(digest, index) for index, output in enumerate(target.outputs))
+
+    def write(self, target: Target, digest: str, images: Iterable[Pixels]) -> None:
+        for index, (output, image) in enumerate(zip(target.outputs, images, strict=True)):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_recorded_png(output, image, self._record(digest, index))
+
+    def _record(self, digest: str, index: int) -> dict[str, object]:
+        return {**self._made_by, "source": digest, "index": index}
+
+
+class Reconstruct(Task[Pixels, Pixels]):
+    """Image files to PNGs of what the model makes of them, each of exactly its image's size.
+
+    Args:
+        codec: of the model.
+        compute: what its precision was asked to be; is written down, and asked for again by a later run.
+    """
+
+    def __init__(self, codec: Codec, *, compute: str) -> None:
+        self._codec = codec
+        self._pictures = _Pictures(codec, "reconstruct", compute)
+
+    def is_made(self, target: Target, digest: str) -> bool:
+        """Whether the PNG is whole and says that it is what this task makes of the source."""
+        return self._pictures.are_there(target, digest)
+
+    def read(self, file: BinaryIO) -> Pixels:
+        """[H,W,C] with the model's number of channels."""
+        return to_uint8(open_image(file), self._codec.channels)
+
+    def pixels(self, given: Pixels) -> int:
+        """H * W."""
+        return int(given.shape[0] * given.shape[1])
+
+    def make(self, items: Sequence[Item[Pixels]]) -> list[Pixels]:
+        """Of the same sizes."""
+        return self._codec.reconstruct([item.given for item in items])
+
+    def write(self, item: Item[Pixels], made: Pixels) -> None:
+        """Whole or not at all."""
+        self._pictures.write(item.target, item.digest, [made])
+
+
+class Decode(Task[Latents, Iterable[Pixels]]):
+    """Latent files to PNGs, one for each of a file's images; see Reconstruct."""
+
+    def __init__(self, codec: Codec, *, compute: str) -> None:
+        self._codec = codec
+        self._pictures = _Pictures(codec, "decode", compute)
+
+    def is_made(self, target: Target, digest: str) -> bool:
+        """Whether every PNG is whole and says that it is what this task makes of the source."""
+        return self._pictures.are_there(target, digest)
+
+    def read(self, file: BinaryIO) -> Latents:
+        """Raises LatentFileError for what is none, WrongEncoder for latents of another model."""
+        latents = from_bytes(file.read(LIMITS.header_bytes + LIMITS.tensor_bytes + 9))
+        latents.require_encoder(self._codec.identity)
+        return latents
+
+    def pixels(self, given: Latents) -> int:
+        """N * H * W."""
+        return given.count * given.height * given.width
+
+    def make(self, items: Sequence[Item[Latents]]) -> list[Iterable[Pixels]]:
+        """The images of each file; those of a large one are decoded as they are asked for."""
+        if len(items) == 1:
+            return [self._decoded(items[0].given)]
+        images = iter(self._codec.decode([item.given for item in items]))
+        return [[next(images) for _ in range(item.given.count)] for item in items]
+
+    def write(self, item: Item[Latents], made: Iterable[Pixels]) -> None:
+        """Each PNG whole or not at all."""
+        self._pictures.write(item.target, item.digest, made)
+
+    def _decoded(self, latents: Latents) -> Iterator[Pixels]:
+        step = max(1, BATCH_PIXELS // (latents.height * latents.width))
+        for first in range(0, latents.count, step):
+            part = dataclasses.replace(latents, tensor=latents.tensor[first : first + step], logvar=None, sources=())
+            yield from self._codec.decode([part])
+
+
+def image_count(path: Path) -> int:
+    """How many images a latent file says that it holds; 1 if it does not say, which will be found out."""
+    try:
+        images = describe(path)["images"]
+    except (LatentFileError, OSError):
+        return 1
+    assert isinstance(images, int)
+    return images
+
+
+def named_model(files: Sequence[Path]) -> str:
+    """The model that latent files name, if it is on this machine; a stranger's file downloads nothing.
+
+    Raises UserError if they name none or several.
+    """
+    names = set()
+    for file in files:
+        with contextlib.suppress(LatentFileError, OSError):  # they are reported when it is their turn
+            names.add(str(describe(file)["model"]))
+    if len(names) != 1:
+        raise UserError(f"the latent files name {len(names)} models ({', '.join(sorted(names)[:5])}): give --model")
+    name = names.pop()
+    if not name or not Path(name).exists():
+        raise UserError(f"the latent files were made by the model {name!r}, which is not on this machine: give --model")
+    return name

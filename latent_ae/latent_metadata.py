@@ -1,0 +1,123 @@
+"""The strings in a latent file's header: strict JSON, and every value of the form that it must have. Needs no torch."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import NoReturn
+
+from latent_ae.errors import UserError
+
+PREFIX = "latent_ae."
+"""of the metadata's names"""
+TEXT_LENGTH = 1024
+"""characters of a text for people"""
+
+_IDENTITY = re.compile(r"[0-9a-f]{64}")
+
+
+class LatentFileError(UserError):
+    """Something is not a latent file that can be used; the message is one line."""
+
+
+class Metadata:
+    """The metadata's strings as what they stand for. Every method raises LatentFileError for anything else."""
+
+    def __init__(self, strings: Mapping[str, str]) -> None:
+        self._strings = strings
+
+    def text(self, name: str) -> str:
+        """A printable line."""
+        if not is_text(value := self._string(name)):
+            self._refuse(name, value, f"one printable line of at most {TEXT_LENGTH} characters")
+        return value
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """One of a few words."""
+        if (value := self._string(name)) not in choices:
+            self._refuse(name, value, f"one of {', '.join(choices)}")
+        return value
+
+    def identity(self, name: str) -> str:
+        """A sha256 in hex."""
+        if not _IDENTITY.fullmatch(value := self._string(name)):
+            self._refuse(name, value, "64 hex digits")
+        return value
+
+    def integer(self, name: str, least: int, most: int) -> int:
+        """A whole number, both ends included."""
+        value = self._json(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            self._refuse(name, value, f"a whole number of {least} to {most}")
+        return value
+
+    def seed(self, name: str) -> int | None:
+        """A seed that 63 bits hold, or None for null."""
+        return None if self._json(name) is None else self.integer(name, 0, (1 << 63) - 1)
+
+    def number(self, name: str) -> float | None:
+        """A finite number, or None for null."""
+        value = self._json(name)
+        if value is None:
+            return None
+        if not isinstance(value, float) or not math.isfinite(value):
+            self._refuse(name, value, "a finite number with a decimal point, or null")
+        return value
+
+    def sources(self, name: str, count: int) -> tuple[str, ...]:
+        """The sha256 of `count` files, or none."""
+        value = self._json(name)
+        if not isinstance(value, list) or not all(
+            isinstance(each, str) and _IDENTITY.fullmatch(each) for each in value
+        ):
+            self._refuse(name, value, "a list of sha256 in 64 hex digits")
+        if len(value) not in (0, count):
+            self._refuse(name, f"{len(value)} of them", f"one for each of the {count} images, or none")
+        return tuple(value)
+
+    def texts(self, name: str) -> dict[str, str]:
+        """Printable lines by name."""
+        value = self._json(name)
+        if not isinstance(value, dict) or not all(is_text(each) for pair in value.items() for each in pair):
+            self._refuse(name, value, "an object of printable strings")
+        return value
+
+    def _string(self, name: str) -> str:
+        if (value := self._strings.get(PREFIX + name)) is None:
+            raise LatentFileError(f"not a latent file: its metadata lack {PREFIX}{name}")
+        return value
+
+    def _json(self, name: str) -> object:
+        return read_json(self._string(name), f"{PREFIX}{name}")
+
+    def _refuse(self, name: str, got: object, expected: str) -> NoReturn:
+        raise LatentFileError(f"not a latent file: {PREFIX}{name} is {shown(got)}, expected {expected}")
+
+
+def is_text(value: object) -> bool:
+    """Whether something is a line that can be shown to people without harm to their terminal."""
+    return isinstance(value, str) and len(value) <= TEXT_LENGTH and value.isprintable()
+
+
+def read_json(text: str, what: str) -> object:
+    """What strict JSON stands for: no name twice, no NaN. Raises LatentFileError, for nesting without end too."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise LatentFileError(f"not a latent file: {what} is no JSON that can be read: {shown(str(error))}") from None
+
+
+def shown(value: object) -> str:
+    """Something from a stranger's file, short and printable."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(result := dict(pairs)) != len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return result
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is none of JSON's numbers")

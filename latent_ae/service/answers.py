@@ -1,0 +1,60 @@
+"""Parts of answers: the latent file, what things weigh, the rivals."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from latent_ae.image import Pixels
+from latent_ae.latent_file import SUFFIX, LatentFileError, Latents, Precision, to_bytes
+from latent_ae.service.errors import BadRequest
+from latent_ae.service.inspection import code_bits
+from latent_ae.service.intake import Upload
+from latent_ae.service.quality import Perceptual, measure
+from latent_ae.service.results import Encoded, Reconstruction, Rival, Size
+from latent_ae.service.rivals import best_within
+
+
+def encoded(model: str, upload: Upload, latents: Latents, precision: Precision) -> Encoded:
+    """The latent file of an upload, named after it. Raises BadRequest for values that float16 cannot hold."""
+    # The codec's own name is a path of the server.
+    latents = dataclasses.replace(latents, model=model, sources=(upload.sha256,))
+    try:
+        data = to_bytes(latents, precision=precision)
+    except LatentFileError as error:
+        raise BadRequest(str(error)) from error
+    stem = re.sub(r"[^\w.-]+", "-", upload.stem)[:80].strip("-.") or "latents"
+    return Encoded(latents, data, f"{stem}{SUFFIX}")
+
+
+def sizes(upload: Upload, image: Pixels, latents: Latents) -> tuple[Size, ...]:
+    """Bytes and bits a pixel of the upload and of the bare latents or packed codes, without a file's header."""
+    pixels = image.shape[0] * image.shape[1]
+    values = latents.tensor[0].numel()
+    if latents.codebook_size is not None:
+        bits = code_bits(latents.codebook_size)
+        parts = [(f"codes of {bits} bits", -(-values * bits // 8))]
+    else:
+        parts = [("latents in float32", 4 * values), ("latents in float16", 2 * values)]
+    return tuple(Size(what, size, 8 * size / pixels) for what, size in [("upload", len(upload.data)), *parts])
+
+
+def rivals(reconstruction: Reconstruction, perceptual: Perceptual, check: Callable[[], None]) -> tuple[Rival, ...]:
+    """JPEG and WebP at no more bytes than the smallest size of the latents, measured as the reconstruction is."""
+    most_bytes = min(size.bytes for size in reconstruction.sizes if size.what != "upload")
+    found = []
+    for name in ("JPEG", "WebP"):
+        best = best_within(name, reconstruction.original, most_bytes, check)
+        if best is None:
+            continue
+        metrics, _ = measure(best.image, reconstruction.original, perceptual, check)
+        found.append(
+            Rival(
+                name=name,
+                image=best.image,
+                bytes=best.bytes,
+                quality=best.quality,
+                metrics=metrics,
+                reached=best.bytes <= most_bytes,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,158 @@
+"""A model of the list and what is asked of it, an image at a time: works that the worker may put together.
+
+A work's key holds all that its batch must have in common: the model, what is done, the padded size, the options. What
+goes wrong at the model and is the visitor's to mend becomes a ServiceError here.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latent_ae.codec import Codec, DoesNotFit, space
+from latent_ae.codec.memory import amount, available_bytes
+from latent_ae.errors import UserError
+from latent_ae.image import Pixels
+from latent_ae.latent_file import Latents
+from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
+from latent_ae.service.results import ModelInfo
+from latent_ae.service.worker import Tick, Work
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""in the RuntimeError of torch's allocator for the CPU"""
+
+
+class Decoded(NamedTuple):
+    """A decoded image."""
+
+    image: Pixels
+    tiles: int
+    """1 where it went through whole"""
+    seam_db: float | None
+    """agreement of the tiles of its batch where they overlap, None without tiles"""
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A model that works are made for."""
+
+    info: ModelInfo
+    codec: Codec
+    memory_bytes: int | None
+    """that an image may take by prediction; None: what is free"""
+
+    def encode(self, image: Pixels, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Work:
+        """[H,W,C] uint8 => Latents of one image; with `and_decode` only if there is memory to decode them too."""
+        height, width = (-(-side // self.codec.factor) * self.codec.factor for side in image.shape[:2])
+
+        def run(images: Sequence[Pixels], tick: Tick) -> list[Latents]:
+            # Here and not before the queue: a prediction runs the model, if without its numbers.
+            plan = self.codec.plan(height, width)
+            self._require_memory(max(plan.encode_bytes, plan.decode_bytes if and_decode else 0))
+            with _nonfinite(BadRequest("the model gives values that are not finite for this image")):
+                return self.codec.encode(images, seed=seed, logvar=logvar, tick=tick)
+
+        # A codec draws by an image's place in its batch: alone, a draw is the same whoever else is there.
+        alone = None if seed is None else object()
+        return self._work(("encode", height, width, logvar, and_decode, alone), run, image, height * width)
+
+    def decode(self, latents: Latents) -> list[Work]:
+        """Latents of N images => N works, each of which gives a Decoded."""
+        height, width = (side * self.codec.factor for side in latents.grid)
+
+        def run(batch: Sequence[Latents], tick: Tick) -> list[Decoded]:
+            plan = self.codec.plan(height, width)
+            self._require_memory(plan.decode_bytes)
+            with _nonfinite(_too_large_values()):
+                images = self.codec.decode(batch, tick=tick)
+            return [Decoded(image, plan.tiles, self.codec.last_seam_db) for image in images]
+
+        images = [_one(latents, i) for i in range(latents.count)]
+        return [self._work(("decode", height, width), run, image, height * width) for image in images]
+
+    def vectors(self, latents: Latents) -> Work:
+        """Latents of one image => [c,h,w] float32 that `decode_vectors` takes."""
+
+        def run(batch: Sequence[Latents], tick: Tick) -> list[Tensor]:  # noqa: ARG001 - it is done at once
+            return [self.codec.vectors(each)[0].cpu() for each in batch]
+
+        return self._work(("vectors",), run, latents, 0)
+
+    def decode_vectors(self, vectors: Tensor) -> list[Work]:
+        """[N,c,h,w] raw latents or codes' vectors => N works, each of which gives [C,H,W] in [-1, 1]."""
+        height, width = (side * self.codec.factor for side in vectors.shape[-2:])
+
+        def run(batch: Sequence[Tensor], tick: Tick) -> list[Tensor]:
+            self._require_memory(self.codec.plan(height, width).decode_bytes)
+            with _nonfinite(_too_large_values()):
+                return list(self.codec.decode_tensor(torch.stack(list(batch)), tick=tick))
+
+        return [self._work(("decode_vectors", height, width), run, each, height * width) for each in vectors]
+
+    def draw(self, count: int, *, seed: int, temperature: float, side: int) -> Work:
+        """=> [count,c,h,w] raw latents or codes' vectors of square images, drawn from the prior."""
+
+        def run(batch: Sequence[None], tick: Tick) -> list[Tensor]:  # noqa: ARG001 - it is done at once
+            drawn = space.draw(self.codec, count, seed=seed, temperature=temperature, height=side, width=side)
+            return [drawn.cpu()] * len(batch)
+
+        return self._work(("draw", object()), run, None, 0)
+
+    def _work(self, key: tuple[Any, ...], run: Callable[..., Sequence[Any]], payload: Any, pixels: int) -> Work:
+        return Work((self.info.id, *key), _at_the_model(run), payload, pixels)
+
+    def _require_memory(self, needed: int) -> None:
+        available = available_bytes(self.codec.model.device) if self.memory_bytes is None else self.memory_bytes
+        if needed > available:
+            raise _too_large(needed, available)
+
+
+def _at_the_model(run: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+    """Without gradients, and with errors that a visitor understands where memory is short."""
+
+    @functools.wraps(run)
+    def guarded(batch: Sequence[Any], tick: Tick) -> Sequence[Any]:
+        try:
+            with torch.inference_mode():
+                return run(batch, tick)
+        except DoesNotFit as error:
+            raise _too_large(error.needed, error.available) from error
+        except (RuntimeError, MemoryError) as error:
+            full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if full or any(words in str(error) for words in _NO_MEMORY):
+                raise TooLarge("the server's memory ran out over this image: try a smaller one") from error
+            raise
+
+    return guarded
+
+
+@contextmanager
+def _nonfinite(told: ServiceError) -> Iterator[None]:
+    """Form and size were checked before: what a codec can still find is that its outputs are not finite."""
+    try:
+        yield
+    except (DoesNotFit, ServiceError):  # the latter from the tick
+        raise
+    except UserError as error:
+        raise told from error
+
+
+def _too_large_values() -> BadLatents:
+    return BadLatents("the model gives values that are not finite for these latents: they are too large")
+
+
+def _too_large(needed: int, available: int) -> TooLarge:
+    return TooLarge(
+        f"an image of this size would take about {amount(needed)} of memory, and {amount(available)} are there for it: "
+        "try a smaller one"
+    )
+
+
+def _one(latents: Latents, index: int) -> Latents:
+    part = slice(index, index + 1)
+    return dataclasses.replace(latents, tensor=latents.tensor[part], logvar=None, sources=latents.sources[part])

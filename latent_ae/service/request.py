@@ -1,0 +1,113 @@
+"""One request on its way from the door to its answer: deadline, progress, outcome."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from latent_ae.service.errors import Busy, ServiceError
+from latent_ae.service.stats import RequestCounter
+from latent_ae.service.worker import Tick, Work, Worker, too_late
+
+
+class Request:
+    """What every piece of a request's work goes through."""
+
+    def __init__(self, *, seconds: float, tick: Tick | None, worker: Worker, desks: threading.Semaphore) -> None:
+        self.ended_by_caller = False
+        self._start = time.monotonic()
+        self._deadline = self._start + seconds
+        self._share = 0.0
+        self._tick = tick
+        self._worker = worker
+        self._desks = desks
+
+    @property
+    def seconds(self) -> float:
+        """Since its arrival."""
+        return time.monotonic() - self._start
+
+    def check(self) -> None:
+        """Called between pieces of work. Raises DeadlineExceeded, or what the caller's tick raises."""
+        if time.monotonic() > self._deadline:
+            raise too_late()
+        self._tell(self._share)
+
+    def model(self, works: Sequence[Work], *, until: float = 1.0) -> list[Any]:
+        """The results of works at the model, which bring the request to the share `until`."""
+        start = self._share
+
+        def tick(share: float) -> None:
+            self._tell(min(until, start + (until - start) * share))
+
+        results = self._worker.run(works, deadline=self._deadline, tick=None if self._tick is None else tick)
+        self._share = until
+        return results
+
+    @contextmanager
+    def desk(self) -> Iterator[None]:
+        """One of the few places for work outside of the model that takes memory and processor time."""
+        self.check()
+        if not self._desks.acquire(timeout=max(0.0, self._deadline - time.monotonic())):
+            raise too_late()
+        try:
+            yield
+        finally:
+            self._desks.release()
+
+    def _tell(self, share: float) -> None:
+        if self._tick is not None:
+            try:
+                self._tick(share)
+            except BaseException:
+                self.ended_by_caller = True
+                raise
+
+
+class Door:
+    """Lets a bounded number of requests in, and counts them all."""
+
+    def __init__(self, worker: Worker, *, most: int, seconds: float, desks: int) -> None:
+        self.counter = RequestCounter()
+        self._worker = worker
+        self._most = most
+        self._seconds = seconds
+        self._desks = threading.Semaphore(desks)
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    @property
+    def inside(self) -> int:
+        """Requests that were let in and are not answered."""
+        return self._inside
+
+    @contextmanager
+    def request(self, endpoint: str, tick: Tick | None = None) -> Iterator[Request]:
+        """A request from arrival to answer. Raises Busy at once where too many are inside."""
+        request = Request(seconds=self._seconds, tick=tick, worker=self._worker, desks=self._desks)
+        outcome = "internal"
+        try:
+            with self._place():
+                yield request
+            outcome = "ok"
+        except BaseException as error:
+            if request.ended_by_caller:
+                outcome = "cancelled"
+            elif isinstance(error, ServiceError):
+                outcome = error.code
+            raise
+        finally:
+            self.counter.add(endpoint, outcome, request.seconds)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        with self._lock:
+            if self._inside >= self._most:
+                raise Busy(f"the server is busy with {self._inside} other requests: try again in a moment")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1

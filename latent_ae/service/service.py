@@ -1,0 +1,311 @@
+"""Models behind limits, batching and typed errors: what the app and the HTTP routes call. Knows nothing of either.
+
+caller's thread:  door (Busy) -> intake (limits) -> works -> | worker | -> pictures, measures -> answer
+model's thread:                                              batches, deadlines
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from latent_ae.codec import Codec, space
+from latent_ae.codec import Precision as ModelPrecision
+from latent_ae.image import Pixels, from_tensor
+from latent_ae.latent_file import Latents, Precision
+from latent_ae.service import answers, catalog, intake, pictures, remote
+from latent_ae.service.checks import one_of, real, whole
+from latent_ae.service.errors import BadRequest
+from latent_ae.service.hosted import Hosted
+from latent_ae.service.inspection import inspect_latents
+from latent_ae.service.limits import DEFAULTS, ServiceLimits
+from latent_ae.service.quality import Perceptual, measure
+from latent_ae.service.request import Door, Request
+from latent_ae.service.results import Encoded, Images, Inspection, ModelInfo, Reconstruction, Rival
+from latent_ae.service.stats import ServiceStats
+from latent_ae.service.worker import Tick, Worker
+
+File = bytes | Path
+"""an upload"""
+
+
+class Service:
+    """Models by id. Every method may be called from any number of threads.
+
+    Requests raise ServiceErrors for what a visitor can do wrong, besides those that are named: Busy at once where too
+    many are inside, DeadlineExceeded, ShuttingDown, UnknownModel. `model` is an id of the list, by default its first.
+    `tick` is called in the caller's thread with the share that is done; what it raises ends the request.
+    """
+
+    def __init__(
+        self,
+        codecs: Mapping[str, Codec],
+        *,
+        limits: ServiceLimits = DEFAULTS,
+        perceptual: Literal["auto"] | None = None,
+    ) -> None:
+        """With `perceptual` auto LPIPS is measured where its weights lie on this machine."""
+        if not codecs:
+            raise ValueError("a service needs at least one model")
+        self.limits = limits
+        self._infos = {name: catalog.describe(name, codec) for name, codec in codecs.items()}
+        self._models = {name: Hosted(self._infos[name], codecs[name], limits.memory_bytes) for name in codecs}
+        self._perceptual = Perceptual.find() if perceptual == "auto" else Perceptual(None, "not asked for")
+        self._worker = Worker(limits.batch_pixels)
+        self._door = Door(
+            self._worker, most=limits.queue, seconds=limits.deadline_seconds, desks=max(2, os.cpu_count() or 1)
+        )
+
+    @classmethod
+    def load(
+        cls,
+        names: Sequence[str],
+        *,
+        limits: ServiceLimits = DEFAULTS,
+        device: torch.device | str | None = None,
+        precision: ModelPrecision = "auto",
+        perceptual: Literal["auto"] | None = "auto",
+    ) -> "Service":
+        """Model directories, hub ids or single files; the first is the default. Raises ModelError, UserError."""
+        codecs = {
+            model_id: Codec.load(name, device=device, precision=precision, memory_bytes=limits.memory_bytes)
+            for model_id, name in zip(catalog.model_ids(names), names, strict=True)
+        }
+        return cls(codecs, limits=limits, perceptual=perceptual)
+
+    def models(self) -> list[ModelInfo]:
+        """The list, the default first."""
+        return list(self._infos.values())
+
+    def encode(
+        self,
+        image: File,
+        *,
+        model: str | None = None,
+        seed: int | None = None,
+        precision: Precision = "float32",
+        logvar: bool = False,
+        tick: Tick | None = None,
+    ) -> Encoded:
+        """An image's latents: the posterior's mode, or with `seed` a draw from it; of a VQ model the codes."""
+        with self._door.request("encode", tick) as request:
+            chosen = self._model(model)
+            one_of("precision", precision, ("float32", "float16", "bfloat16"))
+            seed = None if seed is None else whole("seed", seed, 0, 2**63 - 1)
+            upload, pixels = self._read(request, image, chosen)
+            latents: Latents = request.model([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
+            return answers.encoded(chosen.info.id, upload, latents, precision)
+
+    def decode(self, latents: File, *, model: str | None = None, tick: Tick | None = None) -> Images:
+        """The images of a latent file, by `model` or whichever has its encoder. Raises WrongModel, BadLatents."""
+        with self._door.request("decode", tick) as request:
+            given = self._read_latents(request, latents)
+            chosen = self._fitting(given, model)
+            decoded = request.model(chosen.decode(given))
+            return Images(chosen.info.id, tuple(each.image for each in decoded), "", request.seconds)
+
+    def reconstruct(
+        self, image: File, *, model: str | None = None, rivals: bool = False, tick: Tick | None = None
+    ) -> Reconstruction:
+        """What a model keeps of an image, with measures; with `rivals` JPEG and WebP beside it."""
+        with self._door.request("reconstruct", tick) as request:
+            chosen = self._model(model)
+            upload, pixels = self._read(request, image, chosen)
+            latents: Latents = request.model([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
+            decoded = request.model(chosen.decode(latents), until=0.9)[0]
+            with request.desk():
+                metrics, notes = measure(decoded.image, pixels, self._perceptual, request.check)
+                found = Reconstruction(
+                    model=chosen.info.id,
+                    original=pixels,
+                    reconstructed=decoded.image,
+                    encoded=answers.encoded(chosen.info.id, upload, latents, "float32"),
+                    metrics=metrics,
+                    notes=notes,
+                    sizes=answers.sizes(upload, pixels, latents),
+                    tiles=decoded.tiles,
+                    seam_db=decoded.seam_db,
+                    seconds=request.seconds,
+                )
+                if not rivals:
+                    return found
+                beside = answers.rivals(found, self._perceptual, request.check)
+                return dataclasses.replace(found, rivals=beside, seconds=request.seconds)
+
+    def rivals(self, reconstruction: Reconstruction, *, tick: Tick | None = None) -> tuple[Rival, ...]:
+        """JPEG and WebP of the highest quality at no more bytes than the smallest size of the latents."""
+        with self._door.request("rivals", tick) as request, request.desk():
+            return answers.rivals(reconstruction, self._perceptual, request.check)
+
+    def difference(self, reconstruction: Reconstruction, *, tolerance: float, gain: float) -> Pixels:
+        """Where a reconstruction differs by `tolerance` levels of 255 or more; see `pictures.difference_map`."""
+        return pictures.difference_map(
+            reconstruction.reconstructed,
+            reconstruction.original,
+            tolerance=real("tolerance", tolerance, 0, 255),
+            gain=real("gain", gain, 0, 255),
+        )
+
+    def channel_images(self, latents: Latents | File, *, model: str | None = None) -> tuple[Pixels, ...]:
+        """Each latent channel of the first image as a grey picture, or its codes as one in colours."""
+        with self._door.request("channel_images") as request:
+            given = latents if isinstance(latents, Latents) else self._read_latents(request, latents)
+            return pictures.latent_pictures(given, self._fitting(given, model).info.codebook_size)
+
+    def sample(
+        self,
+        *,
+        model: str | None = None,
+        count: int = 16,
+        seed: int = 0,
+        temperature: float = 1.0,
+        size: int | None = None,
+        tick: Tick | None = None,
+    ) -> Images:
+        """Decoded draws from N(0, temperature^2), or of codes drawn evenly; the note says whether they mean anything.
+
+        `size` is the side of the images in pixels, brought to a multiple of the model's factor; without it that of
+        the model's training images, or 256.
+        """
+        with self._door.request("sample", tick) as request:
+            chosen = self._model(model)
+            count, seed = whole("count", count, 1, self.limits.samples), whole("seed", seed, 0, 2**63 - 1)
+            temperature = real("temperature", temperature, 0, 10)
+            side = whole("size", chosen.info.native_size or 256 if size is None else size, 1, self.limits.side)
+            side = max(1, round(side / chosen.info.factor)) * chosen.info.factor
+            intake.check_pixels(side, side, self.limits, count=count)
+            drawn = request.model([chosen.draw(count, seed=seed, temperature=temperature, side=side)], until=0.0)[0]
+            return self._frames(request, chosen, drawn, catalog.prior_note(chosen.info))
+
+    def interpolate(
+        self,
+        a: File,
+        b: File,
+        *,
+        model: str | None = None,
+        steps: int = 9,
+        spherical: bool = False,
+        tick: Tick | None = None,
+    ) -> Images:
+        """Decodings along the way between two images' latents, both ends included.
+
+        The second image is scaled and cut to the size of the first, and both are made smaller where frames of that
+        size would be too large.
+        """
+        with self._door.request("interpolate", tick) as request:
+            chosen = self._model(model)
+            steps = whole("steps", steps, 2, self.limits.samples)
+            images = self._alike(request, chosen, [a, b], frames=steps)
+            start, end = self._vectors(request, chosen, images, until=0.1)
+            line = space.interpolate(start, end, steps, spherical=spherical)
+            return self._frames(request, chosen, line, catalog.way_note(chosen.info))
+
+    def walk(
+        self, images: Sequence[File], *, model: str | None = None, side: int = 6, tick: Tick | None = None
+    ) -> Images:
+        """Side * side decodings, row by row, of the square between the latents of 4 images.
+
+        The images stand upper left, upper right, lower left, lower right; sizes as in `interpolate`.
+        """
+        with self._door.request("walk", tick) as request:
+            chosen = self._model(model)
+            side = whole("side", side, 2, int(self.limits.samples**0.5))
+            if len(images) != 4:
+                raise BadRequest(f"a walk goes between 4 images, got {len(images)}")
+            alike = self._alike(request, chosen, images, frames=side * side)
+            corners = self._vectors(request, chosen, alike, until=0.1)
+            square = space.walk(torch.stack(corners), side).flatten(0, 1)
+            return self._frames(request, chosen, square, catalog.way_note(chosen.info))
+
+    def inspect(self, image: File, *, model: str | None = None, tick: Tick | None = None) -> Inspection:
+        """What is in an image's latents, beside what was measured over the training images."""
+        with self._door.request("inspect", tick) as request:
+            chosen = self._model(model)
+            _, pixels = self._read(request, image, chosen)
+            latents: Latents = request.model([chosen.encode(pixels, logvar=True)])[0]
+            return inspect_latents(chosen.info, latents)
+
+    def decode_tensor(
+        self, asked: remote.RemoteDecode, *, model: str | None = None, tick: Tick | None = None
+    ) -> remote.RemoteReply:
+        """The answer to diffusers' `remote_decode`; see `remote`."""
+        with self._door.request("decode_tensor", tick) as request:
+            chosen = self._model(model)
+            with request.desk():
+                latents = remote.latents_of(asked, chosen.info, self.limits)
+            pixels = torch.stack(request.model(chosen.decode_vectors(latents)))
+            with request.desk():
+                return remote.decoded_reply(asked, pixels, chosen.info.encoder)
+
+    def encode_tensor(
+        self, asked: remote.RemoteEncode, *, model: str | None = None, tick: Tick | None = None
+    ) -> remote.RemoteReply:
+        """The answer to diffusers' `remote_encode`: the posterior's mode, or the codes' vectors; see `remote`."""
+        with self._door.request("encode_tensor", tick) as request:
+            chosen = self._model(model)
+            with request.desk():
+                images = remote.images_of(asked, chosen.info, self.limits)
+            vectors = self._vectors(request, chosen, images, until=1.0)
+            return remote.encoded_reply(asked, torch.stack(vectors), chosen.info.encoder)
+
+    def stats(self) -> ServiceStats:
+        """Counts since the start, and how things stand now."""
+        requests, seconds = self._door.counter.counts()
+        queued, running = self._worker.counts()
+        return ServiceStats(
+            requests=requests,
+            seconds=seconds,
+            inside=self._door.inside,
+            queued=queued,
+            running=running,
+            batches=self._worker.batches,
+            batched=self._worker.batched,
+        )
+
+    def close(self) -> None:
+        """End all requests with ShuttingDown, what runs between two tiles. May be called again."""
+        self._worker.close()
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _model(self, model: str | None) -> Hosted:
+        return self._models[catalog.choose(self._infos, model)]
+
+    def _fitting(self, latents: Latents, model: str | None) -> Hosted:
+        chosen = self._models[catalog.choose_for_latents(self._infos, model, latents.encoder)]
+        intake.check_latents(latents, chosen.info)
+        return chosen
+
+    def _read(self, request: Request, file: File, chosen: Hosted) -> tuple[intake.Upload, Pixels]:
+        with request.desk():
+            upload = intake.read_upload(file, self.limits)
+            return upload, intake.read_image(upload, channels=chosen.info.channels, limits=self.limits)
+
+    def _read_latents(self, request: Request, file: File) -> Latents:
+        with request.desk():
+            return intake.read_latents(intake.read_upload(file, self.limits), self.limits)
+
+    def _alike(self, request: Request, chosen: Hosted, files: Sequence[File], *, frames: int) -> list[Pixels]:
+        """Images that are all brought to the size of the first, with room for `frames` of them."""
+        images: list[Pixels] = []
+        for file in files:
+            pixels = self._read(request, file, chosen)[1]
+            size = images[0].shape[:2] if images else intake.frame_size(pixels, frames, self.limits)
+            images.append(intake.fitted(pixels, *size))
+        return images
+
+    def _vectors(self, request: Request, chosen: Hosted, images: Sequence[Pixels], *, until: float) -> list[Tensor]:
+        found = request.model([chosen.encode(image) for image in images], until=until)
+        return request.model([chosen.vectors(latents) for latents in found], until=until)
+
+    def _frames(self, request: Request, chosen: Hosted, vectors: Tensor, note: str) -> Images:
+        decoded = request.model(chosen.decode_vectors(vectors))
+        return Images(chosen.info.id, tuple(from_tensor(frame) for frame in decoded), note, request.seconds)

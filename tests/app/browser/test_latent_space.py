@@ -1,0 +1,101 @@
+"""Sample, Morph and Inspect as a visitor meets them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from tests.app.browser.conftest import MISSING, App
+
+pytest.importorskip("playwright", reason=MISSING)
+
+from playwright.sync_api import expect
+
+from tests.app.browser.visitor import Visitor, as_shown
+
+
+def same(got: list, want: tuple) -> bool:
+    return len(got) == len(want) and all(np.array_equal(a, as_shown(b)) for a, b in zip(got, want, strict=True))
+
+
+def test_draws_are_those_of_the_seed(app: App, visitor: Visitor) -> None:
+    visitor.open("Sample")
+    visitor.press("Draw")
+    draws = visitor.part("Draws from the prior")
+    expect(draws.locator("img")).to_have_count(16)
+    assert same(visitor.pictures(draws), app.service.sample(count=16, seed=0).images)
+    assert visitor.told()
+    seed = visitor.page.get_by_label("Seed", exact=True)
+    visitor.press("New seed")
+    expect(seed).not_to_have_value("0")
+    first = draws.locator("img").first
+    before = first.get_attribute("src")
+    visitor.press("Draw")
+    expect(first).not_to_have_attribute("src", before)
+    assert same(visitor.pictures(draws), app.service.sample(count=16, seed=int(seed.input_value())).images)
+
+
+def test_a_morph_is_shown_step_by_step_and_moving(app: App, visitor: Visitor) -> None:
+    visitor.open("Morph")
+    visitor.upload(app.digits[0], "From")
+    visitor.upload(app.digits[1], "To")
+    visitor.page.get_by_label("Spherical").check()
+    visitor.press("Morph")
+    strip = visitor.part("Steps")
+    expect(strip.locator("img")).to_have_count(9)
+    want = app.service.interpolate(*app.digits[:2], steps=9, spherical=True).images
+    assert same(visitor.pictures(strip), want)
+    with Image.open(io.BytesIO(visitor.bytes_of(visitor.part("Animation").locator("img")))) as moving:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(moving)]
+    assert same(frames, (*want, *want[-2:0:-1]))
+
+
+def test_a_walk_between_four_images_is_offered_where_latents_are_small(app: App, visitor: Visitor) -> None:
+    visitor.open("Morph")
+    visitor.page.get_by_role("button", name="Use the examples").last.click()
+    expect(visitor.page.locator(".controls:visible .image-frame img")).to_have_count(4)
+    visitor.press("Walk")
+    plane = visitor.part("The plane between them")
+    plane.locator("img").wait_for()
+    want = app.service.walk(app.digits, side=6).images
+    (got,) = visitor.pictures(plane)
+    side = want[0].shape[0]
+    cells = [got[y * side : (y + 1) * side, x * side : (x + 1) * side] for y in range(6) for x in range(6)]
+    assert same(cells, want)
+
+
+def test_an_image_is_inspected(app: App, visitor: Visitor) -> None:
+    visitor.open("Inspect")
+    visitor.upload(app.digits[0])
+    visitor.press("Inspect")
+    visitor.page.get_by_text("Scaled latents of this image").wait_for()
+    want = app.service.inspect(app.digits[0])
+    expect(visitor.page.locator("figure.chart:visible rect")).to_have_count(len(want.histogram))
+    rows = visitor.page.locator("figure.table:visible tbody tr").all_inner_texts()
+    assert len(rows) == len(want.channels)
+    assert rows[0].split("\t")[1] == f"{want.channels[0]['image_mean']:.3f}"
+    assert visitor.page.locator("p.text:visible").inner_text() == want.text
+    assert same(visitor.pictures(visitor.part("Latents")), want.channel_images)
+
+
+def test_codes_are_inspected_as_codes(app: App, visitor: Visitor) -> None:
+    visitor.page.get_by_label("Model").click()
+    visitor.page.get_by_role("option", name="tiny-vq").click()
+    visitor.page.get_by_text("codebook of 32").wait_for()
+    visitor.open("Inspect")
+    visitor.upload(app.digits[0])
+    visitor.press("Inspect")
+    visitor.page.get_by_text("Perplexity").wait_for()
+    expect(visitor.page.locator("figure.chart polygon >> visible=true")).to_have_count(1)
+
+
+def test_a_model_card_is_shown_and_runs_nothing(visitor: Visitor) -> None:
+    visitor.open("Inspect")
+    visitor.page.get_by_text("Model card").click()
+    visitor.page.get_by_role("heading", name="Measured").wait_for()
+    visitor.page.get_by_text("here", exact=True).click()
+    visitor.page.wait_for_timeout(200)
+    assert visitor.page.evaluate("window.evil") is None
+    assert visitor.page.locator(".card img").count() == 0
+    assert visitor.hosts == {"127.0.0.1"}

@@ -1,0 +1,188 @@
+"""Reconstruct and Decode as a visitor meets them; what the browser has is compared with the service to the bit."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latent_ae.latent_file import read_latents, write_latents
+from tests.app.browser.conftest import MISSING, App
+
+pytest.importorskip("playwright", reason=MISSING)
+
+from playwright.sync_api import expect
+
+from tests.app.browser.visitor import Visitor, as_shown
+
+LATENTS = "Latent file (.safetensors)"
+
+
+def test_what_is_shown_is_what_the_decoder_gave(app: App, visitor: Visitor, photo: Path) -> None:
+    want = app.service.reconstruct(photo)
+    visitor.reconstruct(photo)
+    original, reconstruction = visitor.pictures(visitor.page.locator(".slider-wrap"))
+    assert np.array_equal(original, as_shown(want.original))
+    assert np.array_equal(reconstruction, as_shown(want.reconstructed))
+    (difference,) = visitor.pictures(visitor.part("Difference"))
+    assert np.array_equal(difference, as_shown(app.service.difference(want, tolerance=4, gain=8)))
+    beside = visitor.pictures(visitor.part("Side by side"))
+    rivals = app.service.rivals(want)
+    shown = [want.original, want.reconstructed, *(rival.image for rival in rivals)]
+    assert len(beside) == len(shown) == 4
+    assert all(np.array_equal(got, as_shown(image)) for got, image in zip(beside, shown, strict=True))
+    channels = visitor.pictures(visitor.part("Latents"))
+    images = app.service.channel_images(want.encoded.latents, model="run")
+    assert all(np.array_equal(got, as_shown(image)) for got, image in zip(channels, images, strict=True))
+    assert visitor.said == []
+    assert visitor.hosts == {"127.0.0.1"}
+
+
+def test_a_new_tolerance_redraws_the_difference_without_the_model(app: App, visitor: Visitor, photo: Path) -> None:
+    visitor.reconstruct(photo)
+    shown = visitor.part("Difference").locator("img")
+    before, requests = shown.get_attribute("src"), sum(app.service.stats().requests.values())
+    visitor.page.get_by_label("range slider for Tolerance").focus()
+    visitor.page.keyboard.press("End")
+    expect(shown).not_to_have_attribute("src", before)
+    want = app.service.reconstruct(photo)
+    got = visitor.fetch(shown)
+    assert np.array_equal(got, as_shown(app.service.difference(want, tolerance=64, gain=8)))
+    assert sum(app.service.stats().requests.values()) == requests + 1  # that of this test
+
+
+def test_latents_are_taken_home_and_brought_back(app: App, visitor: Visitor, photo: Path, tmp_path: Path) -> None:
+    visitor.reconstruct(photo)
+    reconstruction = visitor.pictures(visitor.page.locator(".slider-wrap"))[1]
+    file = visitor.download("Download the latents", tmp_path)
+    assert file.suffix == ".safetensors"
+    assert read_latents(file).encoder == app.service.models()[0].encoder
+    visitor.open("Decode")
+    visitor.upload(file, LATENTS)
+    visitor.press("Decode")
+    visitor.page.get_by_text("37 \N{MULTIPLICATION SIGN} 21 pixels, decoded by run").wait_for()
+    (decoded,) = visitor.pictures(visitor.part("Image"))
+    assert np.array_equal(decoded, reconstruction)
+
+
+def test_latents_of_another_encoder_are_refused_with_both_identities(
+    app: App, visitor: Visitor, photo: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.safetensors"
+    file.write_bytes(app.service.encode(photo).file)
+    visitor.open("Decode")
+    visitor.upload(file, LATENTS)
+    visitor.page.get_by_label("Decode with").click()
+    visitor.page.get_by_role("option", name="tiny-vq").click()
+    visitor.press("Decode")
+    message = visitor.page.get_by_role("alert").first
+    message.wait_for()
+    told = visitor.told()
+    assert all(model.encoder[:16] in told for model in app.service.models())
+
+
+def test_several_images_of_one_file_are_all_decoded(app: App, visitor: Visitor, tmp_path: Path) -> None:
+    import dataclasses
+
+    import torch
+
+    ones = [app.service.encode(digit).latents for digit in app.digits]
+    file = tmp_path / "four.safetensors"
+    both = dataclasses.replace(ones[0], tensor=torch.cat([each.tensor for each in ones]), logvar=None, sources=())
+    write_latents(file, both)
+    visitor.open("Decode")
+    visitor.upload(file, LATENTS)
+    visitor.press("Decode")
+    visitor.page.get_by_text("4 images of").wait_for()
+    got = visitor.pictures(visitor.part("Images"))
+    want = app.service.decode(file).images
+    assert all(np.array_equal(a, as_shown(b)) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize(("data", "word"), [(b"\x89PNG\r\n\x1a\nand no more", "PNG"), (b"<svg/>", "upload")])
+def test_a_bad_file_is_told_on_the_page_and_in_a_toast(
+    visitor: Visitor, photo: Path, tmp_path: Path, data: bytes, word: str
+) -> None:
+    visitor.reconstruct(photo)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(data)
+    visitor.press("Remove Image")
+    visitor.upload(bad)
+    visitor.press("Reconstruct")
+    visitor.page.locator(".status:visible [role=alert]").wait_for()
+    told = visitor.told()
+    assert told.endswith(".")
+    assert word in told
+    assert told in visitor.page.locator(".toast-body").first.inner_text()
+    expect(visitor.page.locator(".slider-wrap")).to_be_hidden()
+
+
+def test_nothing_chosen_is_told(visitor: Visitor) -> None:
+    visitor.press("Reconstruct")
+    visitor.page.locator(".status:visible [role=alert]").wait_for()
+    assert visitor.told() == "There is no image yet: choose one first."
+
+
+def test_models_are_compared_in_one_table(app: App, visitor: Visitor, photo: Path, tmp_path: Path) -> None:
+    visitor.page.get_by_label("tiny-vq").check()
+    visitor.reconstruct(photo)
+    rows = visitor.page.locator("figure.table tbody tr >> visible=true").all_inner_texts()
+    with visitor.download("Download the table (CSV)", tmp_path).open(newline="") as file:
+        saved = list(csv.DictReader(file))
+    assert [row["form"] for row in saved] == [row.split("\t")[0] for row in rows]
+    own, other = (app.service.reconstruct(photo, model=name) for name in ("run", "tiny-vq"))
+    named = {row["form"]: row for row in saved}
+    for made in (own, other):
+        row = named[f"{made.model}: {made.sizes[1].what}"]
+        assert float(row["psnr_db"]) == made.metrics["PSNR"]
+        assert int(row["bytes"]) == made.sizes[1].bytes
+    assert int(saved[0]["bytes"]) == photo.stat().st_size  # the upload came unchanged
+    beside = visitor.pictures(visitor.part("Side by side"))
+    assert np.array_equal(beside[2], as_shown(other.reconstructed))
+
+
+def test_another_model_of_the_page_takes_the_first_place(app: App, visitor: Visitor, photo: Path) -> None:
+    visitor.page.get_by_label("Model").click()
+    visitor.page.get_by_role("option", name="tiny-vq").click()
+    visitor.page.get_by_text("codebook of 32").wait_for()
+    expect(visitor.page.get_by_role("checkbox")).to_have_count(1)
+    assert visitor.page.get_by_label("run", exact=True).is_visible()
+    visitor.reconstruct(photo)
+    want = app.service.reconstruct(photo, model="tiny-vq")
+    assert np.array_equal(visitor.pictures(visitor.page.locator(".slider-wrap"))[1], as_shown(want.reconstructed))
+
+
+def test_cancel_ends_the_work(app: App, visitor: Visitor, tmp_path: Path) -> None:
+    from PIL import Image
+
+    big = tmp_path / "big.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (2048, 2048), np.uint8)).save(big, compress_level=0)
+
+    def cancelled() -> int:
+        return app.service.stats().requests.get(("reconstruct", "cancelled"), 0)
+
+    before = cancelled()
+    visitor.upload(big)
+    visitor.press("Reconstruct")
+    visitor.page.get_by_text("Encoding and decoding").wait_for()
+    visitor.press("Cancel")
+    visitor.page.get_by_text("Cancelled.").wait_for()
+    expect(visitor.page.get_by_role("button", name="Reconstruct", exact=True)).to_be_enabled()
+    for _ in range(200):
+        if cancelled() > before and not app.service.stats().running:
+            break
+        visitor.page.wait_for_timeout(100)
+    assert cancelled() == before + 1
+    assert app.service.stats().running == 0
+    expect(visitor.page.locator(".slider-wrap")).to_be_hidden()
+
+
+def test_visitors_do_not_see_each_other(visit: Callable[..., Visitor], photo: Path) -> None:
+    one, other = visit(), visit()
+    one.reconstruct(photo)
+    expect(other.page.get_by_text("Nothing reconstructed yet")).to_be_visible()
+    expect(other.page.locator(".slider-wrap")).to_be_hidden()
+    other.page.reload()
+    expect(other.page.get_by_text("Nothing reconstructed yet")).to_be_visible()
+    assert "there and back" in one.told()

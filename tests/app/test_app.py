@@ -1,0 +1,207 @@
+"""What app.py does before and after it serves, and the parts that it is made of."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import httpx
+import pytest
+
+import app
+import gradio_settings
+import temporary
+from accounts import Accounts, AccountsError, read_accounts
+from latent_ae.service import ServiceLimits
+from runs import newest_model
+from tests.app.conftest import TinyModels
+from tests.app.program import running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_program_serves_and_a_signal_ends_it_without_a_trace(
+    tiny_models: TinyModels, tmp_path: Path, number: signal.Signals
+) -> None:
+    with running("--model", tiny_models.kl, "--model", tiny_models.vq, cwd=tmp_path) as (process, url):
+        assert httpx.get(f"{url}readyz").text == "ready\n"
+        assert "latent-ae" in httpx.get(url).text
+        folders = list(tmp_path.glob("latent-ae-*"))
+        assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700]
+        # A page that is open, as a browser keeps it.
+        with httpx.stream("GET", f"{url}gradio_api/heartbeat/abc", timeout=10) as page:
+            next(page.iter_text())
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=100)
+    assert (process.returncode, stderr) == (0, "")
+    assert list(tmp_path.glob("latent-ae-*")) == []
+
+
+@pytest.mark.slow
+def test_who_waits_when_the_server_ends_is_told_so(tiny_models: TinyModels, tmp_path: Path) -> None:
+    arguments = ("--model", tiny_models.kl, "--pixels", 4096 * 4096, "--samples", 400)
+    with running(*arguments, cwd=tmp_path) as (process, url):
+        started = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256]}).json()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        answer = httpx.get(f"{url}gradio_api/call/sample/{started['event_id']}", timeout=100).text
+        assert "shutting_down: " in answer
+        assert process.wait(100) == 0
+
+
+@pytest.mark.slow
+def test_without_a_model_the_newest_finished_run_is_served(tiny_models: TinyModels, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "model").symlink_to(tiny_models.vq)
+    with running(cwd=tmp_path) as (_, url):
+        started = httpx.post(f"{url}gradio_api/call/models", json={"data": []}).json()
+        assert '"mine"' in httpx.get(f"{url}gradio_api/call/models/{started['event_id']}").text
+
+
+def test_without_a_model_and_a_run_it_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with kept_signals():
+        assert app.main([]) == 2
+    error = capsys.readouterr().err
+    assert "accelerate launch --config_file accelerate_config.yaml train/train.py" in error
+    assert "--model" in error
+
+
+def test_what_is_wrong_with_the_accounts_ends_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with kept_signals():
+        assert app.main(["--auth-file", str(tmp_path / "accounts"), "--model", "x"]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_at_once() -> None:
+    from latent_ae.errors import UserError
+    from launch import _free_port
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port}.*--port"):
+            _free_port("127.0.0.1", port)
+    assert _free_port("127.0.0.1", 0) > 0
+
+
+def test_every_limit_is_an_option() -> None:
+    given = app._parser().parse_args(
+        [word for field in fields(ServiceLimits) for word in (f"--{field.name.replace('_', '-')}", "7")]
+    )
+    assert {field.name: getattr(given, field.name) for field in fields(ServiceLimits)} == {
+        field.name: 7 for field in fields(ServiceLimits)
+    }
+    with pytest.raises(SystemExit):
+        app._parser().parse_args(["--queue", "0"])
+
+
+def test_the_newest_finished_run_is_the_one_whose_model_was_written_last(tmp_path: Path) -> None:
+    assert newest_model(tmp_path / "runs") is None
+    for name, written in (("old", 100), ("new", 300), ("middle", 200)):
+        config = tmp_path / "runs" / name / "model" / "config.json"
+        config.parent.mkdir(parents=True)
+        config.write_text("{}")
+        os.utime(config, (written, written))
+    (tmp_path / "runs" / "unfinished" / "model").mkdir(parents=True)
+    assert newest_model(tmp_path / "runs") == tmp_path / "runs" / "new" / "model"
+
+
+def test_accounts_are_lines_of_name_and_password(tmp_path: Path) -> None:
+    file = tmp_path / "accounts"
+    file.touch(mode=0o600)
+    file.write_text("# staff\n\nann:a:b c \nbob:ü\n", encoding="utf-8")
+    accounts = read_accounts(file)
+    assert accounts.allows("ann", "a:b c ")
+    assert accounts.allows("bob", "ü")
+    for name, password in (("ann", "a"), ("ann", ""), ("bob", "u"), ("eve", ""), ("", ""), ("# staff", "")):
+        assert not accounts.allows(name, password)
+    assert Accounts({"ann": "ü:1"}).allows_header("Basic YW5uOsO8OjE=")
+    for header in (None, "", "Basic", "Basic !", "Bearer YW5uOsO8OjE=", "Basic YW5u"):
+        assert not Accounts({"ann": "ü:1"}).allows_header(header)
+
+
+@pytest.mark.parametrize("text", ["", "# nobody\n", "ann\n", "ann:\n", ":secret\n", " ann:secret\n", "a:1\na:2\n"])
+def test_account_files_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "accounts"
+    file.touch(mode=0o600)
+    file.write_text(text)
+    with pytest.raises(AccountsError, match="--auth-file"):
+        read_accounts(file)
+
+
+def test_an_account_file_that_others_can_read_is_refused_unless_systemd_hands_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "accounts"
+    file.write_text("ann:secret\n")
+    for mode in (0o440, 0o604, 0o602):
+        file.chmod(mode)
+        with pytest.raises(AccountsError, match="chmod 600"):
+            read_accounts(file)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_accounts(file).allows("ann", "secret")
+
+
+def test_an_account_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AccountsError, match="No such file"):
+        read_accounts(tmp_path / "accounts")
+
+
+def test_settings_of_gradio_from_outside_have_no_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True", "PATH": "/bin"}
+    monkeypatch.setattr(os, "environ", environment)
+    gradio_settings.settle(tmp_path)
+    assert environment["GRADIO_TEMP_DIR"] == str(tmp_path)
+    assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert environment["PATH"] == "/bin"
+    assert not environment.keys() & {"GRADIO_ALLOWED_PATHS", "GRADIO_SHARE"}
+
+
+def test_the_private_folder_is_gone_afterwards_even_after_an_error() -> None:
+    folders = []
+
+    def fail() -> None:
+        with temporary.private_folder() as folder:
+            folders.append(folder)
+            assert folder.stat().st_mode & 0o777 == 0o700
+            temporary.put(folder, "a.png", b"x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not folders[0].exists()
+
+
+def test_a_sweep_takes_old_files_and_counts_the_others(tmp_path: Path) -> None:
+    own, old = temporary.put(tmp_path, "own.png", b"12"), temporary.put(tmp_path, "old.png", b"345")
+    first = temporary.sweep(tmp_path, seconds=60)
+    assert (first.removed, first.left) == (set(), 5)
+    time.sleep(0.05)
+    second = temporary.sweep(tmp_path, seconds=0.04, kept=frozenset({str(own)}))
+    assert (second.removed, second.left) == ({str(old)}, 2)
+    assert old.parent.exists()  # it was filled just now, and another file may be on its way
+    time.sleep(0.05)
+    temporary.sweep(tmp_path, seconds=0.04, kept=frozenset({str(own)}))
+    assert [own.exists(), old.parent.exists()] == [True, False]
+
+
+def test_two_files_of_one_name_and_content_lie_apart(tmp_path: Path) -> None:
+    first, second = temporary.put(tmp_path, "../a.png", b"x"), temporary.put(tmp_path, "../a.png", b"x")
+    assert first != second
+    assert first.parent.parent == second.parent.parent == tmp_path
+
+
+@contextmanager
+def kept_signals() -> Iterator[None]:
+    """main() takes the signals of the process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,0 +1,287 @@
+"""The page without a browser: what its parts are, and the small things behind it."""
+
+import ast
+import csv
+import dataclasses
+import io
+import time
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+import figures
+import files
+import markup
+from demo import create_demo, model_facts
+from examples import example_images
+from latent_ae.service import Reconstruction, Service
+from latent_ae.service.errors import BadRequest
+from running import Cancelled, Run, guarded
+from shelf import Shelf
+from tab_inspect import card_text
+from tab_morph import suits_walks
+from tests.app.conftest import TinyModels
+from tests.app.pictures import pixels, png, read
+
+APP = Path(__file__).parents[2] / "app"
+pytestmark = pytest.mark.usefixtures("gradio_folder")
+PUBLIC = {"models", "encode", "decode", "reconstruct", "sample", "interpolate"}
+
+
+@pytest.fixture(scope="module")
+def demo(service: Service, gradio_folder: Path) -> gr.Blocks:
+    paths = [gradio_folder / f"example-{number}.png" for number in range(4)]
+    for number, path in enumerate(paths):
+        path.write_bytes(png(pixels(16, 16, seed=number)))
+    return create_demo(service, examples=paths)
+
+
+@pytest.fixture
+def made(service: Service) -> Reconstruction:
+    return service.reconstruct(png(pixels(24, 20)), model="tiny-kl")
+
+
+def of_kind(demo: gr.Blocks, *kinds: type) -> list:
+    return [block for block in demo.blocks.values() if isinstance(block, kinds)]
+
+
+def test_every_picture_of_the_page_is_lossless(demo: gr.Blocks) -> None:
+    shown = of_kind(demo, gr.Image, gr.ImageSlider, gr.Gallery)
+    assert len(shown) > 10
+    assert {block.format for block in shown} == {"png"}
+
+
+def test_every_setting_has_a_label_and_a_sentence_that_explains_it(demo: gr.Blocks) -> None:
+    settings = of_kind(demo, gr.Slider, gr.Number, gr.Dropdown, gr.Radio, gr.CheckboxGroup)
+    assert len(settings) >= 11
+    for setting in settings:
+        assert setting.label
+        assert setting.info.endswith("."), setting.label
+
+
+def test_only_the_endpoints_are_public(demo: gr.Blocks) -> None:
+    public = {event.api_name for event in demo.fns.values() if event.api_visibility != "private"}
+    assert public == PUBLIC
+
+
+def test_the_app_leaves_models_to_the_service() -> None:
+    for path in APP.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] in ("torch", "diffusers")], path.name
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\nand no more", b"", b"<svg/>"])
+def test_an_upload_arrives_as_the_file_that_was_chosen(demo: gr.Blocks, tmp_path: Path, data: bytes) -> None:
+    broken = tmp_path / "photo.svg"
+    broken.write_bytes(data)
+    uploads = [block for block in of_kind(demo, gr.Image, gr.File) if block.interactive is not False]
+    assert len(uploads) == 9  # reconstruct, decode, morph 2 + 4, inspect
+    for upload in uploads:
+        got = upload.preprocess(upload.data_model(path=str(broken), orig_name="photo.svg"))
+        assert got == str(broken)
+        assert upload.preprocess(None) is None
+    assert broken.read_bytes() == data
+
+
+def test_nothing_chosen_is_told_with_what_is_missing() -> None:
+    with pytest.raises(BadRequest, match="no latent file yet"):
+        files.chosen(None, "latent file")
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 1), (9, 7, 3)])
+def test_a_picture_reaches_the_browser_with_its_pixels(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    path = Path(files.png(image, "name"))
+    assert path.name == "name.png"
+    assert np.array_equal(read(path), np.broadcast_to(image, (9, 7, 3)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_animation_goes_there_and_back_without_loss(count: int, channels: int) -> None:
+    frames = list(np.random.default_rng(count).integers(0, 256, (count, 12, 10, channels), np.uint8))
+    with Image.open(io.BytesIO(files.animation(frames))) as moving:
+        assert moving.format == "PNG"
+        assert moving.info.get("loop", 0) == 0
+        got = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(moving)]
+    want = [*frames, *frames[-2:0:-1]]
+    assert len(got) == len(want)
+    assert all(np.array_equal(a, np.broadcast_to(b, (12, 10, 3))) for a, b in zip(got, want, strict=True))
+
+
+def test_cancelling_ends_what_runs_and_not_what_starts_afterwards() -> None:
+    run = Run()
+    run.begin()
+    first = run.start(gr.Progress(), "first")
+    first(0.5)
+    run.cancel()
+    with pytest.raises(Cancelled):
+        first(0.6)
+    run.begin()
+    second = run.start(gr.Progress(), "second")
+    with pytest.raises(Cancelled):
+        first(0.7)
+    second(0.1)
+
+
+def test_work_that_is_cancelled_while_it_waits_does_not_start() -> None:
+    run = Run()
+    run.begin()
+    run.cancel()
+    with pytest.raises(Cancelled):
+        run.start(gr.Progress(), "never")
+    run.begin()
+    run.start(gr.Progress(), "again")(1.0)
+
+
+def test_an_error_is_a_sentence_on_the_page_and_hides_older_results() -> None:
+    with gr.Blocks():
+        status, results = gr.HTML(), gr.Column()
+
+    @guarded(status, results)
+    def fail(text: str) -> dict:
+        raise BadRequest(text)
+
+    with pytest.warns(UserWarning, match="&lt;img"):  # the toast, which shows HTML
+        answer = fail("no <img src=x onerror=alert(1)> here")
+    assert answer[status] == markup.error("No <img src=x onerror=alert(1)> here.")
+    assert "<img" not in answer[status]
+    assert answer[results]["visible"] is False
+
+
+def test_other_errors_are_not_swallowed() -> None:
+    with gr.Blocks():
+        status, results = gr.HTML(), gr.Column()
+
+    @guarded(status, results)
+    def fail() -> dict:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+
+
+def test_the_shelf_holds_no_more_than_its_bytes_and_always_the_newest(made: Reconstruction) -> None:
+    one = made.original.nbytes + made.reconstructed.nbytes + 2 * len(made.encoded.file)
+    shelf = Shelf(max_bytes=2 * one)
+    keys = [shelf.put(made) for _ in range(3)]
+    assert [shelf.get(key) is made for key in keys] == [False, True, True]
+    tiny = Shelf(max_bytes=1)
+    assert tiny.get(tiny.put(made)) is made
+
+
+def test_the_shelf_forgets(made: Reconstruction) -> None:
+    shelf = Shelf(seconds=0.05)
+    key, other = shelf.put(made), shelf.put(made)
+    shelf.drop(key)
+    shelf.drop(None)
+    assert shelf.get(key) is None
+    assert shelf.get(other) is made
+    time.sleep(0.06)
+    assert shelf.get(other) is None
+    assert shelf.get(None) is None
+
+
+def test_the_table_has_a_row_for_each_form_of_the_image(service: Service, made: Reconstruction) -> None:
+    other = service.reconstruct(png(pixels(24, 20)), model="tiny-vq")
+    rivals = service.rivals(made)
+    rows = figures.rows([made, other], rivals)
+    kl, codes = made.sizes[1:], other.sizes[1:]
+    assert [row.what for row in rows[1:-2]] == [f"tiny-kl: {size.what}" for size in kl] + [
+        f"tiny-vq: {size.what}" for size in codes
+    ]
+    assert rows[0].bytes == len(png(pixels(24, 20)))
+    assert rows[1].metrics is made.metrics
+    assert rows[2].metrics == {}
+    assert rows[-1].bits_per_pixel == rivals[-1].bytes * 8 / (24 * 20)
+
+
+def test_the_csv_says_what_the_table_says_in_full(made: Reconstruction) -> None:
+    rows = figures.rows([made], ())
+    upload, first, *_ = csv.DictReader(io.StringIO(figures.as_csv(rows).decode()))
+    assert upload["psnr_db"] == ""
+    assert float(first["psnr_db"]) == made.metrics["PSNR"]
+    assert float(first["bits_per_pixel"]) == made.sizes[1].bits_per_pixel
+    assert int(first["bytes"]) == made.sizes[1].bytes
+    shown = figures.as_html(rows, [made], ())
+    assert f"{made.metrics['PSNR']:.2f}" in shown
+    assert "LPIPS: not asked for." in shown.replace("&#x27;", "'") or made.notes["LPIPS"][:20] in shown
+
+
+def test_a_rival_that_cannot_be_made_as_small_is_told(service: Service, made: Reconstruction) -> None:
+    rivals = [dataclasses.replace(rival, reached=rival.name != "JPEG") for rival in service.rivals(made)]
+    assert "even the lowest quality of JPEG takes more" in figures.as_html(figures.rows([made], rivals), [made], rivals)
+
+
+def test_texts_are_escaped() -> None:
+    evil = "<b onclick='x'>"
+    pieces = [
+        markup.note(evil),
+        markup.error(evil),
+        markup.title(evil, evil),
+        markup.placeholder(evil, evil),
+        markup.facts([(evil, evil)]),
+        markup.figures([(evil, evil, evil)]),
+        markup.table(evil, [evil], [[evil, evil]], notes=[evil]),
+        markup.histogram(evil, [(-1.0, 0.5, 0.5), (1.0, 0.5, 0.5)], seen=evil, expected="N"),
+        markup.columns(evil, [1, 2], seen=evil),
+    ]
+    assert not [piece for piece in pieces if "<b " in piece]
+
+
+def test_bars_of_a_histogram_are_as_high_as_their_shares() -> None:
+    drawn = markup.histogram("x", [(-1.0, 0.25, 0.5), (0.0, 0.5, 0.25), (1.0, 0.0, 0.25)], seen="a", expected="b")
+    # 192 units are the highest share, 0.5
+    assert [part.split('"')[0] for part in drawn.split('height="')[1:]] == ["96.00", "192.00", "0.00"]
+    assert [part.split("<")[0] for part in drawn.split('">') if part.split("<")[0].lstrip("-").isdigit()] == [
+        "-1",
+        "0",
+        "1",
+    ]
+
+
+def test_a_model_card_names_its_pictures_instead_of_fetching_them() -> None:
+    card = "# M\n![draws](draws.png) and ![][far] <IMG src='http://x/y.png'> stay.\n\n[link](http://x)"
+    assert card_text(card) == "# M\n*(picture: draws)* and *(picture: without a name)*  stay.\n\n[link](http://x)"
+    assert card_text(" ") == "This model has no card."
+
+
+def test_a_model_is_told_in_a_line(service: Service) -> None:
+    told = model_facts(service.models()[0])
+    assert "AutoencoderKL" in told
+    assert "4x smaller" in told
+    assert service.models()[0].encoder[:16] in told
+    assert "codebook of 32" in model_facts(service.models()[1])
+
+
+def test_a_walk_is_offered_for_small_latents_only(service: Service) -> None:
+    info = dataclasses.replace(service.models()[0], factor=4)
+    sizes = {32: True, 33: False, 256: False, None: False}
+    assert {size: suits_walks(dataclasses.replace(info, native_size=size)) for size in sizes} == sizes
+
+
+def test_examples_suit_the_model(tmp_path: Path) -> None:
+    digits = example_images(tmp_path, channels=1, side=32)
+    assert [read(path).shape for path in digits] == [(32, 32, 3)] * 4
+    photos = example_images(tmp_path, channels=3, side=256)
+    assert len(photos) == 4
+    for path in photos:
+        height, width, _ = read(path).shape
+        assert height == width
+        assert height >= 256
+    assert not set(digits) & set(photos)
+
+
+def test_the_page_can_be_made_of_one_model_and_without_examples(tiny_models: TinyModels, gradio_folder: Path) -> None:
+    service = Service.load([str(tiny_models.vq)], perceptual=None)
+    try:
+        page = create_demo(service)
+        assert [box.visible for box in of_kind(page, gr.CheckboxGroup)] == [False]
+        assert not of_kind(page, gr.Dataset)
+    finally:
+        service.close()

@@ -1,0 +1,118 @@
+"""`latent-ae interpolate` and `sample`: pictures of the latent space."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from latent_ae.codec import Codec
+from latent_ae.image import open_image, to_uint8
+from tests.cli.conftest import Run
+from tests.data.images import noise_image
+
+GAP = 2
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> tuple[Path, Path]:
+    """Two images of 13x11 pixels."""
+    for seed, name in enumerate("ab"):
+        noise_image(seed, 11, 13).save(tmp_path / f"{name}.png")
+    return tmp_path / "a.png", tmp_path / "b.png"
+
+
+def reconstructions(model: Path, files: tuple[Path, Path]) -> list[np.ndarray]:
+    codec = Codec.load(str(model), precision="exact")
+    return codec.reconstruct([to_uint8(open_image(file), codec.channels) for file in files])
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_strip_goes_from_one_reconstruction_to_the_other(
+    kind: str, models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
+    model = ("--model", models / kind, "--compute", "exact")
+    status, said, errors = run("interpolate", *ends, "-o", tmp_path / "way.png", "--steps", "4", *model)
+    assert (status, said, errors) == (0, f"wrote 4 pictures into {tmp_path / 'way.png'}\n", [])
+    strip = np.asarray(Image.open(tmp_path / "way.png"))
+    assert strip.shape == (13, 4 * 11 + 3 * GAP)
+    first, last = (pixels[:, :, 0] for pixels in reconstructions(models / kind, ends))
+    assert np.array_equal(strip[:, :11], first)
+    assert np.array_equal(strip[:, -11:], last)
+    assert not np.array_equal(strip[:, 11 + GAP : 22 + GAP], first)
+
+
+def test_latent_files_are_ends_as_good_as_images(
+    models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
+    model = ("--model", models / "kl", "--compute", "exact")
+    run("encode", ends[1], "-o", tmp_path, *model)
+    run("interpolate", *ends, "-o", tmp_path / "images.png", *model)
+    run("interpolate", ends[0], tmp_path / "b.safetensors", "-o", tmp_path / "mixed.png", *model)
+    assert (tmp_path / "images.png").read_bytes() == (tmp_path / "mixed.png").read_bytes()
+    run("interpolate", *ends, "-o", tmp_path / "spherical.png", "--spherical", *model)
+    assert (tmp_path / "images.png").read_bytes() != (tmp_path / "spherical.png").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
+def test_an_animation_has_every_picture(
+    suffix: str, models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / f"way.{suffix}"
+    model = ("--model", models / "kl", "--compute", "exact")
+    assert run("interpolate", *ends, "-o", out, "--animate", "--steps", "3", *model)[0] == 0
+    with Image.open(out) as image:
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(image)]
+        assert image.info.get("loop") == 0
+    assert len(frames) == 3
+    first, last = (pixels[:, :, 0] for pixels in reconstructions(models / "kl", ends))
+    assert np.array_equal(frames[0], first)
+    assert np.array_equal(frames[2], last)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_draws_follow_from_the_seed_alone(kind: str, models: Path, tmp_path: Path, run: Run) -> None:
+    def drawn(*options: object) -> np.ndarray:
+        assert run("sample", "-o", tmp_path / "draws.png", "--model", models / kind, *options)[0] == 0
+        return np.asarray(Image.open(tmp_path / "draws.png"))
+
+    five = drawn("--count", 5, "--compute", "exact")
+    assert five.shape == (2 * 16 + GAP, 3 * 16 + 2 * GAP)  # the models were built for 16 pixels
+    assert np.array_equal(five, drawn("--count", 5, "--compute", "exact"))
+    assert not np.array_equal(five, drawn("--count", 5, "--compute", "exact", "--seed", 1))
+    assert drawn("--count", 1, "--size", 24, "--compute", "exact").shape == (24, 24)
+
+
+def test_without_temperature_all_draws_are_one(models: Path, tmp_path: Path, run: Run) -> None:
+    words = ("-o", tmp_path / "draws.png", "--model", models / "kl", "--compute", "exact", "--count", 2)
+    assert run("sample", *words, "--temperature", 0)[0] == 0
+    pair = np.asarray(Image.open(tmp_path / "draws.png"))
+    assert np.array_equal(pair[:, :16], pair[:, -16:])
+
+
+def test_what_a_user_must_mend_is_a_line_and_status_2(
+    models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
+    noise_image(3, 40, 30).save(tmp_path / "large.png")
+    large = tmp_path / "large.png"
+    run("encode", ends[0], "-o", tmp_path / "other", "--model", models / "other", "--compute", "fp32")
+    other = tmp_path / "other" / "a.safetensors"
+    out, model = ("-o", tmp_path / "x.png"), ("--model", models / "kl", "--compute", "fp32")
+    vq = ("--model", models / "vq", "--compute", "fp32")
+    for words, message in [
+        (("interpolate", ends[0], large, *out, *model), "images of 13x11 and 30x40 pixels have latents of different"),
+        (("interpolate", ends[0], other, *out, *model), "these latents are of the encoder"),
+        (("interpolate", ends[0], tmp_path / "gone.png", *out, *model), "there is no such file"),
+        (("interpolate", ends[0], tmp_path / "gone.latent", *out, *model), "gone.latent: No such file or directory"),
+        (("interpolate", *ends, *out, *model, "--steps", "1"), "--steps 1: a way has two ends"),
+        (("interpolate", *ends, "-o", tmp_path / "x.gif", *model), "ends in .png; --animate writes .webp and .gif too"),
+        (("interpolate", *ends, "-o", tmp_path / "x.jpg", "--animate", *model), "ends in .png or .webp or .gif"),
+        (("sample", "-o", tmp_path / "no" / "x.png", *model), f"there is no folder {tmp_path / 'no'}"),
+        (("sample", *out, *model, "--size", "15"), "--size 15 is not a multiple of the model's factor 2: take 16"),
+        (("sample", *out, *vq, "--temperature", "1"), "--temperature 1:"),
+    ]:
+        status, said, errors = run(*words)
+        assert (status, said) == (2, "")
+        (line,) = errors
+        assert message in line
+    assert not list(tmp_path.glob("x.*"))

@@ -1,0 +1,128 @@
+"""Tiny real models of both classes, and a codec that waits where a test wants it to."""
+
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from latent_ae.codec import Codec
+from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.image import Pixels, to_pil
+from latent_ae.latent_file import Latents
+from latent_ae.models import Autoencoder, build_autoencoder
+from latent_ae.service import Service
+
+FACTOR = 4
+CODES = 12
+
+
+def tiny(*, channels: int = 3, codes: int | None = None, seed: int = 0) -> Autoencoder:
+    """A factor of 4 and 2 latent channels; with `codes` a VQModel."""
+    config = ModelConfig(preset="tiny", image_channels=channels, block_out_channels=(4, 4, 8))
+    bottleneck = None if codes is None else BottleneckConfig(kind="vq", codebook_size=codes)
+    model = build_autoencoder(config, bottleneck, seed=seed, resolution=16)
+    if codes is not None:
+        with torch.no_grad():  # the stock start lies within 1 / K of the origin: all vectors would have one code
+            model.quantize.embedding.weight.mul_(8.0)
+    return model
+
+
+class HeldCodec(Codec):
+    """A real codec that counts its calls and, while it is held, waits inside of them and ticks."""
+
+    def __init__(self, model: Autoencoder, *, name: str) -> None:
+        super().__init__(model, name=name, precision="fp32")
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.calls: list[tuple[str, int]] = []
+
+    def encode(self, images: Sequence[Pixels], **options: Any) -> list[Latents]:
+        self._wait("encode", len(images), options["tick"])
+        return super().encode(images, **options)
+
+    def decode(self, latents: Sequence[Latents], **options: Any) -> list[Pixels]:
+        self._wait("decode", len(latents), options["tick"])
+        return super().decode(latents, **options)
+
+    def _wait(self, what: str, count: int, tick: Callable[[float], None]) -> None:
+        self.calls.append((what, count))
+        self.entered.set()
+        while not self.go_on.wait(0.002):
+            tick(0.5)
+
+
+@pytest.fixture(scope="session")
+def kl() -> Codec:
+    return Codec(tiny(), name="kl", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def vq() -> Codec:
+    return Codec(tiny(codes=CODES), name="vq", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def grey() -> Codec:
+    return Codec(tiny(channels=1, seed=2), name="grey", precision="fp32")
+
+
+@pytest.fixture
+def service(kl: Codec, vq: Codec, grey: Codec) -> Iterator[Service]:
+    with closing(Service({"kl": kl, "vq": vq, "grey": grey})) as made:
+        yield made
+
+
+class closing:  # noqa: N801 - as contextlib's
+    """Closes a service even where a test holds its model."""
+
+    def __init__(self, service: Service, *held: HeldCodec) -> None:
+        self.service, self.held = service, held
+
+    def __enter__(self) -> Service:
+        return self.service
+
+    def __exit__(self, *_: object) -> None:
+        for codec in self.held:
+            codec.go_on.set()
+        self.service.close()
+
+
+def pixels(height: int = 9, width: int = 14, channels: int = 3, seed: int = 0) -> Pixels:
+    """Noise on a slope, which compresses a little."""
+    noise = np.random.default_rng(seed).integers(0, 64, (height, width, channels))
+    slope = np.linspace(0, 190, width, dtype=np.int64)[None, :, None]
+    return (noise + slope).astype(np.uint8)
+
+
+def png(image: Pixels) -> bytes:
+    return saved(image, "PNG")
+
+
+def saved(image: Pixels, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    to_pil(image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The result or the exception of each call, all of which run at the same time."""
+    results: list[Any] = [None] * len(calls)
+
+    def run(index: int) -> None:
+        try:
+            results[index] = calls[index]()
+        except BaseException as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a request is lost"
+    return results

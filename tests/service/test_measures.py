@@ -1,0 +1,172 @@
+"""Measures in strips, classical codecs at the same bytes, pictures of what is none."""
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latent_ae.image import to_pil, to_tensor
+from latent_ae.metrics import psnr, ssim
+from latent_ae.perceptual import build_perceptual
+from latent_ae.service import quality
+from latent_ae.service.errors import DeadlineExceeded
+from latent_ae.service.pictures import channel_pictures, code_picture, difference_map, palette
+from latent_ae.service.quality import Perceptual, measure
+from latent_ae.service.rivals import best_within
+
+from .conftest import pixels, saved
+
+NONE = Perceptual(None, "not asked for")
+
+
+def go_on() -> None:
+    pass
+
+
+# ------------------------------------------------------------------------------------------------------------ quality
+
+
+@pytest.mark.parametrize("size", [(40, 31), (17, 8), (7, 6), (10, 90)])
+@pytest.mark.parametrize("rows", [3, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_measured_in_strips_it_is_what_the_whole_image_has(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], channels: int, rows: int
+) -> None:
+    a, b = pixels(*size, channels), pixels(*size, channels, seed=1)
+    monkeypatch.setattr(quality, "_STRIP_PIXELS", rows * size[1])
+    metrics, notes = measure(a, b, NONE, go_on)
+    whole = [to_tensor(image)[None] for image in (a, b)]
+    assert metrics["PSNR"] == pytest.approx(float(psnr(*whole)), rel=1e-6)
+    assert metrics["SSIM"] == pytest.approx(float(ssim(*whole)), rel=1e-5)
+    assert notes == {"LPIPS": "not asked for"}
+
+
+def test_what_cannot_be_measured_says_why() -> None:
+    image = pixels(5, 40)
+    metrics, notes = measure(image, image, NONE, go_on)
+    assert metrics == {"PSNR": None, "SSIM": None, "LPIPS": None}
+    assert "the same" in notes["PSNR"]
+    assert "fewer than 6" in notes["SSIM"]
+
+
+def test_lpips_is_measured_where_there_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_perceptual("random_features", image_channels=3)
+    with_one = Perceptual(network, "")
+    a, b = pixels(20, 24, 1), pixels(20, 24, 1, seed=1)
+    both = [to_tensor(image.repeat(3, axis=2))[None] for image in (a, b)]
+    metrics, notes = measure(a, b, with_one, go_on)
+    assert metrics["LPIPS"] == pytest.approx(float(network(*both)))
+    assert notes == {}
+    assert "fewer than 4" in measure(a[:3], b[:3], with_one, go_on)[1]["LPIPS"]
+    monkeypatch.setattr(quality, "PERCEPTUAL_PIXELS", 400)
+    assert "not measured on more than" in measure(a, b, with_one, go_on)[1]["LPIPS"]
+
+
+def test_weights_are_looked_for_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something is downloaded")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    found = Perceptual.find()
+    assert found.distance is None
+    assert "alexnet-owt" in found.reason
+    assert str(tmp_path) not in found.reason
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "vgg16-397923af.pth").write_bytes(b"none")
+    assert "vgg16-397923af.pth" in Perceptual.find().reason
+
+
+def test_measuring_ends_when_it_is_told_to() -> None:
+    def stop() -> None:
+        raise DeadlineExceeded("now")
+
+    with pytest.raises(DeadlineExceeded):
+        measure(pixels(), pixels(), NONE, stop)
+    with pytest.raises(DeadlineExceeded):
+        best_within("JPEG", pixels(), 1000, stop)
+
+
+# ------------------------------------------------------------------------------------------------------------- rivals
+
+
+@pytest.mark.parametrize(("name", "qualities"), [("JPEG", range(1, 96)), ("WebP", range(101))])
+@pytest.mark.parametrize(("channels", "share"), [(1, 0.3), (3, 0.6), (3, 1.0)])
+def test_a_rival_has_the_best_quality_within_the_bytes(
+    name: str, qualities: range, channels: int, share: float
+) -> None:
+    image = pixels(30, 40, channels)
+    options = {"optimize": True} if name == "JPEG" else {"method": 4}
+    sizes = [len(saved(image, name, quality=quality, **options)) for quality in qualities]
+    most_bytes = round(sizes[0] + share * (sizes[-1] - sizes[0]))
+    found = best_within(name, image, most_bytes, go_on)
+    assert found is not None
+    best = max(quality for quality, size in zip(qualities, sizes, strict=True) if size <= most_bytes)
+    assert found.bytes == sizes[qualities.index(found.quality)] <= most_bytes
+    assert best - found.quality <= 1  # single steps of a codec may go down
+    with Image.open(io.BytesIO(saved(image, name, quality=found.quality, **options))) as again:
+        assert np.array_equal(
+            np.asarray(again.convert("L" if channels == 1 else "RGB")).reshape(30, 40, -1), found.image
+        )
+
+
+def test_where_no_quality_keeps_to_the_bytes_it_is_the_lowest() -> None:
+    found = best_within("JPEG", pixels(40, 40), 100, go_on)
+    assert found is not None
+    assert found.quality == 1
+    assert found.bytes > 100
+    assert best_within("WebP", np.zeros((1, 16_384, 3), np.uint8), 10_000, go_on) is None
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_difference_is_black_below_the_tolerance_and_amplified_above() -> None:
+    wanted = np.array([[[10, 10, 10], [10, 10, 10], [0, 100, 255]]], np.uint8)
+    got = np.array([[[12, 9, 10], [13, 9, 10], [255, 101, 0]]], np.uint8)
+    found = difference_map(got, wanted, tolerance=3, gain=2.5)
+    assert found.tolist() == [[[0, 0, 0], [8, 3, 0], [255, 3, 255]]]
+    assert np.array_equal(difference_map(wanted, got, tolerance=3, gain=2.5), found)
+    assert np.array_equal(difference_map(got, wanted, tolerance=0, gain=1), np.abs(got.astype(int) - wanted))
+
+
+def test_a_channel_is_shown_over_its_own_range() -> None:
+    ramp = torch.linspace(-7, 3, 12).view(1, 3, 4)
+    flat, steep = channel_pictures(torch.cat([torch.full((1, 3, 4), 5.0), ramp]), factor=8)
+    assert flat.shape == steep.shape == (24, 32, 1)
+    assert (flat == 128).all()
+    assert (steep[0, 0, 0], steep[-1, -1, 0]) == (0, 255)
+    small = steep[::8, ::8, 0].ravel().astype(int)
+    assert (np.diff(small) > 0).all()
+    assert np.array_equal(steep, small.reshape(3, 4).repeat(8, 0).repeat(8, 1)[:, :, None])
+
+
+def test_a_channels_outliers_do_not_darken_the_rest() -> None:
+    values = torch.linspace(0, 1, 1000).view(1, 20, 50).clone()
+    values[0, 0, 0] = 1e6
+    assert 100 < np.median(channel_pictures(values, factor=1)[0]) < 155
+
+
+def test_large_grids_are_not_enlarged() -> None:
+    assert channel_pictures(torch.zeros(1, 600, 100), factor=8)[0].shape == (600, 100, 1)
+    assert channel_pictures(torch.zeros(1, 200, 100), factor=8)[0].shape == (400, 200, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 256, 1024, 16_384])
+def test_every_code_has_its_own_colour(size: int) -> None:
+    colors = palette(size)
+    assert colors.shape == (size, 3)
+    repeated = sum(count - 1 for count in Counter(map(tuple, colors.tolist())).values())
+    assert repeated <= size // 100
+
+
+def test_codes_are_a_picture_in_their_colours() -> None:
+    codes = torch.tensor([[0, 1], [2, 0]])
+    picture = code_picture(codes, 3, factor=4)
+    assert np.array_equal(picture[::4, ::4], palette(3)[codes.numpy()])
+    assert picture.shape == (8, 8, 3)
+    assert to_pil(picture).mode == "RGB"

@@ -1,0 +1,257 @@
+import random
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from latent_ae.service.errors import BadRequest, DeadlineExceeded, ShuttingDown
+from latent_ae.service.worker import Tick, Work, Worker
+
+from .conftest import in_threads
+
+
+class Machine:
+    """Doubles numbers, writes down its batches, and waits where it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.ticks: list[float] = []
+
+    def work(self, payload: Any, key: Hashable = "double", pixels: int = 1) -> Work:
+        return Work(key, self.run, payload, pixels)
+
+    def run(self, payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        self.batches.append(list(payloads))
+        self.entered.set()
+        while not self.go_on.wait(0.002):
+            tick(0.5)
+        if any(payload is None for payload in payloads):
+            raise BadRequest(f"nothing to double among {len(payloads)}")
+        return [2 * payload for payload in payloads]
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def worker(machine: Machine) -> Iterator[Worker]:
+    worker = Worker(batch_pixels=4)
+    yield worker
+    machine.go_on.set()
+    worker.close()
+
+
+def soon(seconds: float = 60.0) -> float:
+    return time.monotonic() + seconds
+
+
+def started(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    box: list[Any] = []
+
+    def run() -> None:
+        try:
+            box.append(call())
+        except BaseException as error:
+            box.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, box
+
+
+def hold(worker: Worker, machine: Machine) -> tuple[threading.Thread, list[Any]]:
+    """Make the model wait within a first work."""
+    machine.go_on.clear()
+    holder = started(lambda: worker.run([machine.work(0, key="holder")], deadline=soon()))
+    assert machine.entered.wait(10)
+    return holder
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_results_come_in_the_order_of_their_works(worker: Worker, machine: Machine) -> None:
+    assert worker.run([machine.work(i) for i in range(11)], deadline=soon()) == [2 * i for i in range(11)]
+    assert [len(batch) for batch in machine.batches] == [4, 4, 3]
+    assert (worker.batches, worker.batched, worker.counts()) == (3, 11, (0, 0))
+
+
+def test_works_of_different_callers_go_together_where_their_key_is_the_same(worker: Worker, machine: Machine) -> None:
+    hold(worker, machine)
+    others = [
+        started(lambda i=i: worker.run([machine.work(i, key="even" if i % 2 == 0 else "odd")], deadline=soon()))
+        for i in range(1, 7)
+    ]
+    until(lambda: worker.counts() == (6, 1))
+    machine.go_on.set()
+    for i, (thread, box) in enumerate(others, 1):
+        thread.join(10)
+        assert box == [[2 * i]]
+    assert sorted(map(sorted, machine.batches)) == [[0], [1, 3, 5], [2, 4, 6]]
+
+
+def test_a_batch_has_at_most_its_pixels_and_a_large_work_goes_alone(worker: Worker, machine: Machine) -> None:
+    works = [machine.work(i, pixels=size) for i, size in enumerate([9, 3, 2, 1])]
+    assert worker.run(works, deadline=soon()) == [0, 2, 4, 6]
+    assert machine.batches == [[0], [1, 3], [2]]
+
+
+def test_one_that_fails_fails_alone(worker: Worker, machine: Machine) -> None:
+    hold(worker, machine)
+    callers = [started(lambda p=p: worker.run([machine.work(p)], deadline=soon())) for p in (1, None, 3)]
+    until(lambda: worker.counts()[0] == 3)
+    machine.go_on.set()
+    for thread, _ in callers:
+        thread.join(10)
+    (one,), (bad,), (three,) = [box for _, box in callers]
+    assert (one, three) == ([2], [6])
+    assert isinstance(bad, BadRequest)
+    assert "among 1" in str(bad)
+    assert len(machine.batches[1]) == 3
+
+
+def test_a_defect_reaches_its_caller_and_the_worker_goes_on(worker: Worker, machine: Machine) -> None:
+    def broken(payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        raise ZeroDivisionError
+
+    def short(payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        return []
+
+    for run, error in ((broken, ZeroDivisionError), (short, ValueError)):
+        with pytest.raises(error):
+            worker.run([Work("key", run, 1, 1)], deadline=soon())
+    assert worker.run([machine.work(4)], deadline=soon()) == [8]
+
+
+def test_who_waits_beyond_its_deadline_is_told_and_its_work_is_never_done(worker: Worker, machine: Machine) -> None:
+    hold(worker, machine)
+    with pytest.raises(DeadlineExceeded, match="time"):
+        worker.run([machine.work(7)], deadline=soon(0.05))
+    assert worker.counts() == (0, 1)
+    machine.go_on.set()
+    assert worker.run([machine.work(1)], deadline=soon()) == [2]
+    assert [7] not in machine.batches
+
+
+def test_what_runs_beyond_its_deadline_is_ended_between_two_tiles(worker: Worker, machine: Machine) -> None:
+    machine.go_on.clear()
+    with pytest.raises(DeadlineExceeded):
+        worker.run([machine.work(7)], deadline=soon(0.05))
+    until(lambda: worker.counts() == (0, 0))  # although the machine was never let go
+    assert machine.batches == [[7]]
+
+
+def test_a_batch_goes_on_for_those_who_have_time(worker: Worker, machine: Machine) -> None:
+    other = Machine()
+    hold(worker, other)
+    machine.go_on.clear()
+    patient = started(lambda: worker.run([machine.work(1)], deadline=soon()))
+    hasty = started(lambda: worker.run([machine.work(2)], deadline=soon(0.5)))
+    until(lambda: worker.counts()[0] == 2)
+    other.go_on.set()
+    hasty[0].join(10)  # the machine is still held
+    assert isinstance(hasty[1][0], DeadlineExceeded)
+    machine.go_on.set()
+    patient[0].join(10)
+    assert patient[1] == [[2]]
+
+
+def test_the_callers_tick_hears_of_progress_and_ends_the_work(worker: Worker, machine: Machine) -> None:
+    machine.go_on.clear()
+    heard: list[float] = []
+
+    def tick(share: float) -> None:
+        heard.append(share)
+        if share:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        worker.run([machine.work(1), machine.work(2)], deadline=soon(), tick=tick)
+    assert heard[-1] == 0.5
+    until(lambda: worker.counts() == (0, 0))
+
+
+def test_a_caller_that_waits_in_the_queue_can_end_its_request(worker: Worker, machine: Machine) -> None:
+    hold(worker, machine)
+    leave = threading.Event()
+
+    def tick(share: float) -> None:
+        assert share == 0
+        if leave.is_set():
+            raise InterruptedError
+
+    thread, box = started(lambda: worker.run([machine.work(1)], deadline=soon(), tick=tick))
+    until(lambda: worker.counts() == (1, 1))
+    leave.set()
+    thread.join(10)
+    assert isinstance(box[0], InterruptedError)
+    assert worker.counts() == (0, 1)
+
+
+def test_closing_ends_what_waits_and_what_runs(machine: Machine) -> None:
+    worker = Worker(batch_pixels=1)
+    running = hold(worker, machine)
+    waiting = started(lambda: worker.run([machine.work(1)], deadline=soon()))
+    until(lambda: worker.counts() == (1, 1))
+    worker.close()  # the machine is never let go
+    for thread, box in (running, waiting):
+        thread.join(10)
+        assert isinstance(box[0], ShuttingDown)
+    with pytest.raises(ShuttingDown):
+        worker.run([machine.work(1)], deadline=soon())
+    worker.close()
+
+
+def test_callers_take_turns(worker: Worker, machine: Machine) -> None:
+    hold(worker, machine)
+    many = started(lambda: worker.run([machine.work(i, pixels=4) for i in range(10, 20)], deadline=soon()))
+    until(lambda: worker.counts()[0] == 10)
+    one = started(lambda: worker.run([machine.work(1, pixels=4)], deadline=soon()))
+    until(lambda: worker.counts()[0] == 11)
+    machine.go_on.set()
+    many[0].join(10)
+    one[0].join(10)
+    assert machine.batches[:4] == [[0], [10], [1], [11]]
+
+
+def test_under_stress_every_caller_gets_its_own_answer(worker: Worker, machine: Machine) -> None:
+    """Keys, sizes, failures, deadlines and callers that leave, all at once."""
+
+    def caller(seed: int) -> int:
+        draw = random.Random(seed)
+        right = 0
+        for _ in range(40):
+            payloads = [draw.choice([draw.randrange(10**9)] * 9 + [None]) for _ in range(draw.randint(1, 5))]
+            works = [machine.work(p, key=draw.choice("abc"), pixels=draw.randint(1, 4)) for p in payloads]
+            tick = None
+            if draw.random() < 0.1:
+
+                def tick(share: float) -> None:
+                    raise InterruptedError
+
+            deadline = soon(0.0 if draw.random() < 0.1 else 60.0)
+            try:
+                results = worker.run(works, deadline=deadline, tick=tick)
+            except BadRequest:
+                right += None in payloads
+            except DeadlineExceeded:
+                right += deadline < time.monotonic()
+            except InterruptedError:
+                right += tick is not None
+            else:
+                right += results == [2 * payload for payload in payloads]
+        return right
+
+    assert in_threads([lambda seed=seed: caller(seed) for seed in range(16)]) == [40] * 16
+    until(lambda: worker.counts() == (0, 0))
