@@ -1,6 +1,7 @@
 """Shared by all tests: no network, few threads, tiny real models."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and tiny models gain nothing from more
@@ -19,6 +20,15 @@ from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are busy
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay in one process, as what its fixtures made does; those of the browser over all their files."""
+    for item in items:
+        folder = item.path.parent
+        group = folder if folder.name == "browser" else item.path
+        item.add_marker(pytest.mark.xdist_group(group.relative_to(Path(__file__).parent).as_posix()))
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ class Codec:
             model: in float32, on its device.
             name: for people.
             precision: of both sides: `auto`, `exact` (float32, and every image alone: bit for bit the same in any
-                company and process), `fp32`, `bf16` or `fp16`.
+                company, and in any process of as many threads), `fp32`, `bf16` or `fp16`.
             encoder_precision: where it is another.
             decoder_precision: where it is another.
             tile: side in pixels; what is larger is coded in overlapping tiles of it, which is not exact. None: never.

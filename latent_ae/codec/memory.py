@@ -49,7 +49,7 @@ def peak_bytes(
     inputs = torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
     counter = _Counter(reorders=not channels_last)
     counter.hold(inputs)
-    with torch.no_grad(), _FusedAttention(), counter:
+    with torch.no_grad(), _FusedKernels(), counter:
         outputs = torch.func.functional_call(module, weights, (inputs,))
     del outputs
     return counter.peak + _waste(counter.peak, device)
@@ -108,8 +108,10 @@ class _Counter(TorchDispatchMode):
         self.live -= size
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention as the real kernels have it: without the matrix of all pairs, which the meta device would build."""
+class _FusedKernels(TorchFunctionMode):
+    """What real kernels do at once and the meta device in parts: attention, for which it would build the matrix of all
+    pairs, and normalisation, for which it takes its time.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -117,6 +119,8 @@ class _FusedAttention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             query, _, value, *_ = args
             return query.new_empty(*query.shape[:-1], value.shape[-1])
+        if func is F.group_norm:
+            return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
 
 

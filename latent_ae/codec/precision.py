@@ -38,7 +38,7 @@ _SECONDS = 0.5
 _PICTURE = 64
 _LARGE_PICTURE = {"cpu": 128, "cuda": 512}
 """what is measured on small pictures says little about large ones, least of all on a GPU"""
-_QUICK = 0.5
+_QUICK = 1.0
 """a picture on which float32 takes less than these seconds may be twice as large"""
 
 
@@ -106,9 +106,9 @@ def choose(model: Autoencoder, encoder: Precision, decoder: Precision) -> tuple[
     """Both sides of a float32 model in the precisions asked for, on the model's device.
 
     What is asked for by name is taken even if it fails the check; the report says so. The check is bounded: every
-    format codes one picture, of 128 pixels a side where float32 encodes one of 64 in less than half a second (of up to
-    512 on a GPU, in the same way), and again up to seven times while that has taken less than half a second. Small
-    models take less than a second, Stable Diffusion's architecture some ten on one core of a CPU.
+    format codes one picture, of 128 pixels a side where float32 encodes one of 64 in less than a second (on a GPU of up
+    to 512, in the same way), and again up to seven times while that has taken less than half a second. Small models
+    take less than a second, Stable Diffusion's architecture some ten on one core of a CPU.
 
     Raises UserError for a precision that the device cannot compute.
     """

@@ -1,5 +1,6 @@
 """One side of a model over inputs of any number and size: grouped, tiled where they are large, within memory."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -43,6 +44,8 @@ class Runner:
         self._tiling = tiling
         self._batch_positions = 0 if side.form.precision == "exact" else batch_positions
         self._memory_bytes = memory_bytes
+        side_length = math.isqrt(batch_positions) if tiling is None else tiling.tile
+        self._ordinary = (side_length, side_length)
         self._predicted: dict[tuple[int, int, int], int] = {}
 
     def batches(self, grids: Sequence[Grid]) -> list[list[int]]:
@@ -111,10 +114,11 @@ class Runner:
         return most
 
     def _fits(self, grid: Grid, count: int, available: int) -> bool:
-        """What a larger piece is known to take is enough to know: a prediction can take longer than a GPU's work."""
-        piece, image = self._piece(grid, count), self._image_bytes(grid, count)
-        for known, needed in self._predicted.items():
-            if needed + image <= available and all(a >= b for a, b in zip(known, piece, strict=True)):
+        # A prediction takes longer than the work on a small image: where there is room for twice what an ordinary piece
+        # takes, smaller ones need none of their own. Bytes grow with the positions, and little else.
+        if count * math.prod(self._piece(grid, 1)[1:]) <= math.prod(self._ordinary):
+            ordinary = self.predicted_bytes(self._ordinary)
+            if 2 * ordinary + self._image_bytes(grid, count) <= available:
                 return True
         return self.predicted_bytes(grid, count) <= available
 

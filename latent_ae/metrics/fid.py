@@ -191,7 +191,7 @@ def _load(path: Path) -> nn.Module:
     try:  # torch-fidelity unpickles whatever it is given, so the file is first read without running what is in it
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read the weights in {path}: {one_line(error)}") from error
+        raise UserError(f"cannot read the weights in {path}: {one_line(error)[:300]}") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path} must hold tensors by name (a state dict), got {type(tensors).__name__}")
     from torchmetrics.image.fid import NoTrainInceptionV3  # noqa: PLC0415 - takes seconds that others need not spend
@@ -201,7 +201,7 @@ def _load(path: Path) -> nn.Module:
             return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
     except RuntimeError as error:  # a name or a shape does not fit
         raise UserError(
-            f"{path} holds other weights than {INCEPTION_FILES[0]}: {one_line(error)}; give {INCEPTION_ADDRESS}"
+            f"{path} holds other weights than {INCEPTION_FILES[0]}: {one_line(error)[:300]}; give {INCEPTION_ADDRESS}"
         ) from error
 
 

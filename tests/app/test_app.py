@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -46,10 +47,11 @@ def test_who_waits_when_the_server_ends_is_told_so(tiny_models: TinyModels, tmp_
     arguments = ("--model", tiny_models.kl, "--pixels", 4096 * 4096, "--samples", 400)
     with running(*arguments, cwd=tmp_path) as (process, url):
         started = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256]}).json()
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        answer = httpx.get(f"{url}gradio_api/call/sample/{started['event_id']}", timeout=100).text
-        assert "shutting_down: " in answer
+        with ThreadPoolExecutor(1) as visitor:
+            answer = visitor.submit(httpx.get, f"{url}gradio_api/call/sample/{started['event_id']}", timeout=100)
+            time.sleep(1.0)  # it has to be waiting
+            process.send_signal(signal.SIGTERM)
+            assert "shutting_down: " in answer.result().text
         assert process.wait(100) == 0
 
 

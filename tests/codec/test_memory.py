@@ -90,9 +90,9 @@ def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels() -> N
 @pytest.mark.parametrize("verb", ["encode", "decode", "reconstruct"])
 def test_what_does_not_fit_is_refused_before_any_work(verb: str) -> None:
     roomy = tiny(tile=None)
-    image = np.zeros((256, 256, 3), np.uint8)
+    image = np.zeros((64, 64, 3), np.uint8)
     latents = roomy.encode([image])
-    plan = roomy.plan(256, 256)
+    plan = roomy.plan(64, 64)
     least = {"encode": plan.encode_bytes, "decode": plan.decode_bytes, "reconstruct": plan.decode_bytes}[verb]
     given = latents if verb == "decode" else [np.zeros((8, 8, 3), np.uint8), image]
     assert getattr(tiny(tile=None, memory_bytes=least), verb)(given)
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_before_any_work(verb: str) -> None:
         runner.side.module.register_forward_pre_hook(
             lambda module, inputs: None if inputs[0].is_meta else ran.append(1)
         )
-    with pytest.raises(DoesNotFit, match=r"ing an image of 256x256 pixels would take about \d+ MiB of memory, \d+ MiB"):
+    with pytest.raises(DoesNotFit, match=r"ing an image of 64x64 pixels would take about \d+ MiB of memory, \d+ MiB"):
         getattr(codec, verb)(given)
     assert ran == []
     assert issubclass(DoesNotFit, UserError)
@@ -119,13 +119,17 @@ def test_a_batch_is_as_large_as_fits() -> None:
     assert counts == [2, 2, 2, 2]
 
 
-def test_what_fits_a_larger_input_is_not_predicted_again() -> None:
-    codec = tiny(tile=None)
-    codec.decode_tensor(torch.zeros(2, 2, 32, 32))
-    codec.decode_tensor(torch.zeros(2, 2, 30, 8))
-    assert list(codec._decoder._predicted) == [(2, 32, 32)]
-    codec.decode_tensor(torch.zeros(1, 2, 8, 33))
-    assert list(codec._decoder._predicted) == [(2, 32, 32), (1, 8, 33)]
+def test_where_there_is_room_no_size_is_predicted_on_its_own() -> None:
+    codec = tiny(tile=64)
+    ordinary = codec._decoder.predicted_bytes((32, 32))
+    for shape in [(1, 2, 32, 32), (3, 2, 8, 30), (2, 2, 40, 32), (1, 2, 5, 90)]:
+        codec.decode_tensor(torch.zeros(shape))
+    assert list(codec._decoder._predicted) == [(1, 32, 32)]
+    codec.decode_tensor(torch.zeros(2, 2, 24, 32))
+    assert list(codec._decoder._predicted) == [(1, 32, 32), (2, 24, 32)]
+    scarce = tiny(tile=64, memory_bytes=2 * ordinary)
+    scarce.decode_tensor(torch.zeros(1, 2, 8, 8))
+    assert list(scarce._decoder._predicted) == [(1, 32, 32), (1, 8, 8)]
 
 
 def test_the_advice_fits_the_codec() -> None:
@@ -137,13 +141,15 @@ def test_the_advice_fits_the_codec() -> None:
 
 
 def test_the_search_for_codes_is_bounded() -> None:
-    """4096 positions and 20,000 codes would be a matrix of 312 MiB at once."""
+    """1024 positions and 20,000 codes are more than are compared at once."""
     bottleneck = BottleneckConfig(kind="vq", codebook_size=20_000, code_channels=2)
     model = build_autoencoder(ModelConfig(preset="tiny"), bottleneck, seed=0, resolution=16)
     codebook = Codec(model, name="m", precision="fp32").codebook
-    vectors = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0)) / 20_000
-    distances = torch.cdist(vectors.movedim(1, -1).flatten(0, 2)[:50], model.quantize.embedding.weight)
-    assert torch.equal(codebook.nearest(vectors).flatten()[:50], distances.argmin(1))
+    vectors = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0)) / 20_000
+    points = vectors.movedim(1, -1).flatten(0, 2)
+    codes = codebook.nearest(vectors).flatten()
+    for some in (slice(0, 30), slice(-30, None)):  # in the first part and in the last
+        assert torch.equal(codes[some], torch.cdist(points[some], model.quantize.embedding.weight).argmin(1))
 
 
 def test_amounts_are_for_people() -> None:
@@ -183,34 +189,36 @@ from functools import partial
 import torch
 from benchmarks.machine import peak_memory
 from latent_ae.codec import Codec
+from latent_ae.codec.sides import Format, Side
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 torch.set_num_threads(1)
-side, last = int(sys.argv[1]), sys.argv[2] == "last"
-config = ModelConfig(preset="kl-f4", block_out_channels=(64, 128), layers_per_block=1, mid_block_add_attention=False)
-codec = Codec(build_autoencoder(config, seed=0, resolution=64), name="m", precision="fp32", tile=None)
-if last:
-    from latent_ae.codec.sides import Format, Side
+side = int(sys.argv[1])
+config = ModelConfig(
+    preset="kl-f4", block_out_channels=(96, 128), layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False
+)
+model = build_autoencoder(config, seed=0, resolution=64)
+for form in (Format("fp32"), Format("fp32", channels_last=True), Format("fp32", channels_last=True, winograd=True)):
+    codec = Codec(model, name="m", precision="fp32", tile=None)
     for runner in (codec._encoder, codec._decoder):
-        runner.side = Side(runner.side.module, Format("fp32", channels_last=True))
-codec.decode_tensor(codec.encode_tensor(torch.zeros(1, 3, 16, 16)))
-plan = codec.plan(side, side)
-latents = torch.randn(1, 3, side // 2, side // 2)
-encoding, _ = peak_memory(partial(codec.encode_tensor, torch.zeros(1, 3, side, side)), torch.device("cpu"))
-decoding, _ = peak_memory(partial(codec.decode_tensor, latents), torch.device("cpu"))
-print(plan.encode_bytes / 2**20 / encoding, plan.decode_bytes / 2**20 / decoding)
+        runner.side = Side(runner.side.module, form)
+    codec.decode_tensor(codec.encode_tensor(torch.zeros(1, 3, 16, 16)))
+    plan = codec.plan(side, side)
+    latents = torch.randn(1, 3, side // 2, side // 2)
+    encoding, _ = peak_memory(partial(codec.encode_tensor, torch.zeros(1, 3, side, side)), torch.device("cpu"))
+    decoding, _ = peak_memory(partial(codec.decode_tensor, latents), torch.device("cpu"))
+    print(plan.encode_bytes / 2**20 / encoding, plan.decode_bytes / 2**20 / decoding)
 """
 
 
-@pytest.mark.slow  # starts processes
-@pytest.mark.parametrize("order", ["torch's", "last"])
-@pytest.mark.parametrize("side", [256, 384])
-def test_the_prediction_is_near_what_is_measured(side: int, order: str) -> None:
+@pytest.mark.slow  # starts a process
+@pytest.mark.parametrize("side", [256, 352])
+def test_the_prediction_is_near_what_is_measured(side: int) -> None:
     """Of the growth of the resident set, 0.9 to 2.5 times: too little kills a server, too much refuses what fits."""
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(side), order], cwd=root, check=True, capture_output=True, timeout=120
-    )
-    encoding, decoding = map(float, done.stdout.split())
-    assert 0.9 < encoding < 2.5
-    assert 0.9 < decoding < 2.5
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(side)], cwd=root, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr.decode()
+    ratios = [float(ratio) for ratio in done.stdout.split()]
+    print(ratios)
+    assert len(ratios) == 6
+    assert 0.9 < min(ratios) <= max(ratios) < 2.5

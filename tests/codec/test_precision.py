@@ -28,7 +28,8 @@ PLAIN, LAST = Format("fp32"), Format("fp32", channels_last=True)
 
 @pytest.fixture(autouse=True)
 def _a_small_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_LARGE_PICTURE", {"cpu": 64})
+    monkeypatch.setattr(room, "_PICTURE", 32)
+    monkeypatch.setattr(room, "_LARGE_PICTURE", {"cpu": 32})
 
 
 def built(*, vq: bool = False) -> Autoencoder:

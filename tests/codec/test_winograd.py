@@ -63,12 +63,12 @@ def test_it_takes_wide_plain_convolutions_alone(convolution: nn.Module, expected
 
 
 def wide() -> Autoencoder:
-    config = ModelConfig(preset="kl-f4", block_out_channels=(96, 96), layers_per_block=1, norm_num_groups=8)
+    config = ModelConfig(preset="kl-f4", block_out_channels=(96,), layers_per_block=1, norm_num_groups=8)
     return build_autoencoder(config, seed=0, resolution=16).eval()
 
 
 def test_a_side_with_it_has_the_models_own_weights_and_its_values() -> None:
-    model, picture = wide(), photo_like(3, 64)
+    model, picture = wide(), photo_like(3, 48)
     for side, inputs in ((EncoderSide(model), picture), (DecoderSide(model), random(1, 3, 48, 48))):
         twin = Side(side, WINOGRAD)
         replaced = [module for module in twin.module.modules() if isinstance(module, WinogradConv2d)]
@@ -88,7 +88,8 @@ def test_small_inputs_are_convolved_as_they_were() -> None:
 
 
 def test_auto_tries_it_where_there_is_something_to_replace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_LARGE_PICTURE", {"cpu": 64})
+    monkeypatch.setattr(precision, "_PICTURE", 16)
+    monkeypatch.setattr(precision, "_LARGE_PICTURE", {"cpu": 16})
     forms = {form for choice in both(Codec(wide(), name="m")) for form in choice}
     assert WINOGRAD in forms
     narrow = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16)

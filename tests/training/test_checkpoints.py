@@ -134,45 +134,49 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
 
 
-KILLED_AT = """
+KILLED_EVERYWHERE = """
 import os, sys
 from pathlib import Path
 import latent_ae.training.checkpoints as checkpoints
 from tests.training.test_checkpoints import make
-folder, fault = Path(sys.argv[1]), int(sys.argv[2])
-count = 0
-def point(*arguments):
-    global count
-    count += 1
-    if count == fault:
-        os.kill(os.getpid(), 9)
-for name in ("fsync", "open"):
-    original = getattr(os, name)
-    setattr(os, name, lambda *a, _original=original, **k: (point(), _original(*a, **k))[1])
-for name in ("rename", "mkdir", "open"):
-    original = getattr(Path, name)
-    setattr(Path, name, lambda *a, _original=original, **k: (point(), _original(*a, **k))[1])
-original_rmtree = checkpoints.shutil.rmtree
-checkpoints.shutil.rmtree = lambda *a, **k: (point(), original_rmtree(*a, **k))[1]
-checkpoints.write_checkpoint(folder, make(3), keep=2)
-print("points", count)
+
+def killed_at(folder, fault):
+    count = 0
+    def point():
+        nonlocal count
+        count += 1
+        if count == fault:
+            os.kill(os.getpid(), 9)
+    system = (os, ("fsync", "open"))
+    for module, names in (system, (Path, ("rename", "mkdir", "open")), (checkpoints.shutil, ("rmtree",))):
+        for name in names:
+            original = getattr(module, name)
+            setattr(module, name, lambda *a, _original=original, **k: (point(), _original(*a, **k))[1])
+    checkpoints.write_checkpoint(folder, make(3), keep=2)
+    os._exit(count)
+
+def write(folder, fault):
+    for step in (1, 2):
+        checkpoints.write_checkpoint(folder, make(step), keep=2)
+    if not (child := os.fork()):
+        killed_at(folder, fault)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+points = write(Path(sys.argv[1]) / "whole", 0)
+print(*[write(Path(sys.argv[1]) / str(fault), fault) for fault in range(1, points + 1)])
 """
 
 
 @pytest.mark.slow  # a process for each place where it can be killed
 def test_killed_at_any_point_of_a_write_there_is_a_whole_checkpoint(tmp_path: Path) -> None:
-    def write(folder: Path, fault: int) -> subprocess.CompletedProcess[str]:
-        for step in (1, 2):
-            write_checkpoint(folder, make(step), keep=2)
-        return subprocess.run(
-            [sys.executable, "-c", KILLED_AT, str(folder), str(fault)], capture_output=True, text=True
-        )
-
-    points = int(write(tmp_path / "whole", 0).stdout.split()[-1])
-    assert points > 12
-    for fault in range(1, points + 1):
+    command = [sys.executable, "-W", "ignore", "-c", KILLED_EVERYWHERE, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    ends = run.stdout.split()
+    assert len(ends) > 12, run.stderr
+    assert set(ends) == {"-9"}
+    assert newest_whole(tmp_path / "whole")[0] == tmp_path / "whole" / "step-00000003"
+    for fault in range(1, len(ends) + 1):
         folder = tmp_path / str(fault)
-        assert write(folder, fault).returncode == -9
         path, notes = newest_whole(folder)
         assert path is not None
         assert not notes
