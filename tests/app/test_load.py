@@ -133,11 +133,13 @@ def jobs(codecs: dict[str, Codec]) -> list[Job]:
 
 
 def at_once(url: str, work: list[Job]) -> Counter[str]:
-    with (
-        httpx.Client(base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=len(work))) as client,
-        ThreadPoolExecutor(len(work)) as pool,
-    ):
-        return Counter(pool.map(lambda job: job(client), work))
+    def ask(job: Job) -> str:
+        # A client each: threads that share one close one another's connections.
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            return job(client)
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        return Counter(pool.map(ask, work))
 
 
 def resident(process: int) -> int:
