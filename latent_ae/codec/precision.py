@@ -15,11 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from latent_ae.codec.picture import photo_like
 from latent_ae.codec.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.codec.winograd import fits
 from latent_ae.errors import UserError
 from latent_ae.models import Autoencoder, factor_of
-from latent_ae.randomness import torch_generator
 
 Precision = Literal["auto", "exact", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "exact", "fp32", "bf16", "fp16")
@@ -62,6 +62,13 @@ class SideChoice:
     chosen: Format
     tried: tuple[Trial, ...] = ()
     """float32 first; empty where float32 was asked for and nothing had to be measured"""
+    tried_pixels: int = 0
+    """of the picture that they were tried on"""
+
+    @property
+    def seconds_per_pixel(self) -> float | None:
+        """Of what was chosen, at its best; None where nothing was measured."""
+        return min((trial.seconds / self.tried_pixels for trial in self._own()), default=None)
 
     @property
     def precision(self) -> str:
@@ -71,16 +78,18 @@ class SideChoice:
     @property
     def passed(self) -> bool:
         """Whether what was chosen is as close to float32 as the check asks."""
-        return all(trial.passed for trial in self.tried if trial.form == self.chosen)
+        return all(trial.passed for trial in self._own())
 
     def __str__(self) -> str:
         if not self.tried:
             alone = ", every image alone" if self.precision == "exact" else ""
             return f"{self.side} {self.chosen}{alone}, as asked"
-        first = [trial for trial in self.tried if trial.form == self.chosen]
         others = [trial for trial in self.tried[1:] if trial.form != self.chosen]
-        lines = "; ".join(self._line(trial) for trial in first + others)
+        lines = "; ".join(self._line(trial) for trial in self._own() + others)
         return f"{self.side} {lines}"
+
+    def _own(self) -> list[Trial]:
+        return [trial for trial in self.tried if trial.form == self.chosen]
 
     def _line(self, trial: Trial) -> str:
         if trial is self.tried[0]:
@@ -120,25 +129,16 @@ def choose(model: Autoencoder, encoder: Precision, decoder: Precision) -> tuple[
     if not {encoder, decoder} <= {"exact", "fp32"}:
         picture = _picture(plain_encoder, int(model.config["in_channels"]), factor_of(model))
         latents = plain_encoder(picture)[:, : plain_encoder.module.channels]
-    encoder_side, encoder_choice = _choose_side(plain_encoder, "encoder", encoder, picture)
-    decoder_side, decoder_choice = _choose_side(plain_decoder, "decoder", decoder, latents)
+    pixels = 0 if picture is None else picture[0, 0].numel()
+    encoder_side, encoder_choice = _choose_side(plain_encoder, "encoder", encoder, picture, pixels)
+    decoder_side, decoder_choice = _choose_side(plain_decoder, "decoder", decoder, latents, pixels)
     return encoder_side, decoder_side, PrecisionReport(encoder_choice, decoder_choice)
 
 
-def photo_like(channels: int, side: int) -> Tensor:
-    """A deterministic picture [1,C,side,side] in [-1, 1] with what photographs have: shades, edges and texture."""
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
-    shades = torch.stack([0.5 * (x * math.cos(turn) + y * math.sin(turn)) for turn in (0.3, 1.7, 3.6)[:channels]])
-    disc = ((x - 0.3).square() + (y + 0.2).square() < 0.25).float()
-    stripes = torch.sin(24 * math.pi * x * (1 + y) / 2) * (y > 0.3)
-    grain = torch.randn(channels, side, side, generator=torch_generator(0, "test picture"))
-    return (shades - 0.6 * disc + 0.3 * stripes + 0.05 * grain).clamp(-1, 1)[None]
-
-
 def _choose_side(
-    plain: Side, name: Literal["encoder", "decoder"], asked: Precision, probe: Tensor | None
+    plain: Side, name: Literal["encoder", "decoder"], asked: Precision, probe: Tensor | None, pixels: int
 ) -> tuple[Side, SideChoice]:
-    """`probe` is what the candidates code; None where nothing has to be measured."""
+    """`probe` is what the candidates code; None where nothing has to be measured; `pixels` are its picture's."""
     if asked in ("exact", "fp32"):
         side = Side(plain.module, Format(asked))
         return side, SideChoice(name, asked, side.form)
@@ -161,7 +161,7 @@ def _choose_side(
         best = best if seconds[0] > _WORTHWHILE * seconds[best] else 0
     else:
         best = min(range(1, len(tried)), key=seconds.__getitem__)
-    return sides[best], SideChoice(name, asked, tried[best].form, tuple(tried))
+    return sides[best], SideChoice(name, asked, tried[best].form, tuple(tried), pixels)
 
 
 def _candidates(asked: Precision, plain: Side) -> list[Format]:

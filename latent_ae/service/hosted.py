@@ -20,6 +20,7 @@ from latent_ae.errors import UserError
 from latent_ae.image import Pixels
 from latent_ae.latent_file import Latents
 from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
+from latent_ae.service.pace import Pace
 from latent_ae.service.results import ModelInfo
 from latent_ae.service.worker import Tick, Work
 
@@ -45,6 +46,14 @@ class Hosted:
     codec: Codec
     memory_bytes: int | None
     """that an image may take by prediction; None: what is free"""
+    encoding: Pace
+    decoding: Pace
+
+    @classmethod
+    def of(cls, info: ModelInfo, codec: Codec, memory_bytes: int | None) -> "Hosted":
+        """With the paces that were measured when the model was loaded."""
+        encoder, decoder = codec.precision.encoder, codec.precision.decoder
+        return cls(info, codec, memory_bytes, Pace(encoder.seconds_per_pixel), Pace(decoder.seconds_per_pixel))
 
     def encode(self, image: Pixels, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Work:
         """[H,W,C] uint8 => Latents of one image; with `and_decode` only if there is memory to decode them too."""
@@ -54,12 +63,28 @@ class Hosted:
             # Here and not before the queue: a prediction runs the model, if without its numbers.
             plan = self.codec.plan(height, width)
             self._require_memory(max(plan.encode_bytes, plan.decode_bytes if and_decode else 0))
-            with _nonfinite(BadRequest("the model gives values that are not finite for this image")):
+            with _nonfinite(_not_finite_image()), self.encoding.timed(len(images) * height * width):
                 return self.codec.encode(images, seed=seed, logvar=logvar, tick=tick)
 
+        seconds = self.encoding.seconds(height * width) + and_decode * self.decoding.seconds(height * width)
         # A codec draws by an image's place in its batch: alone, a draw is the same whoever else is there.
         alone = None if seed is None else object()
-        return self._work(("encode", height, width, logvar, and_decode, alone), run, image, height * width)
+        return self._work(("encode", height, width, logvar, and_decode, alone), run, image, height * width, seconds)
+
+    def encode_vectors(self, pixels: Tensor) -> list[Work]:
+        """[N,C,H,W] in [-1, 1] => N works, each of which gives [c,h,w] float32 as `vectors`."""
+        height, width = (-(-side // self.codec.factor) * self.codec.factor for side in pixels.shape[-2:])
+
+        def run(batch: Sequence[Tensor], tick: Tick) -> list[Tensor]:
+            self._require_memory(self.codec.plan(height, width).encode_bytes)
+            with self.encoding.timed(len(batch) * height * width):
+                found = self.codec.encode_tensor(torch.stack(list(batch)), tick=tick)
+            if not found.isfinite().all():
+                raise _not_finite_image()
+            return list(found)
+
+        key, seconds = ("encode_vectors", *pixels.shape[-2:]), self.encoding.seconds(height * width)
+        return [self._work(key, run, each, height * width, seconds) for each in pixels]
 
     def decode(self, latents: Latents) -> list[Work]:
         """Latents of N images => N works, each of which gives a Decoded."""
@@ -68,12 +93,13 @@ class Hosted:
         def run(batch: Sequence[Latents], tick: Tick) -> list[Decoded]:
             plan = self.codec.plan(height, width)
             self._require_memory(plan.decode_bytes)
-            with _nonfinite(_too_large_values()):
+            with _nonfinite(_too_large_values()), self.decoding.timed(len(batch) * height * width):
                 images = self.codec.decode(batch, tick=tick)
             return [Decoded(image, plan.tiles, self.codec.last_seam_db) for image in images]
 
         images = [_one(latents, i) for i in range(latents.count)]
-        return [self._work(("decode", height, width), run, image, height * width) for image in images]
+        seconds = self.decoding.seconds(height * width)
+        return [self._work(("decode", height, width), run, image, height * width, seconds) for image in images]
 
     def vectors(self, latents: Latents) -> Work:
         """Latents of one image => [c,h,w] float32 that `decode_vectors` takes."""
@@ -89,10 +115,11 @@ class Hosted:
 
         def run(batch: Sequence[Tensor], tick: Tick) -> list[Tensor]:
             self._require_memory(self.codec.plan(height, width).decode_bytes)
-            with _nonfinite(_too_large_values()):
+            with _nonfinite(_too_large_values()), self.decoding.timed(len(batch) * height * width):
                 return list(self.codec.decode_tensor(torch.stack(list(batch)), tick=tick))
 
-        return [self._work(("decode_vectors", height, width), run, each, height * width) for each in vectors]
+        key, seconds = ("decode_vectors", height, width), self.decoding.seconds(height * width)
+        return [self._work(key, run, each, height * width, seconds) for each in vectors]
 
     def draw(self, count: int, *, seed: int, temperature: float, side: int) -> Work:
         """=> [count,c,h,w] raw latents or codes' vectors of square images, drawn from the prior."""
@@ -103,8 +130,10 @@ class Hosted:
 
         return self._work(("draw", object()), run, None, 0)
 
-    def _work(self, key: tuple[Any, ...], run: Callable[..., Sequence[Any]], payload: Any, pixels: int) -> Work:
-        return Work((self.info.id, *key), _at_the_model(run), payload, pixels)
+    def _work(
+        self, key: tuple[Any, ...], run: Callable[..., Sequence[Any]], payload: Any, pixels: int, seconds: float = 0.0
+    ) -> Work:
+        return Work((self.info.id, *key), _at_the_model(run), payload, pixels, seconds)
 
     def _require_memory(self, needed: int) -> None:
         available = available_bytes(self.codec.model.device) if self.memory_bytes is None else self.memory_bytes
@@ -140,6 +169,10 @@ def _nonfinite(told: ServiceError) -> Iterator[None]:
         raise
     except UserError as error:
         raise told from error
+
+
+def _not_finite_image() -> BadRequest:
+    return BadRequest("the model gives values that are not finite for this image")
 
 
 def _too_large_values() -> BadLatents:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from latent_ae.errors import UserError
 from latent_ae.image import Pixels, to_tensor
@@ -77,6 +76,8 @@ def _ssim(got: Pixels, wanted: Pixels, check: Callable[[], None]) -> float | Non
     """What `metrics.ssim` gives: the mean over all places of the map, whose borders are mirrored."""
     if min(wanted.shape[:2]) < SSIM_MINIMUM_SIDE:
         return None
+    from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: PLC0415 - takes a second
+
     total = 0.0
     for rows in _strips(wanted):
         check()

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from latent_ae.service.errors import Busy, ServiceError
+from latent_ae.service.errors import Busy, ServiceError, TooLarge
 from latent_ae.service.stats import RequestCounter
 from latent_ae.service.worker import Tick, Work, Worker, too_late
+
+_HOPELESS = 1.5
+"""as many times the time that is left must work take, by its best pace, to be refused: a pace is an estimate"""
 
 
 class Request:
@@ -17,6 +20,7 @@ class Request:
     def __init__(self, *, seconds: float, tick: Tick | None, worker: Worker, desks: threading.Semaphore) -> None:
         self.ended_by_caller = False
         self._start = time.monotonic()
+        self._limit = seconds
         self._deadline = self._start + seconds
         self._share = 0.0
         self._tick = tick
@@ -35,7 +39,16 @@ class Request:
         self._tell(self._share)
 
     def model(self, works: Sequence[Work], *, until: float = 1.0) -> list[Any]:
-        """The results of works at the model, which bring the request to the share `until`."""
+        """The results of works at the model, which bring the request to the share `until`.
+
+        Raises TooLarge at once if there is no hope of them before the deadline.
+        """
+        needed, left = sum(work.seconds for work in works), self._deadline - time.monotonic()
+        if needed > _HOPELESS * left:
+            raise TooLarge(
+                f"this would take about {_duration(needed)} here, and a request may take {self._limit:g} seconds: "
+                "try a smaller image"
+            )
         start = self._share
 
         def tick(share: float) -> None:
@@ -111,3 +124,7 @@ class Door:
         finally:
             with self._lock:
                 self._inside -= 1
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -53,7 +53,7 @@ class Service:
             raise ValueError("a service needs at least one model")
         self.limits = limits
         self._infos = {name: catalog.describe(name, codec) for name, codec in codecs.items()}
-        self._models = {name: Hosted(self._infos[name], codecs[name], limits.memory_bytes) for name in codecs}
+        self._models = {name: Hosted.of(self._infos[name], codecs[name], limits.memory_bytes) for name in codecs}
         self._perceptual = Perceptual.find() if perceptual == "auto" else Perceptual(None, "not asked for")
         self._worker = Worker(limits.batch_pixels)
         self._door = Door(
@@ -248,8 +248,8 @@ class Service:
         with self._door.request("encode_tensor", tick) as request:
             chosen = self._model(model)
             with request.desk():
-                images = remote.images_of(asked, chosen.info, self.limits)
-            vectors = self._vectors(request, chosen, images, until=1.0)
+                pixels = remote.pixels_of(asked, chosen.info, self.limits)
+            vectors = request.model(chosen.encode_vectors(pixels))
             return remote.encoded_reply(asked, torch.stack(vectors), chosen.info.encoder)
 
     def stats(self) -> ServiceStats:

@@ -33,6 +33,8 @@ class Work:
     payload: Any
     pixels: int
     """what it adds to a batch"""
+    seconds: float = 0.0
+    """that it takes at best, as far as is known"""
 
 
 @dataclass(eq=False)

@@ -9,13 +9,13 @@ import torch
 
 from latent_ae.codec import Codec, PrecisionReport
 from latent_ae.codec import precision as room
+from latent_ae.codec.picture import photo_like
 from latent_ae.codec.precision import (
     LATENT_ERROR,
     PIXEL_DECIBEL,
     SideChoice,
     Trial,
     choose,
-    photo_like,
 )
 from latent_ae.codec.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.config import BottleneckConfig, ModelConfig

@@ -7,7 +7,7 @@ from torch import nn
 
 from latent_ae.codec import Codec, precision, winograd
 from latent_ae.codec.memory import peak_bytes
-from latent_ae.codec.precision import photo_like
+from latent_ae.codec.picture import photo_like
 from latent_ae.codec.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.codec.winograd import WinogradConv2d, convolve, fits, with_winograd
 from latent_ae.config import ModelConfig

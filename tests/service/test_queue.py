@@ -14,6 +14,7 @@ from latent_ae.codec import Codec
 from latent_ae.latent_file import from_bytes, to_bytes
 from latent_ae.service import Service, ServiceError, ServiceLimits
 from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ShuttingDown, TooLarge
+from latent_ae.service.pace import Pace
 
 from .conftest import HeldCodec, closing, in_threads, pixels, png, tiny
 
@@ -188,3 +189,41 @@ def test_under_stress_every_request_gets_its_own_right_answer(kl: Codec, vq: Cod
         assert stats.batched == 12 * 4 * 4
         assert stats.batches < stats.batched
         assert (stats.inside, stats.queued, stats.running) == (0, 0, 0)
+
+
+def test_what_cannot_be_done_in_time_is_refused_at_once(held: HeldCodec) -> None:
+    with closing(Service({"held": held}, limits=ServiceLimits(deadline_seconds=2.0)), held) as service:
+        small, large = png(pixels(8, 8)), png(pixels(64, 64))
+        held.go_on.clear()
+        thread, box = begin(lambda: service.encode(small))  # 64 pixels in half a second: 4,096 would take 32
+        held.entered.wait()
+        time.sleep(0.5)
+        held.go_on.set()
+        thread.join()
+        assert not isinstance(box[0], Exception)
+        begun = time.monotonic()
+        with pytest.raises(
+            TooLarge, match=r"would take about \d+ seconds here, and a request may take 2 seconds: try a"
+        ):
+            service.encode(large)
+        assert time.monotonic() - begun < 1.0
+        assert held.calls == [("encode", 1)]
+        for _ in range(2):  # the best pace counts: one slow batch is forgotten, and the second time it is let in
+            service.encode(small)
+        assert service.encode(large).latents is not None
+
+
+def test_a_pace_is_the_best_that_was_seen() -> None:
+    pace = Pace(None)
+    assert pace.seconds(100) == 0.0
+    with pace.timed(10):
+        time.sleep(0.02)
+    assert pace.seconds(10) >= 0.02
+    slow = pace.seconds(10)
+    with pace.timed(10):
+        time.sleep(0.2)
+    assert pace.seconds(10) == slow
+    with pytest.raises(ZeroDivisionError), pace.timed(10**9):
+        raise ZeroDivisionError
+    assert pace.seconds(10) == slow
+    assert Pace(0.5).seconds(4) == 2.0

@@ -68,6 +68,15 @@ def decoded(codec: Codec, raw: Tensor) -> Tensor:
     return codec.model.decode(raw).sample.clamp(-1, 1)
 
 
+@pytest.mark.parametrize("model", ["kl", "vq"])
+def test_float_pixels_are_encoded_as_they_are(service: Service, kl: Codec, vq: Codec, model: str) -> None:
+    images = torch.rand(2, 3, 9, 14, generator=torch.Generator().manual_seed(0)) * 2 - 1  # of no 8-bit levels
+    codec = {"kl": kl, "vq": vq}[model]
+    assert torch.equal(remote_encode(service, images, model=model), codec.encode_tensor(images))
+    rounded = to_tensor(from_tensor(images[0]))[None]
+    assert not torch.equal(kl.encode_tensor(rounded)[0], kl.encode_tensor(images)[0])  # or nothing is shown
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_tensor_comes_back_as_the_stock_model_decodes_it(service: Service, kl: Codec, dtype: torch.dtype) -> None:
     scaled = latents(2).to(dtype)
