@@ -7,7 +7,6 @@ B C H W: images, colour channels, pixels.
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import image as torchmetrics_image
 
 SSIM_MINIMUM_SIDE = 6  # the 11-pixel window's half, which the border is mirrored by, must fit into the image
 MS_SSIM_MINIMUM_SIDE = (
@@ -39,6 +38,8 @@ def ssim(reconstruction: Tensor, target: Tensor) -> Tensor | None:
     images = _intensities(reconstruction, target)
     if min(target.shape[2:]) < SSIM_MINIMUM_SIDE:
         return None
+    from torchmetrics.functional import image as torchmetrics_image  # noqa: PLC0415 - takes a second
+
     with torch.autocast(target.device.type, enabled=False):
         values = torchmetrics_image.structural_similarity_index_measure(*images, data_range=1.0, reduction="none")
     assert isinstance(values, Tensor)
@@ -53,6 +54,8 @@ def ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor | None:
     images = _intensities(reconstruction, target)
     if min(target.shape[2:]) < MS_SSIM_MINIMUM_SIDE:
         return None
+    from torchmetrics.functional import image as torchmetrics_image  # noqa: PLC0415 - takes a second
+
     with torch.autocast(target.device.type, enabled=False):
         return torchmetrics_image.multiscale_structural_similarity_index_measure(
             *images, data_range=1.0, reduction="none"
