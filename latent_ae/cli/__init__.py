@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from latent_ae._version import __version__
-from latent_ae.cli import evaluate, files, inspection, space
+from latent_ae.cli import evaluate, export, files, inspection, space, verify
 from latent_ae.cli.messages import complain
 from latent_ae.errors import UserError
 
@@ -24,17 +24,17 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="latent-ae",
-        description="Measure and use image autoencoders. Every command has its own --help.",
+        description="Measure, use and export image autoencoders. Every command has its own --help.",
     )
     parser.add_argument("--version", action="version", version=f"latent-ae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (evaluate, files, inspection, space):
+    for room in (evaluate, files, inspection, space, export, verify):
         room.add_commands(commands)
     words, settings = evaluate.split_settings(sys.argv[1:] if argv is None else argv)
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        if arguments.command == "evaluate":
+        if hasattr(arguments, "rest"):
             arguments.rest = settings
         else:
             unknown += settings

@@ -23,6 +23,7 @@ def add_commands(commands: "Commands") -> None:
         "--evaluation.FIELD VALUE; --settings lists them.",
         example="runs/kl-digits/model --data.source digits --json report.json",
     )
+    parser.set_defaults(rest=[])
     parser.add_argument("model", metavar="MODEL", help="a model directory or a hub id")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
     parser.add_argument("--sample", action="store_true", help="decode a draw from the posterior instead of its mode")

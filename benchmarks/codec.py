@@ -1,0 +1,271 @@
+"""Our codec against stock diffusers, and ONNX Runtime and OpenVINO where they are installed: prints one JSON line.
+
+    python benchmarks/codec.py --preset sd --resolution 256
+
+All code the same image with the same stock AutoencoderKL of random weights. They take turns in one process, so that a
+machine that slows down slows all. Progress goes to stderr.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import latent_ae  # noqa: F401  # before diffusers: makes torchvision importable
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from diffusers import AutoencoderKL
+
+from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, wait_for
+from latent_ae.codec import PRECISIONS, Codec
+from latent_ae.codec.picture import photo_like
+from latent_ae.config import ModelConfig
+from latent_ae.errors import UserError
+from latent_ae.export.graphs import programs
+from latent_ae.metrics import psnr
+from latent_ae.models import PRESETS, build_autoencoder
+
+SEED = 0
+RUNTIMES = ("onnxruntime", "openvino")
+DTYPES = {"exact": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Coder:
+    """Both directions of something that codes: pixels [1,C,H,W] => latents [1,c,h,w], and back."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+
+
+def stock(model: AutoencoderKL) -> Coder:
+    """As diffusers' documentation shows it: float32, eager, no gradients."""
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        latents: Tensor = model.encode(pixels.to(model.device)).latent_dist.mode()
+        return latents.cpu()
+
+    @torch.no_grad()
+    def decode(latents: Tensor) -> Tensor:
+        pixels: Tensor = model.decode(latents.to(model.device)).sample
+        return pixels.cpu()
+
+    return Coder(encode, decode)
+
+
+def runtimes(model: AutoencoderKL, folder: Path) -> tuple[dict[str, Coder], dict[str, str]]:
+    """What is installed of RUNTIMES, on ONNX graphs of the model, and why the others are left out."""
+    needed = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+    missing = {name: [each for each in needed[name] if importlib.util.find_spec(each) is None] for name in RUNTIMES}
+    skipped = {name: f"not installed: {', '.join(parts)}" for name, parts in missing.items() if parts}
+    if model.device.type != "cpu":
+        skipped |= dict.fromkeys(RUNTIMES, "compared on the CPU alone")
+    found: dict[str, Coder] = {}
+    if len(skipped) < len(RUNTIMES):
+        say("writing ONNX graphs")
+        files = [folder / "encoder.onnx", folder / "decoder.onnx"]
+        for file, program in zip(files, programs(model), strict=True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's converter warns of its own use of torch
+                torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False).save(file)
+        start: Mapping[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
+            "onnxruntime": onnx_session,
+            "openvino": openvino_request,
+        }
+        channels = int(model.config["latent_channels"])
+        for name in RUNTIMES:
+            if name not in skipped:
+                encoder, decoder = (start[name](file) for file in files)
+                found[name] = Coder(lambda pixels, run=encoder: run(pixels)[:, :channels], decoder)
+    return found, skipped
+
+
+def onnx_session(file: Path) -> Callable[[Tensor], Tensor]:
+    """A graph in ONNX Runtime on the CPU."""
+    import onnxruntime  # noqa: PLC0415  # need not be installed
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+
+
+def openvino_request(file: Path) -> Callable[[Tensor], Tensor]:
+    """A graph in OpenVINO on the CPU, in float32."""
+    import openvino  # noqa: PLC0415  # need not be installed
+
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled: Any = openvino.Core().compile_model(str(file), "CPU", settings)
+    return lambda inputs: torch.from_numpy(compiled(inputs.numpy())[0].copy())
+
+
+def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, object]:
+    """Everything that the line says."""
+    model = (
+        build_autoencoder(ModelConfig(preset=given.preset), seed=SEED, resolution=given.resolution).to(device).eval()
+    )
+    say("measuring precisions")
+    codec = Codec(model, name=given.preset, precision=given.precision, tile=None)
+    say(str(codec.precision))
+    others, skipped = runtimes(model, folder)
+    for name, reason in skipped.items():
+        say(f"{name} is left out: {reason}")
+    coders = {"ours": Coder(codec.encode_tensor, codec.decode_tensor), "diffusers": stock(model), **others}
+    pixels = photo_like(int(model.config["in_channels"]), given.resolution)
+    latents = coders["diffusers"].encode(pixels)
+    work = {
+        direction: {name: partial(getattr(coder, direction), inputs) for name, coder in coders.items()}
+        for direction, inputs in (("encode", pixels), ("decode", latents))
+    }
+    support, how = bf16_support(device)
+    forms = {"encode": codec.precision.encoder, "decode": codec.precision.decoder}
+    seconds, outputs = {}, {}
+    for each, sides in work.items():
+        seconds[each], outputs[each] = take_turns(sides, given.turns, device, each)
+    medians = {each: {name: statistics.median(turns) for name, turns in seconds[each].items()} for each in work}
+    say("memory and operations")
+    # The runtimes keep what they have ever taken, so that their growth would say nothing.
+    memory = {
+        each: {name: peak_memory(sides[name], device) for name in ("ours", "diffusers")} for each, sides in work.items()
+    }
+    tflop = {each: operations(sides["diffusers"]) for each, sides in work.items()}
+    dtypes = {each: DTYPES[form.precision] for each, form in forms.items()}
+    peaks = {
+        dtype: matmul_tflops(dtype, device, native=dtype is torch.float32 or support) for dtype in {*dtypes.values()}
+    }
+    return {
+        "benchmark": "codec",
+        "preset": given.preset,
+        "resolution": given.resolution,
+        "turns": given.turns,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "bf16_instructions": support,
+        "bf16_instructions_how": how,
+        "precision": {each: str(form.chosen) for each, form in forms.items()},
+        "seconds": {each: rounded(medians[each]) for each in work},
+        "ratio": {each: rounded(against_ours(medians[each])) for each in work},
+        "ratio_of_each_turn": {
+            each: [round(theirs / ours, 3) for ours, theirs in zip(turns["ours"], turns["diffusers"], strict=True)]
+            for each, turns in seconds.items()
+        },
+        "error": {
+            "encode": {name: relative(got, latents) for name, got in outputs["encode"].items()},
+            "decode_psnr_db": {
+                name: decibel(got, outputs["decode"]["diffusers"]) for name, got in outputs["decode"].items()
+            },
+        },
+        "peak_memory_mib": {each: {name: round(peak, 1) for name, (peak, _) in memory[each].items()} for each in work},
+        "peak_memory_how": memory["encode"]["ours"][1],
+        "predicted_memory_mib": {
+            "encode": round(codec.plan(given.resolution, given.resolution).encode_bytes / 2**20, 1),
+            "decode": round(codec.plan(given.resolution, given.resolution).decode_bytes / 2**20, 1),
+        },
+        "tflop": rounded(tflop),
+        "matmul_tflops": {str(dtype).removeprefix("torch."): round(peak, 4) for dtype, peak in peaks.items()},
+        "share_of_matmul": {each: round(tflop[each] / medians[each]["ours"] / peaks[dtypes[each]], 4) for each in work},
+        "skipped": skipped,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("torch", "diffusers", *others)},
+        },
+    }
+
+
+def take_turns(
+    sides: Mapping[str, Callable[[], Tensor]], turns: int, device: torch.device, direction: str
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Seconds of each turn of each side, after one of warm-up that is not counted; what each side gave."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    outputs: dict[str, Tensor] = {}
+    for turn in range(turns + 1):
+        for name, run in sides.items():
+            wait_for(device)
+            start = time.perf_counter()
+            outputs[name] = run()
+            wait_for(device)
+            taken = time.perf_counter() - start
+            say(f"{direction}, {f'turn {turn} of {turns}' if turn else 'warm-up'}: {name} {taken:.4g} s")
+            if turn:
+                seconds[name].append(taken)
+    return seconds, outputs
+
+
+def operations(run: Callable[[], Tensor]) -> float:
+    """TFLOP of the stock model's layers, a multiply-add being two."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 1e12
+
+
+def against_ours(seconds: Mapping[str, float]) -> dict[str, float]:
+    """How many times as fast ours is."""
+    return {name: taken / seconds["ours"] for name, taken in seconds.items() if name != "ours"}
+
+
+def relative(latents: Tensor, reference: Tensor) -> float:
+    """Norm of the difference over the norm."""
+    return float(f"{float((latents - reference).norm() / reference.norm()):.3g}")
+
+
+def decibel(pixels: Tensor, reference: Tensor) -> float | None:
+    """PSNR, peak to peak 2; None where nothing differs."""
+    value = float(psnr(pixels, reference.clamp(-1, 1)))
+    return round(value, 1) if value < float("inf") else None
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """To four digits."""
+    return {name: float(f"{value:.4g}") for name, value in values.items()}
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print the line; the exit status is 2 for something that cannot be measured here."""
+    parser = argparse.ArgumentParser(description="Our codec against stock diffusers: one JSON line.")
+    gaussian = sorted(name for name in PRESETS if not name.startswith("vq"))
+    parser.add_argument("--preset", choices=gaussian, default="sd")
+    parser.add_argument("--resolution", type=int, default=256, help="side of the image in pixels")
+    parser.add_argument("--turns", type=int, default=5, help="of each side, after one of warm-up")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="ours")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    given = parser.parse_args(argv)
+    if given.turns < 1:
+        parser.error(f"--turns must be 1 or more, got {given.turns}")
+    factor = 2 ** (len(PRESETS[given.preset]["block_out_channels"]) - 1)  # type: ignore[arg-type]  # a tuple there
+    if given.resolution < factor or given.resolution % factor:
+        parser.error(f"--resolution must be a multiple of {factor}, got {given.resolution}")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            line = measure(given, torch.device(given.device), Path(folder))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(line))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

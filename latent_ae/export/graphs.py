@@ -1,0 +1,100 @@
+"""Both sides of a model as graphs of tensors to tensors, without sampling: what ONNX and torch.export are given.
+
+KL  encoder: pixels [B,C,H,W] => moments [B,2c,h,w]     decoder: latents [B,c,h,w] => pixels
+VQ  encoder: pixels [B,C,H,W] => codes [B,h,w] int64    decoder: codes [B,h,w]     => pixels
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from latent_ae.codec.sides import DecoderSide, EncoderSide
+from latent_ae.models import Autoencoder, factor_of
+
+
+class CodeEncoder(nn.Module):
+    """Pixels => the codes nearest to their vectors."""
+
+    def __init__(self, side: EncoderSide, embedding: Tensor) -> None:
+        super().__init__()
+        self.side = side
+        self.embedding = nn.Parameter(embedding.detach(), requires_grad=False)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        vectors = self.side(sample).permute(0, 2, 3, 1)
+        # |v - e|^2 without |v|^2, which is the same for all codes.
+        distances = self.embedding.square().sum(dim=1) - 2 * (vectors @ self.embedding.T)
+        codes: Tensor = distances.argmin(dim=-1)
+        return codes
+
+
+class CodeDecoder(nn.Module):
+    """Codes => pixels."""
+
+    def __init__(self, side: DecoderSide, embedding: Tensor) -> None:
+        super().__init__()
+        self.side = side
+        self.embedding = nn.Parameter(embedding.detach(), requires_grad=False)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        pixels: Tensor = self.side(F.embedding(codes, self.embedding).permute(0, 3, 1, 2).contiguous())
+        return pixels
+
+
+class _Upsample(nn.Module):
+    """What diffusers' Upsample2D computes, without its case for batches of 64 and more: in a graph, that is a limit."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, hidden: Tensor, output_size: int | None = None) -> Tensor:
+        assert output_size is None
+        enlarged: Tensor = self.conv(F.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+        return enlarged
+
+
+def sides(model: Autoencoder) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of a model, in evaluation mode; the model stays what it is, and shares its weights."""
+    memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    model = copy.deepcopy(model, memo).eval()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Upsample2D):
+                setattr(module, name, _Upsample(child.conv))
+    encoder, decoder = EncoderSide(model), DecoderSide(model)
+    if isinstance(model, AutoencoderKL):
+        return encoder.eval(), decoder.eval()
+    embedding = model.quantize.embedding.weight
+    return CodeEncoder(encoder, embedding).eval(), CodeDecoder(decoder, embedding).eval()
+
+
+def programs(model: Autoencoder) -> tuple[ExportedProgram, ExportedProgram]:
+    """Encoder and decoder as programs whose batch, height and width are free."""
+    factor = factor_of(model)
+    encoder, decoder = sides(model)
+    # Two of each: torch.export takes a size of 1 for a constant. Height and width differ, or they would be taken for
+    # one and the same.
+    pixels = torch.zeros(2, int(model.config["in_channels"]), 4 * factor, 6 * factor)
+    with torch.no_grad():
+        encoded = encoder(pixels)
+    is_kl = isinstance(model, AutoencoderKL)
+    # Contiguous: a program keeps the strides of its example as a condition.
+    latents = encoded.chunk(2, dim=1)[0].contiguous() if is_kl else encoded
+    first = 2 if is_kl else 1
+    return (_program(encoder, pixels, (2, 3)), _program(decoder, latents, (first, first + 1)))
+
+
+def _program(module: nn.Module, example: Tensor, free: tuple[int, int]) -> ExportedProgram:
+    # AUTO: torch derives what sides must be multiples of; said by hand it contradicts what the layers ask for.
+    dynamic = dict.fromkeys((0, *free), Dim.AUTO)
+    with torch.no_grad():
+        program = torch.export.export(module, (example,), dynamic_shapes=(dynamic,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program

@@ -1,0 +1,124 @@
+"""The images that an export is proven on, and what a model makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from latent_ae.config import DataConfig, Section
+from latent_ae.data import EvaluationBatch, evaluation_batches, open_source
+from latent_ae.export.errors import ExportError
+from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models.coding import inference
+from latent_ae.randomness import torch_generator
+
+_SIDES = (64, 32, 16)
+"""pixels of real images, the first that they are large enough for"""
+_REAL = 3
+_RANDOM = ((1, 3, 5), (5, 2, 3))
+"""batch, and height and width in steps of the model's factor, or of 16 pixels where that is less"""
+_CHANNELS = (1, 3)
+
+USED = ("source", "path", "image_column", "train_split", "heldout_split", "heldout_share", "background")
+"""fields of `data` that say which images there are; the others say how training images are cut"""
+
+
+class ProbeConfig(Section):
+    """Which images an export is proven on."""
+
+    data: DataConfig = DataConfig()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to images, on the CPU."""
+
+    encoded: Tensor
+    """moments [B,2c,h,w] of AutoencoderKL, or vectors [B,c,h,w] before they are quantised, of VQModel"""
+    latents: Tensor
+    """[B,c,h,w] that are decoded: the mean, or the vectors"""
+    codes: Tensor | None
+    """[B,h,w] int64 of VQModel"""
+    pixels: Tensor
+    """[B,C,H,W] that they are decoded to"""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Images of one size, and what the model that is exported says to them."""
+
+    images: str
+    """what they are, for the report"""
+    real: bool
+    pixels: Tensor
+    """[B,C,H,W] float32 in [-1, 1]; the model's factor divides both sides"""
+    answer: Answer
+
+
+def answer(model: Autoencoder, pixels: Tensor, *, latents: Tensor | None = None) -> Answer:
+    """By diffusers' own methods, so that what they do is what is compared; `latents` instead of its own are decoded."""
+    with inference(model):
+        if isinstance(model, AutoencoderKL):
+            encoded, codes = model.encode(pixels).latent_dist.parameters, None
+            own = encoded.chunk(2, dim=1)[0].contiguous()
+        else:
+            encoded = own = model.encode(pixels).latents
+            codes = model.quantize(encoded)[2][2].view(len(pixels), *encoded.shape[2:])
+        latents = own if latents is None else latents
+        return Answer(encoded, latents, codes, model.decode(latents).sample)
+
+
+def make_probes(model: Autoencoder, data: DataConfig | None) -> list[Probe]:
+    """Held-out images of a source, and noise, in two sizes and three odd batches.
+
+    Args:
+        model: that is to be exported.
+        data: where images come from; None: the photographs or digits that need no download, as its channels are.
+
+    Raises ExportError if no image is large enough or the model answers one with NaN, and DataError.
+    """
+    probes = []
+    channels, factor = int(model.config["in_channels"]), factor_of(model)
+    if channels in _CHANNELS:
+        data = data or DataConfig(source="digits" if channels == 1 else "photos")
+        batch = _real_images(data, channels, factor)
+        probes.append(_probe(model, f"held-out images of {data.source}: {', '.join(batch.sample_ids)}", batch.pixels))
+    elif data is not None:
+        raise ExportError(
+            f"the model takes images of {channels} channels, and no source has them: leave out data.source"
+        )
+    step = -(-16 // factor) * factor
+    for place, (count, height, width) in enumerate(_RANDOM):
+        noise = torch.rand(count, channels, height * step, width * step, generator=torch_generator(0, "probe", place))
+        probes.append(_probe(model, "uniform noise", 2 * noise - 1))
+    return probes
+
+
+def _probe(model: Autoencoder, images: str, pixels: Tensor) -> Probe:
+    given = answer(model, pixels)
+    if not (given.encoded.isfinite().all() and given.pixels.isfinite().all()):
+        raise ExportError(f"the model answers {images} with NaN or infinite values: it is not worth an export")
+    return Probe(images, not images.startswith("uniform"), pixels, given)
+
+
+def _real_images(data: DataConfig, channels: int, factor: int) -> EvaluationBatch:
+    source = open_source(data).heldout
+    reasons: list[str] = []
+    for wanted in _SIDES:
+        side = max(2, -(-wanted // factor)) * factor
+        batches: Sequence[EvaluationBatch] = list(
+            evaluation_batches(
+                source,
+                channels=channels,
+                size=side,
+                background=data.background,
+                batch_size=_REAL,
+                limit=_REAL,
+                on_bad=lambda sample_id, reason: reasons.append(f"{sample_id}: {reason}"),
+            )
+        )
+        if batches:
+            return batches[0]
+    raise ExportError(f"none of the held-out images of data.source {data.source} can be used: {reasons[-1]}")

@@ -1,0 +1,43 @@
+"""A folder to the Hugging Face hub, with its card."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from latent_ae.errors import one_line
+from latent_ae.export.errors import ExportError
+from latent_ae.export.source import CARD
+
+_LEFT_OUT = [".*", "**/.*"]
+_UNAUTHORIZED = 401
+
+
+def push(folder: Path, repo: str, *, private: bool) -> str:
+    """Upload a folder, made there if it is not; what it is called there (a URL).
+
+    Raises ExportError for a folder without a card, a name that cannot be one, without a token, and without network.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"there is no folder {folder}")
+    if not (folder / CARD).is_file():
+        raise ExportError(f"{folder} has no {CARD}, the card that a model is published with: write one into it")
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=_LEFT_OUT, commit_message="latent-ae push")
+    except HFValidationError as error:
+        raise ExportError(f"{repo!r} is no name of a repository, NAME or OWNER/NAME: {one_line(error)}") from error
+    except LocalTokenNotFoundError as error:
+        raise ExportError("no token of the hub: log in with `hf auth login`, or set HF_TOKEN") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code == _UNAUTHORIZED:
+            raise ExportError("the hub refuses the token, or there is none: log in with `hf auth login`") from error
+        raise ExportError(f"the hub refuses {repo}: {one_line(error)}") from error
+    except OfflineModeIsEnabled as error:
+        raise ExportError("HF_HUB_OFFLINE is set: unset it to reach the hub") from error
+    except ValueError as error:
+        raise ExportError(f"{folder} cannot be published: {one_line(error)}") from error
+    except Exception as error:  # the hub's library has one HTTP client or another, each with errors of its own
+        raise ExportError(f"the hub {api.endpoint} cannot be reached: {one_line(error)}") from error
+    return f"{api.endpoint}/{repo}"

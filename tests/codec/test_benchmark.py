@@ -1,0 +1,50 @@
+"""The codec's benchmark says what it promises; how fast a machine is decides nothing here."""
+
+import json
+
+import pytest
+
+from benchmarks import codec
+
+FIELDS = {
+    *("benchmark", "preset", "resolution", "turns", "device", "threads", "bf16_instructions", "bf16_instructions_how"),
+    *("precision", "seconds", "ratio", "ratio_of_each_turn", "error", "peak_memory_mib", "peak_memory_how"),
+    *("predicted_memory_mib", "tflop", "matmul_tflops", "share_of_matmul", "skipped", "versions"),
+}
+
+
+@pytest.mark.slow  # writes graphs where the packages for them are there
+def test_it_prints_one_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = ["--preset", "tiny", "--resolution", "32", "--turns", "3", "--device", "cpu"]
+    assert codec.main(argv) == 0
+    out = capfd.readouterr().out
+    assert out.count("\n") == 1
+    line = json.loads(out)
+    assert line.keys() == FIELDS
+    sides = {"ours", "diffusers", *codec.RUNTIMES} - line["skipped"].keys()
+    for direction in ("encode", "decode"):
+        seconds = line["seconds"][direction]
+        assert seconds.keys() == sides
+        assert line["peak_memory_mib"][direction].keys() == {"ours", "diffusers"}
+        assert line["ratio"][direction].keys() == sides - {"ours"}
+        assert line["ratio"][direction]["diffusers"] == pytest.approx(seconds["diffusers"] / seconds["ours"], rel=1e-2)
+        assert len(line["ratio_of_each_turn"][direction]) == 3
+        work = line["tflop"][direction] / seconds["ours"] / line["matmul_tflops"]["float32"]
+        assert line["share_of_matmul"][direction] == pytest.approx(work, rel=0.05, abs=1e-4)
+    assert line["error"]["encode"]["diffusers"] == 0
+    # Without instructions for bf16 all of them compute in float32; with them ours may be within the codec's check.
+    assert max(line["error"]["encode"].values()) < (0.01 if line["bf16_instructions"] else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--turns", "0"], "--turns must be 1 or more, got 0"),
+        (["--preset", "tiny", "--resolution", "17"], "--resolution must be a multiple of 2, got 17"),
+        (["--preset", "vq-f8"], "invalid choice: 'vq-f8'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        codec.main(argv)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,93 @@
+"""Every recipe's architecture, shrunken, through every exporter that compat says yes to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_ae.config import ModelConfig
+from latent_ae.export import EXPORTERS, ExportError, ModelSource, compat, export, onnx_graphs, pt2_programs
+from latent_ae.export.graphs import programs
+from latent_ae.models import PRESETS, Autoencoder, build_autoencoder, load_autoencoder
+from latent_ae.models.identity import encoder_identity
+from tests.export.conftest import place
+from tests.export.test_contract import FAST
+from tests.models.stock_models import stock
+from tests.program.test_recipes import NAMES, narrower, recipe, smaller
+
+
+def shrunken(name: str) -> Autoencoder:
+    """The model that a recipe trains, as small as the tests train it; a fine-tuned VAE is Stable Diffusion's."""
+    config = recipe(name)
+    changes = smaller(config)
+    model, bottleneck = (
+        {path.removeprefix(f"{section}."): value for path, value in changes.items() if path.startswith(f"{section}.")}
+        for section in ("model", "bottleneck")
+    )
+    architecture = (
+        ModelConfig(preset="sd", **narrower(PRESETS["sd"]))
+        if config.model.init_from is not None
+        else config.model.model_copy(update=model)
+    )
+    return build_autoencoder(
+        architecture, config.bottleneck.model_copy(update=bottleneck), seed=0, resolution=changes["data.resolution"]
+    )
+
+
+def structure(model: Autoencoder) -> tuple[object, ...]:
+    """What makes another graph, rather than the same in other sizes."""
+    keys = ("mid_block_add_attention", "use_quant_conv", "use_post_quant_conv")
+    return type(model), *(model.config.get(key) for key in keys)
+
+
+def representatives() -> list[str]:
+    """A recipe for every structure, that with the fewest levels: converting takes seconds a level."""
+    found: dict[tuple[object, ...], tuple[int, str]] = {}
+    for name in NAMES:
+        with torch.device("meta"):
+            model = shrunken(name)
+        depth = len(model.config["block_out_channels"])
+        found[structure(model)] = min(found.get(structure(model), (depth, name)), (depth, name))
+    return sorted(name for _, name in found.values())
+
+
+def source_of(model: Autoencoder, name: str, folder: Path) -> ModelSource:
+    model.save_pretrained(folder)
+    loaded = load_autoencoder(str(folder))
+    return ModelSource(name, loaded, encoder_identity(loaded))
+
+
+def check(target: str, source: ModelSource, folder: Path) -> None:
+    """An export where compat says yes, a refusal with its reasons where it says no."""
+    exporter = EXPORTERS[target]()
+    verdict = {each.consumer: each for each in compat(source.model)}[exporter.consumer]
+    if verdict.works:
+        assert export(source, place(folder, target), exporter).proof.comparisons
+    else:
+        with pytest.raises(ExportError) as caught:
+            export(source, place(folder, target), exporter)
+        assert all(reason in str(caught.value) for reason in verdict.reasons)
+        assert not place(folder, target).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", FAST)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe(name: str, target: str, tmp_path: Path) -> None:
+    check(target, source_of(shrunken(name), name, tmp_path / "model"), tmp_path)
+
+
+@pytest.mark.slow  # half a minute of conversion each
+@pytest.mark.parametrize("name", representatives())
+def test_every_structure_of_a_recipe_becomes_graphs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(shrunken(name), name, tmp_path / "model")
+    both = programs(source.model)
+    for target, module in (("onnx", onnx_graphs), ("pt2", pt2_programs)):
+        monkeypatch.setattr(module, "programs", lambda _model: both)  # each would trace the same again
+        check(target, source, tmp_path / target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["movq", "one level"])
+def test_what_no_recipe_trains_becomes_a_graph_too(name: str, tmp_path: Path) -> None:
+    check("onnx", source_of(stock(name), name, tmp_path / "model"), tmp_path)
