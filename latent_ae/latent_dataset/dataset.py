@@ -1,0 +1,162 @@
+"""The latents of a folder for training."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.index import INDEX, STATISTICS
+from latent_ae.latent_dataset.manifest import Manifest, read_manifest
+from latent_ae.metrics import LOGVAR_RANGE, Scaling
+from latent_ae.randomness import torch_generator
+
+NO_LABEL = -1
+
+
+class LatentDataset(Dataset[dict[str, Tensor]]):
+    """Rows of the index by number, in the data set's order. Picklable; files are opened when they are first needed.
+
+    An item has `latents`, [c,h,w] float32 or with a VQModel's codes [h,w] int64; `label`, int64, -1 where there is
+    none; and `id`, [32] uint8, the image's identity. It is a pure function of (seed, epoch, number), whoever asks:
+    drawing needs no state of a worker. What the index says besides (names, captions, sizes) is `rows`' business.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        draw: Literal["sample", "mode"] | None = None,
+        scaling: Literal["none", "model", "measured"] = "none",
+        flipped: bool = True,
+        duplicates: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            folder: what train/encode_dataset.py made.
+            draw: from the posterior, or its mode; None: sample where the log-variance was kept.
+            scaling: give (z - shift) * scale: `model` with the numbers of the model's config, which pipelines undo,
+                `measured` with those of stats.json.
+            flipped: take the mirror images too, where there are any.
+            duplicates: take rows too whose image is that of a row before them.
+            seed: of the draws.
+
+        Raises LatentDatasetError if the folder is no complete data set of latents, or does not have what is asked for.
+        """
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        kind = self.manifest.kind
+        if draw not in ("sample", "mode", None):
+            raise LatentDatasetError(f"draw {draw} is unknown: take sample, mode or None")
+        if draw == "sample" and kind != "moments":
+            raise LatentDatasetError(
+                f"{folder} holds {kind} without log-variances: nothing can be drawn, take the mode"
+            )
+        self._draws = draw == "sample" or (draw is None and kind == "moments")
+        self.scaling = _scaling(self.folder, self.manifest, scaling)
+        self._seed = seed
+        self._epoch = 0
+        self._read_index(flipped=flipped, duplicates=duplicates)
+        self._open: dict[int, dict[str, Tensor]] = {}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew. Workers that run on from an epoch to the next (persistent_workers) do not hear of it."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """Raises LatentDatasetError if its shard is not there or is no safetensors file."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"there are {len(self)} rows, got {number}")
+        number %= len(self)
+        tensors = self._tensors(int(self._shards[number]))
+        grid, row = self._grids[self._grid_numbers[number]], int(self._rows[number])
+        if self.manifest.kind == "vq_indices":
+            latents = tensors[f"indices.{grid}"][row].to(torch.int64)
+        else:
+            # A copy: what lies in float32 would else be the mapped file itself.
+            latents = tensors[f"mean.{grid}"][row].to(torch.float32, copy=True)
+            if self._draws:
+                logvar = tensors[f"logvar.{grid}"][row].float().clamp(*LOGVAR_RANGE)
+                # By the row's number in the index: leaving out others changes no draw.
+                generator = torch_generator(self._seed, "latents", self._epoch, int(self._numbers[number]))
+                latents = latents + torch.exp(0.5 * logvar) * torch.randn(latents.shape, generator=generator)
+            if self.scaling is not None:
+                latents = (latents - self.scaling.shift_factor) * self.scaling.scaling_factor
+        return {
+            "latents": latents,
+            "label": torch.tensor(int(self._labels[number])),
+            "id": torch.from_numpy(self._ids[number].copy()),
+        }
+
+    def rows(self) -> Any:
+        """What the index says of these rows: a pyarrow.Table, read anew."""
+        return pq.read_table(self.folder / INDEX).take(self._numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def _tensors(self, shard: int) -> dict[str, Tensor]:
+        """A shard's tensors, mapped into memory: what is not looked at is not read."""
+        if shard not in self._open:
+            path = self.folder / self._files[shard]
+            try:
+                with safe_open(path, "pt") as file:
+                    self._open[shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+            except Exception as error:  # safetensors' own type, or an OSError
+                raise LatentDatasetError(f"the shard {path} cannot be read: {error}") from error
+        return self._open[shard]
+
+    def _read_index(self, *, flipped: bool, duplicates: bool) -> None:
+        path = self.folder / INDEX
+        if not path.is_file():
+            raise LatentDatasetError(
+                f"{self.folder} is not complete (no {INDEX}): run the same train/encode_dataset.py again, it goes on"
+            )
+        columns = ["id", "shard", "row", "grid", "label", "flipped"]
+        table = pq.read_table(path, columns=columns)
+        ids = np.frombuffer(bytes.fromhex("".join(table["id"].to_pylist())), np.uint8).reshape(-1, 32)
+        mirrored = table["flipped"].to_numpy()
+        keep = np.ones(len(table), bool) if flipped else ~mirrored
+        if not duplicates:
+            keyed = np.concatenate([ids, mirrored[:, None].astype(np.uint8)], axis=1)
+            keys = np.ascontiguousarray(keyed).view(f"V{keyed.shape[1]}")[:, 0]
+            first = np.zeros(len(table), bool)
+            first[np.unique(keys, return_index=True)[1]] = True
+            keep &= first
+        self._numbers = np.flatnonzero(keep)
+        table = table.take(self._numbers)
+        self._ids = ids[self._numbers]
+        files, grids = (table[name].combine_chunks().dictionary_encode() for name in ("shard", "grid"))
+        self._files: list[str] = files.dictionary.to_pylist()
+        self._shards = files.indices.to_numpy()
+        self._grids: list[str] = grids.dictionary.to_pylist()
+        self._grid_numbers = grids.indices.to_numpy()
+        self._rows = table["row"].to_numpy()
+        self._labels = table["label"].fill_null(NO_LABEL).to_numpy()
+
+
+def _scaling(folder: Path, manifest: Manifest, wanted: str) -> Scaling | None:
+    if wanted == "none":
+        return None
+    if manifest.kind == "vq_indices":
+        raise LatentDatasetError(f"scaling {wanted}: {folder} holds codes, whole numbers: take none")
+    if wanted == "model":
+        scale, shift = manifest.model.scaling_factor, manifest.model.shift_factor
+    elif wanted == "measured":
+        latents = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))["latents"]
+        scale, shift = latents["scaling_factor"], latents["shift_factor"]
+    else:
+        raise LatentDatasetError(f"scaling {wanted} is unknown: take none, model or measured")
+    if scale is None:
+        raise LatentDatasetError(f"scaling {wanted}: there is no scaling_factor for the latents of {folder}: take none")
+    return Scaling(scale, shift or 0.0)

@@ -1,0 +1,190 @@
+"""What is written once every shard is there: the index, the statistics, and lists of what is left out.
+
+All of it follows from the shards' records in their order, so that it is the same whoever made them.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from latent_ae.atomic import write_atomically
+from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.manifest import TENSORS, Manifest
+from latent_ae.latent_dataset.shard import Record, file_name, read_record
+from latent_ae.latent_dataset.statistics import LatentSums, merged, sums_from_json
+
+INDEX = "index.parquet"
+STATISTICS = "stats.json"
+SKIPPED = "skipped.jsonl"
+DUPLICATES = "duplicates.jsonl"
+CARD = "README.md"
+
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the images."""
+
+    rows: int
+    skipped: int
+    """images, or mirror images, that are left out"""
+    nonfinite: int
+    """among them, for latents that are not finite"""
+    duplicates: int
+    """rows whose image is that of a row before them"""
+
+
+def write_index(folder: Path, manifest: Manifest) -> Summary:
+    """Read the records of all shards and write the files of this room, the index last.
+
+    Raises LatentDatasetError if a record cannot be read or there is no row at all, OSError if a file cannot be written.
+    """
+    tables: list[Any] = []
+    first_names: dict[bytes, str] = {}
+    gathered = _Gathered(manifest)
+    skipped: list[dict[str, str]] = []
+    duplicates: list[dict[str, str]] = []
+    schema, stream = index_schema(manifest), io.BytesIO()
+    with pq.ParquetWriter(stream, schema) as writer:
+        for number in range(manifest.shards):
+            record = read_record(folder, number)
+            gathered.add(record)
+            skipped += record.skipped
+            for row in record.rows:
+                first = first_names.setdefault(bytes.fromhex(row["id"]), row["name"])
+                if first != row["name"] and not row["flipped"]:
+                    duplicates.append({"id": row["name"], "same_as": first})
+            tables.append(_table(record, number, schema))
+            if number == manifest.shards - 1 or sum(map(len, tables)) >= _ROWS_AT_ONCE:
+                writer.write_table(pa.concat_tables(tables))
+                tables.clear()
+    if not gathered.rows:
+        raise LatentDatasetError(_nothing(folder, skipped))
+    statistics = gathered.described(skipped=len(skipped), duplicates=len(duplicates))
+    write_atomically(folder / STATISTICS, (json.dumps(statistics, indent=1) + "\n").encode())
+    write_atomically(folder / SKIPPED, _lines(skipped))
+    write_atomically(folder / DUPLICATES, _lines(duplicates))
+    write_atomically(folder / CARD, _card(manifest, statistics).encode())
+    write_atomically(folder / INDEX, stream.getvalue())
+    return Summary(gathered.rows, len(skipped), gathered.nonfinite_images, len(duplicates))
+
+
+def index_schema(manifest: Manifest) -> Any:
+    """Of the index, with the features that the `datasets` library reads out of it."""
+    import datasets  # noqa: PLC0415 - takes seconds
+
+    number, text = datasets.Value("int32"), datasets.Value("string")
+    label = datasets.Value("int64")
+    if manifest.label_names is not None:
+        label = datasets.ClassLabel(names=list(manifest.label_names))
+    return datasets.Features(
+        {
+            "id": text,
+            "name": text,
+            "shard": text,
+            "row": number,
+            "grid": text,
+            "label": label,
+            "caption": text,
+            "height": number,
+            "width": number,
+            "original_height": number,
+            "original_width": number,
+            "crop": datasets.List(number),
+            "flipped": datasets.Value("bool"),
+            "source_index": datasets.Value("int64"),
+        }
+    ).arrow_schema
+
+
+def statistics_of(manifest: Manifest, records: Iterable[Record]) -> dict[str, Any]:
+    """What stats.json says of the latents themselves."""
+    gathered = _Gathered(manifest)
+    for record in records:
+        gathered.add(record)
+    return gathered.latents()
+
+
+class _Gathered:
+    """Counts and sums over shards."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._codebook_size = manifest.encoder.codebook_size
+        self._sums: list[Any] = []
+        self.rows = self.nonfinite_images = self.nonfinite_values = 0
+
+    def add(self, record: Record) -> None:
+        self.rows += len(record.rows)
+        self.nonfinite_images += record.nonfinite_images
+        self.nonfinite_values += record.nonfinite_values
+        if record.statistics is not None:
+            self._sums = [merged([*self._sums, sums_from_json(record.statistics)])]
+
+    def latents(self) -> dict[str, Any]:
+        if not self._sums:
+            return {}
+        (total,) = self._sums
+        return total.describe() if isinstance(total, LatentSums) else total.describe(self._codebook_size)
+
+    def described(self, *, skipped: int, duplicates: int) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "rows": self.rows,
+            "skipped": skipped,
+            "duplicates": duplicates,
+            "nonfinite_images": self.nonfinite_images,
+            "nonfinite_values": self.nonfinite_values,
+            "latents": self.latents(),
+        }
+
+
+def _table(record: Record, number: int, schema: Any) -> Any:
+    return pa.Table.from_pylist([{**row, "shard": file_name(number)} for row in record.rows], schema=schema)
+
+
+def _lines(entries: Iterable[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+
+
+def _nothing(folder: Path, skipped: list[dict[str, str]]) -> str:
+    first = f"; the first is {skipped[0]['id']}: {skipped[0]['reason']}" if skipped else ""
+    return f"none of the images could be encoded into {folder}{first}"
+
+
+def _card(manifest: Manifest, statistics: dict[str, Any]) -> str:
+    """A data card: its first lines tell `datasets` and the hub where the index is."""
+    split = "test" if manifest.images.part == "heldout" else "train"
+    resolution = manifest.preprocessing.resolution
+    size = "at their own size" if resolution is None else f"at {resolution}x{resolution} pixels"
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: {split}
+    path: {INDEX}
+---
+
+# Latents of {statistics["rows"]} images
+
+Made by {manifest.model.name} of images {size}; {manifest.kind} in {manifest.dtype}, raw (unscaled).
+Encoder identity `{manifest.encoder.identity}`, fingerprint `{manifest.fingerprint}`.
+
+```python
+from latent_ae.latent_dataset import LatentDataset
+LatentDataset("THIS_FOLDER")[0]  # {{"latents", "label", "id"}}
+```
+
+The index alone needs nothing of that: `datasets.load_dataset("THIS_FOLDER", split="{split}")`; `row["shard"]` is a
+safetensors file here, `row["row"]` a row of its tensors `{_tensor_names(manifest)}`.
+"""
+
+
+def _tensor_names(manifest: Manifest) -> str:
+    return "`, `".join(f"{kind}.GRID" for kind in TENSORS[manifest.kind])

@@ -1,0 +1,157 @@
+"""Making a shard of its images. What is in it depends on them alone: not on other shards, processes or moments."""
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latent_ae.image import Pixels
+from latent_ae.latent_dataset.encoder import Encoded, Encoder
+from latent_ae.latent_dataset.shard import write_shard
+from latent_ae.latent_dataset.statistics import sums_of
+from latent_ae.latent_dataset.views import Unusable, View
+
+_OPEN_PIXELS = 1 << 26
+"""of images of several sizes that wait for others of their own"""
+
+
+class ShardMaker:
+    """Takes the images of a shard in their order, has them encoded in batches, and writes it."""
+
+    def __init__(self, encoder: Encoder, *, batch_size: int, flips: bool) -> None:
+        self._encoder = encoder
+        self._batch_size = batch_size
+        self._flips = flips
+        self._rows: list[tuple[dict[str, Any], _Latents]] = []
+        self._skipped: list[dict[str, str]] = []
+        self._known: dict[tuple[str, bool], _Latents] = {}
+        self._open: dict[tuple[int, ...], _Batch] = {}
+
+    def add(self, index: int, view: View | Unusable) -> None:
+        """The image number `index`. One whose pixels are those of an image before it takes that one's latents.
+
+        Raises LatentDatasetError if it does not fit into memory.
+        """
+        if isinstance(view, Unusable):
+            self._skipped.append({"id": view.name, "reason": view.reason})
+            return
+        for flipped in (False, True) if self._flips else (False,):
+            key = (view.identity, flipped)
+            if key not in self._known:
+                self._known[key] = self._encoded(view.pixels[:, ::-1] if flipped else view.pixels)
+            self._rows.append((_described(index, view, flipped=flipped), self._known[key]))
+
+    def write(self, folder: Path, number: int) -> None:
+        """Wait for what is not encoded yet, and write the shard. Raises OSError."""
+        self._close_batches()
+        kept: dict[str, list[_Latents]] = {}
+        for latents in self._known.values():
+            latents.fetch()
+            if not latents.bad_values:
+                group = kept.setdefault(latents.grid, [])
+                latents.row = len(group)
+                group.append(latents)
+        tensors = {
+            f"{name}.{grid}": torch.stack([latents.tensors[name] for latents in group])
+            for grid, group in kept.items()
+            for name in group[0].tensors
+        }
+        sums = sums_of(tensors, sum(latents.pixels for group in kept.values() for latents in group))
+        left_out = [latents for latents in self._known.values() if latents.bad_values]
+        record = {
+            "rows": [
+                {**row, "row": latents.row, "grid": latents.grid}
+                for row, latents in self._rows
+                if not latents.bad_values
+            ],
+            "skipped": self._skipped
+            + [
+                {"id": row["name"] + " (flipped)" * row["flipped"], "reason": latents.problem}
+                for row, latents in self._rows
+                if latents.bad_values
+            ],
+            "nonfinite_images": len(left_out),
+            "nonfinite_values": sum(latents.bad_values for latents in left_out),
+            "statistics": None if sums is None else sums.to_json(),
+        }
+        write_shard(folder, number, tensors, record)
+
+    def _encoded(self, pixels: Pixels) -> "_Latents":
+        batch = self._open.setdefault(pixels.shape, _Batch())
+        batch.images.append(pixels)
+        latents = _Latents(batch, len(batch.images) - 1, pixels.shape[0] * pixels.shape[1])
+        if len(batch.images) == self._batch_size:
+            self._open.pop(pixels.shape).submit(self._encoder)
+        elif sum(each.pixels for each in self._open.values()) > _OPEN_PIXELS:
+            self._close_batches()
+        return latents
+
+    def _close_batches(self) -> None:
+        for batch in self._open.values():
+            batch.submit(self._encoder)
+        self._open.clear()
+
+
+class _Batch:
+    """Images of one size, until they are on their way."""
+
+    def __init__(self) -> None:
+        self.images: list[Pixels] = []
+        self.future: Future[Encoded] | None = None
+
+    @property
+    def pixels(self) -> int:
+        return sum(image.shape[0] * image.shape[1] for image in self.images)
+
+    def submit(self, encoder: Encoder) -> None:
+        self.future = encoder.submit(self.images)
+        self.images = []
+
+
+@dataclass
+class _Latents:
+    """What is made of one image."""
+
+    batch: _Batch
+    place: int
+    pixels: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    grid: str = ""
+    bad_values: int = 0
+    problem: str = ""
+    row: int = -1
+
+    def fetch(self) -> None:
+        """Take them from the batch."""
+        assert self.batch.future is not None
+        encoded = self.batch.future.result()
+        self.tensors = {name: tensor[self.place] for name, tensor in encoded.tensors.items()}
+        height, width = next(iter(self.tensors.values())).shape[-2:]
+        self.grid = f"{height}x{width}"
+        bad, overflown = int(encoded.nonfinite[self.place]), int(encoded.overflown[self.place])
+        self.bad_values = bad + overflown
+        if bad:
+            self.problem = f"the encoder gives {bad} values that are not finite"
+        elif overflown:
+            dtype = str(next(iter(self.tensors.values())).dtype).removeprefix("torch.")
+            self.problem = f"{overflown} of its latents are too large for {dtype}: store bfloat16 or float32"
+
+
+def _described(index: int, view: View, *, flipped: bool) -> dict[str, Any]:
+    """What a row of the index says of an image, but for where its latents are."""
+    return {
+        "id": view.identity,
+        "name": view.name,
+        "source_index": index,
+        "height": view.pixels.shape[0],
+        "width": view.pixels.shape[1],
+        "flipped": flipped,
+        "original_height": view.original[0],
+        "original_width": view.original[1],
+        "crop": list(view.crop),
+        "label": view.label,
+        "caption": view.caption,
+    }

@@ -1,0 +1,180 @@
+"""What a data set of latents is, written down before its first shard: later runs and readers go by it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+
+from latent_ae._version import __version__
+from latent_ae.atomic import write_atomically
+from latent_ae.config import ConfigError, DataConfig, Section, differences, validate
+from latent_ae.latent_dataset.errors import LatentDatasetError
+
+SCHEMA = 1
+NAME = "manifest.json"
+
+Kind = Literal["moments", "mean", "vq_indices"]
+"""mean and log-variance; the mean alone; codes"""
+TENSORS: Mapping[Kind, tuple[str, ...]] = {
+    "moments": ("mean", "logvar"),
+    "mean": ("mean",),
+    "vq_indices": ("indices",),
+}
+"""what a shard holds for each grid"""
+
+
+class EncoderPart(Section):
+    """What made the latents."""
+
+    identity: str
+    """sha256 over the encoder side, 64 hex digits"""
+    factor: int
+    """pixels of a latent position along a side"""
+    channels: int
+    """of the latents, or of a code's vector"""
+    codebook_size: int | None
+
+
+class PreprocessingPart(Section):
+    """From an image to the pixels that were encoded."""
+
+    channels: int
+    """1 (grey) or 3 (RGB)"""
+    resolution: int | None
+    """side of the largest centred square, resized; None: whole images at their own size"""
+    background: tuple[int, int, int]
+    flips: bool
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
+    """of the values that the encoder was given"""
+
+
+class ComputePart(Section):
+    """The arithmetic."""
+
+    precision: str
+    """exact, fp32, bf16 or fp16"""
+    batch_size: int
+
+
+class ImagesPart(Section):
+    """Which images, in which order."""
+
+    count: int
+    """of the part of the data set, unusable ones among them"""
+    names_sha256: str
+    """over the images' names in their order"""
+    part: str
+    shard_images: int
+    """shard k holds what was made of the images k * shard_images to (k + 1) * shard_images - 1"""
+    label_column: str | None
+    caption_column: str | None
+
+
+class ModelPart(Section):
+    """What is worth knowing of the model, and does not change the latents."""
+
+    name: str
+    """as it was given"""
+    scaling_factor: float | None
+    shift_factor: float | None
+    """of the model's config: recorded, not applied"""
+
+
+class Manifest(Section):
+    """All of it. The fingerprint covers what decides the bytes of shards and index; `model` and below it does not."""
+
+    schema_version: int = SCHEMA
+    kind: Kind
+    dtype: str
+    """of the stored numbers: float16, bfloat16, float32; uint16 or int32 of codes"""
+    encoder: EncoderPart
+    preprocessing: PreprocessingPart
+    compute: ComputePart
+    images: ImagesPart
+    model: ModelPart
+    label_names: tuple[str, ...] | None
+    """of the labels 0, 1, ...; None where they have none"""
+    data: DataConfig
+    """settings that the images can be opened with again"""
+    versions: dict[str, str]
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-self.images.count // self.images.shard_images)
+
+    def unit(self, shard: int) -> range:
+        """The images of a shard, by their index in the part of the data set."""
+        first = shard * self.images.shard_images
+        return range(first, min(first + self.images.shard_images, self.images.count))
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 over what decides the latents; equal for runs that may share a folder."""
+        decisive = self.model_dump(mode="json", exclude=_NOT_DECISIVE)
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+_OPENS_IMAGES = {"source", "path", "image_column", "train_split", "heldout_split", "heldout_share", "background"}
+"""fields of `data`; the others are training's, or change nothing"""
+_NOT_DECISIVE = {"model", "label_names", "data", "versions"}
+
+
+def names_digest(names: Iterable[str]) -> str:
+    """Sha256 over names in their order."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Of what makes the latents."""
+    return {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it, whole or not at all. Raises OSError."""
+    tree = manifest.model_dump(mode="json", exclude={"data"})
+    tree["data"] = manifest.data.model_dump(mode="json", include=_OPENS_IMAGES)
+    content = {"schema": tree.pop("schema_version"), "fingerprint": manifest.fingerprint, **tree}
+    write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder. Raises LatentDatasetError if there is none, or it is damaged or of another schema."""
+    path = folder / NAME
+    if not path.is_file():
+        raise LatentDatasetError(f"{folder} is no data set of latents: it has no {NAME}")
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        schema, fingerprint = tree.pop("schema"), tree.pop("fingerprint")
+    except (ValueError, KeyError, TypeError) as error:
+        raise LatentDatasetError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    if schema != SCHEMA:
+        raise LatentDatasetError(f"{path} has schema {schema}, this program reads {SCHEMA}")
+    try:
+        manifest = validate(Manifest, {"schema_version": schema, **tree})
+    except ConfigError as error:
+        raise LatentDatasetError(f"{path} is damaged: {error}") from None
+    if manifest.fingerprint != fingerprint:
+        raise LatentDatasetError(f"{path} was changed: it does not match its own fingerprint")
+    return manifest
+
+
+def require_same_work(folder: Path, there: Manifest, wanted: Manifest) -> None:
+    """Raise LatentDatasetError with every difference unless both describe the same latents of the same images."""
+    if there.fingerprint == wanted.fingerprint:
+        return
+    decisive = [
+        line.replace("schema_version", "schema", 1)
+        for line in differences(there, wanted)
+        if line.partition(":")[0].partition(".")[0] not in _NOT_DECISIVE
+    ]
+    raise LatentDatasetError(
+        f"{folder} holds other latents; there -> asked for: {'; '.join(decisive)}: take another --out"
+    )

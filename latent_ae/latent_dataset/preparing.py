@@ -1,0 +1,103 @@
+"""A folder of latents made ready to be worked on by one run at a time."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latent_ae.codec import Codec
+from latent_ae.latent_dataset.encoder import Encoder
+from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.manifest import (
+    NAME,
+    ComputePart,
+    EncoderPart,
+    ImagesPart,
+    Manifest,
+    ModelPart,
+    PreprocessingPart,
+    library_versions,
+    names_digest,
+    read_manifest,
+    require_same_work,
+    write_manifest,
+)
+from latent_ae.latent_dataset.settings import EncodeConfig
+from latent_ae.latent_dataset.shard import FOLDER, is_there
+from latent_ae.latent_dataset.views import Images
+from latent_ae.latent_header import SMALL_CODEBOOK
+
+LOCK = ".lock"
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it. Raises LatentDatasetError if another run is at work on it, OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        try:
+            # A record lock: unlike flock's it is not inherited by loader processes, which may outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LatentDatasetError(f"another run is writing to {folder}: wait for it or end it") from None
+        yield
+
+
+def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:
+    """The manifest of what these settings ask for."""
+    codec = encoder.codec
+    return Manifest(
+        kind=encoder.kind,
+        dtype=_stored_dtype(codec, config),
+        encoder=EncoderPart(
+            identity=codec.identity,
+            factor=codec.factor,
+            channels=codec.latent_channels,
+            codebook_size=codec.codebook_size,
+        ),
+        preprocessing=PreprocessingPart(
+            channels=codec.channels,
+            resolution=config.resolution,
+            background=config.data.background,
+            flips=config.flips,
+        ),
+        compute=ComputePart(precision=config.precision, batch_size=config.images_at_once),
+        images=ImagesPart(
+            count=len(images),
+            names_sha256=names_digest(images.name(index) for index in range(len(images))),
+            part=config.part,
+            shard_images=config.shard_images,
+            label_column=config.label_column,
+            caption_column=config.caption_column,
+        ),
+        model=ModelPart(name=codec.name, scaling_factor=codec.scaling_factor, shift_factor=codec.shift_factor),
+        label_names=images.label_names,
+        data=config.data,
+        versions=library_versions(),
+    )
+
+
+def prepare(folder: Path, wanted: Manifest) -> list[int]:
+    """Write the manifest, or go on with the one that is there; the shards that are still to be made.
+
+    To be called by the one process that holds the folder. Raises LatentDatasetError if the folder holds something
+    else, OSError.
+    """
+    if (folder / NAME).exists():
+        require_same_work(folder, read_manifest(folder), wanted)
+    else:
+        if strangers := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+            raise LatentDatasetError(f"{folder} holds other files ({strangers[0]}) and no {NAME}: take an empty folder")
+        write_manifest(folder, wanted)
+    shards = folder / FOLDER
+    shards.mkdir(exist_ok=True)
+    for place in (folder, shards):
+        for partial in place.glob(".partial-*"):  # of a run that was killed while it wrote
+            partial.unlink()
+    return [number for number in range(wanted.shards) if not is_there(folder, number)]
+
+
+def _stored_dtype(codec: Codec, config: EncodeConfig) -> str:
+    if codec.codebook_size is None:
+        return config.dtype
+    return "uint16" if codec.codebook_size <= SMALL_CODEBOOK else "int32"

@@ -1,0 +1,65 @@
+"""What turning a data set into latents asks for."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from latent_ae.config import DataConfig, Section
+from latent_ae.latent_file import Precision
+
+Count = Annotated[int, Field(ge=1)]
+Compute = Literal["exact", "fp32", "bf16", "fp16"]
+
+_BATCH = 8
+
+
+class EncodeConfig(Section):
+    """One data set turned into latents."""
+
+    model: str | None = None
+    """a model directory, a single file or a hub id; has to be given"""
+    out: str | None = None
+    """folder of the latents; has to be given. What is there of the same work is kept"""
+    part: Literal["train", "heldout", "all"] = "train"
+    """part of the data; all: the training part, then the held-out one"""
+    resolution: Annotated[int, Field(ge=8)] | None = None
+    """side in pixels to which the largest centred square of each image is resized; null: whole images at their size"""
+    flips: bool = False
+    """encode mirror images too, as rows of their own: an encoder's latents of one are not the mirrored other's"""
+    logvar: bool = True
+    """keep the posterior's log-variance beside its mean, so that training can draw; no effect on what has none"""
+    dtype: Precision = "float16"
+    """of the stored numbers; a VQModel's codes are whole numbers whatever it is"""
+    precision: Compute = "exact"
+    """arithmetic of the encoder: exact is float32 with every image alone; the others take batches"""
+    batch_size: Count | None = None
+    """fp32, bf16, fp16: images that are computed together; 8 unless given"""
+    shard_images: Count = 1024
+    """images of a shard, which one process makes whole: a kill loses at most the shards that were being made"""
+    label_column: str | None = None
+    """data.source hub: column with the labels, whole numbers or names of classes"""
+    caption_column: str | None = None
+    """data.source hub: column with the captions"""
+    data: DataConfig = DataConfig()
+
+    @property
+    def images_at_once(self) -> int:
+        """What goes through the encoder together, 1 with exact."""
+        return 1 if self.precision == "exact" else self.batch_size or _BATCH
+
+    @model_validator(mode="after")
+    def _settings_have_effect(self) -> Self:
+        if self.precision == "exact" and self.batch_size is not None:
+            raise ValueError(
+                "batch_size has no effect with precision exact, which takes every image alone: leave it out, or give "
+                "precision fp32, bf16 or fp16"
+            )
+        columns = [name for name in ("label_column", "caption_column") if getattr(self, name)]
+        if columns and self.data.source != "hub":
+            raise ValueError(f"{', '.join(columns)} has an effect only with data.source hub, got {self.data.source}")
+        if self.data.source == "stream":
+            raise ValueError(
+                "data.source stream cannot be turned into latents: shards are cut from images by index; give "
+                "data.source hub with the same data.path, which unpacks the data set once"
+            )
+        return self

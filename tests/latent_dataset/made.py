@@ -1,0 +1,70 @@
+"""Making data sets of latents in the test's own process, small."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from latent_ae.codec import Codec
+from latent_ae.config import DataConfig
+from latent_ae.data import open_source
+from latent_ae.latent_dataset.encoder import Encoder
+from latent_ae.latent_dataset.index import write_index
+from latent_ae.latent_dataset.manifest import Manifest
+from latent_ae.latent_dataset.preparing import describe_work, only_run, prepare
+from latent_ae.latent_dataset.settings import EncodeConfig
+from latent_ae.latent_dataset.views import Images, chosen_parts
+from latent_ae.latent_dataset.work import make_shards
+
+
+def settings(
+    model: Path, out: Path, *, source: str = "folder", path: Path | None = None, **changes: Any
+) -> EncodeConfig:
+    data = DataConfig(source=source, path=None if path is None else str(path), heldout_share=0.4)
+    return EncodeConfig(model=str(model), out=str(out), data=data, **{"part": "all", "shard_images": 4, **changes})
+
+
+def opened(config: EncodeConfig) -> Images:
+    return Images(
+        chosen_parts(open_source(config.data), config.part),
+        label_column=config.label_column,
+        caption_column=config.caption_column,
+    )
+
+
+def encoder_of(config: EncodeConfig, *, threads: int = 1, codec: Codec | None = None) -> Encoder:
+    codec = codec or Codec.load(str(config.model), precision="exact", tile=None)
+    return Encoder(codec, precision=config.precision, logvar=config.logvar, dtype=config.dtype, threads=threads)
+
+
+def make(
+    config: EncodeConfig, *, threads: int = 1, workers: int = 0, codec: Codec | None = None, shards: int | None = None
+) -> Manifest:
+    """What train/encode_dataset.py makes; only some of the shards, and no index, if asked for."""
+    folder = Path(str(config.out))
+    images = opened(config)
+    encoder = encoder_of(config, threads=threads, codec=codec)
+    manifest = describe_work(config, images, encoder)
+    with only_run(folder), encoder:
+        missing = prepare(folder, manifest)
+        make_shards(folder, manifest, images, encoder, missing[:shards], workers=workers)
+        if shards is None:
+            write_index(folder, manifest)
+    return manifest
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All of a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def index(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(folder / "index.parquet").to_pylist()
+    return rows
+
+
+def lines(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]

@@ -1,0 +1,112 @@
+"""Damage is found, and what cannot be looked at is said."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from latent_ae.latent_dataset import LatentDatasetError, verify
+from latent_ae.latent_dataset.shard import read_record, write_shard
+from tests.data.images import noise_image
+from tests.latent_dataset.conftest import NAMES
+from tests.latent_dataset.made import make, settings
+
+
+def test_a_whole_folder_is_whole(latents: Path) -> None:
+    found = verify(latents, samples=5)
+    assert (found.shards, found.rows, found.encoded_again) == (3, len(NAMES), 5)
+    assert (found.problems, found.notes) == ([], [])
+    assert found.largest_error < 1e-3
+    assert re.fullmatch(r"3 shards, 9 rows, 5 images encoded again \(largest error .*\): whole", str(found))
+
+
+def test_codes_are_encoded_again_too(models: Path, pictures: Path, tmp_path: Path) -> None:
+    make(settings(models / "vq", tmp_path / "codes", path=pictures, flips=True))
+    found = verify(tmp_path / "codes", samples=4)
+    assert (found.problems, found.encoded_again, found.largest_error) == ([], 4, 0)
+
+
+def test_a_damaged_shard_is_named(latents: Path) -> None:
+    path = latents / "shards" / "00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert verify(latents, samples=0).problems == [
+        "shards/00001.safetensors does not match its sha256: it was damaged or changed"
+    ]
+
+
+def test_a_shard_or_record_that_is_gone_is_named(latents: Path) -> None:
+    (latents / "shards" / "00000.safetensors").unlink()
+    (latents / "shards" / "00002.json").unlink()
+    problems = verify(latents, samples=0).problems
+    assert problems[0] == "shards/00000.safetensors cannot be read: No such file or directory"
+    assert "00002.json cannot be read" in problems[1]
+
+
+def test_an_index_that_says_something_else_is_named(latents: Path) -> None:
+    table = pq.read_table(latents / "index.parquet")
+    pq.write_table(table.slice(1), latents / "index.parquet")
+    assert verify(latents, samples=0).problems == ["index.parquet has 8 rows, the shards have 9"]
+    pq.write_table(table.take([1, 0, *range(2, 9)]), latents / "index.parquet")
+    assert verify(latents, samples=0).problems == [
+        "index.parquet: 2 rows are not what the shards' records say, first row 0"
+    ]
+    (latents / "index.parquet").write_bytes(b"none")
+    assert verify(latents).problems[0].startswith("index.parquet cannot be read: ")
+
+
+def test_statistics_that_say_something_else_are_named(latents: Path) -> None:
+    path = latents / "stats.json"
+    stats = json.loads(path.read_text())
+    stats["latents"]["scaling_factor"] = 0.18215
+    path.write_text(json.dumps(stats))
+    assert verify(latents, samples=0).problems == ["stats.json is not what the shards' records add up to"]
+
+
+def rewrite(folder: Path, number: int, factor: float) -> None:
+    """A shard whose latents are others, and whose sha256 is right."""
+    record = vars(read_record(folder, number))
+    tensors = load_file(folder / "shards" / f"{number:05d}.safetensors")
+    tensors = {name: tensor * factor for name, tensor in tensors.items()}
+    write_shard(folder, number, tensors, {k: v for k, v in record.items() if k not in ("sha256", "size")})
+
+
+def test_latents_of_other_images_are_found_by_encoding_again(latents: Path) -> None:
+    rewrite(latents, 0, 1.05)
+    problems = verify(latents, samples=9).problems
+    assert problems[0] == "shards/00000.safetensors has other statistics than its record says"
+    assert sum("its stored latents are not those of its image (error 0.0" in problem for problem in problems) == 4
+
+
+def test_values_that_are_not_finite_are_found(latents: Path) -> None:
+    rewrite(latents, 0, float("nan"))
+    assert "that are not finite" in verify(latents, samples=0).problems[0]
+
+
+def test_an_image_that_changed_is_named(latents: Path, pictures: Path) -> None:
+    noise_image(99).save(pictures / "cat" / "a.png")
+    assert verify(latents, samples=9).problems == ["cat/a.png: the image has changed since it was encoded"]
+
+
+def test_images_that_are_gone_are_a_note(latents: Path, pictures: Path) -> None:
+    pictures.rename(pictures.with_name("elsewhere"))
+    found = verify(latents)
+    assert found.problems == []
+    assert re.fullmatch("no image was encoded again: data.path .* does not exist .*", found.notes[0])
+
+
+def test_a_model_with_another_encoder_is_refused(latents: Path, models: Path) -> None:
+    with pytest.raises(
+        LatentDatasetError, match=r"the encoder of .*other is .*: give the model that made these latents"
+    ):
+        verify(latents, model=str(models / "other"))
+    assert verify(latents, model=str(models / "kl")).problems == []
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LatentDatasetError, match=r"is no data set of latents: it has no manifest.json"):
+        verify(tmp_path)

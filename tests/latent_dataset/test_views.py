@@ -1,0 +1,88 @@
+"""Labels and captions come from where a source has them."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from latent_ae.config import DataConfig
+from latent_ae.data import DataError, open_source
+from latent_ae.image import WHITE
+from latent_ae.latent_dataset.views import Images, Unusable, View, chosen_parts
+from tests.data.written import encoded
+
+
+def view(images: Images, index: int) -> View:
+    found = images.view(index, channels=1, resolution=None, background=WHITE)
+    assert isinstance(found, View)
+    return found
+
+
+def test_digits_know_which_digit_they_are() -> None:
+    from sklearn.datasets import load_digits
+
+    parts = open_source(DataConfig(source="digits"))
+    images = Images(chosen_parts(parts, "all"))
+    assert len(images) == 1797
+    assert images.label_names == tuple("0123456789")
+    targets = load_digits().target
+    for index in (0, 5, 1437, 1438, 1796):  # the held-out ones follow the others
+        number = int(images.name(index).removeprefix("digits/"))
+        assert view(images, index).label == targets[number]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows {image, kind (a class), number, text}; the last has no class and no text."""
+    file = tmp_path_factory.mktemp("table") / "train.parquet"
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "kind": datasets.ClassLabel(names=["leaf", "stone"]),
+            "number": datasets.Value("int64"),
+            "text": datasets.Value("string"),
+        }
+    )
+    rows = {
+        "image": [{"bytes": encoded(seed), "path": None} for seed in range(6)],
+        "kind": [0, 1, 0, 1, 0, -1],
+        "number": [10, 11, 12, 13, 14, 15],
+        "text": ["a", "b", "c", "d", "e", None],
+    }
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+    return file
+
+
+def hub(table: Path, **columns: str) -> Images:
+    parts = open_source(DataConfig(source="hub", path=str(table), heldout_share=0.4))
+    return Images(chosen_parts(parts, "all"), **columns)
+
+
+def test_columns_of_a_hub_data_set_are_carried_over(table: Path) -> None:
+    images = hub(table, label_column="kind", caption_column="text")
+    assert images.label_names == ("leaf", "stone")
+    by_name = {images.name(index): view(images, index) for index in range(6)}
+    assert [by_name[f"train/{row:08d}"].label for row in range(6)] == [0, 1, 0, 1, 0, None]
+    assert [by_name[f"train/{row:08d}"].caption for row in range(6)] == ["a", "b", "c", "d", "e", None]
+    numbered = hub(table, label_column="number")
+    assert numbered.label_names is None
+    assert {view(numbered, index).label for index in range(6)} == set(range(10, 16))
+    assert view(hub(table), 0).label is None
+
+
+def test_a_column_that_is_not_there_is_refused(table: Path) -> None:
+    with pytest.raises(DataError, match=r"hue is no column of split train; its columns are image .*, kind .*, number"):
+        hub(table, label_column="hue")
+
+
+def test_a_column_of_another_kind_is_refused(table: Path) -> None:
+    with pytest.raises(DataError, match=r"its label is '.', expected a whole number: give another label_column"):
+        hub(table, label_column="text").view(0, channels=1, resolution=None, background=WHITE)
+    with pytest.raises(DataError, match=r"its caption is 1., expected a text: give another caption_column"):
+        hub(table, caption_column="number").view(0, channels=1, resolution=None, background=WHITE)
+
+
+def test_an_image_too_small_for_the_resolution_is_unusable(table: Path) -> None:
+    found = hub(table).view(0, channels=1, resolution=128, background=WHITE)
+    assert isinstance(found, Unusable)
+    assert "too small: got 20x16, need at least 32 pixels" in found.reason
