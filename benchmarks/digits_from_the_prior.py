@@ -11,6 +11,8 @@ real digits and of uniform noise that it recognises. Prints one JSON line.
 import argparse
 import json
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +47,14 @@ def views(source: Digits) -> NDArray[np.uint8]:
     return np.stack([to_uint8(source.load(index), 1) for index in range(len(source))])
 
 
+def machines(train: Digits) -> Iterator[tuple[str, Any]]:
+    """Support vector machines with their names, fitted to real training digits alone."""
+    for name, make in CLASSIFIERS.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # scikit-learn is about to retire SVC's own probabilities
+            yield name, make().fit(features(views(train)), train.labels)
+
+
 def main() -> None:
     """Draw, ask, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,10 +80,7 @@ def main() -> None:
         "noise": random.uniform(0, 16, (1000, 64)),
     }
     recognised = {}
-    for name, make in CLASSIFIERS.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # scikit-learn is about to retire SVC's own probabilities
-            machine = make().fit(features(views(parts.train)), parts.train.labels)
+    for name, machine in machines(parts.train):
         answers = {what: machine.predict_proba(vectors) for what, vectors in asked.items()}
         sure = answers["draws"].max(1) >= arguments.sure
         recognised[name] = {

@@ -71,7 +71,7 @@ def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder
         raise ModelError(f"{place} holds a model of class {found}; {' and '.join(CLASSES)} can be loaded")
     try:
         # Diffusers builds the model at random before it fills it, from the global generator.
-        with torch.random.fork_rng(devices=[]), _quiet_diffusers():
+        with torch.random.fork_rng(devices=[]), quiet_diffusers():
             model, info = CLASSES[found].from_pretrained(
                 name,
                 subfolder=subfolder,
@@ -87,14 +87,16 @@ def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder
 
 
 @contextmanager
-def _quiet_diffusers() -> Iterator[None]:
-    """Without its warnings about weights that do not fit: here they are errors."""
+def quiet_diffusers() -> Iterator[None]:
+    """Without its progress bars, and its warnings about weights that do not fit: here they are errors."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        logging.enable_progress_bar()
 
 
 def _check_weights(place: str, info: dict[str, Any]) -> None:

@@ -45,7 +45,8 @@ class Logbook:
         active: bool,
     ) -> None:
         self._file = run_dir / "metrics.jsonl"
-        self._active = active
+        self.active = active
+        """whether it is this process that writes"""
         self._clock = (time.perf_counter(), 0)
         self._waited = 0.0
         if active:
@@ -80,13 +81,12 @@ class Logbook:
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if error is None else 1)
 
-    def advance(self, images: int, *, loss: float, psnr: float) -> None:
+    def advance(self, images: int, *, loss: float, psnr: float | None = None) -> None:
         """Count one update of `images` images on the bar."""
         started, seen = self._clock
         self._clock = (started, seen + images)
-        self._bar.set_postfix(
-            loss=f"{loss:.4f}", psnr=f"{psnr:.2f}dB", imgs=f"{self.images_per_second():.0f}/s", refresh=False
-        )
+        shown = {"loss": f"{loss:.4f}"} | ({} if psnr is None else {"psnr": f"{psnr:.2f}dB"})
+        self._bar.set_postfix(shown | {"imgs": f"{self.images_per_second():.0f}/s"}, refresh=False)
         self._bar.update()
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
@@ -111,7 +111,7 @@ class Logbook:
 
         `data_wait_share` is the share of that time in which this process waited for images.
         """
-        if not self._active:
+        if not self.active:
             return
         now, (started, seen) = time.perf_counter(), self._clock
         elapsed = max(1e-9, now - started)
@@ -142,7 +142,7 @@ class Logbook:
 
     def say(self, text: str) -> None:
         """Print without breaking the progress bar; the main process alone."""
-        if self._active:
+        if self.active:
             tqdm.write(text)
 
 

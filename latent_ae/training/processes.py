@@ -6,6 +6,7 @@ Two launches fail silently without this: `accelerate launch --cpu --num_processe
 
 import logging
 import os
+import sys
 from typing import TypeVar
 
 import torch
@@ -33,7 +34,7 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
     if wanted == 1 and _launcher_dropped_processes():
         raise ProcessGroupError(
             "several CPU processes were asked for but `accelerate launch --cpu` started only this one: "
-            "use `torchrun --nproc_per_node N train/train.py ...`, which forms the group"
+            f"use `torchrun --nproc_per_node N {os.path.relpath(sys.argv[0])} ...`, which forms the group"
         )
     on_cpu = not torch.accelerator.is_available()
     try:
@@ -43,7 +44,8 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
     if accelerator.num_processes != wanted:
         raise ProcessGroupError(
             f"{wanted} processes were asked for (WORLD_SIZE) but {accelerator.num_processes} formed a group: "
-            "start with `torchrun --nproc_per_node N train/train.py ...` or correct accelerate_config.yaml"
+            f"start with `torchrun --nproc_per_node N {os.path.relpath(sys.argv[0])} ...` or correct "
+            "accelerate_config.yaml"
         )
     if not accelerator.is_main_process:
         logging.disable(logging.INFO)

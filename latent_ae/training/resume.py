@@ -1,10 +1,11 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
-from latent_ae.config import ConfigError, RunConfig, differences, validate
+from latent_ae.config import ConfigError, RunConfig, Section, differences, validate
 from latent_ae.training.checkpoints import Checkpoint, CheckpointError, list_checkpoints, newest_whole, read_checkpoint
 
 FREE_TO_CHANGE = (
@@ -35,11 +36,18 @@ def checkpoint_to_resume(config: RunConfig, resume: str) -> tuple[Checkpoint | N
 
     Raises CheckpointError if there is nothing sound to resume where there should be, or if the settings disagree.
     """
-    folder = config.run_dir / "checkpoints"
+    return find_checkpoint(config, config.run_dir, resume, lambda step: _free(config, step))
+
+
+def find_checkpoint(
+    config: Section, run_dir: Path, resume: str, free: Callable[[int], tuple[str, ...]]
+) -> tuple[Checkpoint | None, list[str]]:
+    """`checkpoint_to_resume` for settings of any kind; `free` says what may be changed after so many steps."""
+    folder = run_dir / "checkpoints"
     if resume == "never":
         if list_checkpoints(folder):
             raise CheckpointError(
-                f"--resume never, but {config.run_dir} already holds checkpoints: give another --name or remove it"
+                f"--resume never, but {run_dir} already holds checkpoints: give another --name or remove it"
             )
         return None, []
     if resume == "auto":
@@ -47,7 +55,7 @@ def checkpoint_to_resume(config: RunConfig, resume: str) -> tuple[Checkpoint | N
         if path is None:
             if notes:
                 raise CheckpointError(
-                    f"no checkpoint in {folder} is whole: {notes[0]}; remove {config.run_dir} to start again"
+                    f"no checkpoint in {folder} is whole: {notes[0]}; remove {run_dir} to start again"
                 )
             return None, []
     else:
@@ -59,18 +67,20 @@ def checkpoint_to_resume(config: RunConfig, resume: str) -> tuple[Checkpoint | N
             f"{folder} holds later checkpoints than {path} (up to {later[-1].name}): "
             "move them away or give another --name"
         )
-    _check_settings(checkpoint, config, path)
+    _check_settings(checkpoint, config, path, free(checkpoint.step))
     return checkpoint, notes
 
 
-def _check_settings(checkpoint: Checkpoint, config: RunConfig, path: Path) -> None:
+def _free(config: RunConfig, step: int) -> tuple[str, ...]:
+    extendable = config.train.schedule == "constant" and config.train.steps >= step
+    return (*FREE_TO_CHANGE, "train.steps") if extendable else FREE_TO_CHANGE
+
+
+def _check_settings(checkpoint: Checkpoint, config: Section, path: Path, free: tuple[str, ...]) -> None:
     try:
-        saved = validate(RunConfig, yaml.safe_load(checkpoint.config_yaml))
+        saved = validate(type(config), yaml.safe_load(checkpoint.config_yaml))
     except (ConfigError, yaml.YAMLError) as error:
         raise CheckpointError(f"the settings in {path} cannot be read by this version: {error}") from None
-    free: tuple[str, ...] = FREE_TO_CHANGE
-    if config.train.schedule == "constant" and config.train.steps >= checkpoint.step:
-        free = (*free, "train.steps")
     changed = [line for line in differences(saved, config) if not line.startswith(free)]
     if changed:
         raise CheckpointError(

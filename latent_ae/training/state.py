@@ -14,6 +14,7 @@ from latent_ae.training.adversary import Adversary
 from latent_ae.training.checkpoints import Checkpoint, CheckpointError
 from latent_ae.training.guard import GradientGuard
 from latent_ae.training.objective import Objective
+from latent_ae.training.tensors import load_optimizer, load_tensors, on_cpu, optimizer_tensors
 
 
 class TrainingState:
@@ -61,16 +62,16 @@ class TrainingState:
     def checkpoint(self, accelerator: Accelerator, config_yaml: str, data: object = None) -> Checkpoint:
         """The present state, on the CPU; `data` is the position of the data loader, if it has one (JSON)."""
         tensors = {
-            "weights": {name: _saved(tensor) for name, tensor in self._own().items()},
-            "optimizer": _optimizer_tensors(self._own(), self.optimizer),
+            "weights": {name: on_cpu(tensor) for name, tensor in self._own().items()},
+            "optimizer": optimizer_tensors(self._own(), self.optimizer),
         }
         if self.ema is not None:
             names = [name for name, _ in self.autoencoder.named_parameters()]
-            tensors["ema"] = {name: _saved(shadow) for name, shadow in zip(names, self.ema.shadow_params, strict=True)}
+            tensors["ema"] = {name: on_cpu(shadow) for name, shadow in zip(names, self.ema.shadow_params, strict=True)}
         if self.adversary is not None:
             own = self.adversary.tensors()
-            tensors["discriminator"] = {name: _saved(tensor) for name, tensor in own.items()}
-            tensors["discriminator_optimizer"] = _optimizer_tensors(own, self.adversary.optimizer)
+            tensors["discriminator"] = {name: on_cpu(tensor) for name, tensor in own.items()}
+            tensors["discriminator_optimizer"] = optimizer_tensors(own, self.adversary.optimizer)
         return Checkpoint(
             step=self.step,
             tensors=tensors,
@@ -90,16 +91,16 @@ class TrainingState:
         """Become the state that was saved, to the last bit. Raises CheckpointError if the shapes differ."""
         saved, values = checkpoint.tensors, checkpoint.values
         try:
-            _load(self._own(), saved["weights"])
-            _load_optimizer(self._own(), self.optimizer, saved["optimizer"])
+            load_tensors(self._own(), saved["weights"])
+            load_optimizer(self._own(), self.optimizer, saved["optimizer"])
             if self.ema is not None:
                 names = [name for name, _ in self.autoencoder.named_parameters()]
-                _load(dict(zip(names, self.ema.shadow_params, strict=True)), saved["ema"])
+                load_tensors(dict(zip(names, self.ema.shadow_params, strict=True)), saved["ema"])
                 self.ema.optimization_step = values["ema_updates"]
             if self.adversary is not None:
                 own = self.adversary.tensors()
-                _load(own, saved["discriminator"])
-                _load_optimizer(own, self.adversary.optimizer, saved["discriminator_optimizer"])
+                load_tensors(own, saved["discriminator"])
+                load_optimizer(own, self.adversary.optimizer, saved["discriminator_optimizer"])
         except KeyError as error:
             raise CheckpointError(f"the checkpoint belongs to another model: it lacks {error.args[0]}") from None
         if accelerator.scaler is not None and values["gradient_scaler"] is not None:
@@ -123,45 +124,3 @@ class TrainingState:
             **{f"reconstruction.{name}": tensor for name, tensor in objective.reconstruction.named_parameters()},
             **{f"bottleneck.{name}": tensor for name, tensor in objective.model.bottleneck.named_buffers()},
         }
-
-
-def _optimizer_tensors(owners: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}|{key}": _saved(value)
-        for name, tensor in owners.items()
-        if tensor in optimizer.state
-        for key, value in optimizer.state[tensor].items()
-    }
-
-
-def _load_optimizer(owners: dict[str, Tensor], optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
-    for name, tensor in owners.items():
-        state = {
-            key: _optimizer_value(saved[f"{name}|{key}"], tensor)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"{name}|{key}" in saved
-        }
-        if state:
-            optimizer.state[tensor] = state
-
-
-def _optimizer_value(saved: Tensor, parameter: Tensor) -> Tensor:
-    if saved.dim() == 0 and parameter.dim() != 0:
-        return saved.to(parameter.device)
-    # Fused AdamW walks parameter and moments by address: a moment in another memory layout than its parameter
-    # (channels last) would silently be applied to the wrong weights. A file holds no layout, so copy into one.
-    return torch.empty_like(parameter, requires_grad=False).copy_(saved)
-
-
-def _saved(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
-
-
-def _load(targets: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    for name, target in targets.items():
-        if saved[name].shape != target.shape:
-            raise CheckpointError(
-                f"the checkpoint belongs to another model: {name} is {tuple(saved[name].shape)} there "
-                f"and {tuple(target.shape)} here"
-            )
-        target.data.copy_(saved[name])

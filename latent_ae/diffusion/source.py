@@ -1,0 +1,101 @@
+"""The latents that are trained on, and the autoencoder that made them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+
+from latent_ae.diffusion.network import NULL_CLASS
+from latent_ae.errors import UserError
+from latent_ae.latent_dataset import LatentDataset
+from latent_ae.models import load_autoencoder
+from latent_ae.models.identity import encoder_identity
+
+
+class LatentSourceError(UserError):
+    """Latents that no `DiTPipeline` can be trained on; the message is one line."""
+
+
+@dataclass(frozen=True)
+class LatentSource:
+    """Latents [channels, side, side], their classes, and their autoencoder."""
+
+    rows: LatentDataset
+    name: str
+    """of the autoencoder, as it was given"""
+    autoencoder: AutoencoderKL
+    identity: str
+    channels: int
+    side: int
+    scaling_factor: float
+    classes: tuple[int, ...]
+    """labels that occur, in order; empty if there is none"""
+
+    @property
+    def label_names(self) -> dict[int, str] | None:
+        """Of the classes, as the data set calls them."""
+        names = self.rows.manifest.label_names
+        return None if names is None else dict(enumerate(names))
+
+    @property
+    def data_name(self) -> str:
+        """What the images were."""
+        data = self.rows.manifest.data
+        return data.source if data.path is None else f"{data.source} {Path(data.path).name}"
+
+    @property
+    def autoencoder_name(self) -> str:
+        """Without the folders of this machine."""
+        return self.name if not Path(self.name).exists() else "/".join(Path(self.name).resolve().parts[-2:])
+
+    def __str__(self) -> str:
+        classes = f"{len(self.classes)} classes" if self.classes else "no classes"
+        return (
+            f"{len(self.rows)} latents of {self.channels}x{self.side}x{self.side}, {classes}, from {self.rows.folder}"
+        )
+
+
+def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
+    """Open a folder of train/encode_dataset.py and the autoencoder that made it.
+
+    Args:
+        folder: of latents.
+        model: a model directory, a single file or a hub id; None: the one that the manifest names.
+        seed: of the draws from the posteriors.
+
+    Raises LatentSourceError for latents that do not fit into `DiTPipeline`, or are another encoder's;
+    LatentDatasetError and ModelError for what cannot be read.
+    """
+    rows = LatentDataset(folder, seed=seed)
+    manifest = rows.manifest
+    if manifest.kind == "vq_indices":
+        raise LatentSourceError(f"{folder} holds codes: DiTPipeline takes the latents of an AutoencoderKL")
+    table = rows.rows()
+    grids = sorted(set(table["grid"].to_pylist()))
+    height, width = (int(side) for side in grids[0].split("x"))
+    if len(grids) > 1 or height != width:
+        raise LatentSourceError(
+            f"{folder} holds latents of {', '.join(grids[:3])}: expected squares of one size, which --resolution of "
+            "train/encode_dataset.py makes"
+        )
+    labels = sorted({label for label in table["label"].to_pylist() if label is not None and label >= 0})
+    if labels and labels[-1] >= NULL_CLASS:
+        raise LatentSourceError(f"{folder} has the label {labels[-1]}: DiTPipeline knows the classes 0 to 999")
+    name = model or manifest.model.name
+    autoencoder = load_autoencoder(name)
+    assert isinstance(autoencoder, AutoencoderKL)
+    identity = encoder_identity(autoencoder)
+    if identity != manifest.encoder.identity:
+        raise LatentSourceError(
+            f"the latents are of the encoder {manifest.encoder.identity}, and {name} is {identity}: give --model"
+        )
+    return LatentSource(
+        rows=rows,
+        name=name,
+        autoencoder=autoencoder,
+        identity=identity,
+        channels=manifest.encoder.channels,
+        side=height,
+        scaling_factor=float(autoencoder.config["scaling_factor"]),
+        classes=tuple(labels),
+    )

@@ -1,0 +1,89 @@
+"""What the network is shown."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_ae.data.source import DataError
+from latent_ae.diffusion.network import NULL_CLASS
+from latent_ae.diffusion.samples import Sample, Samples, updates
+from latent_ae.diffusion.source import LatentSource
+from latent_ae.latent_dataset import LatentDataset
+
+
+def samples(source: LatentSource, *, label_dropout: float = 0.0, seed: int = 0) -> Samples:
+    return Samples(source.rows, scaling_factor=0.5, label_dropout=label_dropout, seed=seed)
+
+
+def batches(source: LatentSource, *, rank: int = 0, world_size: int = 1, accumulation: int = 1, workers: int = 0):
+    return list(
+        updates(
+            samples(source, label_dropout=0.5),
+            first_step=1,
+            steps=4,
+            batch_size=8,
+            accumulation=accumulation,
+            workers=workers,
+            rank=rank,
+            world_size=world_size,
+        )
+    )
+
+
+def same(first: Sample, second: Sample) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_a_sample_follows_from_the_seed_and_its_number(source: LatentSource) -> None:
+    assert same(samples(source)[13], samples(source)[13])
+    assert not torch.equal(samples(source)[13].noise, samples(source)[14].noise)
+    assert not torch.equal(samples(source)[13].noise, samples(source, seed=1)[13].noise)
+
+
+def test_an_epoch_shows_every_row_once_drawn_anew_times_the_scale_and_without_the_shift(
+    source: LatentSource, made: Path
+) -> None:
+    rows, shown = LatentDataset(made / "latents", seed=0), samples(source)
+    for epoch in (0, 1):
+        rows.set_epoch(epoch)
+        expected = {tuple((row["latents"] * 0.5).flatten().tolist()): row["label"] for row in rows}
+        found = [shown[number] for number in range(10 * epoch, 10 * epoch + 10)]
+        assert {tuple(one.latents.flatten().tolist()): one.label for one in found} == expected
+    assert not torch.equal(shown[0].latents, shown[10].latents)
+
+
+def test_dropped_labels_are_the_null_class(source: LatentSource) -> None:
+    shown = [int(samples(source)[number].label) for number in range(10)]
+    assert sorted(shown) == [0] * 5 + [1] * 5
+    assert all(samples(source, label_dropout=1.0)[number].label == NULL_CLASS for number in range(10))
+    half = [int(samples(source, label_dropout=0.5)[number].label) for number in range(400)]
+    assert 160 < half.count(NULL_CLASS) < 240  # four standard deviations
+
+
+def test_timesteps_are_spread_over_all(source: LatentSource) -> None:
+    timesteps = torch.stack([samples(source)[number].timestep for number in range(400)])
+    assert timesteps.min() < 20
+    assert 980 < timesteps.max() <= 999
+    assert abs(float(timesteps.float().mean()) - 499.5) < 4 * 289 / 20
+
+
+def test_processes_and_micro_batches_share_the_same_samples(source: LatentSource) -> None:
+    whole = batches(source)
+    assert [len(update) for update in whole] == [1, 1, 1]
+    ranks = [batches(source, rank=rank, world_size=2) for rank in (0, 1)]
+    halves = batches(source, accumulation=2)
+    for step, (update,) in enumerate(whole):
+        for pieces in ([ranks[0][step][0], ranks[1][step][0]], halves[step]):
+            joined = Sample(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+            assert same(joined, update)
+
+
+def test_workers_change_nothing(source: LatentSource) -> None:
+    for one, other in zip(batches(source), batches(source, workers=2), strict=True):
+        assert same(one[0], other[0])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(source: LatentSource) -> None:
+    with pytest.raises(DataError, match=r"train\.batch_size 8 must be a multiple"):
+        batches(source, world_size=3)
