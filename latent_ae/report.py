@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+PRIOR_STD_RANGE = (0.7, 1.4)
+"""standard deviation of raw latents between which draws from N(0, 1) are like them"""
 SCALED_STD_RANGE = (0.8, 1.25)
 _COLLAPSED_SHARE = 0.1
 _COLLAPSED_NATS = 0.01

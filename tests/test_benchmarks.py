@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import train_step
+from benchmarks import encode_dataset, train_step
 from benchmarks.machine import bf16_support, matmul_tflops, peak_memory
 
 FIELDS = {
@@ -66,6 +66,17 @@ def test_it_prints_one_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert line["share_of_matmul"] == pytest.approx(
         line["tflop_per_step"] * speeds["ours"] / 2 / line["matmul_tflops"][line["precision"]["ours"]], rel=0.05
     )
+
+
+def test_latents_are_made_beside_the_codec_and_a_plain_loop(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = ["--preset", "tiny", "--resolution", "16", "--images", "2", "--blocks", "1", "--device", "cpu"]
+    assert encode_dataset.main(argv) == 0
+    line = json.loads(capfd.readouterr().out)
+    speeds = line["images_per_second"]
+    assert speeds.keys() == {"ours", "codec", "plain"}
+    assert line["share_of_codec"] == pytest.approx(speeds["ours"] / speeds["codec"], rel=1e-2)
+    assert line["ratio_of_each_turn"] == [pytest.approx(speeds["ours"] / speeds["plain"], rel=1e-2)]
+    assert line["precision"] == {"ours": "exact", "codec": "exact", "plain": "fp32"}
 
 
 @pytest.mark.parametrize(

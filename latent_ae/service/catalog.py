@@ -9,14 +9,13 @@ from typing import Any
 from latent_ae.codec import Codec
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.single_file import SUFFIXES
+from latent_ae.report import PRIOR_STD_RANGE
 from latent_ae.service.errors import UnknownModel, WrongModel
 from latent_ae.service.results import ModelInfo
 
 _GENERAL = ("model", "vae", "vqvae", "movq")
 """folder names that say nothing of what is in them"""
 _SHOWN_DIGITS = 16
-PRIOR_STD_RANGE = (0.7, 1.4)
-"""standard deviation of the latents between which draws from N(0, 1) are like them"""
 _LEAST_NATS = 0.01
 """of KL a latent value below which latents hardly depend on the image"""
 

@@ -15,15 +15,13 @@ from latent_ae.metrics import LatentStatistics
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.identity import encoder_identity
-from latent_ae.report import EvaluationReport
+from latent_ae.report import PRIOR_STD_RANGE, EvaluationReport
 from latent_ae.training.heldout import Heldout
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.model_card import model_card
 from latent_ae.training.pictures import morph, prior_draws
 from latent_ae.training.state import TrainingState
 
-PRIOR_STD_RANGE = (0.7, 1.4)
-"""standard deviation of the latents between which draws from N(0, 1) are worth a picture"""
 _MORPH_ROWS = 6
 
 
