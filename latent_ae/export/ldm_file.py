@@ -16,6 +16,7 @@ from latent_ae.export.probes import Probe, answer
 from latent_ae.export.proof import Proof, compare_answers, compare_scaling
 from latent_ae.export.source import ModelSource, config_of, write_config
 from latent_ae.models.ldm_keys import to_ldm_keys
+from latent_ae.models.loading import quiet_diffusers
 
 CONFIG = "latent_ae.config"
 IDENTITY = "latent_ae.encoder_identity"
@@ -63,9 +64,10 @@ class LdmFile:
     def prove(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> Proof:
         """Through `from_single_file` with the folder as its config, offline: the same to the last bit in float32."""
         reference = None if self.variant == "fp32" else rounded(source.model, self.variant)
-        loaded = AutoencoderKL.from_single_file(
-            str(out), config=str(sidecar(out)), torch_dtype=torch.float32, local_files_only=True
-        )
+        with quiet_diffusers():  # it warns of its own way of casting
+            loaded = AutoencoderKL.from_single_file(
+                str(out), config=str(sidecar(out)), torch_dtype=torch.float32, local_files_only=True
+            )
         comparisons = compare_scaling(loaded, config_of(source.model))
         for probe in probes:
             expected = probe.answer if reference is None else answer(reference, probe.pixels)
