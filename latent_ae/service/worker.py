@@ -104,7 +104,7 @@ class Worker:
             self._waiting += jobs
             self._arrived.notify_all()
         try:
-            return _results(jobs, caller, tick)
+            return self._results(jobs, caller, tick)
         finally:
             with self._arrived:
                 caller.waits = False
@@ -116,11 +116,30 @@ class Worker:
             return len(self._waiting), sum(not job.done for job in self._running)
 
     def close(self) -> None:
-        """End all that waits and, between two tiles, what runs. Returns when the thread has ended."""
+        """Tell all callers, and end what runs between two tiles. Returns when the thread has ended."""
         with self._arrived:
             self._closing = True
+            for job in self._waiting + self._running:
+                job.caller.changed.set()
             self._arrived.notify_all()
         self._thread.join()
+
+    def _results(self, jobs: Sequence[_Job], caller: _Caller, tick: Tick | None) -> list[Any]:
+        while True:
+            caller.changed.clear()
+            for job in jobs:
+                if job.error is not None:
+                    raise job.error
+            if all(job.done for job in jobs):
+                return [job.result for job in jobs]
+            if self._closing:
+                raise _shutting_down()
+            if tick is not None:
+                tick(sum(1.0 if job.done else job.share for job in jobs) / len(jobs))
+            left = caller.deadline - time.monotonic()
+            if left <= 0:
+                raise too_late()
+            caller.changed.wait(left if tick is None else min(left, _POLL_SECONDS))
 
     def _loop(self) -> None:
         while batch := self._next_batch():
@@ -133,9 +152,6 @@ class Worker:
             while not self._waiting and not self._closing:
                 self._arrived.wait()
             if self._closing:
-                for job in self._waiting:
-                    job.finish(error=_shutting_down())
-                self._waiting = []
                 return []
             first = min(self._waiting, key=lambda job: job.caller.turn)
             batch, pixels = [first], first.work.pixels
@@ -189,19 +205,3 @@ def too_late() -> DeadlineExceeded:
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("the server is shutting down: try again later")
-
-
-def _results(jobs: Sequence[_Job], caller: _Caller, tick: Tick | None) -> list[Any]:
-    while True:
-        caller.changed.clear()
-        for job in jobs:
-            if job.error is not None:
-                raise job.error
-        if all(job.done for job in jobs):
-            return [job.result for job in jobs]
-        if tick is not None:
-            tick(sum(1.0 if job.done else job.share for job in jobs) / len(jobs))
-        left = caller.deadline - time.monotonic()
-        if left <= 0:
-            raise too_late()
-        caller.changed.wait(left if tick is None else min(left, _POLL_SECONDS))

@@ -213,6 +213,30 @@ def test_closing_ends_what_waits_and_what_runs(machine: Machine) -> None:
     worker.close()
 
 
+def test_closing_tells_callers_before_the_model_comes_to_a_tick() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def without_ticks(payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        entered.set()
+        assert go_on.wait(60)
+        return list(payloads)
+
+    worker = Worker(batch_pixels=1)
+    works = [Work("slow", without_ticks, 0, 1)]
+    running = started(lambda: worker.run(works, deadline=soon()))
+    assert entered.wait(10)
+    waiting = started(lambda: worker.run(works, deadline=soon()))
+    until(lambda: worker.counts() == (1, 1))
+    closing, _ = started(worker.close)
+    for thread, box in (running, waiting):
+        thread.join(10)
+        assert isinstance(box[0], ShuttingDown)
+    assert closing.is_alive()
+    go_on.set()
+    closing.join(10)
+    assert not closing.is_alive()
+
+
 def test_callers_take_turns(worker: Worker, machine: Machine) -> None:
     hold(worker, machine)
     many = started(lambda: worker.run([machine.work(i, pixels=4) for i in range(10, 20)], deadline=soon()))

@@ -147,7 +147,7 @@ def test_another_model_of_the_page_takes_the_first_place(app: App, visitor: Visi
     visitor.page.get_by_role("option", name="tiny-vq").click()
     visitor.page.get_by_text("codebook of 32").wait_for()
     expect(visitor.page.get_by_role("checkbox")).to_have_count(1)
-    assert visitor.page.get_by_label("run", exact=True).is_visible()
+    expect(visitor.page.get_by_role("checkbox", name="run", exact=True)).to_be_visible()
     visitor.reconstruct(photo)
     want = app.service.reconstruct(photo, model="tiny-vq")
     assert np.array_equal(visitor.pictures(visitor.page.locator(".slider-wrap"))[1], as_shown(want.reconstructed))
