@@ -1,7 +1,6 @@
 """Serve models to browsers and programs: `python app/app.py --help`."""
 
 import argparse
-import importlib
 import signal
 import sys
 import threading
@@ -85,7 +84,6 @@ def _serve(
         _say(_line(model))
     _say(f"serving on {running.url}")
     try:
-        importlib.import_module("torchmetrics")  # takes a second, for which the first visitor need not wait
         signals.wait()
     finally:
         running.close()

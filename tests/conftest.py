@@ -22,13 +22,45 @@ from latent_ae.training.objective import Objective
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are busy
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+LONGEST = (
+    *("export/graphs", "export/test_recipes.py", "program/test_encode_dataset.py", "program/test_ranks.py"),
+    *("app/browser", "app/test_app.py", "codec/test_memory.py", "program/test_signals.py", "program/test_resume.py"),
+    *("program/test_train_diffusion.py", "program/test_streams.py", "app/test_load.py", "test_torchvision_guard.py"),
+)
+"""groups of tests that take long, which go first: one at the end would be waited for"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let xdist take the groups in the order in which they come, not by their number of tests."""
+    config.option.loadscopereorder = False
+
+
+def group_of(file: Path) -> str:
+    """A file's tests stay in one process, as what its fixtures made does; some share that over several files."""
+    place = file.relative_to(Path(__file__).parent)
+    if place.parent.name == "browser":
+        return place.parent.as_posix()
+    if place.as_posix() in ("export/test_contract.py", "export/test_graphs.py"):  # converting takes long
+        return "export/graphs"
+    return place.as_posix()
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Groups by themselves: pytest 9.2 ignores what xdist 3.8 writes into the names of tests for its `loadgroup`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(config.rootpath / nodeid.split("::", maxsplit=1)[0])
+
+    return ByGroup(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay in one process, as what its fixtures made does; those of the browser over all their files."""
-    for item in items:
-        folder = item.path.parent
-        group = folder if folder.name == "browser" else item.path
-        item.add_marker(pytest.mark.xdist_group(group.relative_to(Path(__file__).parent).as_posix()))
+    """The longest groups first."""
+    order = {group: place for place, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(group_of(item.path), len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)

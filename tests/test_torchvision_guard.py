@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from latent_ae import torchvision_guard
-from tests.program.running import arguments, environment, launch
+from tests.program.running import PYTHON, arguments, environment, launch
 
 pytestmark = pytest.mark.slow  # imports everything in new processes
 
@@ -99,7 +99,7 @@ def test_no_torchvision_needs_no_guard() -> None:
 
 
 def test_the_programs_run(broken: str, tmp_path: Path) -> None:
-    run = launch(arguments(tmp_path, 2), PYTHONPATH=broken)
+    run = launch(arguments(tmp_path, 2), PYTHON, PYTHONPATH=broken)
     assert run.returncode == 0, run.stderr
     model, report = tmp_path / "run" / "model", tmp_path / "report.json"
     options = ["--data.source", "digits", "--evaluation.max_images", "4", "--json", str(report)]

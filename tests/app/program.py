@@ -1,37 +1,67 @@
 """The app as a program of its own."""
 
-import os
+import importlib
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PROGRAM = Path(__file__).parents[2] / "app" / "app.py"
+from tests.program.forked import PATIENCE, ROOT, Forked, fork
+from tests.program.running import PYTHON, environment
+
+APP = ROOT / "app"
+ADDRESS = re.compile(r"^serving on (http\S+)$", re.MULTILINE)
+
+
+def import_app() -> None:
+    """What app.py imports once its command line is read, too."""
+    sys.path.insert(0, str(APP))
+    for name in ("demo", "launch", "examples"):
+        importlib.import_module(name)
+
+
+def main(argv: list[str]) -> int:
+    """`app/app.py`."""
+    status: int = importlib.import_module("app").main(argv)
+    return status
 
 
 @contextmanager
-def running(*arguments: object, cwd: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(*arguments: object, cwd: Path) -> Iterator[tuple[Forked, str]]:
     """The program on a free port, and its address once it has said it."""
-    process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), "--port", "0", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "TMPDIR": str(cwd), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    argv = ["--port", "0", *map(str, arguments)]
+    given = environment(TMPDIR=str(cwd))
+    process = fork("tests.app.program:main", argv, given, folder=cwd, imported="tests.app.program:import_app")
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (found := ADDRESS.search(process.said())):
+            assert process.poll() is None, process.said()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield process, found[1]
+    finally:
+        process.kill()
+
+
+@contextmanager
+def started(*arguments: object, cwd: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """The same as a user starts it, with the seconds that imports take."""
+    command = [*PYTHON, str(APP / "app.py"), "--port", "0", *map(str, arguments)]
+    given = environment(TMPDIR=str(cwd))
+    process = subprocess.Popen(command, cwd=cwd, env=given, stdout=-1, stderr=-1, text=True)
     try:
         assert process.stdout is not None
-        said = []
+        said = ""
         for line in process.stdout:
-            said.append(line)
-            if found := re.match(r"serving on (http\S+)", line):
+            said += line
+            if found := ADDRESS.search(line):
                 yield process, found[1]
                 break
         else:
-            raise AssertionError("".join(said) + process.stderr.read())
+            raise AssertionError(said + process.communicate()[1])
     finally:
         process.kill()
         process.communicate()

@@ -4,11 +4,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,15 +21,15 @@ from accounts import Accounts, AccountsError, read_accounts
 from latent_ae.service import ServiceLimits
 from runs import newest_model
 from tests.app.conftest import TinyModels
-from tests.app.program import running
+from tests.app.program import running, started
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "start"), [(signal.SIGTERM, started), (signal.SIGINT, running)])
 def test_the_program_serves_and_a_signal_ends_it_without_a_trace(
-    tiny_models: TinyModels, tmp_path: Path, number: signal.Signals
+    tiny_models: TinyModels, tmp_path: Path, number: signal.Signals, start: Callable[..., AbstractContextManager[Any]]
 ) -> None:
-    with running("--model", tiny_models.kl, "--model", tiny_models.vq, cwd=tmp_path) as (process, url):
+    with start("--model", tiny_models.kl, "--model", tiny_models.vq, cwd=tmp_path) as (process, url):
         assert httpx.get(f"{url}readyz").text == "ready\n"
         assert "latent-ae" in httpx.get(url).text
         folders = list(tmp_path.glob("latent-ae-*"))
@@ -46,9 +47,9 @@ def test_the_program_serves_and_a_signal_ends_it_without_a_trace(
 def test_who_waits_when_the_server_ends_is_told_so(tiny_models: TinyModels, tmp_path: Path) -> None:
     arguments = ("--model", tiny_models.kl, "--pixels", 4096 * 4096, "--samples", 400)
     with running(*arguments, cwd=tmp_path) as (process, url):
-        started = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256]}).json()
+        begun = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256]}).json()
         with ThreadPoolExecutor(1) as visitor:
-            answer = visitor.submit(httpx.get, f"{url}gradio_api/call/sample/{started['event_id']}", timeout=100)
+            answer = visitor.submit(httpx.get, f"{url}gradio_api/call/sample/{begun['event_id']}", timeout=100)
             time.sleep(1.0)  # it has to be waiting
             process.send_signal(signal.SIGTERM)
             assert "shutting_down: " in answer.result().text
@@ -61,8 +62,8 @@ def test_without_a_model_the_newest_finished_run_is_served(tiny_models: TinyMode
     run.mkdir(parents=True)
     (run / "model").symlink_to(tiny_models.vq)
     with running(cwd=tmp_path) as (_, url):
-        started = httpx.post(f"{url}gradio_api/call/models", json={"data": []}).json()
-        assert '"mine"' in httpx.get(f"{url}gradio_api/call/models/{started['event_id']}").text
+        begun = httpx.post(f"{url}gradio_api/call/models", json={"data": []}).json()
+        assert '"mine"' in httpx.get(f"{url}gradio_api/call/models/{begun['event_id']}").text
 
 
 def test_without_a_model_and_a_run_it_says_how_to_make_one(

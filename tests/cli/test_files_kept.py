@@ -1,8 +1,6 @@
 """What a later run of `encode`, `decode` and `reconstruct` keeps, and what becomes of one that is stopped."""
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +14,8 @@ from PIL import Image
 from latent_ae.codec.record import read_record
 from tests.cli.conftest import FP32, Run, state
 from tests.data.images import noise_image, write_images
+from tests.program.forked import fork
+from tests.program.running import environment
 
 
 @pytest.mark.parametrize("command", ["encode", "reconstruct"])
@@ -150,10 +150,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
 def test_ctrl_c_ends_in_one_line(models: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "photos", [f"{number}.png" for number in range(400)])
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "latent_ae.cli", "reconstruct", str(tmp_path / "photos"), "-o", str(out)]
-    process = subprocess.Popen(
-        [*command, "--model", str(models / "kl"), *FP32], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    argv = ["reconstruct", str(tmp_path / "photos"), "-o", str(out), "--model", str(models / "kl"), *FP32]
+    process = fork("latent_ae.cli:main", argv, environment())
     while process.poll() is None and not (out.exists() and len(list(out.glob("*.png"))) > 5):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -1,7 +1,5 @@
 """The codec against the stock models, bit for bit where it says exact; any sizes together; what it refuses."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +14,12 @@ from latent_ae.codec import Codec
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.image import Pixels, from_tensor, to_tensor
-from latent_ae.latent_file import Latents, WrongEncoder, from_bytes, to_bytes
+from latent_ae.latent_file import Latents, WrongEncoder, from_bytes, read_latents, to_bytes
 from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.models.identity import encoder_identity
 from latent_ae.randomness import sample_noise
+from tests.program.forked import fork
+from tests.program.running import environment
 
 CODES = 16
 
@@ -239,6 +239,15 @@ def test_values_that_are_not_finite_are_an_error_and_not_an_image() -> None:
         codec.reconstruct([image(8, 8)])
 
 
+def decode_there(argv: list[str]) -> None:
+    """Decode the three latent files of a folder, as a process of its own."""
+    folder = Path(argv[0])
+    codec = Codec.load(str(folder / "model"), precision="exact", tile=32)
+    np.savez(
+        folder / "images.npz", *codec.decode([read_latents(folder / f"{place}.safetensors") for place in range(3)])
+    )
+
+
 @pytest.mark.slow  # starts a process
 @pytest.mark.parametrize("vq", [False, True])
 def test_a_latent_file_decodes_in_another_process_to_the_direct_reconstruction(tmp_path: Path, vq: bool) -> None:
@@ -247,14 +256,8 @@ def test_a_latent_file_decodes_in_another_process_to_the_direct_reconstruction(t
     stock(vq=vq).save_pretrained(tmp_path / "model")
     for place, latents in enumerate(codec.encode(pictures)):
         (tmp_path / f"{place}.safetensors").write_bytes(to_bytes(latents))
-    program = (
-        "import sys, torch, numpy as np; from pathlib import Path; from latent_ae.codec import Codec;"
-        "from latent_ae.latent_file import read_latents; folder = Path(sys.argv[1]); torch.set_num_threads(1);"
-        "codec = Codec.load(str(folder / 'model'), precision='exact', tile=32);"
-        "images = codec.decode([read_latents(folder / f'{place}.safetensors') for place in range(3)]);"
-        "np.savez(folder / 'images.npz', *images)"
-    )
-    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, timeout=120)
+    there = fork("tests.codec.test_codec:decode_there", [str(tmp_path)], environment()).finished()
+    assert there.returncode == 0, there.stderr
     written = np.load(tmp_path / "images.npz")
     for place, pixels in enumerate(codec.reconstruct(pictures)):
         assert np.array_equal(written[f"arr_{place}"], pixels)

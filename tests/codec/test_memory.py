@@ -184,7 +184,6 @@ def test_the_older_kind_of_container_too(tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import sys
 from functools import partial
 import torch
 from benchmarks.machine import peak_memory
@@ -193,7 +192,7 @@ from latent_ae.codec.sides import Format, Side
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 torch.set_num_threads(1)
-side = int(sys.argv[1])
+side = 256
 config = ModelConfig(
     preset="kl-f4", block_out_channels=(96, 128), layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False
 )
@@ -211,12 +210,11 @@ for form in (Format("fp32"), Format("fp32", channels_last=True), Format("fp32", 
 """
 
 
-@pytest.mark.slow  # starts a process
-@pytest.mark.parametrize("side", [256, 352])
-def test_the_prediction_is_near_what_is_measured(side: int) -> None:
+@pytest.mark.slow  # starts a process, and images large enough to be seen in what it takes
+def test_the_prediction_is_near_what_is_measured() -> None:
     """Of the growth of the resident set, 0.9 to 2.5 times: too little kills a server, too much refuses what fits."""
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(side)], cwd=root, capture_output=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr.decode()
     ratios = [float(ratio) for ratio in done.stdout.split()]
     print(ratios)

@@ -1,15 +1,17 @@
 """`latent-ae export` as a program: its data, its messages, and a disk that is full."""
 
 import json
-import subprocess
+import resource
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from latent_ae.cli import main as latent_ae
 from tests.export.conftest import Run, left
-from tests.program.running import ROOT
+from tests.program.forked import fork
+from tests.program.running import environment
 
 
 def test_images_of_ones_own_are_what_it_is_proven_on(models: Path, tmp_path: Path, run: Run) -> None:
@@ -71,22 +73,20 @@ def test_a_vq_model_has_no_single_file(models: Path, tmp_path: Path, run: Run) -
     assert "there is no VQModel.from_single_file" in errors[0]
 
 
-FULL_DISK = """
-import resource, sys
-from latent_ae.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-model, folder = sys.argv[1:]
-for target in ("diffusers", "ldm", "onnx", "pt2"):
-    out = f"{folder}/{target}" + ".safetensors" * (target == "ldm")
-    status = main(["export", target, "--model", model, "-o", out])
-    sys.stderr.write(f"status {status}\\n")
-"""
+def on_a_full_disk(argv: list[str]) -> None:
+    """A limit on the size of files takes the place of a full disk."""
+    model, folder = argv
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    for target in ("diffusers", "ldm", "onnx", "pt2"):
+        out = f"{folder}/{target}" + ".safetensors" * (target == "ldm")
+        status = latent_ae(["export", target, "--model", model, "-o", out])
+        sys.stderr.write(f"status {status}\n")
 
 
 @pytest.mark.slow  # converts to all targets
 def test_a_full_disk_is_one_line_and_leaves_nothing(models: Path, tmp_path: Path) -> None:
-    program = [sys.executable, "-W", "ignore", "-c", FULL_DISK, str(models / "kl"), str(tmp_path)]
-    result = subprocess.run(program, capture_output=True, text=True, cwd=ROOT)
+    words = [str(models / "kl"), str(tmp_path)]
+    result = fork("tests.export.test_program:on_a_full_disk", words, environment()).finished()
     lines = [line for line in result.stderr.splitlines() if line]
     assert [line for line in lines if line.startswith("status ")] == ["status 1"] * 4, result.stderr
     assert len([line for line in lines if line.startswith("error: ")]) == 4

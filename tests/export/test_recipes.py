@@ -16,8 +16,11 @@ from tests.models.stock_models import stock
 from tests.program.test_recipes import NAMES, narrower, recipe, smaller
 
 
-def shrunken(name: str) -> Autoencoder:
-    """The model that a recipe trains, as small as the tests train it; a fine-tuned VAE is Stable Diffusion's."""
+def shrunken(name: str, levels: int | None = None) -> Autoencoder:
+    """The model that a recipe trains, as small as the tests train it; a fine-tuned VAE is Stable Diffusion's.
+
+    `levels` keeps the first of them alone.
+    """
     config = recipe(name)
     changes = smaller(config)
     model, bottleneck = (
@@ -29,6 +32,9 @@ def shrunken(name: str) -> Autoencoder:
         if config.model.init_from is not None
         else config.model.model_copy(update=model)
     )
+    if levels is not None:
+        widths = architecture.block_out_channels or PRESETS[architecture.preset]["block_out_channels"]
+        architecture = architecture.model_copy(update={"block_out_channels": tuple(widths[:levels])})
     return build_autoencoder(
         architecture, config.bottleneck.model_copy(update=bottleneck), seed=0, resolution=changes["data.resolution"]
     )
@@ -40,15 +46,19 @@ def structure(model: Autoencoder) -> tuple[object, ...]:
     return type(model), *(model.config.get(key) for key in keys)
 
 
-def representatives() -> list[str]:
-    """A recipe for every structure, that with the fewest levels: converting takes seconds a level."""
+def representatives() -> list[tuple[str, int]]:
+    """A recipe for every structure, that with the fewest levels, and how many of them are to be converted.
+
+    Converting takes seconds a level, which is like the one before: the deepest alone is converted whole.
+    """
     found: dict[tuple[object, ...], tuple[int, str]] = {}
     for name in NAMES:
         with torch.device("meta"):
             model = shrunken(name)
         depth = len(model.config["block_out_channels"])
         found[structure(model)] = min(found.get(structure(model), (depth, name)), (depth, name))
-    return sorted(name for _, name in found.values())
+    deepest = max(found.values())
+    return sorted((name, depth if (depth, name) == deepest else 2) for depth, name in found.values())
 
 
 def source_of(model: Autoencoder, name: str, folder: Path) -> ModelSource:
@@ -78,9 +88,11 @@ def test_every_recipe(name: str, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # half a minute of conversion each
-@pytest.mark.parametrize("name", representatives())
-def test_every_structure_of_a_recipe_becomes_graphs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = source_of(shrunken(name), name, tmp_path / "model")
+@pytest.mark.parametrize(("name", "levels"), representatives())
+def test_every_structure_of_a_recipe_becomes_graphs(
+    name: str, levels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(shrunken(name, levels), name, tmp_path / "model")
     both = programs(source.model)
     for target, module in (("onnx", onnx_graphs), ("pt2", pt2_programs)):
         monkeypatch.setattr(module, "programs", lambda _model: both)  # each would trace the same again

@@ -1,18 +1,25 @@
 """Running train/train.py as its users do, small."""
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.program.forked import PATIENCE, ROOT, Finished, Forked, Group, fork
+
 TRAIN = ROOT / "train" / "train.py"
+PROGRAMS = [TRAIN, ROOT / "train" / "encode_dataset.py", ROOT / "train" / "train_diffusion.py"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 TINY = [
@@ -34,19 +41,60 @@ def environment(**changes: str) -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **changes}
 
 
-def launch(argv: list[str], launcher: list[str] | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
+def load_program(file: Path) -> ModuleType:
+    """A program of train/ as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def here(program: ModuleType) -> Callable[[list[str]], int]:
+    """`main(argv)` of a program, as if each call were the first in its process."""
+
+    def fresh() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    def main(argv: list[str]) -> int:
+        fresh()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("ACCELERATE_USE_CPU", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+                patch.delenv(name, raising=False)
+            result: int = program.main(argv)
+        fresh()
+        return result
+
+    return main
+
+
+PYTHON = [sys.executable]
+
+
+def launch(argv: list[str], launcher: list[str], program: Path = TRAIN, **changes: str) -> Finished:
+    """Run to the end as users do, by PYTHON or what else starts processes, with all the seconds that imports take."""
+    command = [*launcher, str(program), *argv]
+    return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=PATIENCE)
+
+
+def alone(argv: list[str], program: Path = TRAIN) -> Finished:
     """Run to the end in a process of its own."""
-    command = [*(launcher or [sys.executable]), str(TRAIN), *argv]
-    return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=280)
+    return fork(program, argv, environment()).finished()
 
 
-def start(argv: list[str], launcher: list[str] | None = None) -> "subprocess.Popen[str]":
-    """Start, to be interrupted."""
-    command = [*(launcher or [sys.executable]), str(TRAIN), *argv]
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def together(argv: list[str], program: Path = TRAIN) -> Finished:
+    """Run to the end in two processes."""
+    return Group(program, argv, environment()).finished()
 
 
-def kill_after(process: "subprocess.Popen[str]", folder: Path, steps: int) -> None:
+def start(argv: list[str]) -> Forked:
+    """Start in a process of its own, to be interrupted."""
+    return fork(TRAIN, argv, environment())
+
+
+def kill_after(process: Forked, folder: Path, steps: int) -> None:
     """SIGKILL a run once it has logged so many steps."""
     file = folder / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -1,9 +1,5 @@
 """Each mistake ends with one clear line and a non-zero status."""
 
-import resource
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,7 @@ from PIL import Image
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
 from latent_ae.training.checkpoints import newest_whole
+from tests.program.forked import Finished, fork
 from tests.program.running import TRAIN, arguments, environment
 
 
@@ -112,15 +109,9 @@ def test_too_many_broken_images_end_the_run_and_are_listed(
 
 @pytest.mark.slow  # starts the program under a limit that the kernel enforces
 def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    def run(steps: int, limit: int | None) -> subprocess.CompletedProcess[str]:
-        def restrict() -> None:
-            if limit is not None:
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+    def run(steps: int, limit: int | None) -> Finished:
         argv = arguments(tmp_path, steps, "--train.checkpoint_every_steps", "2", "--train.schedule", "constant")
-        command = [sys.executable, str(TRAIN), *argv]
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, preexec_fn=restrict)
+        return fork(TRAIN, argv, environment(), file_bytes=limit).finished()
 
     assert run(2, None).returncode == 0
     full = run(6, 60_000)

@@ -1,14 +1,27 @@
 """A loss or gradient that is not finite stops every process before the update."""
 
 import json
-import subprocess
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 
-from tests.program.running import ROOT, TORCHRUN, arguments, environment, state
+from latent_ae.config import TrainConfig
+from latent_ae.data import Batch
+from latent_ae.training.build import build_optimizer
+from latent_ae.training.guard import GradientGuard, NonFiniteError
+from latent_ae.training.processes import start_accelerator
+from latent_ae.training.step import generator_step
+from tests.conftest import make_objective
+from tests.program.forked import Group
+from tests.program.running import arguments, environment, state
+from tests.training.test_preflight import WEIGHTS
+from tests.training.test_step import DRAWS
+
+STEP = {"step": 0, "draws": DRAWS, "weights": WEIGHTS, "max_grad_norm": 1.0}
 
 
 def test_a_diverging_run_stops_names_the_samples_and_keeps_the_last_good_checkpoint(
@@ -25,67 +38,34 @@ def test_a_diverging_run_stops_names_the_samples_and_keeps_the_last_good_checkpo
     assert not (tmp_path / "run" / "checkpoints" / f"step-{lost['step'] + 1:08d}").exists()
 
 
-ONE_RANK = """
-import torch
-from accelerate import Accelerator
-from latent_ae.config import TrainConfig
-from latent_ae.data import Batch
-from latent_ae.training.build import build_optimizer
-from latent_ae.training.processes import start_accelerator
-from latent_ae.training.guard import GradientGuard, NonFiniteError
-from latent_ae.training.step import generator_step
-from tests.conftest import make_objective
-from tests.training.test_preflight import WEIGHTS
-from tests.training.test_step import DRAWS
-
-torch.set_num_threads(1)
-accelerator = start_accelerator(mixed_precision="no", accumulation=1)
-rank = accelerator.process_index
-for value in ("nan", "inf"):
-    objective = make_objective()
-    optimizer = accelerator.prepare_optimizer(build_optimizer(objective, TrainConfig()))
-    prepared = accelerator.prepare_model(objective)
-    before = [parameter.detach().clone() for parameter in objective.parameters()]
-    pixels = torch.full((2, 1, 16, 16), float(value) if rank == 1 else 0.5)
-    batch = Batch(pixels, [2 * rank, 2 * rank + 1], [f"{rank}a", f"{rank}b"], [])
-    try:
-        generator_step(accelerator, prepared, optimizer, [batch], step=0, draws=DRAWS, weights=WEIGHTS,
-                       guard=GradientGuard(), max_grad_norm=1.0)
-    except NonFiniteError as error:
-        untouched = all(torch.equal(a, b) for a, b in zip(before, objective.parameters()))
-        print(f"{value}: rank {rank} stopped, ids {error.sample_ids}, untouched {untouched}", flush=True)
-accelerator.end_training()
-"""
+def one_rank(_: list[str]) -> None:
+    """A process whose images are what they should be if it is the first, and not if it is the second."""
+    accelerator = start_accelerator(mixed_precision="no", accumulation=1)
+    rank = accelerator.process_index
+    for value in ("nan", "inf"):
+        objective = make_objective()
+        optimizer = accelerator.prepare_optimizer(build_optimizer(objective, TrainConfig()))
+        prepared = accelerator.prepare_model(objective)
+        before = [parameter.detach().clone() for parameter in objective.parameters()]
+        pixels = torch.full((2, 1, 16, 16), float(value) if rank == 1 else 0.5)
+        batch = Batch(pixels, [2 * rank, 2 * rank + 1], [f"{rank}a", f"{rank}b"], [])
+        try:
+            generator_step(accelerator, prepared, optimizer, [batch], **STEP, guard=GradientGuard())
+        except NonFiniteError as error:
+            untouched = all(map(torch.equal, before, objective.parameters()))
+            print(f"{value}: rank {rank} stopped, ids {error.sample_ids}, untouched {untouched}", flush=True)
+    accelerator.end_training()
 
 
 @pytest.mark.slow  # a group of two processes
-def test_one_rank_stops_all(tmp_path: Path) -> None:
-    script = tmp_path / "one_rank.py"
-    script.write_text(ONE_RANK)
-    run = subprocess.run(
-        [*TORCHRUN, str(script)],
-        env=environment(PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_one_rank_stops_all() -> None:
+    run = Group("tests.program.test_nonfinite:one_rank", [], environment()).finished()
     assert run.returncode == 0, run.stderr
     for value, rank in product(("nan", "inf"), (0, 1)):
         assert f"{value}: rank {rank} stopped, ids ['1a', '1b'], untouched True" in run.stdout
 
 
 def test_a_non_finite_gradient_of_a_finite_loss_stops_too(objective) -> None:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState
-
-    from latent_ae.config import TrainConfig
-    from latent_ae.data import Batch
-    from latent_ae.training.build import build_optimizer
-    from latent_ae.training.guard import GradientGuard, NonFiniteError
-    from latent_ae.training.step import generator_step
-    from tests.training.test_preflight import WEIGHTS
-    from tests.training.test_step import DRAWS
-
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     accelerator = Accelerator()
@@ -95,16 +75,6 @@ def test_a_non_finite_gradient_of_a_finite_loss_stops_too(objective) -> None:
     before = weight.detach().clone()
     batch = Batch(torch.zeros(1, 1, 16, 16), [0], ["a"], [])
     with pytest.raises(NonFiniteError, match="gradient norm") as caught:
-        generator_step(
-            accelerator,
-            objective,
-            optimizer,
-            [batch],
-            step=0,
-            draws=DRAWS,
-            weights=WEIGHTS,
-            guard=GradientGuard(),
-            max_grad_norm=1.0,
-        )
+        generator_step(accelerator, objective, optimizer, [batch], **STEP, guard=GradientGuard())
     assert caught.value.sample_ids == ["a"]
     assert torch.equal(weight, before)

@@ -10,7 +10,7 @@ import torch
 
 from latent_ae.config import flatten
 from tests.program.group import run_in_group
-from tests.program.running import TORCHRUN, arguments, assert_same_bits, launch, metrics, state
+from tests.program.running import TORCHRUN, alone, arguments, assert_same_bits, launch, metrics, state
 
 pytestmark = pytest.mark.slow  # every run is two programs and their group
 
@@ -22,7 +22,8 @@ MORE = ["--train.checkpoint_every_steps", "8", "--loss.reconstruction", "gaussia
 
 
 def finished(folder: Path, *more: str, launcher: list[str] | None = None) -> Path:
-    run = launch(arguments(folder, STEPS, *MORE, *more), launcher)
+    argv = arguments(folder, STEPS, *MORE, *more)
+    run = launch(argv, launcher) if launcher else alone(argv)
     assert run.returncode == 0, run.stderr
     return folder
 

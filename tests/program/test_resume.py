@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program.running import arguments, assert_same_bits, kill_after, launch, metrics, start, state
+from tests.program.running import PYTHON, alone, arguments, assert_same_bits, kill_after, launch, metrics, start, state
 
 pytestmark = pytest.mark.slow  # whole programs, killed and started again
 
@@ -16,9 +16,9 @@ EVERY = ["--train.checkpoint_every_steps", "10", "--train.keep_checkpoints", "9"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that never stops."""
+    """A run that never stops, started as a user starts it."""
     folder = tmp_path_factory.mktemp("whole")
-    finished = launch(arguments(folder, STEPS, *EVERY))
+    finished = launch(arguments(folder, STEPS, *EVERY), PYTHON)
     assert finished.returncode == 0, finished.stderr
     assert len(metrics(folder)) == STEPS
     return folder
@@ -37,7 +37,7 @@ def test_killed_at_a_random_moment_and_resumed(whole: Path, tmp_path: Path) -> N
     moment = random.SystemRandom().randint(12, STEPS - 5)
     print(f"killed after step {moment}")
     run_until_killed(tmp_path, moment)
-    resumed = launch(arguments(tmp_path, STEPS, *EVERY))
+    resumed = alone(arguments(tmp_path, STEPS, *EVERY))
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after step" in resumed.stdout
     assert_equal_runs(tmp_path, whole)
@@ -47,7 +47,7 @@ def test_resumed_twice_in_one_epoch(whole: Path, tmp_path: Path) -> None:
     # 1,438 images make an epoch of 179 steps here: both moments lie in the first.
     for moment in (13, 24):
         run_until_killed(tmp_path, moment)
-    resumed = launch(arguments(tmp_path, STEPS, *EVERY))
+    resumed = alone(arguments(tmp_path, STEPS, *EVERY))
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after step 20" in resumed.stdout
     assert_equal_runs(tmp_path, whole)
@@ -60,7 +60,7 @@ def test_consecutive_checkpoints_differ(whole: Path) -> None:
 
 
 def test_worker_processes_do_not_change_a_bit(whole: Path, tmp_path: Path) -> None:
-    finished = launch(arguments(tmp_path, STEPS, *EVERY, "--data.workers", "2"))
+    finished = alone(arguments(tmp_path, STEPS, *EVERY, "--data.workers", "2"))
     assert finished.returncode == 0, finished.stderr
     assert_equal_runs(tmp_path, whole)
 

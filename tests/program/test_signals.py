@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.program.running import TORCHRUN, arguments, launch, metrics, start, state
+from tests.program.forked import Forked
+from tests.program.running import TORCHRUN, TRAIN, alone, arguments, environment, metrics, start, state
 
 pytestmark = pytest.mark.slow  # whole programs
 
 MANY = 100_000
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_for(condition: Callable[[], bool], process: "Forked | subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()[1]
@@ -45,8 +46,7 @@ def test_a_signal_saves_and_exits_with_its_status(tmp_path: Path, number: signal
 def test_a_signal_during_evaluation_saves(tmp_path: Path) -> None:
     more = ["--evaluation.max_images", "359", "--evaluation.batch_size", "1", "--train.evaluate_every_steps", "2"]
     process = start(arguments(tmp_path, MANY, "--train.schedule", "constant", *more))
-    wait_for(logged(tmp_path, 2), process)
-    time.sleep(0.3)
+    wait_for(lambda: "evaluating" in process.said(), process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
@@ -57,13 +57,12 @@ def test_a_signal_during_evaluation_saves(tmp_path: Path) -> None:
 def test_a_signal_during_the_last_evaluation_saves_and_the_run_can_be_finished(tmp_path: Path) -> None:
     argv = arguments(tmp_path, 3, "--evaluation.max_images", "359", "--evaluation.batch_size", "1")
     process = start(argv)
-    wait_for(logged(tmp_path, 3), process)
-    time.sleep(0.3)
+    wait_for(lambda: "evaluating" in process.said(), process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
     assert not (tmp_path / "run" / "model").exists()
-    finished = launch(argv)
+    finished = alone(argv)
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "run" / "model" / "config.json").is_file()
 
@@ -72,9 +71,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     # An evaluation of one large batch does not come to a boundary soon.
     more = ["--train.batch_size", "1024", "--data.resolution", "32"]
     process = start(arguments(tmp_path, MANY, "--train.schedule", "constant", *more))
-    assert process.stdout is not None
-    while "gradient norm" not in process.stdout.readline():
-        assert process.poll() is None
+    wait_for(lambda: "gradient norm" in process.said(), process)
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     time.sleep(1.2)
@@ -85,7 +82,8 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_a_signal_to_one_rank_saves_on_all_together(tmp_path: Path) -> None:
-    process = start(arguments(tmp_path, MANY, "--train.schedule", "constant"), TORCHRUN)
+    command = [*TORCHRUN, str(TRAIN), *arguments(tmp_path, MANY, "--train.schedule", "constant")]
+    process = subprocess.Popen(command, env=environment(), stdout=-1, stderr=-1, text=True)
     wait_for(logged(tmp_path, 3), process)
     os.kill(rank_process(process.pid, 1), signal.SIGTERM)
     _, err = process.communicate(timeout=90)

@@ -13,7 +13,7 @@ from latent_ae.cli import main as latent_ae
 from latent_ae.training.checkpoints import read_checkpoint
 from latent_ae.training.data import TrainingData
 from tests.data.written import encoded, table, write_parquets, write_tar, write_tars
-from tests.program.running import TORCHRUN, arguments, assert_same_bits, kill_after, launch, metrics, start, state
+from tests.program.running import arguments, assert_same_bits, kill_after, metrics, start, state, together
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -136,7 +136,7 @@ def test_killed_and_gone_on_with(accumulated: Path, data: Path, main, tmp_path: 
 
 
 def test_two_processes_equal_one(accumulated: Path, data: Path, tmp_path: Path) -> None:
-    run = launch(streaming(tmp_path, data, STEPS, "--data.workers", "1"), TORCHRUN)
+    run = together(streaming(tmp_path, data, STEPS, "--data.workers", "1"))
     assert run.returncode == 0, run.stderr
     assert_equal_runs(tmp_path, accumulated)
     assert len(positions(tmp_path, STEPS)) == 4, "the places of the second process's streams are lost"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from latent_ae.service import Service
 from tests.app.conftest import TinyModels
-from tests.program.running import arguments, launch
+from tests.program.running import alone, arguments
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
 OPTIONS = [
@@ -49,7 +49,7 @@ class App(NamedTuple):
 def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model directory of some seconds' training, with a card that tries to run scripts."""
     folder = tmp_path_factory.mktemp("trained")
-    result = launch(arguments(folder, 20))
+    result = alone(arguments(folder, 20))
     assert result.returncode == 0, result.stderr
     card = folder / "run" / "model" / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + EVIL, encoding="utf-8")

@@ -1,0 +1,151 @@
+"""train/train_diffusion.py as it is run: alone, stopped and gone on with, by several processes, with bad input."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from benchmarks import digits_from_diffusion
+from latent_ae.config import ModelConfig
+from latent_ae.models import build_autoencoder
+from tests.latent_dataset.made import make, settings
+from tests.program.forked import ROOT, fork
+from tests.program.running import alone, environment, here, load_program, together
+
+PROGRAM = ROOT / "train" / "train_diffusion.py"
+STEPS = 20
+TINY = ["--network.width", "16", "--network.depth", "1", "--network.head_width", "8", "--network.patch_size", "2"]
+SHORT = ["--train.batch_size", "8", "--train.warmup_steps", "1", "--train.log_every_steps", "1"]
+SAMPLING = ["--train.tracker", "none", "--sampling.inference_steps", "2"]
+
+pytestmark = pytest.mark.slow  # every run is a program
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All digits, by a tiny autoencoder of factor 2."""
+    folder = tmp_path_factory.mktemp("digits")
+    build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=32).save_pretrained(folder / "model")
+    make(settings(folder / "model", folder / "latents", source="digits", part="heldout", shard_images=512))
+    return folder / "latents"
+
+
+def words(latents: Path, out: Path, *more: str) -> list[str]:
+    run = ["--latents", str(latents), "--output_dir", str(out), "--name", "run", "--train.steps", str(STEPS)]
+    return [*run, *TINY, *SHORT, *SAMPLING, *more]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def main() -> Callable[[list[str]], int]:
+    return here(load_program(PROGRAM))
+
+
+@pytest.fixture(scope="module")
+def whole(latents: Path, main: Callable[[list[str]], int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few updates without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    assert main(words(latents, out, "--train.sample_every_steps", "10")) == 0
+    return out / "run"
+
+
+def test_it_leaves_a_pipeline_samples_and_metrics(whole: Path) -> None:
+    assert {path.name for path in (whole / "pipeline").iterdir()} == {
+        *("README.md", "model_index.json", "samples.png", "scheduler", "transformer", "vae")
+    }
+    for picture in (whole / "pipeline" / "samples.png", whole / "samples" / "step-00000010.png"):
+        with Image.open(picture) as image:
+            assert image.width > 16 * 32
+            assert image.height > 10 * 32
+    assert len((whole / "metrics.jsonl").read_text().splitlines()) == STEPS
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_last_bit(latents: Path, whole: Path, tmp_path: Path) -> None:
+    argv = words(latents, tmp_path)
+    process = fork(PROGRAM, argv, environment())
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "SIGTERM: saved after step" in out
+    done = alone(argv, PROGRAM)
+    assert done.returncode == 0, done.stderr
+    assert "359 latents of 2x16x16, 10 classes" in done.stdout
+    assert "going on after step" in done.stdout
+    assert "stock diffusers loads it and draws the same images" in done.stdout
+    ours, theirs = weights(tmp_path / "run"), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_finished_run_stays_as_it_is(
+    latents: Path, whole: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(latents, whole.parent)
+    assert main(argv) == 0
+    assert "is finished; --name starts another run" in capsys.readouterr().out
+    assert main([*argv, "--train.learning_rate", "1"]) == 2
+    assert "train.learning_rate: 0.001 -> 1.0" in capsys.readouterr().err
+
+
+def test_the_benchmark_knows_digits_from_what_is_none(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [str(whole / "pipeline"), "--draws", "20", "--inference-steps", "2"]
+    assert digits_from_diffusion.main(argv) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert len(line["recognised"]) == 3
+    for share in line["recognised"].values():
+        assert share["real"] > 0.9
+        assert share["draws_most_likely"] < 0.5  # after so few updates
+
+
+def test_two_processes_train_what_one_trains(latents: Path, whole: Path, tmp_path: Path) -> None:
+    done = together(words(latents, tmp_path), PROGRAM)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = weights(tmp_path / "run"), weights(whole)
+    for name in theirs:  # sums in another order
+        assert torch.allclose(ours[name], theirs[name], atol=2e-5), name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "error: --latents DIR has to be given"),
+        (["--latents", "nowhere"], "error: nowhere is no data set of latents: it has no manifest.json"),
+        (["--latents", "x", "--train.stepps", "3"], "did you mean --train.steps?"),
+        (["--latents", "x", "--network.width", "10"], "must be a multiple of network.head_width 32"),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    given: list[str],
+    message: str,
+    main: Callable[[list[str]], int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*given, "--output_dir", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+    latents: Path, main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(latents, tmp_path, "--train.learning_rate", "1e30", "--train.max_grad_norm", "null")
+    assert main(argv) == 1
+    errors = capsys.readouterr().err
+    assert "is not finite; the weights are as they were before: lower train.learning_rate" in errors
+    assert not (tmp_path / "run" / "pipeline").exists()
