@@ -30,14 +30,18 @@ _LIMITS = {
     "queue": "requests inside the server; the next one is told that it is busy",
     "deadline_seconds": "from a request's arrival to its answer",
     "batch_pixels": "pixels that a model works on together",
-    "samples": "images of one draw, one morph or one latent file",
+    "samples": "images of one draw, one morph or one latent file; 4 or more",
     "memory_bytes": "that a request may need by prediction; what is free when it comes if not given",
 }
 
 
 _STORAGE = (
     ("--keep-seconds", 3600.0, "that uploads and results stay on disk"),
-    ("--stored-bytes", 2 * 10**9, "of uploads and results on disk, above which no further upload is taken"),
+    (
+        "--stored-bytes",
+        2 * 10**9,
+        "of uploads and results on disk; above it the oldest go, and what would add to them is refused",
+    ),
 )
 
 
@@ -64,11 +68,16 @@ def _serve(
 ) -> None:
     # torch and gradio take seconds to import: what is wrong with the command line is said before.
     from demo import create_demo  # noqa: PLC0415
+    from latent_ae.codec import device_named  # noqa: PLC0415
     from latent_ae.service import Service  # noqa: PLC0415
     from launch import launch  # noqa: PLC0415
+    from tools import require_usable  # noqa: PLC0415
 
+    if arguments.mcp:
+        require_usable(accounts=auth is not None)
     limits = ServiceLimits(**{field.name: getattr(arguments, field.name) for field in fields(ServiceLimits)})
-    service = Service.load(names, limits=limits, precision=arguments.precision)
+    device = device_named(arguments.device)
+    service = Service.load(names, limits=limits, device=device, precision=arguments.precision)
     running = launch(
         create_demo(service, examples=_examples(service, folder)),
         service,
@@ -103,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--auth-file", type=Path, metavar="FILE", help="lines user:password; mode 0600")
     parser.add_argument("--root-path", metavar="PATH", help="under which a proxy shows the server, as in /vae")
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints to tools of language models too")
+    parser.add_argument(
+        "--device", metavar="NAME", help="of the models, as cuda:1 or cpu; the accelerator that is there if not given"
+    )
     parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the models; %(default)s")
     group = parser.add_argument_group("limits")
     for name, default, text in _STORAGE:
@@ -150,7 +162,7 @@ def _line(model: "ModelInfo") -> str:
     latents = f"{model.codebook_size} codes" if model.codebook_size else f"{model.latent_channels} channels"
     return (
         f"{model.id}: {model.kind}, {model.parameters / 1e6:.1f} M parameters, factor {model.factor}, {latents}; "
-        f"encoder in {model.encoder_precision}, decoder in {model.decoder_precision}"
+        f"encoder in {model.encoder_precision}, decoder in {model.decoder_precision}, on {model.device}"
     )
 
 

@@ -46,16 +46,16 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         image: FileData,
         model: str | None = None,
         seed: int | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
         logvar: bool = False,
     ) -> tuple[FileData, dict]:
         """Image to latents: the latent file (safetensors), and its numbers.
 
         Args:
-            image: an uploaded image file.
+            image: an uploaded image file, or from a tool a data: URI.
             model: an id from `models`; the first of them if not given.
             seed: of a draw from the posterior; its mode if not given.
-            precision: of the floats in the file.
+            precision: of the floats in the file; float32 if not given.
             logvar: keep the posterior's log-variance too.
         """
         encoded = service.encode(_path(image), model=model, seed=seed, precision=precision, logvar=logvar)
@@ -74,7 +74,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         """Latents to images: a PNG for each image of the latent file, and their numbers.
 
         Args:
-            latents: an uploaded latent file (safetensors).
+            latents: an uploaded latent file (safetensors), or from a tool a data: URI.
             model: an id from `models`; the one whose encoder made the latents if not given.
         """
         return _images(service.decode(_path(latents), model=model), "decoded")
@@ -83,7 +83,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         """What a model makes of an image: the reconstruction as PNG, the latent file, metrics and sizes.
 
         Args:
-            image: an uploaded image file.
+            image: an uploaded image file, or from a tool a data: URI.
             model: an id from `models`; the first of them if not given.
             rivals: measure JPEG and WebP at no more bytes too.
         """
@@ -109,8 +109,14 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
 
 
 def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
+    limits = service.limits
+
     def sample(
-        model: str | None = None, count: int = 16, seed: int = 0, temperature: float = 1.0, size: int | None = None
+        model: str | None = None,
+        count: int = limits.usual_count,
+        seed: int = 0,
+        temperature: float = 1.0,
+        size: int | None = None,
     ) -> tuple[list[FileData], dict]:
         """Images decoded from random latents, as PNGs, and their numbers.
 
@@ -125,13 +131,13 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
         return _images(images, "sample")
 
     def interpolate(
-        a: FileData, b: FileData, model: str | None = None, steps: int = 9, spherical: bool = False
+        a: FileData, b: FileData, model: str | None = None, steps: int = limits.usual_steps, spherical: bool = False
     ) -> tuple[list[FileData], dict]:
         """The way from one image to another through the latent space, as PNGs, and their numbers.
 
         Args:
-            a: an uploaded image file, the first of the way.
-            b: the last of the way.
+            a: the first of the way: an uploaded image file, or from a tool a data: URI.
+            b: the last of the way, likewise.
             model: an id from `models`; the first of them if not given.
             steps: images on the way, both ends included.
             spherical: go along an arc instead of a line.

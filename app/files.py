@@ -49,9 +49,12 @@ def png(pixels: Pixels, name: str) -> str:
     return download(stream.getvalue(), f"{name}.png")
 
 
-def gallery(pictures: Sequence[tuple[Pixels, str]], *, name: str, columns: int) -> dict[str, Any]:
-    """An update that shows pictures with their captions, in at most `columns` columns."""
-    named = [(png(pixels, f"{name}-{number}"), caption) for number, (pixels, caption) in enumerate(pictures, start=1)]
+def gallery(pictures: Sequence[tuple[Pixels | str, str]], *, name: str, columns: int) -> dict[str, Any]:
+    """An update that shows pictures, or files of them, with their captions, in at most `columns` columns."""
+    named = [
+        (picture if isinstance(picture, str) else png(picture, f"{name}-{number}"), caption)
+        for number, (picture, caption) in enumerate(pictures, start=1)
+    ]
     return gr.update(value=named, columns=min(columns, max(len(named), _COLUMNS)))
 
 

@@ -1,7 +1,7 @@
 """What reaches Gradio at all: its own routes that the app needs, bodies of a bounded size, files that were uploaded."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,17 @@ from starlette.formparsers import MultiPartException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import temporary
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown, TooLarge
+from tools import CALL, ROUTES, RefusedCall
 
 NEEDED = (
     *("app_id", "call/", "cancel", "config", "file=", "heartbeat/", "info", "login_check", "openapi.json", "queue/"),
     *("reset", "run/", "startup-events", "theme.css", "token", "upload", "upload_progress", "user"),
 )
 """Gradio's routes under /gradio_api/ that the page, the clients and the app itself use, by how they start."""
+_WORKING = ("call/", "queue/join", "run/")
+"""those whose work leaves results on disk"""
 
 JSON_BYTES = 1 << 20
 _DEPTH = 32
@@ -31,8 +35,24 @@ class Traffic:
     requests: int = 0
     """that are not answered, apart from the signs of life that every open page asks for"""
     closing: bool = False
-    stored: int = 0
-    """bytes of the temporary files at the last sweep, and of the uploads since"""
+    received: int = 0
+    """bytes of uploads and of what tools sent, since the start"""
+    _swept: int = 0
+    _before: int = field(default_factory=temporary.written)
+
+    @property
+    def written(self) -> int:
+        """Bytes that came onto the disk since the start, or are about to."""
+        return self.received + temporary.written()
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the temporary files at the last sweep, and of all that was written since."""
+        return self._swept + self.written - self._before
+
+    def swept(self, left: int, before: int) -> None:
+        """So many bytes were left by a sweep that began when `written` was `before`."""
+        self._swept, self._before = left, before
 
 
 class Guard:
@@ -50,7 +70,7 @@ class Guard:
         self.folder = folder
         self.upload_bytes = upload_bytes
         self.stored_bytes = stored_bytes
-        self.needed = (*NEEDED, "mcp") if mcp else NEEDED
+        self.mcp = mcp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or hand it on."""
@@ -75,6 +95,9 @@ class Guard:
                 raise _NotFound("there is no such page")
             elif scope["method"] == "POST" and not path.startswith("remote/"):
                 receive = await _held(receive, JSON_BYTES, scope)
+        except RefusedCall as refused:
+            await refused.response()(scope, receive, send)
+            return
         except ServiceError as error:
             await JSONResponse({"error": error.code, "message": str(error)}, error.status)(scope, receive, send)
             return
@@ -82,7 +105,8 @@ class Guard:
 
     async def _checked(self, route: str, scope: Scope, receive: Receive) -> Receive:
         """What the app is to read the request from. Raises ServiceError for what is refused."""
-        if not route.startswith(self.needed):
+        tools = self.mcp and route in ROUTES
+        if not tools and not route.startswith(NEEDED):
             raise _NotFound("there is no such page")
         if route.startswith("file="):
             _require_no_url(route.removeprefix("file="))
@@ -90,27 +114,41 @@ class Guard:
             return receive
         if route.startswith("upload"):
             return self._counted(receive, _UPLOADS * self.upload_bytes + JSON_BYTES, scope)
-        tools = route.startswith("mcp")
-        receive = await _held(receive, 2 * self.upload_bytes if tools else JSON_BYTES, scope)
+        if route.startswith(_WORKING):
+            self._require_room()
+        receive = await _held(receive, tool_bytes(self.upload_bytes) if tools else JSON_BYTES, scope)
         message = await receive()
         if body := message.get("body"):
-            check = self._check_tool if tools else self._check_files
-            check(_parsed(body))
+            if tools:
+                self._check_tool(_parsed(body), len(body))
+            else:
+                self._check_files(_parsed(body))
         return _replay(message, receive)
 
-    def _check_tool(self, value: Any) -> None:
-        """Raise BadRequest for a tool's call that names an address: tools give files as data: URIs."""
-        parameters = value.get("params") if isinstance(value, dict) else None
+    def _check_tool(self, value: Any, size: int) -> None:
+        """Raise ServiceError for what a tool may not ask: its files are data: URIs, which are written to disk."""
+        self.traffic.received += size
+        request = value if isinstance(value, dict) else {}
+        parameters = request.get("params")
         arguments = parameters.get("arguments") if isinstance(parameters, dict) else None
-        for argument in arguments.values() if isinstance(arguments, dict) else ():
-            _require_no_url(argument)
-        self._check_files(arguments)
+        call = request.get("method") == CALL and "id" in request
+        try:
+            if call:
+                self._require_room()
+            for argument in arguments.values() if isinstance(arguments, dict) else ():
+                _require_no_url(argument)
+                if isinstance(argument, str):
+                    _require_size(_decoded_bytes(argument), self.upload_bytes)
+            self._check_files(arguments)
+        except ServiceError as error:
+            if not call:
+                raise
+            raise RefusedCall(request["id"], error) from None
 
     def _counted(self, receive: Receive, limit: int, scope: Scope) -> Receive:
         """Hand an upload on as it comes and end it past `limit` bytes. Raises TooLarge or Busy beforehand if it can."""
         _require_size(_declared(scope), limit)
-        if self.traffic.stored > self.stored_bytes:
-            raise Busy("the server's space for uploads is full: try again later")
+        self._require_room()
         seen = 0
 
         async def counted() -> Message:
@@ -118,13 +156,17 @@ class Guard:
             message = await receive()
             size = len(message.get("body", b""))
             seen += size
-            self.traffic.stored += size
+            self.traffic.received += size
             if seen > limit:
                 # What Gradio's reader of uploads takes as its own: it removes what it wrote and answers 413.
                 raise MultiPartException(f"The request exceeded the maximum allowed size of {limit} bytes.")
             return message
 
         return counted
+
+    def _require_room(self) -> None:
+        if self.traffic.stored > self.stored_bytes:
+            raise Busy("the server's space for uploads and results is full: try again later")
 
     def _check_files(self, value: Any, depth: int = 0) -> None:
         """Raise BadRequest unless every file that a request names was uploaded here."""
@@ -140,6 +182,11 @@ class Guard:
                 self._check_files(inner, depth + 1)
 
 
+def tool_bytes(upload_bytes: int) -> int:
+    """The most that a tool's request may have: two files of the full size, which base64 makes larger by a third."""
+    return 2 * (4 * upload_bytes // 3) + JSON_BYTES
+
+
 class _NotFound(ServiceError):  # noqa: N818 - named as HTTP names it
     code = "not_found"
     status = 404
@@ -147,7 +194,12 @@ class _NotFound(ServiceError):  # noqa: N818 - named as HTTP names it
 
 def _require_no_url(path: object) -> None:
     if is_http_url_like(str(path).strip().lower()):
-        raise BadRequest("addresses are not fetched: upload the file")
+        raise BadRequest("addresses are not fetched: upload the file, or give it as a data: URI from a tool")
+
+
+def _decoded_bytes(uri: str) -> int:
+    """Bytes that a data: URI in base64 stands for."""
+    return 3 * (len(uri) - uri.find(",") - 1) // 4 - uri[-2:].count("=")
 
 
 def _require_uploaded(path: object, folder: Path) -> None:

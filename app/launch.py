@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,16 @@ from starlette.middleware import Middleware
 
 import look
 import temporary
+import tools
 from accounts import Accounts
-from guard import Guard, Traffic
+from guard import Guard, Traffic, tool_bytes
 from latent_ae.errors import UserError
 from latent_ae.service import Service
 from routes import plain_routes
 
 _SWEEP_SECONDS = 30.0
+_FULL_SECONDS = 1.0
+"""between sweeps where the space is full, and between looks at whether it is"""
 _SESSIONS = 300
 """visitors whose page keeps its state, a third of a megabyte each; who has done nothing for longest leaves first"""
 _GOODBYE_SECONDS = 3.0
@@ -78,15 +80,17 @@ def launch(
         root_path: under which a proxy shows the server, as in /vae.
         mcp: offer the endpoints to language models' tools too.
         keep_seconds: that uploads and results stay: longer than a request takes and a page is looked at.
-        stored_bytes: of uploads and results, above which no further upload is taken.
+        stored_bytes: of uploads and results, above which nothing is taken that adds to them.
 
-    Raises UserError if the port, or what `mcp` needs, cannot be had.
+    Raises UserError if the port, or what `mcp` needs, cannot be had, and for `mcp` with `auth`.
     """
-    if mcp and importlib.util.find_spec("mcp") is None:
-        raise UserError("--mcp needs a package that is not installed: pip install 'gradio[mcp]'")
+    if mcp:
+        tools.require_usable(accounts=auth is not None)
     folder = Path(get_upload_folder())
     if str(folder) != demo.GRADIO_CACHE or folder.stat().st_mode & 0o077:
         raise ValueError(f"the page was made with another folder for its files than {folder}, or it is not private")
+    if mcp:
+        tools.prepare(folder, tool_bytes(service.limits.upload_bytes))
     port = _free_port(host, port)
     traffic = Traffic()
     guard = Middleware(
@@ -98,6 +102,13 @@ def launch(
         mcp=mcp,
     )
     demo.delete_cache = None  # temporary.sweep takes more
+    sweep = functools.partial(
+        temporary.sweep,
+        folder,
+        seconds=keep_seconds,
+        most=stored_bytes,
+        spared_seconds=2 * service.limits.deadline_seconds,
+    )
     _, url, _ = demo.launch(
         server_name=host,
         server_port=port,
@@ -106,7 +117,9 @@ def launch(
         app_kwargs={
             "routes": plain_routes(service, traffic, auth),
             "middleware": [guard],
-            "lifespan": functools.partial(_sweeping, demo, folder, keep_seconds, traffic),
+            "lifespan": functools.partial(
+                _sweeping, demo, sweep, traffic, stored_bytes, min(_SWEEP_SECONDS, keep_seconds)
+            ),
             "openapi_url": None,  # FastAPI's list of all of Gradio's inner routes
         },
         # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.
@@ -120,6 +133,9 @@ def launch(
         mcp_server=mcp,
         **_OFF,
     )
+    if mcp and demo.mcp_error:  # Gradio goes on without tools, and says nothing when it is quiet
+        demo.close(verbose=False)
+        raise UserError(f"--mcp: tools cannot be offered ({demo.mcp_error}); pip install -e '.[mcp]'")
     # Visitors' open pages would otherwise hold the server up when it ends.
     demo.server.config.timeout_graceful_shutdown = 3
     return Running(demo, service, traffic, url)
@@ -154,23 +170,37 @@ def _free_port(host: str, port: int) -> int:
 
 @contextlib.asynccontextmanager
 async def _sweeping(
-    demo: gr.Blocks, folder: Path, keep_seconds: float, traffic: Traffic, _app: object
+    demo: gr.Blocks,
+    sweep: Callable[..., temporary.Swept],
+    traffic: Traffic,
+    stored_bytes: int,
+    seconds: float,
+    _app: object,
 ) -> AsyncIterator[None]:
     """Remove old temporary files as long as the server runs, apart from the page's own that are there now."""
-    kept = temporary.files_under(folder)
+    kept = temporary.files_under(Path(demo.GRADIO_CACHE))
+
+    async def sweep_once() -> None:
+        before = traffic.written
+        try:
+            gone, left = await asyncio.to_thread(sweep, kept=kept)
+        except OSError:
+            _log.exception("temporary files could not be removed")
+            return
+        traffic.swept(left, before)
+        # Gradio remembers every file by its name, and would for ever. Here no other thread adds to these sets.
+        for files in demo.temp_file_sets:
+            files.difference_update(gone)
 
     async def sweep_for_ever() -> None:
         while True:
-            await asyncio.sleep(min(_SWEEP_SECONDS, keep_seconds))
-            try:
-                gone, traffic.stored = await asyncio.to_thread(temporary.sweep, folder, seconds=keep_seconds, kept=kept)
-            except OSError:
-                _log.exception("temporary files could not be removed")
-                continue
-            # Gradio remembers every file by its name, and would for ever. Here no other thread adds to these sets.
-            for files in demo.temp_file_sets:
-                files.difference_update(gone)
+            end = time.monotonic() + seconds
+            await asyncio.sleep(_FULL_SECONDS)
+            while traffic.stored <= stored_bytes and time.monotonic() < end:
+                await asyncio.sleep(_FULL_SECONDS)
+            await sweep_once()
 
+    await sweep_once()  # what is there counts from the start
     task = asyncio.create_task(sweep_for_ever())
     try:
         yield

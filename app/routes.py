@@ -9,9 +9,12 @@
 Errors are JSON {"error": code, "message": sentence} with the status of `latent_ae.service.errors`.
 """
 
+import asyncio
+import contextlib
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -25,7 +28,7 @@ from starlette.routing import BaseRoute, Route
 from accounts import Accounts
 from guard import Traffic
 from latent_ae.service import Service
-from latent_ae.service.errors import Busy, ServiceError, ShuttingDown, TooLarge
+from latent_ae.service.errors import Busy, DeadlineExceeded, ServiceError, ShuttingDown, TooLarge
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -45,7 +48,7 @@ def plain_routes(service: Service, traffic: Traffic, accounts: Accounts | None) 
     async def readyz(_: Request) -> Response:
         if traffic.closing:
             raise ShuttingDown("the server is shutting down")
-        _require_place(service)
+        remote.require_place()
         return PlainTextResponse("ready\n")
 
     async def metrics(_: Request) -> Response:
@@ -108,37 +111,66 @@ class _Remote:
         """An image or a tensor to latents."""
         return await self._answer(request, RemoteEncode, self._service.encode_tensor)
 
+    def require_place(self) -> None:
+        """Raise Busy if no request would be taken now, here or by the service."""
+        # Those that still send are not inside the service yet, and their bodies take memory.
+        if max(self._open, self._service.stats().inside) >= self._service.limits.queue:
+            raise Busy("the server is busy with as many requests as it takes: try again in a moment")
+
     async def _answer(
         self,
         request: Request,
         asked: type[RemoteDecode] | type[RemoteEncode],
         function: Callable[..., RemoteReply],
     ) -> Response:
-        _require_place(self._service)
-        # Those that still send are not inside the service yet, and their bodies take memory.
-        if self._open >= self._service.limits.queue:
-            raise _busy()
+        self.require_place()
         self._open += 1
         try:
             given = asked.from_query(request.query_params.multi_items(), await self._body(request))
             call = functools.partial(function, given, model=request.path_params.get("model"))
-            reply = await anyio.to_thread.run_sync(call, limiter=self._threads)
+            async with _watched(request) as tick:
+                reply = await anyio.to_thread.run_sync(functools.partial(call, tick=tick), limiter=self._threads)
         finally:
             self._open -= 1
         return Response(reply.data, media_type=reply.media_type, headers=reply.headers)
 
     async def _body(self, request: Request) -> bytes:
-        """The body, never more of it than the server takes. Raises TooLarge."""
-        limit = self._service.limits.upload_bytes
+        """The body, never more of it than the server takes. Raises TooLarge, DeadlineExceeded."""
+        limit, seconds = self._service.limits.upload_bytes, self._service.limits.deadline_seconds
         declared = request.headers.get("content-length", "0")
         body = bytearray()
         if not declared.isdigit() or int(declared) > limit:
             raise _too_large(limit)
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
+        try:
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise _too_large(limit)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the request was not sent within {seconds:g} seconds") from None
         return bytes(body)
+
+
+@contextlib.asynccontextmanager
+async def _watched(request: Request) -> AsyncIterator[Callable[[float], None]]:
+    """A tick for work in another thread: raises ClientDisconnect once nobody waits for the answer any more."""
+    left = threading.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    def tick(_: float) -> None:
+        if left.is_set():
+            raise ClientDisconnect
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield tick
+    finally:
+        watching.cancel()
 
 
 def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
@@ -162,15 +194,6 @@ def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
 
 def _error(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": code, "message": message}, status, headers)
-
-
-def _require_place(service: Service) -> None:
-    if service.stats().inside >= service.limits.queue:
-        raise _busy()
-
-
-def _busy() -> Busy:
-    return Busy("the server is busy with as many requests as it takes: try again in a moment")
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -15,12 +15,16 @@ from running import Run, Updates, connect, guarded
 
 _WALK_GRID = 8
 """latents along a side"""
+_MOST_SIDE = 8
+"""images along a side of the plane"""
 _PATHS = ["Linear", "Spherical"]
 
 
 def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     """Draw the tab; `model` is the page's chooser."""
     _between_two(service, model, examples)
+    if service.limits.most_side <= 2:  # the plane would be its four corners
+        return
     infos = {info.id: info for info in service.models()}
     with gr.Column(visible=suits_walks(service.models()[0])) as walk:
         gr.HTML(markup.title("Between four images"))
@@ -49,7 +53,12 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
                 info="Linear is a straight line; spherical keeps the length of the latents.",
             )
             steps = gr.Slider(
-                2, service.limits.samples, 9, step=1, label="Steps", info="Images of the way, both ends included."
+                2,
+                service.limits.samples,
+                service.limits.usual_steps,
+                step=1,
+                label="Steps",
+                info="Images of the way, both ends included.",
             )
             start, cancel, run = panels.buttons("Morph")
         with panels.answers():
@@ -96,7 +105,14 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
                     panels.upload(label, height=150, hint="Choose a file") for label in ("Lower left", "Lower right")
                 ]
             panels.examples(examples, *upper, *lower)
-            side = gr.Slider(2, 8, 6, step=1, label="Side", info="Images in a row and in a column of the plane.")
+            side = gr.Slider(
+                2,
+                min(_MOST_SIDE, service.limits.most_side),
+                service.limits.usual_side,
+                step=1,
+                label="Side",
+                info="Images in a row and in a column of the plane.",
+            )
             start, cancel, run = panels.buttons("Walk")
         with panels.answers():
             status = panels.status("No walk yet", "Choose four images: what lies between them is decoded as a square.")

@@ -61,11 +61,14 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         ]
         first = made[0]
         rivals = service.rivals(first, tick=lambda _share: tick(1.0))
-        rows, beside = figures.rows(made, rivals), figures.pictures(made, rivals)
+        rows, pictures = figures.rows(made, rivals), figures.pictures(made, rivals)
+        # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
+        ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")
+        beside = [*zip(ends, (caption for _, caption in pictures), strict=False), *pictures[len(ends) :]]
         shelf.drop(key)
         return {
             kept: shelf.put(first),
-            shown.slider: (png(first.original, "original"), png(first.reconstructed, "reconstruction")),
+            shown.slider: ends,
             shown.headline: markup.figures(figures.headline(first)),
             shown.difference: png(service.difference(first, tolerance=tolerance, gain=gain), "difference"),
             shown.table: figures.as_html(rows, made, rivals),

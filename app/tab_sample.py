@@ -15,11 +15,16 @@ _SEEDS = 2**31 - 1
 
 def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    most = service.limits.samples
+    limits = service.limits
     with gr.Row():
         with panels.controls():
             count = gr.Slider(
-                1, most, min(16, most), step=1, label="Images", info="How many latents are drawn and decoded."
+                1,
+                limits.samples,
+                limits.usual_count,
+                step=1,
+                label="Images",
+                info="How many latents are drawn and decoded.",
             )
             temperature = gr.Slider(
                 0.0, 2.0, 1.0, step=0.05, label="Temperature",

@@ -5,10 +5,31 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+
+class _Written:
+    """A sum that any number of threads add to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.bytes = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.bytes += count
+
+
+_written = _Written()
+
+
+def written() -> int:
+    """Bytes that `put` has written since the program started."""
+    return _written.bytes
 
 
 @contextlib.contextmanager
@@ -35,14 +56,21 @@ class Swept(NamedTuple):
     """bytes of the files that are still there"""
 
 
-def sweep(folder: Path, *, seconds: float, kept: frozenset[str] = frozenset()) -> Swept:
+def sweep(
+    folder: Path, *, seconds: float, most: int, spared_seconds: float, kept: frozenset[str] = frozenset()
+) -> Swept:
     """Remove the files below `folder` that have not changed for `seconds`, and folders that have been empty as long.
+
+    Where the others have more than `most` bytes, the oldest go too until they have not, apart from those that changed
+    less than `spared_seconds` ago: a request may still be at them. Those that are `kept` stay in any case.
 
     Gradio's own `delete_cache` forgets uploads that broke off, leaves the folders, and ends for good when a file comes
     while it counts them.
     """
-    before = time.time() - seconds
+    now = time.time()
+    before = now - seconds
     removed: set[str] = set()
+    others: list[tuple[float, str, int]] = []
     left = 0
     for parent, folders, names in os.walk(folder, topdown=False):
         for name in names:
@@ -53,13 +81,21 @@ def sweep(folder: Path, *, seconds: float, kept: frozenset[str] = frozenset()) -
                 if path not in kept and status.st_ctime < before:
                     Path(path).unlink()
                     removed.add(path)
-                else:
-                    left += status.st_size
+                    continue
+                left += status.st_size
+                if path not in kept and status.st_ctime < now - spared_seconds:
+                    others.append((status.st_ctime, path, status.st_size))
         for name in folders:
             inner = Path(parent, name)
             with contextlib.suppress(OSError):  # not empty, or gone
                 if inner.stat().st_mtime < before:
                     inner.rmdir()
+    for _, path, size in sorted(others):
+        if left <= most:
+            break
+        Path(path).unlink(missing_ok=True)
+        removed.add(path)
+        left -= size
     return Swept(removed, left)
 
 
@@ -71,4 +107,5 @@ def put(folder: Path, name: str, data: bytes) -> Path:
     path = folder / secrets.token_urlsafe(16) / Path(name).name
     path.parent.mkdir(mode=0o700)
     path.write_bytes(data)
+    _written.add(len(data))
     return path

@@ -8,8 +8,7 @@ Values are taken as sRGB: ICC profiles are not applied.
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,7 +35,6 @@ SUFFIXES = frozenset(
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _GAP_PIXELS = 2
-_warning_filters = threading.RLock()
 
 
 class BrokenImage(UserError):  # noqa: N818 - a fact about a file, met once in a thousand, not a fault of the program
@@ -71,7 +69,7 @@ def open_image(
     """
     name = str(file) if isinstance(file, Path) else None
     try:
-        with _quiet(), Image.open(file, formats=formats) as image:
+        with _quiet, Image.open(file, formats=formats) as image:
             if check is not None:
                 check(image)
             _widen_transparent_grey(image)
@@ -165,14 +163,35 @@ def image_grid(rows: Sequence[Sequence[Pixels] | Pixels]) -> Pixels:
     return grid
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence PIL's remarks on odd files, except that a decompression bomb is an error."""
-    # Warning filters belong to the whole process: without the lock two threads would restore each other's.
-    with _warning_filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+class _Quiet:
+    """Silences PIL's remarks on odd files, except that a decompression bomb is an error.
+
+    Warning filters belong to the whole process, and threads that each set and restored them would restore each other's.
+    So the first that comes sets them and the last that goes restores them, and nobody waits for a slow file.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -181,7 +200,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """
     image.load()
     try:
-        with _quiet():
+        with _quiet:
             turn = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
             return ImageOps.exif_transpose(image) if turn else image
     except Exception:  # pixels are decoded by now, and broken EXIF makes PIL raise nearly anything

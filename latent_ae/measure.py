@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from latent_ae.codec import best_device
 from latent_ae.config import DataConfig, EvaluationConfig, Section
 from latent_ae.data import evaluation_batches, open_source
 from latent_ae.evaluation import EvaluationReport, Evaluator, evaluate
@@ -38,8 +38,7 @@ def measure(
     """
     images = open_source(config.data)
     source = images.heldout if part == "heldout" else images.train
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    model = load_autoencoder(model_name).to(device)
+    model = load_autoencoder(model_name).to(best_device())
     networks = build_networks(config.evaluation, model.config["in_channels"])
     evaluation = config.evaluation
 

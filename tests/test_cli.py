@@ -117,6 +117,16 @@ def test_a_report_that_cannot_be_written(model_dir: Path, tmp_path: Path, capsys
     assert str(file) in refused(capsys, ["evaluate", str(model_dir), *FEW, "--json", str(file)])
 
 
+def test_a_build_of_torch_for_gpus_measures_on_the_cpu_where_there_is_no_gpu(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def current_accelerator(check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    assert main(["evaluate", str(model_dir), *FEW]) == 0
+
+
 def test_settings_may_stand_before_the_model(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", *FEW, "--sample", str(model_dir)]) == 0
     assert "psnr" in capsys.readouterr().out

@@ -159,6 +159,23 @@ def test_two_threads_leave_the_warning_filters_as_they_were() -> None:
     assert list(warnings.filters) == before
 
 
+def test_a_slow_file_holds_no_other_up() -> None:
+    data = encoded(to_pil(noise()))
+    go_on = threading.Event()
+    slow = SlowStream(data, wait=lambda: go_on.wait(30))
+    before = list(warnings.filters)
+    thread = threading.Thread(target=open_image, args=(slow,))
+    thread.start()
+    slow.started.wait()
+    other = threading.Thread(target=open_image, args=(io.BytesIO(data),))
+    other.start()
+    other.join(20)
+    assert not other.is_alive()
+    go_on.set()
+    thread.join()
+    assert list(warnings.filters) == before
+
+
 def test_an_error_survives_the_way_back_from_a_worker_process() -> None:
     import pickle
 

@@ -46,11 +46,9 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: s
 
 def load_codec(name: str, compute: str) -> "Codec":
     """A model made ready, on the GPU if there is one. Raises ModelError, and UserError for a precision it cannot do."""
-    import torch  # noqa: PLC0415  # takes seconds
+    from latent_ae.codec import Codec, best_device  # noqa: PLC0415  # torch takes seconds
 
-    from latent_ae.codec import Codec  # noqa: PLC0415
-
-    return Codec.load(name, device=torch.accelerator.current_accelerator(), precision=cast("Precision", compute))
+    return Codec.load(name, device=best_device(), precision=cast("Precision", compute))
 
 
 def add_out_folder(parser: argparse.ArgumentParser, what: str) -> None:

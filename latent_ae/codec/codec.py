@@ -66,6 +66,7 @@ class Codec:
         """
         self.model = model.eval()
         self.name = name
+        self.memory_bytes = memory_bytes
         self.identity = encoder_identity(model)
         self.factor = factor_of(model)
         self.channels = int(model.config["in_channels"])
@@ -80,8 +81,8 @@ class Codec:
         nothing was tiled"""
         tiling = None if tile is None else Tiling.of_pixels(tile, self.factor)
         encoder, decoder, self.precision = choose(model, encoder_precision or precision, decoder_precision or precision)
-        self._encoder = self._runner(encoder, tiling, memory_bytes, encodes=True)
-        self._decoder = self._runner(decoder, tiling, memory_bytes, encodes=False)
+        self._encoder = self._runner(encoder, tiling, encodes=True)
+        self._decoder = self._runner(decoder, tiling, encodes=False)
 
     @classmethod
     def load(
@@ -117,6 +118,14 @@ class Codec:
             encode_bytes=self._encoder.predicted_bytes(grid),
             decode_bytes=self._decoder.predicted_bytes(grid),
         )
+
+    def tiles(self, height: int, width: int) -> int:
+        """That an image of so many pixels goes through in; 1 where it goes through whole."""
+        return self._encoder.tiles(self._grid(height, width))
+
+    def require_room(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raise DoesNotFit if there is no memory to decode an image of one of these heights and widths."""
+        self._decoder.batches([self._grid(*size) for size in sizes])
 
     def encode(
         self,
@@ -170,7 +179,7 @@ class Codec:
 
     def reconstruct(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Pixels]:
         """What decoding their latents makes of images, in their order. Raises as `encode` does."""
-        self._decoder.batches([self._grid(*image.shape[:2]) for image in images])
+        self.require_room([(image.shape[0], image.shape[1]) for image in images])
         first = None if tick is None else _part(tick, 0.0, _ENCODING_SHARE)
         second = None if tick is None else _part(tick, _ENCODING_SHARE, 1.0)
         return self.decode(self.encode(images, tick=first), tick=second)
@@ -294,7 +303,7 @@ class Codec:
     def _grid(self, height: int, width: int) -> Grid:
         return -(-height // self.factor), -(-width // self.factor)
 
-    def _runner(self, side: Side, tiling: Tiling | None, memory_bytes: int | None, *, encodes: bool) -> Runner:
+    def _runner(self, side: Side, tiling: Tiling | None, *, encodes: bool) -> Runner:
         return Runner(
             side,
             verb="encoding" if encodes else "decoding",
@@ -303,7 +312,7 @@ class Codec:
             scale_out=1 if encodes else self.factor,
             tiling=tiling,
             batch_positions=_BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // self.factor**2,
-            memory_bytes=memory_bytes,
+            memory_bytes=self.memory_bytes,
         )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO, Generic, TypeVar
 
+from latent_ae.codec.memory import ran_out
 from latent_ae.errors import UserError
 from latent_ae.image import BrokenImage
 from latent_ae.paths import Source, output_names
@@ -137,10 +138,10 @@ def _read(
             item = _read_one(task, target)
         except BrokenImage as error:
             outcome.failed.append((target.source, error.reason))
-        except UserError as error:
-            outcome.failed.append((target.source, str(error)))
         except OSError as error:
             outcome.failed.append((target.source, error.strerror or str(error)))
+        except Exception as error:
+            outcome.failed.append((target.source, _reason(error)))
         else:
             if item is not None:
                 yield item
@@ -179,9 +180,18 @@ def _write(task: Task[Given, Made], pair: tuple[Item[Given], Made]) -> str | Non
     """The reason why it could not be written."""
     try:
         task.write(*pair)
-    except UserError as error:
-        return str(error)
+    except Exception as error:
+        return _reason(error)
     return None
+
+
+def _reason(error: Exception) -> str:
+    """Why one file could not be used, in a line. Raises what is no fault of the file."""
+    if isinstance(error, UserError):
+        return str(error)
+    if ran_out(error):
+        return "the memory ran out over it: take a smaller image, or --compute bf16"
+    raise error
 
 
 def _made(
@@ -190,9 +200,12 @@ def _made(
     """What becomes of a batch; where that fails, of each of it alone, as one file must not take others with it."""
     try:
         yield from zip(batch, task.make(batch), strict=True)
-    except UserError as error:
-        if len(batch) == 1:
-            outcome.failed.append((batch[0].target.source, str(error)))
-            return
-        for item in batch:
-            yield from _made(task, [item], outcome)
+        return
+    except Exception as error:
+        reason = _reason(error)
+    # Outside of the handler: the error would hold what the batch took of the memory that is short.
+    if len(batch) == 1:
+        outcome.failed.append((batch[0].target.source, reason))
+        return
+    for item in batch:
+        yield from _made(task, [item], outcome)

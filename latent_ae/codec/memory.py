@@ -6,7 +6,7 @@ same time are counted: this covers any architecture. What kernels take besides i
 
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # its types are a package of their own
@@ -18,6 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from latent_ae.errors import UserError
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""in the RuntimeError of torch's allocator for the CPU"""
+_LIMITS = (
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""of cgroup v2 and v1: the controller, which v1 has a folder for; files with the limit and the use; the cache's name"""
 
 
 class DoesNotFit(UserError):  # noqa: N818 - a fact about an image and a machine
@@ -45,23 +53,39 @@ def peak_bytes(
 ) -> int:
     """Bytes that `module` takes at its peak for an input of this shape, input and output with it, weights without."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    weights = {name: weight.detach().to("meta") for name, weight in module.named_parameters()}
-    inputs = torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
     counter = _Counter(reorders=not channels_last)
-    counter.hold(inputs)
-    with torch.no_grad(), _FusedKernels(), counter:
-        outputs = torch.func.functional_call(module, weights, (inputs,))
-    del outputs
+    # In inference mode a convolution reaches the counter under another name, and its scratch would not be counted.
+    with torch.inference_mode(False), torch.no_grad():
+        weights = {name: weight.detach().to("meta") for name, weight in module.named_parameters()}
+        inputs = torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
+        counter.hold(inputs)
+        with _FusedKernels(), counter:
+            outputs = torch.func.functional_call(module, weights, (inputs,))
+        del outputs
     return counter.peak + _waste(counter.peak, device)
 
 
-def available_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that is free for tensors now, on the GPU or in this machine and the container's share of it."""
+def available_bytes(
+    device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Memory that is free for tensors now: on the GPU, or in this machine within the limits that hold for the process.
+
+    Args:
+        device: of the tensors.
+        cgroup: where the limits of groups of processes lie.
+        groups: the file that says in which the process is.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + kept
-    return min([int(psutil.virtual_memory().available), *_container_bytes(cgroup)])
+    return min([int(psutil.virtual_memory().available), *_left_in_groups(cgroup, groups)])
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, on the GPU or for the CPU."""
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return full or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
 
 
 def amount(count: int) -> str:
@@ -138,17 +162,25 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _container_bytes(cgroup: Path) -> list[int]:
-    """What a memory limit of this container leaves, by cgroup v2 or v1; file cache counts as free."""
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        file = cgroup / limit
-        if not file.exists() or not (most := file.read_text(encoding="ascii").strip()).isdigit():
-            continue
-        statistics = dict(
-            line.split() for line in (file.parent / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
-        return [max(0, int(most) - int((cgroup / used).read_text(encoding="ascii")) + int(statistics.get(cache, 0)))]
-    return []
+def _left_in_groups(cgroup: Path, groups: Path) -> list[int]:
+    """What every limit on the process leaves, of its own group and of those above it; file cache counts as free.
+
+    A container may see its own group as the top of the tree, under another name than `groups` says: the top is looked
+    at in any case.
+    """
+    lines = groups.read_text(encoding="utf-8").splitlines() if groups.exists() else []
+    memberships = [line.split(":", 2)[1:] for line in lines]
+    left = []
+    for controller, limit, used, cache in _LIMITS:
+        path = next((path for controllers, path in memberships if controller in controllers.split(",")), "/")
+        own = PurePath(path.lstrip("/"))
+        for folder in (cgroup / controller / group for group in (own, *own.parents)):
+            if not (folder / limit).exists() or not (most := _text(folder / limit)).strip().isdigit():
+                continue
+            statistics = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+            left.append(max(0, int(most) - int(_text(folder / used)) + int(statistics.get(cache, 0))))
+    return left
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="ascii")

@@ -215,16 +215,16 @@ def _run(side: Side, inputs: Tensor) -> tuple[Tensor, float]:
     """Outputs, and the seconds that they took."""
     start = time.perf_counter()
     outputs = side(inputs)
-    if outputs.is_cuda:
-        torch.cuda.synchronize(outputs.device)
+    if outputs.device.type != "cpu":
+        torch.accelerator.synchronize(outputs.device)
     return outputs, time.perf_counter() - start
 
 
 def _relative(outputs: Tensor, reference: Tensor) -> float:
-    outputs, reference = outputs.double(), reference.double()
+    outputs, reference = outputs.cpu().double(), reference.cpu().double()  # not every device has float64
     return float((outputs - reference).norm() / reference.norm().clamp(min=1e-30))
 
 
 def _psnr(outputs: Tensor, reference: Tensor) -> float:
-    mean = float((outputs.clamp(-1, 1) - reference.clamp(-1, 1)).double().square().mean())
+    mean = float((outputs.clamp(-1, 1) - reference.clamp(-1, 1)).cpu().double().square().mean())
     return 10 * math.log10(4 / mean) if mean else (math.inf if mean == 0 else math.nan)

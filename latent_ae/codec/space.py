@@ -61,11 +61,11 @@ def draw(codec: Codec, count: int, *, seed: int, temperature: float, height: int
 
 
 def _slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    one, other = a.double().flatten(), b.double().flatten()
+    one, other = a.cpu().double().flatten(), b.cpu().double().flatten()  # not every device has float64
     cosine = (one @ other) / (one.norm() * other.norm())
     sine = (1 - cosine.square()).clamp(min=0).sqrt()
     if not float(sine) > _PARALLEL:  # NaN where a vector is zero
         return torch.lerp(a, b, share)
     angle = torch.atan2(sine, cosine)
     mixed: Tensor = (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / sine
-    return mixed.view(a.shape).to(a.dtype)
+    return mixed.view(a.shape).to(a)

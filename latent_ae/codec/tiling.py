@@ -70,7 +70,7 @@ class Seam:
     def add(self, tile: Tensor, earlier: Tensor, covered: Tensor) -> None:
         """`covered` [H,W] says where there is something earlier."""
         difference = (tile - earlier)[..., covered]
-        self._squares += float(difference.double().square().sum())
+        self._squares += float(difference.cpu().double().square().sum())  # not every device has float64
         self._values += difference.numel()
 
     @property

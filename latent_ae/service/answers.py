@@ -10,8 +10,28 @@ from latent_ae.service.errors import BadRequest
 from latent_ae.service.inspection import code_bits
 from latent_ae.service.intake import Upload
 from latent_ae.service.quality import Perceptual, measure
-from latent_ae.service.results import Encoded, Reconstruction, Rival, Size
+from latent_ae.service.results import Encoded, ModelInfo, Reconstruction, Rival, Size
 from latent_ae.service.rivals import best_within
+
+
+def require_effect(info: ModelInfo, *, seed: int | None, precision: Precision | None, logvar: bool) -> None:
+    """Raise BadRequest for a setting of latents that a VQ model does not have: its codes are certain whole numbers."""
+    asked = {"seed": seed is not None, "precision": precision is not None, "logvar": logvar}
+    if info.codebook_size is not None and any(asked.values()):
+        name = next(name for name in asked if asked[name])
+        raise BadRequest(
+            f"{name} has no effect on the codes of {info.id}, which are certain whole numbers: leave it out"
+        )
+
+
+def drawn(info: ModelInfo, latents: Latents, *, seed: int | None, logvar: bool) -> Latents:
+    """Latents that know their seed. Raises BadRequest where a model without a posterior was asked for one."""
+    if (seed is not None and latents.kind != "sample") or (logvar and latents.logvar is None):
+        name = "logvar" if seed is None else "seed"
+        raise BadRequest(
+            f"{name} has no effect on the latents of {info.id}, which are certain, not drawn: leave it out"
+        )
+    return dataclasses.replace(latents, seed=seed)
 
 
 def encoded(model: str, upload: Upload, latents: Latents, precision: Precision) -> Encoded:

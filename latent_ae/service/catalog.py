@@ -58,6 +58,7 @@ def describe(model_id: str, codec: Codec) -> ModelInfo:
         shift_factor=codec.shift_factor,
         encoder_precision=codec.precision.encoder.precision,
         decoder_precision=codec.precision.decoder.precision,
+        device=str(codec.model.device),
         card=_card(folder / "README.md"),
         stats=_stats(folder / "latent_stats.json", codec.identity),
         native_size=native if isinstance(native, int) else None,

@@ -15,17 +15,14 @@ import torch
 from torch import Tensor
 
 from latent_ae.codec import Codec, DoesNotFit, space
-from latent_ae.codec.memory import amount, available_bytes
+from latent_ae.codec.memory import amount, ran_out
 from latent_ae.errors import UserError
-from latent_ae.image import Pixels
+from latent_ae.image import Pixels, to_tensor
 from latent_ae.latent_file import Latents
 from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
 from latent_ae.service.pace import Pace
 from latent_ae.service.results import ModelInfo
 from latent_ae.service.worker import Tick, Work
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory")
-"""in the RuntimeError of torch's allocator for the CPU"""
 
 
 class Decoded(NamedTuple):
@@ -44,25 +41,30 @@ class Hosted:
 
     info: ModelInfo
     codec: Codec
-    memory_bytes: int | None
-    """that an image may take by prediction; None: what is free"""
     encoding: Pace
     decoding: Pace
 
     @classmethod
     def of(cls, info: ModelInfo, codec: Codec, memory_bytes: int | None) -> "Hosted":
-        """With the paces that were measured when the model was loaded."""
+        """With the paces that were measured when the model was loaded.
+
+        Raises ValueError for a codec of another `memory_bytes`, as it is the codec that holds this limit.
+        """
+        if codec.memory_bytes != memory_bytes:
+            raise ValueError(
+                f"expected a codec that may take {memory_bytes} bytes, got {codec.memory_bytes}: give both the same"
+            )
         encoder, decoder = codec.precision.encoder, codec.precision.decoder
-        return cls(info, codec, memory_bytes, Pace(encoder.seconds_per_pixel), Pace(decoder.seconds_per_pixel))
+        return cls(info, codec, Pace(encoder.seconds_per_pixel), Pace(decoder.seconds_per_pixel))
 
     def encode(self, image: Pixels, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Work:
         """[H,W,C] uint8 => Latents of one image; with `and_decode` only if there is memory to decode them too."""
         height, width = (-(-side // self.codec.factor) * self.codec.factor for side in image.shape[:2])
 
         def run(images: Sequence[Pixels], tick: Tick) -> list[Latents]:
-            # Here and not before the queue: a prediction runs the model, if without its numbers.
-            plan = self.codec.plan(height, width)
-            self._require_memory(max(plan.encode_bytes, plan.decode_bytes if and_decode else 0))
+            # Here and not before the queue: a prediction may run the model, if without its numbers.
+            if and_decode:
+                self.codec.require_room([(height, width)])
             with _nonfinite(_not_finite_image()), self.encoding.timed(len(images) * height * width):
                 return self.codec.encode(images, seed=seed, logvar=logvar, tick=tick)
 
@@ -71,31 +73,32 @@ class Hosted:
         alone = None if seed is None else object()
         return self._work(("encode", height, width, logvar, and_decode, alone), run, image, height * width, seconds)
 
-    def encode_vectors(self, pixels: Tensor) -> list[Work]:
-        """[N,C,H,W] in [-1, 1] => N works, each of which gives [c,h,w] float32 as `vectors`."""
-        height, width = (-(-side // self.codec.factor) * self.codec.factor for side in pixels.shape[-2:])
+    def encode_vectors(self, images: Sequence[Pixels] | Tensor) -> list[Work]:
+        """N images [H,W,C] uint8 or [C,H,W] in [-1, 1] => N works, each of which gives [c,h,w] float32 as `vectors`."""
+        size = images.shape[-2:] if isinstance(images, Tensor) else images[0].shape[:2]
+        height, width = (-(-side // self.codec.factor) * self.codec.factor for side in size)
 
-        def run(batch: Sequence[Tensor], tick: Tick) -> list[Tensor]:
-            self._require_memory(self.codec.plan(height, width).encode_bytes)
+        def run(batch: Sequence[Tensor | Pixels], tick: Tick) -> list[Tensor]:
+            # Levels become floats, four times as large, no earlier than this.
+            floats = [each if isinstance(each, Tensor) else to_tensor(each) for each in batch]
             with self.encoding.timed(len(batch) * height * width):
-                found = self.codec.encode_tensor(torch.stack(list(batch)), tick=tick)
+                found = self.codec.encode_tensor(torch.stack(floats), tick=tick)
             if not found.isfinite().all():
                 raise _not_finite_image()
             return list(found)
 
-        key, seconds = ("encode_vectors", *pixels.shape[-2:]), self.encoding.seconds(height * width)
-        return [self._work(key, run, each, height * width, seconds) for each in pixels]
+        key, seconds = ("encode_vectors", *size), self.encoding.seconds(height * width)
+        return [self._work(key, run, each, height * width, seconds) for each in images]
 
     def decode(self, latents: Latents) -> list[Work]:
         """Latents of N images => N works, each of which gives a Decoded."""
         height, width = (side * self.codec.factor for side in latents.grid)
 
         def run(batch: Sequence[Latents], tick: Tick) -> list[Decoded]:
-            plan = self.codec.plan(height, width)
-            self._require_memory(plan.decode_bytes)
             with _nonfinite(_too_large_values()), self.decoding.timed(len(batch) * height * width):
                 images = self.codec.decode(batch, tick=tick)
-            return [Decoded(image, plan.tiles, self.codec.last_seam_db) for image in images]
+            tiles = self.codec.tiles(height, width)
+            return [Decoded(image, tiles, self.codec.last_seam_db) for image in images]
 
         images = [_one(latents, i) for i in range(latents.count)]
         seconds = self.decoding.seconds(height * width)
@@ -114,7 +117,6 @@ class Hosted:
         height, width = (side * self.codec.factor for side in vectors.shape[-2:])
 
         def run(batch: Sequence[Tensor], tick: Tick) -> list[Tensor]:
-            self._require_memory(self.codec.plan(height, width).decode_bytes)
             with _nonfinite(_too_large_values()), self.decoding.timed(len(batch) * height * width):
                 return list(self.codec.decode_tensor(torch.stack(list(batch)), tick=tick))
 
@@ -135,11 +137,6 @@ class Hosted:
     ) -> Work:
         return Work((self.info.id, *key), _at_the_model(run), payload, pixels, seconds)
 
-    def _require_memory(self, needed: int) -> None:
-        available = available_bytes(self.codec.model.device) if self.memory_bytes is None else self.memory_bytes
-        if needed > available:
-            raise _too_large(needed, available)
-
 
 def _at_the_model(run: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
     """Without gradients, and with errors that a visitor understands where memory is short."""
@@ -150,10 +147,12 @@ def _at_the_model(run: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[A
             with torch.inference_mode():
                 return run(batch, tick)
         except DoesNotFit as error:
-            raise _too_large(error.needed, error.available) from error
+            raise TooLarge(
+                f"an image of this size would take about {amount(error.needed)} of memory, and "
+                f"{amount(error.available)} are there for it: try a smaller one"
+            ) from error
         except (RuntimeError, MemoryError) as error:
-            full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-            if full or any(words in str(error) for words in _NO_MEMORY):
+            if ran_out(error):
                 raise TooLarge("the server's memory ran out over this image: try a smaller one") from error
             raise
 
@@ -177,13 +176,6 @@ def _not_finite_image() -> BadRequest:
 
 def _too_large_values() -> BadLatents:
     return BadLatents("the model gives values that are not finite for these latents: they are too large")
-
-
-def _too_large(needed: int, available: int) -> TooLarge:
-    return TooLarge(
-        f"an image of this size would take about {amount(needed)} of memory, and {amount(available)} are there for it: "
-        "try a smaller one"
-    )
 
 
 def _one(latents: Latents, index: int) -> Latents:

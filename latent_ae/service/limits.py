@@ -1,6 +1,12 @@
 """What a server takes on, with defaults that are safe on a small machine."""
 
+import math
 from dataclasses import dataclass
+
+from latent_ae.errors import UserError
+
+_LEAST_SAMPLES = 4
+"""the corners of a walk"""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,31 @@ class ServiceLimits:
     """images of one draw, of a morph, or of a latent file"""
     memory_bytes: int | None = None
     """that a request may need by prediction; None: what the machine has free when it comes"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for fewer samples than the four corners of a walk."""
+        if self.samples < _LEAST_SAMPLES:
+            raise UserError(f"--samples {self.samples}: expected {_LEAST_SAMPLES} or more, the corners of a walk")
+
+    @property
+    def usual_count(self) -> int:
+        """Images of a draw where none are asked for."""
+        return min(16, self.samples)
+
+    @property
+    def usual_steps(self) -> int:
+        """Images of a way where none are asked for."""
+        return min(9, self.samples)
+
+    @property
+    def most_side(self) -> int:
+        """Images along a side of a walk."""
+        return math.isqrt(self.samples)
+
+    @property
+    def usual_side(self) -> int:
+        """The same where none are asked for."""
+        return min(6, self.most_side)
 
 
 DEFAULTS = ServiceLimits()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_ae.image import from_tensor, to_pil, to_tensor
+from latent_ae.image import Pixels, from_tensor, to_pil
 from latent_ae.service.errors import BadRequest, TooLarge
 from latent_ae.service.intake import check_pixels, read_image, read_upload
 from latent_ae.service.limits import ServiceLimits
@@ -127,13 +127,13 @@ def latents_of(asked: RemoteDecode, info: ModelInfo, limits: ServiceLimits) -> T
     return _finite(latents / _factor(scaling) + (shift or 0.0), "the scaled latents")
 
 
-def pixels_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> Tensor:
-    """The pixels [B,C,H,W] float32 in [-1, 1] of an image file or a tensor.
+def images_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> list[Pixels] | Tensor:
+    """The pixels [H,W,C] uint8 of an image file, or [B,C,H,W] float32 in [-1, 1] of a tensor.
 
     Raises BadRequest, TooLarge, and for a file as `read_image`.
     """
     if asked.shape is None:
-        return to_tensor(read_image(read_upload(asked.data, limits), channels=info.channels, limits=limits))[None]
+        return [read_image(read_upload(asked.data, limits), channels=info.channels, limits=limits)]
     _check_shape(asked.shape, info.channels, 1, limits)
     pixels = _tensor(asked.data, asked.shape, asked.dtype or "")
     if (largest := float(pixels.abs().max())) > 1.01:  # a little more is a rounding of bfloat16

@@ -26,6 +26,8 @@ class ModelInfo:
     shift_factor: float | None
     encoder_precision: str
     decoder_precision: str
+    device: str
+    """cpu, or an accelerator as cuda:0"""
     card: str
     """Markdown of the model's README.md without its front matter, or ''"""
     stats: dict[str, Any] | None

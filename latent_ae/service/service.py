@@ -87,18 +87,24 @@ class Service:
         *,
         model: str | None = None,
         seed: int | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
         logvar: bool = False,
         tick: Tick | None = None,
     ) -> Encoded:
-        """An image's latents: the posterior's mode, or with `seed` a draw from it; of a VQ model the codes."""
+        """An image's latents: the posterior's mode, or with `seed` a draw from it; of a VQ model the codes.
+
+        `precision` is of the floats in the file, float32 if None. What has no effect with the model is refused.
+        """
         with self._door.request("encode", tick) as request:
             chosen = self._model(model)
-            one_of("precision", precision, ("float32", "float16", "bfloat16"))
+            if precision is not None:
+                one_of("precision", precision, ("float32", "float16", "bfloat16"))
             seed = None if seed is None else whole("seed", seed, 0, 2**63 - 1)
+            answers.require_effect(chosen.info, seed=seed, precision=precision, logvar=logvar)
             upload, pixels = self._read(request, image, chosen)
             latents: Latents = request.model([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
-            return answers.encoded(chosen.info.id, upload, latents, precision)
+            drawn = answers.drawn(chosen.info, latents, seed=seed, logvar=logvar)
+            return answers.encoded(chosen.info.id, upload, drawn, precision or "float32")
 
     def decode(self, latents: File, *, model: str | None = None, tick: Tick | None = None) -> Images:
         """The images of a latent file, by `model` or whichever has its encoder. Raises WrongModel, BadLatents."""
@@ -160,7 +166,7 @@ class Service:
         self,
         *,
         model: str | None = None,
-        count: int = 16,
+        count: int | None = None,
         seed: int = 0,
         temperature: float = 1.0,
         size: int | None = None,
@@ -168,12 +174,14 @@ class Service:
     ) -> Images:
         """Decoded draws from N(0, temperature^2), or of codes drawn evenly; the note says whether they mean anything.
 
+        There are 16 of them, or as many as the server draws, if `count` is None.
         `size` is the side of the images in pixels, brought to a multiple of the model's factor; without it that of
         the model's training images, or 256.
         """
         with self._door.request("sample", tick) as request:
             chosen = self._model(model)
-            count, seed = whole("count", count, 1, self.limits.samples), whole("seed", seed, 0, 2**63 - 1)
+            count = self.limits.usual_count if count is None else whole("count", count, 1, self.limits.samples)
+            seed = whole("seed", seed, 0, 2**63 - 1)
             temperature = real("temperature", temperature, 0, 10)
             side = whole("size", chosen.info.native_size or 256 if size is None else size, 1, self.limits.side)
             side = max(1, round(side / chosen.info.factor)) * chosen.info.factor
@@ -187,33 +195,33 @@ class Service:
         b: File,
         *,
         model: str | None = None,
-        steps: int = 9,
+        steps: int | None = None,
         spherical: bool = False,
         tick: Tick | None = None,
     ) -> Images:
-        """Decodings along the way between two images' latents, both ends included.
+        """Decodings along the way between two images' latents, both ends included: 9, or as many as fit, if None.
 
         The second image is scaled and cut to the size of the first, and both are made smaller where frames of that
         size would be too large.
         """
         with self._door.request("interpolate", tick) as request:
             chosen = self._model(model)
-            steps = whole("steps", steps, 2, self.limits.samples)
+            steps = self.limits.usual_steps if steps is None else whole("steps", steps, 2, self.limits.samples)
             images = self._alike(request, chosen, [a, b], frames=steps)
             start, end = self._vectors(request, chosen, images, until=0.1)
             line = space.interpolate(start, end, steps, spherical=spherical)
             return self._frames(request, chosen, line, catalog.way_note(chosen.info))
 
     def walk(
-        self, images: Sequence[File], *, model: str | None = None, side: int = 6, tick: Tick | None = None
+        self, images: Sequence[File], *, model: str | None = None, side: int | None = None, tick: Tick | None = None
     ) -> Images:
-        """Side * side decodings, row by row, of the square between the latents of 4 images.
+        """Side * side decodings, row by row, of the square between the latents of 4 images; 6, or what fits, if None.
 
         The images stand upper left, upper right, lower left, lower right; sizes as in `interpolate`.
         """
         with self._door.request("walk", tick) as request:
             chosen = self._model(model)
-            side = whole("side", side, 2, int(self.limits.samples**0.5))
+            side = self.limits.usual_side if side is None else whole("side", side, 2, self.limits.most_side)
             if len(images) != 4:
                 raise BadRequest(f"a walk goes between 4 images, got {len(images)}")
             alike = self._alike(request, chosen, images, frames=side * side)
@@ -248,8 +256,8 @@ class Service:
         with self._door.request("encode_tensor", tick) as request:
             chosen = self._model(model)
             with request.desk():
-                pixels = remote.pixels_of(asked, chosen.info, self.limits)
-            vectors = request.model(chosen.encode_vectors(pixels))
+                images = remote.images_of(asked, chosen.info, self.limits)
+            vectors = request.model(chosen.encode_vectors(images))
             return remote.encoded_reply(asked, torch.stack(vectors), chosen.info.encoder)
 
     def stats(self) -> ServiceStats:

@@ -144,6 +144,7 @@ class Worker:
     def _loop(self) -> None:
         while batch := self._next_batch():
             self._run(batch)
+            del batch  # its images would stay in memory until the next one comes
 
     def _next_batch(self) -> list[_Job]:
         """What is done next; empty when the worker closes."""

@@ -18,7 +18,8 @@ import app
 import gradio_settings
 import temporary
 from accounts import Accounts, AccountsError, read_accounts
-from latent_ae.service import ServiceLimits
+from latent_ae.errors import UserError
+from latent_ae.service import Service, ServiceLimits
 from runs import newest_model
 from tests.app.conftest import TinyModels
 from tests.app.program import running, started
@@ -84,7 +85,6 @@ def test_what_is_wrong_with_the_accounts_ends_the_program(tmp_path: Path, capsys
 
 
 def test_a_port_that_is_taken_is_said_at_once() -> None:
-    from latent_ae.errors import UserError
     from launch import _free_port
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -92,6 +92,10 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
         with pytest.raises(UserError, match=rf"port {port}.*--port"):
             _free_port("127.0.0.1", port)
     assert _free_port("127.0.0.1", 0) > 0
+
+
+def test_the_line_of_a_model_says_where_it_runs(service: Service) -> None:
+    assert app._line(service.models()[0]).endswith("encoder in exact, decoder in exact, on cpu")
 
 
 def test_every_limit_is_an_option() -> None:
@@ -103,6 +107,21 @@ def test_every_limit_is_an_option() -> None:
     }
     with pytest.raises(SystemExit):
         app._parser().parse_args(["--queue", "0"])
+
+
+@pytest.mark.parametrize(("given", "taken"), [((), "the best"), (("--device", "cuda:1"), "cuda:1")])
+def test_models_run_on_the_accelerator_that_is_there_or_where_they_are_told_to(
+    given: tuple[str, ...], taken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object, device: object, **__: object) -> None:
+        raise UserError(f"loaded on {device}")
+
+    monkeypatch.setattr(gradio_settings, "settle", lambda folder: None)
+    monkeypatch.setattr("latent_ae.codec.device_named", lambda name: name or "the best")
+    monkeypatch.setattr("latent_ae.service.Service.load", load)
+    with kept_signals():
+        assert app.main(["--model", "x", *given]) == 2
+    assert capsys.readouterr().err == f"error: loaded on {taken}\n"
 
 
 def test_the_newest_finished_run_is_the_one_whose_model_was_written_last(tmp_path: Path) -> None:
@@ -184,15 +203,30 @@ def test_the_private_folder_is_gone_afterwards_even_after_an_error() -> None:
 
 def test_a_sweep_takes_old_files_and_counts_the_others(tmp_path: Path) -> None:
     own, old = temporary.put(tmp_path, "own.png", b"12"), temporary.put(tmp_path, "old.png", b"345")
-    first = temporary.sweep(tmp_path, seconds=60)
+    free = {"most": 100, "spared_seconds": 0}
+    first = temporary.sweep(tmp_path, seconds=60, **free)
     assert (first.removed, first.left) == (set(), 5)
     time.sleep(0.05)
-    second = temporary.sweep(tmp_path, seconds=0.04, kept=frozenset({str(own)}))
+    second = temporary.sweep(tmp_path, seconds=0.04, **free, kept=frozenset({str(own)}))
     assert (second.removed, second.left) == ({str(old)}, 2)
     assert old.parent.exists()  # it was filled just now, and another file may be on its way
     time.sleep(0.05)
-    temporary.sweep(tmp_path, seconds=0.04, kept=frozenset({str(own)}))
+    temporary.sweep(tmp_path, seconds=0.04, **free, kept=frozenset({str(own)}))
     assert [own.exists(), old.parent.exists()] == [True, False]
+
+
+def test_where_space_is_short_a_sweep_takes_the_oldest_that_nobody_is_at(tmp_path: Path) -> None:
+    files = []
+    for name in ("own", "oldest", "older", "new"):
+        files.append(temporary.put(tmp_path, name, b"12345"))
+        time.sleep(0.02)
+    kept = frozenset({str(files[0])})
+    age = time.time() - files[3].stat().st_ctime
+    swept = temporary.sweep(tmp_path, seconds=60, most=16, spared_seconds=age + 0.01, kept=kept)
+    assert (swept.removed, swept.left) == ({str(files[1])}, 15)
+    swept = temporary.sweep(tmp_path, seconds=60, most=0, spared_seconds=age + 0.01, kept=kept)
+    assert (swept.removed, swept.left) == ({str(files[2])}, 10)
+    assert [file.exists() for file in files] == [True, False, False, True]
 
 
 def test_two_files_of_one_name_and_content_lie_apart(tmp_path: Path) -> None:

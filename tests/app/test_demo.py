@@ -4,7 +4,6 @@ import ast
 import csv
 import dataclasses
 import io
-import time
 from pathlib import Path
 
 import gradio as gr
@@ -17,12 +16,13 @@ import files
 import markup
 from demo import create_demo, model_facts
 from examples import example_images
-from latent_ae.service import Reconstruction, Service
+from latent_ae.codec import Codec
+from latent_ae.service import Reconstruction, Service, ServiceLimits
 from latent_ae.service.errors import BadRequest
 from running import Cancelled, Run, guarded
-from shelf import Shelf
 from tab_inspect import card_text
 from tab_morph import suits_walks
+from temporary import files_under
 from tests.app.conftest import TinyModels
 from tests.app.pictures import pixels, png, read
 
@@ -166,25 +166,36 @@ def test_other_errors_are_not_swallowed() -> None:
         fail()
 
 
-def test_the_shelf_holds_no_more_than_its_bytes_and_always_the_newest(made: Reconstruction) -> None:
-    one = made.original.nbytes + made.reconstructed.nbytes + 2 * len(made.encoded.file)
-    shelf = Shelf(max_bytes=2 * one)
-    keys = [shelf.put(made) for _ in range(3)]
-    assert [shelf.get(key) is made for key in keys] == [False, True, True]
-    tiny = Shelf(max_bytes=1)
-    assert tiny.get(tiny.put(made)) is made
+def test_a_reconstruction_writes_each_picture_once(demo: gr.Blocks, gradio_folder: Path) -> None:
+    (handler,) = [
+        event.fn for event in demo.fns.values() if event.name == "reconstruct" and event.api_visibility == "private"
+    ]
+    image = pixels(24, 20)
+    upload = gradio_folder / "upload.png"
+    upload.write_bytes(png(image))
+    run = Run()
+    run.begin()
+    before = files_under(gradio_folder)
+    found = handler(run, None, str(upload), "tiny-kl", [], 4, 8)
+    pictures = [Path(path) for path in files_under(gradio_folder) - before if path.endswith(".png")]
+    assert [path.name for path in pictures if np.array_equal(read(path), image)] == ["original.png"]
+    slider, gallery = (
+        next(value for component, value in found.items() if isinstance(component, kind) and key(value))
+        for kind, key in ((gr.ImageSlider, bool), (gr.Gallery, lambda value: value["value"][0][1] == "Original"))
+    )
+    assert [path for path, _ in gallery["value"]][:2] == list(slider)
+    assert len(gallery["value"]) == 4
 
 
-def test_the_shelf_forgets(made: Reconstruction) -> None:
-    shelf = Shelf(seconds=0.05)
-    key, other = shelf.put(made), shelf.put(made)
-    shelf.drop(key)
-    shelf.drop(None)
-    assert shelf.get(key) is None
-    assert shelf.get(other) is made
-    time.sleep(0.06)
-    assert shelf.get(other) is None
-    assert shelf.get(None) is None
+@pytest.mark.parametrize(("samples", "values"), [(64, (9, 16, 6)), (9, (9, 9, 3)), (8, (8, 8)), (4, (4, 4))])
+def test_what_is_set_at_first_is_within_the_limits(
+    codecs: dict[str, Codec], samples: int, values: tuple[int, ...]
+) -> None:
+    with Service({"tiny-kl": codecs["tiny-kl"]}, limits=ServiceLimits(samples=samples)) as service:
+        page = create_demo(service)
+    sliders = {block.label: block for block in of_kind(page, gr.Slider)}
+    assert tuple(sliders[label].value for label in ("Steps", "Images", "Side") if label in sliders) == values
+    assert all(slider.minimum <= slider.value <= slider.maximum for slider in sliders.values())
 
 
 def test_the_table_has_a_row_for_each_form_of_the_image(service: Service, made: Reconstruction) -> None:

@@ -56,7 +56,7 @@ def encode(codec: Codec, model: str, image: Pixels) -> Job:
     (expected,) = codec.encode([image])
 
     def job(client: httpx.Client) -> str:
-        _, (file, _) = call(client, "encode", upload(client, png(image)), model, None, "float32", False)
+        _, (file, _) = call(client, "encode", upload(client, png(image)), model, None, None, False)
         assert torch.equal(from_bytes(download(client, file)).tensor, expected.tensor)
         return "encode"
 
@@ -108,7 +108,7 @@ def malformed(number: int) -> Job:
         ("encode", b"text", "tiny-vq", "unsupported_format"),
         ("decode", good, None, "bad_latents"),
     ][number % 4]
-    rest = {"encode": (None, "float32", False), "reconstruct": (False,), "decode": ()}[endpoint]
+    rest = {"encode": (None, None, False), "reconstruct": (False,), "decode": ()}[endpoint]
 
     def job(client: httpx.Client) -> str:
         fine, error = call(client, endpoint, upload(client, data), model, *rest)

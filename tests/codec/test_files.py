@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -47,11 +48,17 @@ class Sizes(Task[int, str]):
         self.read_ahead = 1
         if any(item.given == 13 for item in items):
             raise UserError("thirteen")
+        if any(item.given == 15 for item in items):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+        if any(item.given == 16 for item in items):
+            raise ZeroDivisionError
         return [item.digest[:4] for item in items]
 
     def write(self, item: Item[int], made: str) -> None:
         if item.given == 14:
             raise UserError("cannot be written")
+        if item.given == 17:  # what is alone is made as it is written
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
         item.target.outputs[0].write_text(made)
 
 
@@ -80,6 +87,21 @@ def test_what_fails_takes_nothing_with_it(tmp_path: Path) -> None:
     assert reasons == {"0001.txt": "thirteen", "0003.txt": "no number", "0004.txt": "cannot be written"}
     assert (outcome.made, done) == (3, 6)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0000.done", "0002.done", "0005.done"]
+
+
+def test_memory_that_runs_out_over_one_file_is_its_own_affair(tmp_path: Path) -> None:
+    task, outcome, done = run_sizes(tmp_path, [1, 15, 17, 2])
+    assert task.batches == [[1, 15, 17, 2], [1], [15], [17], [2]]
+    assert [(file.name, reason) for file, reason in outcome.failed] == [
+        ("0001.txt", "the memory ran out over it: take a smaller image, or --compute bf16"),
+        ("0002.txt", "the memory ran out over it: take a smaller image, or --compute bf16"),
+    ]
+    assert (outcome.made, done) == (2, 4)
+
+
+def test_a_defect_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_sizes(tmp_path, [1, 16])
 
 
 def test_a_source_is_never_an_output(tmp_path: Path) -> None:

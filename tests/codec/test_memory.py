@@ -50,6 +50,13 @@ def test_a_convolution_needs_its_weights_again_and_in_torchs_order_its_inputs_an
     assert convolution.weight.device == CPU
 
 
+def test_a_prediction_is_the_same_where_no_gradient_is_ever_wanted() -> None:
+    convolution = nn.Conv2d(2, 3, 3, padding=1)
+    expected = counted(convolution, 1, 2, 8, 8)
+    with torch.inference_mode():
+        assert counted(convolution, 1, 2, 8, 8) == expected
+
+
 def test_half_precision_takes_half() -> None:
     assert counted(Steps(), 1, 10, 1, 1, dtype=torch.bfloat16) == 2 * 4 * 10
 
@@ -181,6 +188,38 @@ def test_the_older_kind_of_container_too(tmp_path: Path) -> None:
     (folder / "memory.usage_in_bytes").write_text("900\n")
     (folder / "memory.stat").write_text("total_inactive_file 50\n")
     assert available_bytes(CPU, cgroup=tmp_path) == 150
+
+
+def limited(group: Path, most: int, used: int) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "memory.max").write_text(f"{most}\n")
+    (group / "memory.current").write_text(f"{used}\n")
+    (group / "memory.stat").write_text("inactive_file 0\n")
+
+
+def test_a_limit_of_the_processs_own_group_or_of_one_above_holds(tmp_path: Path) -> None:
+    """As systemd sets MemoryMax= for a unit or for a slice."""
+    tree, groups = tmp_path / "cgroup", tmp_path / "groups"
+    groups.write_text("0::/system.slice/latent-ae.service\n")
+    limited(tree / "system.slice" / "latent-ae.service", 1000, 300)
+    assert available_bytes(CPU, cgroup=tree, groups=groups) == 700
+    limited(tree / "system.slice", 5000, 4500)
+    assert available_bytes(CPU, cgroup=tree, groups=groups) == 500
+    limited(tree / "user.slice", 10, 10)
+    assert available_bytes(CPU, cgroup=tree, groups=groups) == 500
+    groups.write_text("0::/a/group/of/the/host\n")  # a container that sees its own as the top
+    limited(tree, 900, 100)
+    assert available_bytes(CPU, cgroup=tree, groups=groups) == 800
+
+
+def test_so_it_does_in_the_older_kind_of_tree(tmp_path: Path) -> None:
+    groups, group = tmp_path / "groups", tmp_path / "memory" / "slice" / "unit"
+    groups.write_text("5:cpu,cpuacct:/elsewhere\n4:memory:/slice/unit\n1:name=systemd:/x:y\n0::/x\n")
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("1000\n")
+    (group / "memory.usage_in_bytes").write_text("900\n")
+    (group / "memory.stat").write_text("total_inactive_file 50\n")
+    assert available_bytes(CPU, cgroup=tmp_path, groups=groups) == 150
 
 
 PROGRAM = """

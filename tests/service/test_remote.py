@@ -16,6 +16,7 @@ from latent_ae.codec import Codec
 from latent_ae.image import from_tensor, to_pil, to_tensor
 from latent_ae.service import RemoteDecode, RemoteEncode, RemoteReply, Service, ServiceLimits
 from latent_ae.service.errors import BadRequest, BrokenUpload, TooLarge, UnknownModel
+from latent_ae.service.remote import images_of
 
 from .conftest import closing, pixels, saved
 
@@ -128,6 +129,11 @@ def test_an_image_is_encoded_to_the_mode_of_its_posterior(
     with torch.no_grad():
         mode = codec.model.encode(to_tensor(image)[None]).latent_dist.mode()
     assert torch.allclose(found, (mode - SHIFT) * SCALING, atol=1e-5)
+
+
+def test_an_image_file_waits_as_levels(service: Service) -> None:
+    images = images_of(RemoteEncode(saved(pixels(12, 20), "PNG")), service.models()[0], service.limits)
+    assert [image.dtype for image in images] == [np.uint8]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

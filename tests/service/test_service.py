@@ -279,12 +279,3 @@ def test_broken_files_are_refused_by_every_endpoint(service: Service) -> None:
             service.decode(file)
     with pytest.raises(BadRequest, match="bytes or a Path"):
         service.encode("photo.png")  # type: ignore[arg-type]
-
-
-def test_what_does_not_fit_into_memory_is_refused_before_the_work(kl: Codec) -> None:
-    with closing(Service({"kl": kl}, limits=ServiceLimits(memory_bytes=200_000))) as service:
-        with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory, and 0 MiB are there"):
-            service.reconstruct(png(pixels(200, 200)))
-        with pytest.raises(TooLarge):
-            service.sample(count=1, size=200)
-        assert service.stats().requests == {("reconstruct", "too_large"): 1, ("sample", "too_large"): 1}

@@ -1,6 +1,7 @@
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -247,6 +248,17 @@ def test_callers_take_turns(worker: Worker, machine: Machine) -> None:
     many[0].join(10)
     one[0].join(10)
     assert machine.batches[:4] == [[0], [10], [1], [11]]
+
+
+def test_what_is_done_is_not_kept(worker: Worker) -> None:
+    class Image:
+        pass
+
+    image = Image()
+    kept = weakref.ref(image)
+    worker.run([Work("key", lambda payloads, tick: [None] * len(payloads), image, 1)], deadline=soon())
+    del image
+    until(lambda: kept() is None)
 
 
 def test_under_stress_every_caller_gets_its_own_answer(worker: Worker, machine: Machine) -> None:

@@ -1,0 +1,118 @@
+"""What lies on the server's disk: no more than was allowed, and gone when it is old."""
+
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+import launch as launching
+from latent_ae.service import Service, ServiceLimits
+from launch import Running
+from tests.app.conftest import TinyModels, load_service
+from tests.app.pictures import pixels, png, written
+from tests.app.test_safety import contents, empty_folders, stream
+
+LIMIT = 8000
+"""bytes of results, beside what is there"""
+
+
+def draw(url: str, seed: int) -> httpx.Response:
+    """A request whose results have been written when this returns, and what it was told at first."""
+    answer = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 4, seed, 1.0, 16]})
+    if answer.status_code == 200:
+        stream(url, f"gradio_api/call/sample/{answer.json()['event_id']}")
+    return answer
+
+
+def bytes_of(files: set[str]) -> int:
+    return sum(Path(file).stat().st_size for file in files)
+
+
+def limited(models: TinyModels, own: set[str], deadline: float) -> Running:
+    from demo import create_demo
+
+    service = load_service(models, ServiceLimits(deadline_seconds=deadline))
+    return launching.launch(create_demo(service), service, port=0, stored_bytes=bytes_of(own) + LIMIT)
+
+
+@pytest.mark.slow
+def test_results_count_among_what_is_stored(tiny_models: TinyModels, gradio_folder: Path) -> None:
+    own = contents(gradio_folder)
+    running = limited(tiny_models, own, deadline=120)
+    try:
+        told = [draw(running.url, 0)]
+        one = bytes_of(contents(gradio_folder) - own)
+        while told[-1].status_code == 200:
+            assert len(told) < 20
+            told.append(draw(running.url, len(told)))
+        assert (told[-1].status_code, told[-1].json()["error"]) == (503, "busy")
+        assert LIMIT < bytes_of(contents(gradio_folder) - own) < LIMIT + 2 * one
+        bodies = {"call/models": {}, "run/models": {}, "queue/join": {"fn_index": 0, "session_hash": "a"}}
+        for route, body in bodies.items():
+            assert httpx.post(f"{running.url}gradio_api/{route}", json={"data": [], **body}).status_code == 503
+        assert httpx.post(f"{running.url}gradio_api/upload", files={"files": b"x"}).status_code == 503
+        assert httpx.get(f"{running.url}gradio_api/info").status_code == 200
+    finally:
+        running.close()
+
+
+@pytest.mark.slow
+def test_the_oldest_results_make_room(
+    tiny_models: TinyModels, gradio_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "_FULL_SECONDS", 0.05)
+    own = contents(gradio_folder)
+    running = limited(tiny_models, own, deadline=0.5)
+    try:
+        draw(running.url, 0)
+        first = contents(gradio_folder) - own
+        end = time.monotonic() + 60
+        while any(Path(file).exists() for file in first):
+            assert time.monotonic() < end
+            draw(running.url, 1)
+        assert own <= contents(gradio_folder)
+        end = time.monotonic() + 60
+        while draw(running.url, 2).status_code != 200:
+            assert time.monotonic() < end
+    finally:
+        running.close()
+
+
+@pytest.mark.slow
+def test_no_more_is_stored_than_was_allowed(service: Service, gradio_folder: Path) -> None:
+    from demo import create_demo
+
+    stored_bytes = bytes_of(contents(gradio_folder)) + 3000
+    running = launching.launch(create_demo(service), service, port=0, stored_bytes=stored_bytes)
+    try:
+        answers = [httpx.post(f"{running.url}gradio_api/upload", files={"files": bytes(2000)}) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 503, 503]
+        assert answers[-1].json()["error"] == "busy"
+    finally:
+        running.demo.close(verbose=False)
+
+
+@pytest.mark.slow
+def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder: Path, tmp_path: Path) -> None:
+    from demo import create_demo
+
+    example = written(tmp_path / "example.png", png(pixels(8, 8)))
+    demo = create_demo(service, examples=[example])
+    own = contents(gradio_folder)
+    running = launching.launch(demo, service, port=0, keep_seconds=1.0)
+    try:
+        uploaded = httpx.post(f"{running.url}gradio_api/upload", files={"files": png(pixels(8, 9))}).json()
+        started = httpx.post(f"{running.url}gradio_api/call/sample", json={"data": [None, 2, 0, 1.0, 8]}).json()
+        lines = stream(running.url, f"gradio_api/call/sample/{started['event_id']}").splitlines()
+        results = [file["path"] for file in json.loads(lines[lines.index("event: complete") + 1][6:])[0]]
+        assert all(Path(file).is_relative_to(gradio_folder) for file in (*uploaded, *results))
+        end = time.monotonic() + 60
+        while (contents(gradio_folder) - own or empty_folders(gradio_folder)) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert contents(gradio_folder) == own
+        assert empty_folders(gradio_folder) == []
+        assert not set().union(*demo.temp_file_sets) - own
+    finally:
+        running.demo.close(verbose=False)

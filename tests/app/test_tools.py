@@ -1,0 +1,183 @@
+"""The endpoints as tools of language models, through the client that their programs use."""
+
+import asyncio
+import base64
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+
+import app
+import gradio_settings
+from accounts import Accounts
+from guard import tool_bytes
+from latent_ae.codec import Codec
+from latent_ae.errors import UserError
+from latent_ae.service import Service
+from launch import Running, launch
+from temporary import files_under
+from tests.app.pictures import pixels, png, read
+from tests.app.test_app import kept_signals
+
+IMAGE = pixels(19, 30)
+ROOM_BYTES = 3_000_000
+
+
+def data_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.fixture(scope="module")
+def tools(service: Service, gradio_folder: Path) -> Iterator[Running]:
+    from demo import create_demo
+
+    there = sum(Path(file).stat().st_size for file in files_under(gradio_folder))
+    running = launch(create_demo(service), service, port=0, mcp=True, stored_bytes=there + ROOM_BYTES)
+    yield running
+    if client := running.demo.mcp_server_obj._client_instance:
+        client.close()
+    running.demo.close(verbose=False)  # the service is shared with other tests
+
+
+def talk(running: Running, *calls: tuple[str, dict[str, Any]]) -> tuple[list[Any], list[tuple[bool, list[Any]]]]:
+    """The tools that a session finds, and what its calls answer one after another: whether in error, and content."""
+
+    async def heard(*_: object) -> None:
+        pass
+
+    async def session() -> tuple[list[Any], list[tuple[bool, list[Any]]]]:
+        async with (
+            streamable_http_client(f"{running.url}gradio_api/mcp/") as (reads, writes, _),
+            ClientSession(reads, writes) as client,
+        ):
+            await client.initialize()
+            listed = (await client.list_tools()).tools
+            # Without somebody to hear of progress Gradio makes one text of several results.
+            answers = [await client.call_tool(*call, progress_callback=heard) for call in calls]
+            return listed, [(bool(answer.isError), answer.content) for answer in answers]
+
+    return asyncio.run(asyncio.wait_for(session(), 60))
+
+
+def test_a_session_finds_the_endpoints_and_is_asked_for_data_uris(tools: Running) -> None:
+    listed, _ = talk(tools)
+    assert {tool.name for tool in listed} == {"encode", "decode", "reconstruct", "sample", "interpolate", "models"}
+    encode = next(tool for tool in listed if tool.name == "encode")
+    assert encode.inputSchema["properties"]["image"]["format"] == "a data: URI"
+    assert encode.inputSchema["required"] == ["image"]
+    for tool in listed:
+        assert "http" not in tool.model_dump_json()
+        assert "upload_file" not in tool.model_dump_json()
+
+
+def test_tools_answer_and_a_call_that_is_refused_does_not_end_the_session(
+    tools: Running, codecs: dict[str, Codec]
+) -> None:
+    large = data_uri(bytes(tools.demo.max_file_size + 1))
+    _, (models, one, two, nobody, again) = talk(
+        tools,
+        ("models", {}),
+        ("encode", {"image": "https://example.com/x.png"}),
+        ("encode", {"image": large}),
+        ("encode", {"image": data_uri(png(IMAGE)), "model": "nobody"}),
+        ("reconstruct", {"image": data_uri(png(IMAGE))}),
+    )
+    assert not models[0]
+    assert "tiny-kl" in models[1][0].text
+    assert (one[0], one[1][0].text) == (
+        True,
+        "bad_request: addresses are not fetched: upload the file, or give it as a data: URI from a tool",
+    )
+    assert two[0]
+    assert two[1][0].text.startswith("too_large: ")
+    assert nobody[0]
+    assert "unknown_model: there is no model 'nobody'" in nobody[1][0].text
+    error, (picture, *_) = again
+    assert not error
+    assert np.array_equal(read(base64.b64decode(picture.data)), codecs["tiny-kl"].reconstruct([IMAGE])[0])
+
+
+def post(running: Running, body: object) -> httpx.Response:
+    headers = {"Accept": "application/json, text/event-stream"}
+    return httpx.post(f"{running.url}gradio_api/mcp/", json=body, headers=headers, timeout=30)
+
+
+def test_a_request_may_be_as_large_as_its_files(tools: Running) -> None:
+    limit = tool_bytes(tools.demo.max_file_size)
+    call = {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"_meta": {"x": "y" * 2_500_000}}}
+    assert len(json.dumps(call)) < limit
+    assert tools.demo.mcp_server_obj.manager.asgi_app.max_body_size == limit
+    assert post(tools, call).status_code == 200
+    call["params"]["_meta"]["x"] *= 2
+    assert post(tools, call).status_code == 413
+
+
+def test_the_older_transport_is_not_there(tools: Running) -> None:
+    for method, path in (("GET", "sse"), ("POST", "messages/"), ("POST", "messages/?session_id=1")):
+        assert httpx.request(method, f"{tools.url}gradio_api/mcp/{path}").status_code == 404
+
+
+def test_several_calls_at_once_fetch_nothing(tools: Running) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    call["params"] = {"name": "encode", "arguments": {"image": "https://example.com/x.png"}}
+    assert post(tools, [call]).status_code == 400
+
+
+def test_what_tools_send_counts_among_what_is_stored(tools: Running, gradio_folder: Path) -> None:
+    """The last, because nothing more is taken afterwards."""
+    call = {"jsonrpc": "2.0", "id": 7, "method": "tools/call"}
+    call["params"] = {"name": "encode", "arguments": {"image": data_uri(b"\0" * 900_000)}}
+    before = len(files_under(gradio_folder))
+    answers = [post(tools, call) for _ in range(4)]
+    last = answers[-1].json()
+    assert (last["id"], last["result"]["isError"]) == (7, True)
+    assert last["result"]["content"][0]["text"].startswith("busy: the server's space for uploads and results is full")
+    assert len(files_under(gradio_folder)) - before < 2 * len(answers)
+    _, (models,) = talk(tools, ("models", {}))
+    assert "busy: " in models[1][0].text
+
+
+# -------------------------------------------------------------------------------------------------------------- start
+
+
+def test_tools_and_accounts_exclude_each_other(
+    service: Service,
+    gradio_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from demo import create_demo
+
+    with pytest.raises(UserError, match="--mcp with --auth-file"):
+        launch(create_demo(service), service, port=0, mcp=True, auth=Accounts({"ann": "secret"}))
+    file = tmp_path / "accounts"
+    file.touch(mode=0o600)
+    file.write_text("ann:secret\n")
+    monkeypatch.setattr(gradio_settings, "settle", lambda folder: None)
+    with kept_signals():  # before the model is looked for
+        assert app.main(["--mcp", "--auth-file", str(file), "--model", str(tmp_path / "none")]) == 2
+    assert "error: --mcp with --auth-file: tools are not asked for a password" in capsys.readouterr().err
+
+
+def test_tools_that_cannot_be_offered_are_an_error_and_not_a_server_without_them(
+    service: Service, gradio_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from demo import create_demo
+
+    # As of a release of the package that lacks what Gradio takes from it.
+    monkeypatch.setattr("tools._Server.Server", None)
+    demo = create_demo(service)
+    with pytest.raises(UserError, match="--mcp: tools cannot be offered"):
+        launch(demo, service, port=0, mcp=True)
+    assert not demo.is_running
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[mcp\]'"):
+        launch(demo, service, port=0, mcp=True)

@@ -1,0 +1,56 @@
+"""Memory: what does not fit is refused before any work, and looking whether it fits costs next to nothing."""
+
+import pytest
+
+from latent_ae.codec import Codec
+from latent_ae.service import RemoteEncode, Service, ServiceLimits
+from latent_ae.service.errors import TooLarge
+
+from .conftest import closing, pixels, png, tiny
+
+
+def runs(codec: Codec) -> list[bool]:
+    """Whether each run of one of its sides was without numbers, as a prediction is; grows as they come."""
+    found: list[bool] = []
+    for runner in (codec._encoder, codec._decoder):
+        runner.side.module.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].is_meta))
+    return found
+
+
+def test_an_images_size_costs_no_run_of_its_own() -> None:
+    codec = Codec(tiny(), name="kl", precision="fp32")
+    found = runs(codec)
+    with closing(Service({"kl": codec})) as service:
+        for side in (8, 12, 20, 24):
+            image = png(pixels(side, 16))
+            service.reconstruct(image)
+            service.decode(service.encode(image).file)
+            service.sample(count=1, size=side)
+            service.encode_tensor(RemoteEncode(image))
+    assert found.count(True) == 2  # of an ordinary image, once a side
+
+
+def test_what_cannot_be_decoded_is_not_encoded() -> None:
+    plan = Codec(tiny(), name="kl", precision="fp32", tile=None).plan(96, 96)
+    assert plan.encode_bytes < plan.decode_bytes
+    codec = Codec(tiny(), name="kl", precision="fp32", tile=None, memory_bytes=plan.decode_bytes - 1)
+    found = runs(codec)
+    with closing(Service({"kl": codec}, limits=ServiceLimits(memory_bytes=plan.decode_bytes - 1))) as service:
+        with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory"):
+            service.reconstruct(png(pixels(96, 96)))
+        assert found
+        assert all(found)
+        assert service.encode(png(pixels(96, 96))).latents.count == 1
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_the_work(kl: Codec) -> None:
+    limits = ServiceLimits(memory_bytes=200_000)
+    with pytest.raises(ValueError, match="expected a codec that may take 200000 bytes, got None"):
+        Service({"kl": kl}, limits=limits)
+    small = Codec(tiny(), name="kl", precision="fp32", memory_bytes=200_000)
+    with closing(Service({"kl": small}, limits=limits)) as service:
+        with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory, and 0 MiB are there"):
+            service.reconstruct(png(pixels(200, 200)))
+        with pytest.raises(TooLarge):
+            service.sample(count=1, size=200)
+        assert service.stats().requests == {("reconstruct", "too_large"): 1, ("sample", "too_large"): 1}
