@@ -90,7 +90,7 @@ class OurStep:
         optimizer = build_optimizer(objective, TRAIN)
         self.state = TrainingState(objective, optimizer, TRAIN.ema_decay)
         if setup.compile:
-            objective.model.compile()
+            objective.model.compile_blocks()
         self.accelerator = Accelerator(mixed_precision=setup.precision, cpu=setup.device.type == "cpu")
         self.prepared = self.accelerator.prepare_model(objective)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from latent_ae import metrics
+from latent_ae.errors import UserError
 from latent_ae.metrics import (
     CodebookStatistics,
     EquivarianceStatistics,
@@ -170,9 +171,9 @@ class Evaluator:
             self._values |= state["values"]
 
     def report(self, *, complete: bool = True) -> EvaluationReport:
-        """Everything measured so far. Raises ValueError if that is nothing."""
+        """Everything measured so far. Raises UserError if that is nothing."""
         if not self._values:
-            raise ValueError("nothing was measured: the data set gave no image")
+            raise UserError("nothing was measured: no image of the data set can be used, or none came before the stop")
         found = {name: self._metric(name) for name in UNITS_AND_PROTOCOLS}
         found["rfid"] = self._rfid()
         measured = {name for row in self._values.values() for name in row}
@@ -248,7 +249,7 @@ class Evaluator:
         repeated = sorted({sample_id for sample_id in sample_ids if sample_id in self._values})
         if repeated or len(set(sample_ids)) < len(sample_ids):
             shown = f"{repeated[0]!a} is here already" if repeated else "an id occurs twice in a batch"
-            raise ValueError(f"every image may be measured once, but {shown}: shard the data set without padding")
+            raise UserError(f"every image may be measured once, but {shown}: shard the data set without padding")
 
 
 def evaluate(
@@ -261,7 +262,7 @@ def evaluate(
     """Measure every batch in this process.
 
     `progress` is called with the number of images of each batch. `stop` is asked before each batch; once it returns
-    True the report says so (`complete`). Raises ValueError if there is no image at all.
+    True the report says so (`complete`). Raises UserError if there is no image at all.
     """
     for pixels, sample_ids in batches:
         if stop is not None and stop():

@@ -34,12 +34,24 @@ def numpy_generator(seed: int, purpose: str, *place: int) -> np.random.Generator
 
 
 def sample_noise(
-    seed: int, first: int, count: int, shape: tuple[int, ...], *, purpose: str = "posterior"
+    seed: int,
+    first: int,
+    count: int,
+    shape: tuple[int, ...],
+    *,
+    purpose: str = "posterior",
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     """Noise for the run's samples `first` .. `first + count - 1`.
 
     A sample's number is step * global batch size + its index in the global batch, so that the noise belongs to the
     sample and not to the process or micro-batch that happens to hold it.
-    Returns [count, *shape] float32 from N(0, 1), on the CPU.
+    Returns [count, *shape] float32 from N(0, 1), drawn where it is used: on `device` (default the CPU), whose kind of
+    generator decides which numbers a seed stands for.
     """
-    return torch.stack([torch.randn(shape, generator=torch_generator(seed, purpose, first + i)) for i in range(count)])
+    device = device or torch.device("cpu")
+    generator, noise = torch.Generator(device), torch.empty(count, *shape, device=device)
+    for place in range(count):
+        generator.manual_seed(derived_seed(seed, purpose, first + place))
+        noise[place].normal_(generator=generator)
+    return noise

@@ -23,7 +23,13 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much wh
 
 
 LONGEST = (
-    *("export/graphs", "export/test_recipes.py", "program/test_encode_dataset.py", "program/test_ranks.py"),
+    *(
+        "training/test_compiled.py",
+        "export/graphs",
+        "export/test_recipes.py",
+        "program/test_encode_dataset.py",
+        "program/test_ranks.py",
+    ),
     *("app/browser", "app/test_app.py", "codec/test_memory.py", "program/test_signals.py", "program/test_resume.py"),
     *("program/test_train_diffusion.py", "program/test_streams.py", "app/test_load.py", "test_torchvision_guard.py"),
 )

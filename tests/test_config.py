@@ -50,6 +50,19 @@ def test_scientific_notation_in_yaml_is_a_number(tmp_path: Path) -> None:
     assert parse("--config", str(file)).name == "mine"
 
 
+HUB = ["--data.source", "hub", "--data.path", "x"]
+UNSEEN = ["--evaluation.perceptual", "none"]
+GUMBEL = ["--bottleneck.kind", "gumbel", "--bottleneck.codebook_size", "8", "--model.start_logvar", "0"]
+FSQ = [
+    *("--bottleneck.kind", "fsq", "--bottleneck.levels", "4", "4", "4", "--model.start_logvar", "0"),
+    *("--loss.beta", "null", "--loss.beta_schedule", "constant", "--loss.beta_warmup_steps", "0"),
+]
+
+
+def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
+    assert parse(*GUMBEL, "--bottleneck.temperature", "0.5", "0.5").bottleneck.temperature == (0.5, 0.5)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -68,6 +81,14 @@ def test_scientific_notation_in_yaml_is_a_number(tmp_path: Path) -> None:
         (["--preflight", "off"], "--preflight: got 'off', expected on or only"),
         (["--train.keep_checkpoints", "1"], "train.keep_checkpoints: got '1'"),
         (["--model.init_from", "x", "--model.preset", "sd"], "model.preset would have no effect"),
+        (["--loss.entropy_temperature", "1"], "loss.entropy_temperature has an effect only with loss.entropy_weight"),
+        (["--data.heldout_share", "0.5"], "data.heldout_share has an effect only with data.source folder, or hub or"),
+        ([*HUB, "--data.heldout_split", "x", "--data.heldout_share", "0.5"], "without data.heldout_split"),
+        (["--evaluation.fid_weights_file", "x"], "evaluation.fid_weights_file has an effect only with evaluation.fid"),
+        ([*UNSEEN, "--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual none"),
+        (["--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual random_features"),
+        ([*GUMBEL, "--bottleneck.temperature", "1", "0.5"], "never comes to 0.5 with bottleneck.temperature_steps 0"),
+        ([*FSQ, "--loss.capacity", "0"], "loss.capacity has no effect with bottleneck.kind fsq"),
     ],
 )
 def test_each_mistake_is_one_clear_line(argv: list[str], message: str) -> None:

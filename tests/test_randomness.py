@@ -25,6 +25,13 @@ def test_noise_belongs_to_the_sample_not_to_the_batch() -> None:
     assert not torch.equal(whole[0], whole[1])
 
 
+def test_noise_is_what_a_generator_of_each_sample_gives() -> None:
+    for shape in ((2, 3, 3), (8, 4, 4)):  # below 16 values torch draws by another algorithm
+        apart = [torch.randn(shape, generator=torch_generator(5, "latents", number)) for number in range(10, 14)]
+        noise = sample_noise(5, 10, 4, shape, purpose="latents", device=torch.device("cpu"))
+        assert torch.equal(noise, torch.stack(apart))
+
+
 def test_drawing_leaves_the_global_generators_alone() -> None:
     before = torch.random.get_rng_state()
     torch.randn(3, generator=torch_generator(0, "x"))

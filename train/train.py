@@ -2,7 +2,7 @@
 
     accelerate launch --config_file accelerate_config.yaml train/train.py [--config NAME_OR_PATH] [--FIELD VALUE ...]
 
-    settings -> processes -> data, model, losses -> preflight -> resume
+    settings -> processes -> checkpoint -> data, model, losses -> preflight
              -> loop { step, average, log, sample, evaluate, checkpoint }
              -> measure the latents, evaluate, write runs/NAME/model
 
@@ -50,7 +50,7 @@ from latent_ae.training.processes import (
     sum_over_processes,
 )
 from latent_ae.training.result import write_result
-from latent_ae.training.resume import checkpoint_to_resume
+from latent_ae.training.resume import agreed_checkpoint
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
 from latent_ae.training.settle import settled
 from latent_ae.training.signals import SIGNALS, StopRequest
@@ -88,35 +88,38 @@ def train(invocation: Invocation) -> int:
 
 
 def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, stop: StopRequest) -> int:
-    """Build, check, resume, loop, finish."""
-    # -- data, model, losses
-    parts = open_source(config.data)
-    autoencoder = build_model(config, parts)
-    bottleneck = build_bottleneck(autoencoder, config, parts, device=accelerator.device)
-    objective = build_objective(autoencoder, bottleneck, config)
-    adversary = build_adversary(autoencoder, config)
-    draws = build_draws(objective.model, config)
-    channels = autoencoder.config["in_channels"]
-    data = TrainingData(parts, config, accelerator, channels=channels, factor=draws.factor)
-    heldout = Heldout(parts, config, accelerator, channels=channels)
-    say = accelerator.print
-    say(describe_run(config, parts, autoencoder))
-    say(describe_processes(accelerator))
-
-    # -- preflight: every weighted term reaches the modules it trains, and no other
-    pixels = data.crops(1)
-    say(preflight(objective, pixels, draws.noise([0], pixels.shape), final_weights(config.loss), adversary))
-    if invocation.preflight == "only":
-        return 0
-
-    # -- resume
-    checkpoint, notes = checkpoint_to_resume(config, invocation.resume)
+    """Find where to go on, build, check, loop, finish."""
+    say, only_preflight = accelerator.print, invocation.preflight == "only"
+    # -- checkpoint: before anything is built, as what goes on needs no start weights
+    checkpoint, notes = (None, []) if only_preflight else agreed_checkpoint(config, invocation.resume, accelerator)
     for note in notes:
         say(note)
     finished = (config.run_dir / "model" / "config.json").is_file()
     if finished and checkpoint is not None and checkpoint.step == config.train.steps:
         say(f"{config.run_dir} is finished; --name starts another run")
         return 0
+
+    # -- data, model, losses
+    parts, fresh = open_source(config.data), checkpoint is None
+    autoencoder = build_model(config, parts, start=fresh)
+    bottleneck = build_bottleneck(autoencoder, config, parts, start=fresh, device=accelerator.device)
+    objective = build_objective(autoencoder, bottleneck, config)
+    adversary = build_adversary(autoencoder, config)
+    draws = build_draws(objective.model, config)
+    channels = autoencoder.config["in_channels"]
+    data = TrainingData(parts, config, accelerator, channels=channels, factor=draws.factor)
+    heldout = Heldout(parts, config, accelerator, channels=channels)
+    heldout.check()
+    say(describe_run(config, parts, autoencoder))
+    say(describe_processes(accelerator))
+
+    # -- preflight: every weighted term reaches the modules it trains, and no other
+    pixels = data.crops(1)
+    say(preflight(objective, pixels, draws.noise([0], pixels.shape), final_weights(config.loss), adversary))
+    if only_preflight:
+        return 0
+
+    # -- start, or go on
     training = Training(config, accelerator, stop, data, objective=objective, adversary=adversary, draws=draws)
     if checkpoint is not None:
         training.state.restore(checkpoint, accelerator)
@@ -192,7 +195,7 @@ class Training:
         optimizer = build_optimizer(objective, config.train)
         self.state = TrainingState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config))
         if config.train.compile:
-            objective.model.compile()
+            objective.model.compile_blocks()
         self.prepared = accelerator.prepare_model(objective)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         if adversary is not None:

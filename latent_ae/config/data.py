@@ -74,6 +74,11 @@ class DataConfig(Section):
         self._given_only_with(
             ("streams", "shuffle_block", "collected_images"), "data.source stream", self.source == "stream"
         )
+        self._given_only_with(
+            ("heldout_share",),
+            "data.source folder, or hub or stream without data.heldout_split",
+            self.source not in ("digits", "photos") and self.heldout_split is None,
+        )
         self._given_only_with(("bucket_multiple", "bucket_max_aspect"), "data.buckets true", self.buckets)
         if self.buckets and (self.source == "stream" or self.scale is not None):
             raise ValueError(

@@ -59,6 +59,11 @@ class LossConfig(Section):
             )
         if self.perceptual_weights_file is not None and self.perceptual in ("none", "random_features"):
             raise ValueError(f"loss.perceptual_weights_file has no effect with loss.perceptual {self.perceptual}")
+        if (
+            self.entropy_temperature != LossConfig.model_fields["entropy_temperature"].default
+            and not self.entropy_weight
+        ):
+            raise ValueError("loss.entropy_temperature has an effect only with loss.entropy_weight")
         if (self.beta_schedule == "linear") != (self.beta_warmup_steps > 0):
             raise ValueError("loss.beta_schedule linear and loss.beta_warmup_steps need one another")
         if (self.beta_schedule == "cyclical") != (self.beta_cycle_steps > 0):

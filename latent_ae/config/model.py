@@ -119,6 +119,12 @@ class BottleneckConfig(Section):
         if idle:
             names = ", ".join(f"bottleneck.{name}" for name in idle)
             raise ValueError(f"{names} has no effect with bottleneck.kind {self.kind}: leave it out")
+        (first, second), default_second = self.temperature, default["temperature"].default[1]
+        if not self.temperature_steps and second not in (first, default_second):
+            raise ValueError(
+                f"bottleneck.temperature {first:g} {second:g} never comes to {second:g} with "
+                "bottleneck.temperature_steps 0: give the updates over which it falls"
+            )
         if self.kind == "fsq" and not self.levels:
             raise ValueError("bottleneck.kind fsq needs bottleneck.levels, the values per latent channel, e.g. 8 5 5 5")
         return self

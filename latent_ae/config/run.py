@@ -39,7 +39,8 @@ class RunConfig(Section):
         loss, kind = self.loss, self.bottleneck.kind
         idle = []
         if kind not in ("kl", "gumbel"):
-            idle += [name for name in ("beta", "free_bits", "capacity") if getattr(loss, name)]
+            idle += [name for name in ("beta", "free_bits") if getattr(loss, name)]
+            idle += ["capacity"] if loss.capacity is not None else []
             idle += ["beta_schedule"] if loss.beta_schedule != "constant" else []
         if kind not in ("vq", "ema_vq"):
             idle += [name for name in ("commitment_weight", "entropy_weight") if getattr(loss, name)]

@@ -40,11 +40,11 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
     """decay of the averaged weights that are evaluated and exported; null exports the trained weights"""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """autocast over fp32 weights; null takes what `accelerate launch` was given"""
+    """autocast over fp32 weights; null takes what `accelerate launch` was given; fp16 needs a GPU"""
     channels_last: bool | None = None
     """NHWC memory layout; null takes it where it is faster: on a GPU and in half precision, not in float32 on a CPU"""
     compile: bool = False
-    """torch.compile the autoencoder"""
+    """torch.compile the blocks of the autoencoder"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, more time"""
     log_every_steps: Count = 20
@@ -96,3 +96,13 @@ class EvaluationConfig(Section):
     """report how far the latents of a turned, mirrored or halved image are from the turned latents"""
     latent_images: Count = 5000
     """training images, spread evenly over all, on which scaling_factor and shift_factor are measured"""
+
+    @model_validator(mode="after")
+    def _settings_have_effect(self) -> Self:
+        if self.fid_weights_file is not None and not self.fid:
+            raise ValueError("evaluation.fid_weights_file has an effect only with evaluation.fid true")
+        if self.perceptual_weights_file is not None and self.perceptual in ("none", "random_features"):
+            raise ValueError(
+                f"evaluation.perceptual_weights_file has no effect with evaluation.perceptual {self.perceptual}"
+            )
+        return self

@@ -236,8 +236,9 @@ def _split_in_two(dataset: Any, config: DataConfig, split: str, what: str) -> So
 def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str] = ()) -> tuple[Any, str]:
     """The data set cut to its image column, which gives undecoded images, and the column's name.
 
-    The columns `keep` stay too, those of them that there are. Raises DataError if `wanted` holds no images or, where
-    it is None, if not just one column does; the message lists the columns.
+    `wanted` may also be a column of bytes, which have to be those of image files. The columns `keep` stay too, those of
+    them that there are. Raises DataError if `wanted` holds no images or, where it is None, if not just one column does;
+    the message lists the columns.
     """
     import datasets  # noqa: PLC0415
 
@@ -245,15 +246,22 @@ def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str
     features = dataset.features or dict.fromkeys(next(iter(dataset), {}))
     listing = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
     found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    if wanted is not None and wanted not in found:
+    of_bytes = [name for name, feature in features.items() if _holds_bytes(feature)]
+    if wanted is not None and wanted not in (*found, *of_bytes):
         problem = "is no column" if wanted not in features else "does not hold images"
         raise DataError(f"{what}: data.image_column {wanted} {problem}; its columns are {listing}")
     if wanted is None and len(found) != 1:
-        raise DataError(f"{what}: {len(found)} columns hold images, name one as data.image_column; they are {listing}")
+        choice = found or of_bytes  # bytes may be anything, and are images only if the user says so
+        advice = f": name one as data.image_column ({', '.join(choice)})" if choice else ""
+        raise DataError(f"{what}: {len(found) or 'no'} columns hold images{advice}; its columns are {listing}")
     column = wanted or found[0]
     kept = [column, *(name for name in keep if name in features)]
     # Undecoded, so that open_image does the decoding and a broken image is met one at a time.
     return dataset.with_format(None).select_columns(kept).cast_column(column, datasets.Image(decode=False)), column
+
+
+def _holds_bytes(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def _type_name(feature: Any) -> str:

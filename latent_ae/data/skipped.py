@@ -27,6 +27,10 @@ class SkippedImages:
         self._total = total
         self._max_share = max_share
         self._reasons: dict[str, str] = {}
+        self._known_bytes = 0
+        """size of the file when it was last looked at"""
+        self._read_bytes = 0
+        """where the whole lines end that were read"""
         self._read()
 
     def __len__(self) -> int:
@@ -68,16 +72,25 @@ class SkippedImages:
         )
 
     def _read(self) -> None:
-        if self._path is None or not self._path.exists():
+        """Take in what was appended since the last look, which every step asks for: mostly that is nothing."""
+        if self._path is None or not self._path.exists() or self._path.stat().st_size == self._known_bytes:
             return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            content = file.read()
+        self._known_bytes = self._read_bytes + len(content)
+        self._read_bytes += content.rfind(b"\n") + 1  # the end of a line that another process is writing comes later
+        for line in content.splitlines():
             try:
                 entry = json.loads(line)
                 self._reasons.setdefault(entry["id"], entry["reason"])
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 continue  # a process was killed in mid-line; the image will be met again
 
     def _ends_with_line(self) -> bool:
         assert self._path is not None
-        content = self._path.read_bytes()
-        return not content or content.endswith(b"\n")
+        with self._path.open("rb") as file:
+            if not file.seek(0, os.SEEK_END):
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"

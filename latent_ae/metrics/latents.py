@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from latent_ae.errors import UserError
 from latent_ae.metrics.moments import Moments
 from latent_ae.metrics.rounding import rounded
 
@@ -104,23 +105,26 @@ class LatentStatistics:
         """scaling_factor = 1 / std and shift_factor = mean, over all channels.
 
         Of samples by default, since `latent_dist.sample()` is what diffusion trains on: those have unit variance after
-        scaling. Raises ValueError if there are no images, an image was left out, or the latents do not vary.
+        scaling. Raises UserError if there are no images, an image was left out, or the latents do not vary.
         """
         if self.nonfinite_images:
             total = self.images + self.nonfinite_images
-            raise ValueError(
+            raise UserError(
                 f"scaling_factor cannot be measured: {self.nonfinite_images} of {total} images gave latents that are "
                 "not finite; check the model's weights and precision"
             )
         mean, std = self._global(of)
         if not std > 0:
-            raise ValueError(f"scaling_factor cannot be measured: the {of} latents' standard deviation is {std}")
+            raise UserError(
+                f"scaling_factor cannot be measured: the {of} latents' standard deviation is {std}, so the encoder "
+                "tells no image from another: train with other settings"
+            )
         return Scaling(rounded(1 / std), rounded(mean))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for JSON, numbers to 9 digits so that the order in which shards were merged does not show.
 
-        Raises ValueError if there are no finite images.
+        Raises UserError if there are no finite images.
         """
         channels = self._moments()
         return {
@@ -183,7 +187,7 @@ class LatentStatistics:
 
     def _moments(self) -> Moments:
         if self._channels is None:
-            raise ValueError(f"there are no latents to describe: 0 finite images, {self.nonfinite_images} not finite")
+            raise UserError(f"there are no latents to describe: 0 finite images, {self.nonfinite_images} not finite")
         return self._channels
 
 

@@ -18,7 +18,7 @@ class AutoencoderOutput(NamedTuple):
 
 
 class TrainableAutoencoder(nn.Module):
-    """One forward from pixels to reconstruction, so that whatever wraps the module (DDP, compile) sees all of it.
+    """One forward from pixels to reconstruction, so that whatever wraps the module (DDP) sees all of it.
 
     pixels [B,C,H,W] -> encoder -> quant_conv -> bottleneck -> post_quant_conv -> decoder -> reconstruction [B,C,H,W]
                                                      ^     |
@@ -37,6 +37,21 @@ class TrainableAutoencoder(nn.Module):
         # VQModel does not say so, but it is made of the same encoder and decoder.
         self.autoencoder._supports_gradient_checkpointing = True
         self.autoencoder.enable_gradient_checkpointing()
+
+    def compile_blocks(self) -> None:
+        """torch.compile the blocks of encoder and decoder, each by itself, at their first forward; no name changes.
+
+        Not the whole: the adaptive adversarial weight asks for gradients at the decoder's last layer, twice, before the
+        backward. A compiled backward runs as a whole and once. Here those gradients stay in the layers after the last
+        block, which are not compiled. And recomputed activations are recomputed around a compiled block, which DDP
+        could not cut into buckets with the recomputation inside.
+        """
+        sides = (self.autoencoder.encoder.down_blocks, self.autoencoder.decoder.up_blocks)
+        middles = (self.autoencoder.encoder.mid_block, self.autoencoder.decoder.mid_block)
+        for block in (*sides[0], *sides[1], *middles):
+            # The memory layout is the run's own choice (train.channels_last). Where inductor chose another, torch 2.13
+            # lost the whole gradient of a decoder's block on a CPU: its input's came out as zeros.
+            block.compile(options={"layout_optimization": False})
 
     def forward(
         self,

@@ -34,10 +34,12 @@ _START_SAMPLES = 512
 """training crops from which a linear start takes its principal components"""
 
 
-def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
-    """The autoencoder with its start weights. Raises UserError."""
+def build_model(config: RunConfig, parts: SourceParts, *, start: bool = True) -> Autoencoder:
+    """The autoencoder with its start weights, or without (`start` False) for a run that goes on. Raises UserError."""
     model = config.model
     autoencoder = build_autoencoder(model, config.bottleneck, seed=config.seed, resolution=config.data.resolution)
+    if not start:
+        return autoencoder
     if model.start == "linear":
         free_codes = config.bottleneck.kind in ("vq", "ema_vq", "gumbel")
         linear_start(autoencoder, _start_crops(config, parts, autoencoder), whiten=not free_codes)
@@ -47,9 +49,14 @@ def build_model(config: RunConfig, parts: SourceParts) -> Autoencoder:
 
 
 def build_bottleneck(
-    autoencoder: Autoencoder, config: RunConfig, parts: SourceParts, *, device: torch.device | None = None
+    autoencoder: Autoencoder,
+    config: RunConfig,
+    parts: SourceParts,
+    *,
+    start: bool = True,
+    device: torch.device | None = None,
 ) -> Bottleneck:
-    """The bottleneck of an autoencoder, its codebook started if it has one that wants to be.
+    """The bottleneck of an autoencoder, its codebook started if it has one that wants to be and `start` is True.
 
     `device` is where the start's images are encoded; the autoencoder stays on the CPU. Raises UserError.
     """
@@ -63,7 +70,7 @@ def build_bottleneck(
                 f"{config.model.init_from} has, whose codebook model.trained leaves frozen: give those it was made with"
             )
     fresh_mixture = config.bottleneck.kind == "gumbel" and config.model.init_from is None
-    if config.bottleneck.kmeans_start or fresh_mixture:
+    if start and (config.bottleneck.kmeans_start or fresh_mixture):
         device = device or torch.device("cpu")
         crops = _start_crops(config, parts, autoencoder)
         autoencoder.to(device)
@@ -143,11 +150,14 @@ def build_draws(model: TrainableAutoencoder, config: RunConfig) -> Draws:
 def build_guards(config: RunConfig) -> dict[str, GradientGuard]:
     """What watches over the gradient norm of each side."""
     patience = config.train.max_skips_in_a_row
-    thresholds = {
-        "generator": config.train.skip_above_grad_norm,
-        "discriminator": config.adversarial.skip_above_grad_norm,
+    return {
+        "generator": GradientGuard(threshold=config.train.skip_above_grad_norm, patience=patience),
+        "discriminator": GradientGuard(
+            threshold=config.adversarial.skip_above_grad_norm,
+            patience=patience,
+            setting="adversarial.skip_above_grad_norm",
+        ),
     }
-    return {side: GradientGuard(threshold=threshold, patience=patience) for side, threshold in thresholds.items()}
 
 
 def build_adversary(autoencoder: Autoencoder, config: RunConfig) -> Adversary | None:

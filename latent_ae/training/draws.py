@@ -31,17 +31,18 @@ class Draws:
         """(c, h, w) of the latents of images of a size that ends in (H, W)."""
         return (self.latent_channels, size[-2] // self.factor, size[-1] // self.factor)
 
-    def noise(self, numbers: Sequence[int], size: Sequence[int]) -> Tensor:
+    def noise(self, numbers: Sequence[int], size: Sequence[int], device: torch.device | None = None) -> Tensor:
         """The bottleneck's noise [B, *noise_shape] for samples of consecutive numbers, images of size (..., H, W)."""
-        return sample_noise(self.seed, numbers[0], len(numbers), self.noise_shape(self.latent_shape(size)))
+        shape = self.noise_shape(self.latent_shape(size))
+        return sample_noise(self.seed, numbers[0], len(numbers), shape, device=device)
 
     def on_latents(self, numbers: Sequence[int], size: Sequence[int], device: torch.device) -> Tensor | None:
         """The noise [B, c, h, w] on their latents; None if there is none."""
         if not self.latent_noise:
             return None
         shape = self.latent_shape(size)
-        draws = sample_noise(self.seed, numbers[0], len(numbers), shape, purpose="latents")
-        return self.latent_noise * draws.to(device)
+        draws = sample_noise(self.seed, numbers[0], len(numbers), shape, purpose="latents", device=device)
+        return self.latent_noise * draws
 
     def transform(self, step: int) -> LatentTransform | None:
         """The latent transform of an update, if it has one."""

@@ -18,25 +18,32 @@ class GradientGuard:
     Args:
         threshold: an update with a larger gradient norm is skipped; None for no limit.
         patience: skipped updates in a row after which the run ends; 0 ends it at the first.
+        setting: what the user gave the threshold as.
     """
 
-    def __init__(self, *, threshold: float | None = None, patience: int = 0) -> None:
+    def __init__(
+        self, *, threshold: float | None = None, patience: int = 0, setting: str = "train.skip_above_grad_norm"
+    ) -> None:
         self.threshold = threshold
         self.patience = patience
+        self.setting = setting
         self.skipped = 0
-        """updates skipped in the whole run"""
+        """updates skipped in the whole run, without those that only sought fp16's loss scale"""
         self.in_a_row = 0
-        """updates skipped since the last that was made"""
+        """of them, since the last that was made"""
 
     def allows(
         self, norm: float, *, lost: bool, scaled: bool, sample_ids: Callable[[], list[str]], whose: str = ""
     ) -> bool:
-        """Whether an update may be made, the same on every process as its arguments are.
+        """Whether an update is to be made, the same on every process as its arguments are.
+
+        Where fp16 overflows it is not, but that is how the scaler finds its loss scale, and costs no patience. It is
+        decided here and not by the scaler: it has a fused optimizer skip in its kernel, which nobody is told of.
 
         Args:
             norm: of the gradient of the global batch, before clipping.
             lost: whether the loss is not finite on any process.
-            scaled: whether an fp16 scaler watches over the norm: it skips by itself what overflows.
+            scaled: whether an fp16 scaler lowers its loss scale where the norm overflows.
             sample_ids: called on every process, for the ids to report, if the run has to end.
             whose: said before "loss" or "gradient norm" in the message.
 
@@ -44,7 +51,9 @@ class GradientGuard:
         """
         overflow = not math.isfinite(norm)
         spike = self.threshold is not None and norm > self.threshold and not overflow
-        if not lost and not spike and (not overflow or scaled):
+        if overflow and scaled and not lost:
+            return False
+        if not (lost or spike or overflow):
             self.in_a_row = 0
             return True
         self.skipped += 1
@@ -54,7 +63,7 @@ class GradientGuard:
         if lost or overflow:
             problem = f"the {whose}{'loss' if lost else f'gradient norm ({norm})'} is not finite"
         else:
-            problem = f"the {whose}gradient norm {norm:g} is above train.skip_above_grad_norm {self.threshold:g}"
+            problem = f"the {whose}gradient norm {norm:g} is above {self.setting} {self.threshold:g}"
         row = f", as in {self.in_a_row} updates in a row" if self.patience else ""
         raise NonFiniteError(f"{problem}{row}; no update was made", sample_ids())
 

@@ -1,6 +1,5 @@
 """What a run does with images it does not train on: sample grids and evaluation, shared out over its processes."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from latent_ae.config import RunConfig
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
+from latent_ae.errors import UserError
 from latent_ae.evaluation import EvaluationReport, measure_latents
 from latent_ae.image import save_png
 from latent_ae.measure import build_evaluator, build_networks
@@ -33,18 +33,44 @@ class Heldout:
         self._channels = channels
         self._networks = build_networks(config.evaluation, channels)
 
+    def check(self) -> None:
+        """Raises UserError if no image of a part can be measured, which would else be met after the training."""
+        evaluation = self.config.evaluation
+        self._check(self.parts.heldout, "held-out", evaluation.max_images)
+        self._check(self.parts.train, "training", evaluation.latent_images)
+
+    def _check(self, source: ImageSource, part: str, limit: int) -> None:
+        left_out: list[str] = []
+        size = self.config.evaluation.size
+        batches = evaluation_batches(
+            source,
+            channels=self._channels,
+            size=size,
+            background=self.config.data.background,
+            batch_size=1,
+            limit=limit,
+            on_bad=lambda sample_id, reason: left_out.append(f"{sample_id}: {reason}"),
+        )
+        if next(batches, None) is None:
+            rule = "" if size is None else f" at evaluation.size {size}"
+            remedy = "repair or replace them" if size is None else "lower it, or null for images as they are"
+            raise UserError(
+                f"none of the {len(left_out)} {part} images to measure can be used{rule}; the first is {left_out[0]}: "
+                f"{remedy}"
+            )
+
     def images(self, source: ImageSource, count: int) -> list[Tensor]:
-        """The first images of a source, [C,H,W] each in [-1, 1]."""
+        """Images spread evenly over a source, [C,H,W] each in [-1, 1]; fewer than `count` where some cannot be used."""
         batches = self._batches(source, limit=count, shard=(0, 1))
         return [image for pixels, _ in batches for image in pixels]
 
     def draw_samples(self, model: Autoencoder, step: int, logbook: Logbook) -> Path | None:
-        """Write samples/step-N.png, inputs above reconstructions; the main process alone."""
-        if not self.accelerator.is_main_process:
+        """Write samples/step-N.png, inputs above reconstructions; the main process alone. None if nothing was drawn."""
+        if not self.accelerator.is_main_process or not (images := self.images(self.parts.heldout, SAMPLE_IMAGES)):
             return None
         file = self.config.run_dir / "samples" / f"step-{step}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_png(file, reconstruction_grid(model, self.images(self.parts.heldout, SAMPLE_IMAGES)))
+        save_png(file, reconstruction_grid(model, images))
         logbook.picture(step, "reconstructions", file)
         return file
 
@@ -78,10 +104,7 @@ class Heldout:
             return
         values = {name: metric.value for name, metric in report.metrics.items() if metric.value is not None}
         logbook.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-        if self.accelerator.is_main_process:
-            line = {"step": step, **{f"heldout_{name}": value for name, value in values.items()}}
-            with (self.config.run_dir / "heldout.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        logbook.heldout(step, values)
 
     def measure_training_latents(self, model: Autoencoder, stop: Callable[[], bool]) -> LatentStatistics | None:
         """Latent statistics over the training images, each process its share; None if one was told to stop."""

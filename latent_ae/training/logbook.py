@@ -1,4 +1,4 @@
-"""Where a run says how it goes: metrics.jsonl, a tracker, a progress bar.
+"""Where a run says how it goes: metrics.jsonl, heldout.jsonl, a tracker, a progress bar.
 
 Only the main process writes.
 """
@@ -44,13 +44,14 @@ class Logbook:
         steps: int,
         active: bool,
     ) -> None:
-        self._file = run_dir / "metrics.jsonl"
+        self._metrics, self._heldout = run_dir / "metrics.jsonl", run_dir / "heldout.jsonl"
         self.active = active
         """whether it is this process that writes"""
         self._clock = (time.perf_counter(), 0)
         self._waited = 0.0
         if active:
-            _cut_after(self._file, first_step)
+            for file in (self._metrics, self._heldout):
+                _cut_after(file, first_step)
         self._bar = tqdm(
             total=steps,
             initial=first_step,
@@ -116,17 +117,24 @@ class Logbook:
         now, (started, seen) = time.perf_counter(), self._clock
         elapsed = max(1e-9, now - started)
         speed = {"images_per_second": round(seen / elapsed, 2), "data_wait_share": round(self._waited / elapsed, 4)}
-        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        line = {"step": step, **{name: finite.get(name) for name in values}, **speed}  # JSON has no NaN
         self._clock, self._waited = (now, 0), 0.0
-        with self._file.open("a", encoding="utf-8") as file:
+        self._record(self._metrics, step, {**values, **speed})
+
+    def heldout(self, step: int, values: dict[str, float]) -> None:
+        """One line of heldout.jsonl and one point at the tracker: what was measured in the middle of a run."""
+        if self.active:
+            self._record(self._heldout, step, {f"heldout_{name}": value for name, value in values.items()})
+
+    def _record(self, where: Path, step: int, values: dict[str, float | int | None]) -> None:
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        line = {"step": step, **{name: finite.get(name) for name in values}}  # JSON has no NaN
+        with where.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        numbers = {name: value for name, value in line.items() if name != "step" and value is not None}
         if self._tensorboard is not None:
-            for name, value in numbers.items():
+            for name, value in finite.items():
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+            self._wandb.log(finite, step=step)
 
     def picture(self, step: int, name: str, file: Path) -> None:
         """Show a picture that was written to a file at the tracker too."""

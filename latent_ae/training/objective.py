@@ -51,7 +51,7 @@ class Objective(nn.Module):
     """Pixels in, loss terms out.
 
     Args:
-        model: the autoencoder with its bottleneck (or torch.compile's wrapping of it).
+        model: the autoencoder with its bottleneck.
         reconstruction: a module of `losses.RECONSTRUCTION`.
         perceptual: a `PerceptualDistance`, or None. Its parameters are frozen.
         frozen: modules of the autoencoder that are not to learn in this run.

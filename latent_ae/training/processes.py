@@ -27,6 +27,7 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
 
     On a CPU the processes share its cores, which the launchers leave idle but for one thread each.
     Forms the gloo group itself where torchrun was used on a machine without an accelerator.
+    An Apple GPU is left alone: sums over a batch are kept in float64, which it lacks.
     Raises ProcessGroupError if fewer processes came together than were asked for, UserError if the device does not
     have the precision.
     """
@@ -36,11 +37,18 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
             "several CPU processes were asked for but `accelerate launch --cpu` started only this one: "
             f"use `torchrun --nproc_per_node N {os.path.relpath(sys.argv[0])} ...`, which forms the group"
         )
-    on_cpu = not torch.accelerator.is_available()
+    device = _device_type()
     try:
-        accelerator = _accelerator(mixed_precision, accumulation, cpu=wanted > 1 and on_cpu)
+        accelerator = _accelerator(
+            mixed_precision, accumulation, cpu=device == "mps" or (wanted > 1 and device == "cpu")
+        )
     except ValueError as error:  # a precision that the device does not have
         raise UserError(f"train.mixed_precision {mixed_precision}: {error}") from None
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate would say fp16 and train in float32.
+        raise UserError(
+            "train.mixed_precision fp16 (or that of accelerate_config.yaml) needs a GPU, got the cpu: give bf16 or no"
+        )
     if accelerator.num_processes != wanted:
         raise ProcessGroupError(
             f"{wanted} processes were asked for (WORLD_SIZE) but {accelerator.num_processes} formed a group: "
@@ -66,9 +74,17 @@ def _accelerator(mixed_precision: str | None, accumulation: int, *, cpu: bool) -
 
 def describe_processes(accelerator: Accelerator) -> str:
     """Where the run takes place, in a line."""
-    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
+    on_cpu = accelerator.device.type == "cpu"
+    threads = f", {torch.get_num_threads()} threads each" if on_cpu else ""
+    instead = " (not the Apple GPU, which lacks float64)" if on_cpu and _device_type() == "mps" else ""
     processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
-    return f"{processes} on {accelerator.device.type}{threads}, mixed precision {accelerator.mixed_precision}"
+    return f"{processes} on {accelerator.device.type}{instead}{threads}, mixed precision {accelerator.mixed_precision}"
+
+
+def _device_type() -> str:
+    """Of what this machine has to compute on."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if device is None else device.type
 
 
 def sum_over_processes(values: list[float], accelerator: Accelerator) -> list[float]:

@@ -69,9 +69,9 @@ def draw_pictures(
 ) -> dict[str, Path]:
     """Write the run's pictures into samples/; their files by what they show."""
     folder = heldout.config.run_dir / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
     reconstructions = heldout.draw_samples(model, step, logbook)
-    assert reconstructions is not None
-    pictures = {"reconstructions": reconstructions}
+    pictures = {} if reconstructions is None else {"reconstructions": reconstructions}
     low, high = PRIOR_STD_RANGE
     if statistics.has_posterior and low <= statistics.to_dict()["sample"]["std"] <= high:
         size = heldout.config.data.resolution

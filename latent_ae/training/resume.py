@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from accelerate import Accelerator
 
 from latent_ae.config import ConfigError, RunConfig, Section, differences, validate
+from latent_ae.errors import UserError
 from latent_ae.training.checkpoints import Checkpoint, CheckpointError, list_checkpoints, newest_whole, read_checkpoint
+from latent_ae.training.processes import gather_from_processes
 
 FREE_TO_CHANGE = (
     "name",
@@ -24,6 +27,30 @@ FREE_TO_CHANGE = (
     "evaluation.",
 )
 """settings (or sections) that do not change which model is trained, so that a resumed run may differ in them"""
+
+
+def agreed_checkpoint(config: RunConfig, resume: str, accelerator: Accelerator) -> tuple[Checkpoint | None, list[str]]:
+    """`checkpoint_to_resume`, the same on every process; what any of them finds wrong is raised on all.
+
+    Machines that each have an `output_dir` of their own would otherwise mix the weights of several steps.
+    """
+    found: tuple[Checkpoint | None, list[str]] = (None, [])
+    problem = None
+    try:
+        found = checkpoint_to_resume(config, resume)
+    except (UserError, OSError) as error:
+        problem = str(error)
+    step = -1 if found[0] is None else found[0].step
+    answers = gather_from_processes((step, problem), accelerator)
+    if problems := [text for _, text in answers if text]:
+        raise CheckpointError(problems[0])
+    if len({step for step, _ in answers}) > 1:
+        steps = ", ".join(f"process {rank}: {'none' if step < 0 else step}" for rank, (step, _) in enumerate(answers))
+        raise CheckpointError(
+            f"the processes found checkpoints of different steps ({steps}): output_dir {config.output_dir} must be one "
+            "folder that all machines share"
+        )
+    return found
 
 
 def checkpoint_to_resume(config: RunConfig, resume: str) -> tuple[Checkpoint | None, list[str]]:

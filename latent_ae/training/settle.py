@@ -27,8 +27,10 @@ def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig
         raise ConfigError(
             "bottleneck.revive_below would move a codebook that model.trained leaves frozen: leave it out"
         )
-    shaped = [name for name in ("free_bits", "capacity") if getattr(config.loss, name)]
-    if kind == "kl" and not encoder and not config.loss.beta and shaped:
+    shaped = ["free_bits"] if config.loss.free_bits else []
+    shaped += ["capacity"] if config.loss.capacity is not None else []
+    shaped += ["beta_schedule"] if config.loss.beta_schedule != "constant" else []
+    if kind in ("kl", "gumbel") and not encoder and not config.loss.beta and shaped:
         names = " and ".join(f"loss.{name}" for name in shaped)
         raise ConfigError(f"{names} shapes the KL term, which has no effect as model.trained leaves the encoder frozen")
     defaults = {

@@ -9,6 +9,7 @@ from torch import Tensor
 from latent_ae._version import __version__
 from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.protocol import CODEBOOK
+from latent_ae.models.bottlenecks.quantizer import stock_codebook
 from latent_ae.models.identity import encoder_identity
 from latent_ae.training.adversary import Adversary
 from latent_ae.training.checkpoints import Checkpoint, CheckpointError
@@ -44,10 +45,23 @@ class TrainingState:
         self.autoencoder: Autoencoder = objective.model.autoencoder
         self.ema = None if ema_decay is None else EMAModel(self.autoencoder.parameters(), ema_decay, foreach=True)
 
+    @torch.no_grad()
     def average(self) -> None:
-        """Move the averaged weights towards the present ones; once per update made."""
+        """Move the averaged weights towards the present ones; once per update made.
+
+        A code that was just revived has no past where it is now: its average begins there, and its moments at 0.
+        """
         if self.ema is not None:
             self.ema.step(self.autoencoder.parameters())
+        if (moved := self.objective.model.bottleneck.moved) is None:
+            return
+        codes = stock_codebook(self.autoencoder).weight
+        for name, moments in self.optimizer.state.get(codes, {}).items():
+            if name.startswith("exp_avg"):
+                moments[moved] = 0.0
+        if self.ema is not None:
+            place = next(i for i, parameter in enumerate(self.autoencoder.parameters()) if parameter is codes)
+            self.ema.shadow_params[place][moved] = codes[moved]
 
     def averaged_autoencoder(self) -> Autoencoder:
         """A copy of the autoencoder with the averaged weights (or the present ones if none are kept), in eval mode."""

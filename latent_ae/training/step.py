@@ -7,7 +7,7 @@ discriminator's step gets reconstructions without graph, so that neither side's 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,7 +37,7 @@ class StepResult:
     grad_norm: float
     """before clipping"""
     updated: bool
-    """False where the update was skipped: by the guard, or by fp16's scaler as a scaled gradient overflowed"""
+    """False where the guard skipped the update, in fp16 also because a scaled gradient overflowed"""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """over the global batch, float64 on the CPU: the bottleneck's sums, and the last layer's mean gradients if due"""
     candidates: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -74,7 +74,7 @@ def generator_step(
     pairs: list[Pair] = []
     for batch in batches:
         pixels = batch.pixels.to(accelerator.device, memory_format=memory_format, non_blocking=True)
-        noise = draws.noise(batch.numbers, pixels.shape).to(accelerator.device)
+        noise = draws.noise(batch.numbers, pixels.shape, accelerator.device)
         with accelerator.accumulate(objective):
             terms: Terms = objective(
                 pixels,
@@ -102,21 +102,18 @@ def generator_step(
     gradient_norm = accelerator.clip_grad_norm_(_trained(objective), max_grad_norm or math.inf)
     assert gradient_norm is not None
     sums = totals.over_processes(accelerator)
-    allowed = guard.allows(
+    updated = guard.allows(
         float(gradient_norm),
         lost=bool(sums.pop("lost")),
         scaled=accelerator.scaler is not None,
         sample_ids=lambda: _ids_of(totals.lost_ids(), batches, accelerator),
     )
-    if allowed:
+    if updated:
         optimizer.step()
     elif accelerator.scaler is not None:
         accelerator.scaler.update()  # it has unscaled, and would refuse to do so again
     optimizer.zero_grad()
-    updated = allowed and not accelerator.optimizer_step_was_skipped
-    if allowed and not updated and accelerator.scaler is not None and accelerator.scaler.get_scale() < 1.0:
-        ids = [name for batch in batches for name in batch.sample_ids]
-        raise NonFiniteError("fp16 gradients overflow at every loss scale; use bf16 or no mixed precision", ids)
+    _check_scale(accelerator.scaler, float(gradient_norm), lambda: _ids_of([], batches, accelerator))
     return StepResult(
         loss=float(sums["loss"]),
         losses={name: float(sums[name]) for name in losses},
@@ -152,25 +149,26 @@ def discriminator_step(
     adversary.scaler.unscale_(adversary.optimizer)
     norm = float(nn.utils.clip_grad_norm_(_trained(adversary.prepared), max_grad_norm or math.inf))
     sums = totals.over_processes(accelerator)
-    allowed = guard.allows(
+    updated = guard.allows(
         norm,
         lost=bool(sums.pop("lost")),
         scaled=adversary.scaler.is_enabled(),
         sample_ids=list,
         whose="discriminator's ",
     )
-    if allowed:
+    if updated:
         adversary.scaler.step(adversary.optimizer)
     adversary.scaler.update()
     adversary.optimizer.zero_grad()
+    _check_scale(adversary.scaler, norm, list, whose="discriminator's ")
     result = StepResult(
         loss=float(sums["loss"]),
         losses={name: float(sums[name]) for name in terms.losses},
         stats={name: float(sums[name]) for name in terms.stats},
         grad_norm=norm,
-        updated=allowed,
+        updated=updated,
     )
-    if allowed:
+    if updated:
         adversary.after_update(result.stats)
     return result
 
@@ -230,6 +228,15 @@ class _Totals:
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _check_scale(
+    scaler: torch.amp.GradScaler | None, norm: float, sample_ids: Callable[[], list[str]], *, whose: str = ""
+) -> None:
+    """Raises NonFiniteError where gradients overflow in fp16 though nothing is left of the loss scale to lower."""
+    if scaler is not None and scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() < 1.0:
+        problem = f"the {whose}fp16 gradients overflow at every loss scale"
+        raise NonFiniteError(f"{problem}; use bf16 or no mixed precision", sample_ids())
 
 
 def _ids_of(lost: list[str], batches: Sequence[Batch], accelerator: Accelerator) -> list[str]:

@@ -167,7 +167,7 @@ def test_the_image_column_may_be_named(tmp_path: Path) -> None:
     [
         (
             None,
-            r"2 columns hold images, name one as data\.image_column; they are label \(Value int64\), picture \(Image",
+            r"2 columns hold images: name one as data\.image_column \(picture, mask\); its columns are label \(Val",
         ),
         (
             "label",
@@ -184,8 +184,24 @@ def test_a_column_that_cannot_be_meant(column: str | None, message: str, tmp_pat
 
 def test_a_data_set_without_images(tmp_path: Path) -> None:
     table(3).remove_columns("picture").save_to_disk(tmp_path)
-    with pytest.raises(DataError, match="0 columns hold images"):
+    with pytest.raises(DataError, match=r"no columns hold images; its columns are label \(Value int64\)$"):
         parts_of(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary"])
+@pytest.mark.parametrize("source", ["hub", "stream"])
+def test_a_column_of_bytes_holds_images_where_it_is_named(source: str, kind: str, tmp_path: Path) -> None:
+    features = datasets.Features({"raw": datasets.Value(kind)})
+    files = {"raw": [stored(row)["bytes"] for row in range(12)]}
+    datasets.Dataset.from_dict(files, features=features).to_parquet(tmp_path / "rows.parquet")
+    settings = DataConfig(source=source, path=str(tmp_path / "rows.parquet"), heldout_share=0.4)
+    with pytest.raises(DataError, match=r"no columns hold images: name one as data\.image_column \(raw\); its columns"):
+        open_source(settings)
+    parts = open_source(settings.model_copy(update={"image_column": "raw"}))
+    assert len(parts.train) + len(parts.heldout) == 12
+    for part in (parts.train, parts.heldout):
+        seed = int(part.sample_id(0).split("/")[1])
+        assert np.array_equal(to_uint8(part.load(0), 3), np.asarray(noise_image(seed)))
 
 
 def test_paths_that_hold_no_data_set(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
 
-from latent_ae.data import SkippedImages
+import pytest
+
+from latent_ae.data import SkippedImages, skipped
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -40,6 +42,34 @@ def test_a_line_cut_short_by_a_crash_is_no_obstacle(tmp_path: Path) -> None:
     ledger.add([("b", "cut")])
     assert len(SkippedImages(path, total=10, max_share=0.5)) == 2
     assert path.read_text().endswith('\n{"id": "b", "reason": "cut"}\n')
+
+
+def test_a_look_reads_what_was_appended_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "skipped.jsonl"
+    one, two = (SkippedImages(path, total=100, max_share=0.5) for _ in range(2))
+    one.add([(str(number), "cut") for number in range(20)])
+    assert two.error() is None
+    assert len(two) == 20
+    parsed: list[bytes] = []
+    monkeypatch.setattr(skipped.json, "loads", lambda line, own=json.loads: (parsed.append(line), own(line))[1])
+    for _ in range(3):
+        two.error()
+    assert parsed == []
+    one.add([("new", "cut")])
+    parsed.clear()
+    two.error()
+    assert len(two) == 21
+    assert parsed == [b'{"id": "new", "reason": "cut"}']
+
+
+def test_a_line_that_another_process_has_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    ledger = SkippedImages(path, total=100, max_share=0.5)
+    whole = b'{"id": "a", "reason": "cut"}\n{"id": "b", "reason": "cut"}\n'
+    for end in (10, 40, len(whole)):
+        path.write_bytes(whole[:end])
+        ledger.error()
+    assert len(ledger) == 2
 
 
 def test_the_error_comes_above_the_share_and_says_all(tmp_path: Path) -> None:

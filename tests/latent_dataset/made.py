@@ -21,7 +21,8 @@ from latent_ae.latent_dataset.work import make_shards
 def settings(
     model: Path, out: Path, *, source: str = "folder", path: Path | None = None, **changes: Any
 ) -> EncodeConfig:
-    data = DataConfig(source=source, path=None if path is None else str(path), heldout_share=0.4)
+    place = {} if path is None else {"path": str(path), "heldout_share": 0.4}
+    data = DataConfig.model_validate({"source": source, **place})
     return EncodeConfig(model=str(model), out=str(out), data=data, **{"part": "all", "shard_images": 4, **changes})
 
 
@@ -47,10 +48,10 @@ def make(
     encoder = encoder_of(config, threads=threads, codec=codec)
     manifest = describe_work(config, images, encoder)
     with only_run(folder), encoder:
-        missing = prepare(folder, manifest)
+        missing = prepare(folder, manifest, images)
         make_shards(folder, manifest, images, encoder, missing[:shards], workers=workers)
         if shards is None:
-            write_index(folder, manifest)
+            write_index(folder)
     return manifest
 
 

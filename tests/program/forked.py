@@ -96,7 +96,16 @@ class Forked:
 class Group:
     """Processes with the variables of torchrun's, which meet in a store of this one as those in their launcher's."""
 
-    def __init__(self, program: str | Path, argv: list[str], environment: dict[str, str], processes: int = 2) -> None:
+    def __init__(
+        self,
+        program: str | Path,
+        argv: list[str],
+        environment: dict[str, str],
+        processes: int = 2,
+        *,
+        folders: list[Path] | None = None,
+    ) -> None:
+        """`folders` are the working folders of each, this process's if not given."""
         self._store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         shared = {
             "MASTER_ADDR": "localhost",
@@ -110,7 +119,10 @@ class Group:
             **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE"), str(processes)),
         }
         own = [dict.fromkeys(("RANK", "LOCAL_RANK", "ROLE_RANK"), str(rank)) for rank in range(processes)]
-        self.ranks = [fork(program, argv, {**environment, **shared, **each}) for each in own]
+        self.ranks = [
+            fork(program, argv, {**environment, **shared, **each}, folder=folder)
+            for each, folder in zip(own, folders or [None] * processes, strict=True)
+        ]
 
     def finished(self, timeout: float = PATIENCE) -> Finished:
         """The first status but 0, and what all said. Where one fails or time is up the others are killed."""

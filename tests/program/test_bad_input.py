@@ -7,6 +7,7 @@ from PIL import Image
 
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
+from latent_ae.data.source import hash_place
 from latent_ae.training.checkpoints import newest_whole
 from tests.program.forked import Finished, fork
 from tests.program.running import TRAIN, arguments, environment
@@ -38,6 +39,38 @@ def refused(main, capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 def test_settings(main, capsys: pytest.CaptureFixture[str], tmp_path: Path, more: list[str], message: str) -> None:
     assert message in refused(main, capsys, arguments(tmp_path, 2, *more))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "part"), [({}, "held-out"), ({"heldout": 64}, "training")], ids=["held-out", "training"]
+)
+def test_images_too_small_to_measure_end_the_run_before_training(
+    sizes: dict[str, int], part: str, *, main, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = ["--data.source", "folder", "--data.path", str(tmp_path / "images"), "--data.heldout_share", "0.5"]
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        name = f"{number}.png"
+        side = sizes.get("heldout" if hash_place(name) < 0.5 else "train", 16)
+        Image.new("L", (side, side), 30 * number).save(tmp_path / "images" / name)
+    line = refused(main, capsys, arguments(tmp_path, 2, *source, "--evaluation.size", "128"))
+    assert f" {part} images to measure can be used at evaluation.size 128; the first is " in line
+    assert "too small: got 16x16, need at least 32 pixels a side for 128x128: lower it" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_ends_well_where_none_of_the_images_to_show_can_be_used(main, tmp_path: Path) -> None:
+    source = ["--data.source", "folder", "--data.path", str(tmp_path / "images"), "--data.heldout_share", "0.5"]
+    (tmp_path / "images").mkdir()
+    names = [f"{number:03}.png" for number in range(200)]
+    heldout = [name for name in names if hash_place(name) < 0.5][:32]  # every second of which is shown
+    trained = [name for name in names if hash_place(name) >= 0.5][:8]
+    for place, name in enumerate(heldout + trained):
+        side = 64 if place % 2 or name in trained else 16
+        Image.linear_gradient("L").resize((side, side)).rotate(place).save(tmp_path / "images" / name)
+    sizes = ["--evaluation.size", "128", "--evaluation.max_images", "32"]
+    assert main(arguments(tmp_path, 1, *source, *sizes, "--train.warmup_steps", "0")) == 0
+    assert "reconstructions.png" not in {file.name for file in (tmp_path / "run" / "model").iterdir()}
 
 
 def test_folders_without_images(main, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

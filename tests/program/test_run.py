@@ -15,13 +15,17 @@ from latent_ae.config import DataConfig
 from latent_ae.data import evaluation_batches, open_source
 from latent_ae.models import load_autoencoder
 from latent_ae.models.identity import encoder_identity
+from latent_ae.training import build
 from tests.program.running import arguments, metrics
+from tests.program.test_bad_input import refused
+from tests.program.variants import NO_KL
 
 EVERY = [
     *("--train.sample_every_steps", "3"),
     *("--train.evaluate_every_steps", "4"),
     *("--train.checkpoint_every_steps", "3"),
 ]
+NO_WARMUP = ["--train.warmup_steps", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +176,31 @@ def test_the_start_says_beta_in_every_convention(main, tmp_path: Path, capsys: p
     assert "1e-06 against means of both" in out
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_precision_is_autocast_over_float32_weights(main, tmp_path: Path, precision: str) -> None:
-    assert main(arguments(tmp_path, 2, "--train.mixed_precision", precision)) == 0
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["mixed_precision"] == precision
+def test_precision_is_autocast_over_float32_weights(main, tmp_path: Path) -> None:
+    assert main(arguments(tmp_path, 2, "--train.mixed_precision", "bf16")) == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["mixed_precision"] == "bf16"
     from tests.program.running import state
 
     assert {tensor.dtype for tensor in state(tmp_path, 2).values()} == {torch.float32}
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there it is fp16")
+def test_a_precision_that_a_cpu_would_not_have_is_refused(
+    main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments(tmp_path, 2, "--train.mixed_precision", "fp16")
+    assert "needs a GPU, got the cpu: give bf16 or no" in refused(main, capsys, argv)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_goes_on_makes_no_start_weights(main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = ["--bottleneck.kind", "vq", "--bottleneck.codebook_size", "8", "--bottleneck.kmeans_start", "true"]
+    started: list[object] = []
+    own = build._start_crops
+    monkeypatch.setattr(build, "_start_crops", lambda *given: (started.append(given), own(*given))[1])
+    for steps in (1, 2):
+        assert main(arguments(tmp_path, steps, *NO_KL, *codes, "--train.schedule", "constant", *NO_WARMUP)) == 0
+        assert len(started) == 1
 
 
 @pytest.mark.slow  # trains for a while

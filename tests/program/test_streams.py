@@ -181,8 +181,8 @@ def write_labels(folder: Path) -> None:
     [
         (lambda folder: None, "does not exist"),
         (write_nothing, "cannot be read as a data set of images: EmptyDatasetError: The directory at"),
-        (write_texts, "0 columns hold images, name one as data.image_column; they are text"),
-        (write_labels, "0 columns hold images, name one as data.image_column; they are label (Value int64)"),
+        (write_texts, "no columns hold images; its columns are text"),
+        (write_labels, "no columns hold images; its columns are label (Value int64)"),
     ],
 )
 def test_data_without_images(

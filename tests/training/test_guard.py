@@ -76,12 +76,14 @@ def test_ids_are_asked_for_only_when_the_run_ends() -> None:
     assert not allows(GradientGuard(patience=1), LOST, ask)
 
 
-def test_in_fp16_an_overflow_is_left_to_the_scaler_but_a_lost_loss_and_a_spike_are_not() -> None:
+def test_in_fp16_an_overflow_is_no_update_but_costs_no_patience_as_a_lost_loss_and_a_spike_do() -> None:
     guard = GradientGuard(threshold=1.0, patience=9)
-    assert allows(guard, {**OVERFLOW, "scaled": True})
+    assert not allows(guard, {**OVERFLOW, "scaled": True})
     assert guard.state() == state(skipped=0, in_a_row=0)
     assert not allows(guard, {**SPIKE, "scaled": True})
     assert not allows(guard, {**LOST, "scaled": True})
+    assert not allows(guard, {**OVERFLOW, "scaled": True})
+    assert guard.state() == state(skipped=2, in_a_row=2), "an overflow renewed the patience"
 
 
 def test_a_restored_guard_has_the_patience_that_was_left() -> None:
@@ -102,6 +104,9 @@ def test_each_side_has_a_guard_of_its_own_with_the_settings() -> None:
         "generator": (3.0, 5),
         "discriminator": (9.0, 5),
     }
+    guards["discriminator"].restore(state(skipped=5, in_a_row=5))
+    with pytest.raises(NonFiniteError, match=r"the discriminator's .* above adversarial\.skip_above_grad_norm 9"):
+        guards["discriminator"].allows(99.0, lost=False, scaled=False, sample_ids=list, whose="discriminator's ")
 
 
 def test_a_spiking_update_leaves_weights_and_moments_and_no_gradient() -> None:

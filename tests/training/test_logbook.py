@@ -123,6 +123,25 @@ def test_tensorboard_shows_the_numbers_and_pictures(tmp_path: Path) -> None:
     assert (picture.step, picture.width, picture.height) == (2, 20, 16)
 
 
+def test_heldout_measures_have_their_file_and_reach_the_tracker(tmp_path: Path) -> None:
+    with logbook(tmp_path, tracker="tensorboard") as book:
+        book.heldout(4, {"psnr": 20.5, "ssim": 0.5})
+    found = [json.loads(line) for line in (tmp_path / "heldout.jsonl").read_text().splitlines()]
+    assert found == [{"step": 4, "heldout_psnr": 20.5, "heldout_ssim": 0.5}]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("heldout_psnr")] == [(4, 20.5)]
+
+
+def test_a_resumed_run_repeats_no_heldout_line(tmp_path: Path) -> None:
+    for first in (0, 2):  # step 4 was measured, but not saved
+        with logbook(tmp_path, first_step=first) as book:
+            for step in range(first + 2, 7, 2):
+                book.heldout(step, {"psnr": float(step)})
+    found = [json.loads(line)["step"] for line in (tmp_path / "heldout.jsonl").read_text().splitlines()]
+    assert found == [2, 4, 6]
+
+
 def test_wandb_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError) as error:

@@ -109,12 +109,12 @@ def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path) -> None
 
 
 class Game:
-    """A codebook of averages with revival against a discriminator with everything on."""
+    """A codebook with revival against a discriminator with everything on."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "ema_vq") -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        objective = tiny.make_coded("ema_vq", entropy=True, revive_below=5.0)
+        objective = tiny.make_coded(kind, entropy=True, revive_below=5.0)
         objective.model.bottleneck.usage.fill_(5.05)  # dead after the second update without a use
         self.update = tiny.Update(objective, tiny.make_adversary(objective), accumulation=2)
         self.state = TrainingState(objective, self.update.optimizer, 0.9, self.update.adversary)
@@ -143,16 +143,16 @@ class Game:
         return everything(self.state, self.update.accelerator)
 
 
-def check_resume_with_an_adversary(folder: Path) -> None:
+def check_resume_with_an_adversary(folder: Path, kind: str = "ema_vq") -> None:
     """Six updates equal three, a file, and three more, in every tensor of a checkpoint and in every logged number."""
-    whole = Game()
+    whole = Game(kind)
     curve = whole.go(6)
     expected = whole.everything()
     assert [line["dead_codes"] > 0 for line in curve] != [False] * 6, "nothing was revived"
-    stopped = Game()
+    stopped = Game(kind)
     first = stopped.go(3)
     path = write_checkpoint(folder, stopped.checkpoint(), keep=2)
-    resumed = Game()
+    resumed = Game(kind)
     resumed.state.restore(read_checkpoint(path), resumed.update.accelerator)
     assert first + resumed.go(3) == curve
     ours = resumed.everything()
@@ -160,8 +160,39 @@ def check_resume_with_an_adversary(folder: Path) -> None:
     assert [name for name in expected if not torch.equal(ours[name], expected[name])] == []
 
 
-def test_codebook_and_adversary_go_on_to_the_last_bit(tmp_path: Path) -> None:
-    check_resume_with_an_adversary(tmp_path)
+@pytest.mark.parametrize("kind", ["ema_vq", "vq"])
+def test_codebook_and_adversary_go_on_to_the_last_bit(kind: str, tmp_path: Path) -> None:
+    check_resume_with_an_adversary(tmp_path, kind)
+
+
+def test_a_revived_codes_average_and_moments_begin_where_it_was_put() -> None:
+    objective = tiny.make_coded("vq", revive_below=0.5)
+    state = TrainingState(objective, build_optimizer(objective, TrainConfig(learning_rate=1e-3)), ema_decay=0.9)
+    bottleneck, codes = objective.model.bottleneck, objective.model.autoencoder.quantize.embedding.weight
+    codes.grad = torch.ones_like(codes)
+    state.optimizer.step()
+    counts = {"counts": torch.ones(tiny.CODES, dtype=torch.float64)}
+    for _ in range(20):  # the average's own warm-up
+        bottleneck.after_update(counts, None, seed=0)
+        state.average()
+    with torch.no_grad():
+        codes.add_(1.0)
+    bottleneck.usage[3] = 0.0
+    counts["counts"][3] = 0.0
+    bottleneck.after_update(counts, torch.full((64, 2), 5.0), seed=0)
+    state.average()
+    average = state.averaged_autoencoder().quantize.embedding.weight
+    assert average[3].tolist() == codes[3].tolist() == [5.0, 5.0]
+    assert not torch.isclose(average[2], codes[2]).any(), "a code that nobody moved lost its average"
+    moments = state.optimizer.state[codes]
+    assert moments["exp_avg"][3].tolist() == moments["exp_avg_sq"][3].tolist() == [0.0, 0.0]
+    assert (moments["exp_avg_sq"][2] > 0).all()
+    # What was moved once is an ordinary code from then on.
+    with torch.no_grad():
+        codes[3] = 9.0
+    bottleneck.after_update({"counts": torch.ones_like(counts["counts"])}, None, seed=1)
+    state.average()
+    assert (state.averaged_autoencoder().quantize.embedding.weight[3] < 9.0).all()
 
 
 def test_a_checkpoint_covers_both_sides_and_what_a_codebook_remembers() -> None:

@@ -40,6 +40,9 @@ class Bottleneck(nn.Module):
     """modules that a loss on the reconstruction reaches"""
     trains: ClassVar[dict[str, frozenset[str]]] = {}
     """modules that each term of its own reaches"""
+    moved: Tensor | None = None
+    """codes that the last `after_update` put elsewhere, int64 [n]: what others keep of them (an average, an optimizer's
+    moments) is of the place they left"""
 
     def forward(self, h: Tensor, noise: Tensor) -> BottleneckOutput:
         """What the encoder side gives [B,?,h,w] and the samples' noise [B, *noise_shape] from N(0, 1) => output."""

@@ -136,6 +136,7 @@ class VQBottleneck(Quantizer):
     def after_update(self, sums: dict[str, Tensor], candidates: Tensor | None, *, seed: int) -> dict[str, float]:
         """Put the codes back onto the sphere, move the running marginal and the account of use, revive dead codes."""
         log = super().after_update(sums, candidates, seed=seed)
+        self.moved = None
         self.move_codes(sums)
         if self.l2_normalized:
             _onto_sphere(self.codebook)
@@ -178,6 +179,7 @@ class VQBottleneck(Quantizer):
         chosen = torch.from_numpy(generator.permutation(len(candidates))[: len(dead)]).to(dead)
         revived = dead[torch.from_numpy(generator.permutation(len(dead))[: len(chosen)]).to(dead)]
         self._place(revived, candidates[chosen], torch.ones(len(chosen)))
+        self.moved = revived
 
     def _place(self, codes: Tensor, vectors: Tensor, sizes: Tensor) -> None:
         """Put codes [n] at vectors [n, c], as new."""
