@@ -31,7 +31,7 @@ from latent_ae.errors import UserError
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import DUPLICATES, INDEX, SKIPPED, Summary, write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.preparing import describe_work, only_run, prepare
+from latent_ae.latent_dataset.preparing import describe_work, only_run, prepare, require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.views import Images, chosen_parts
 from latent_ae.latent_dataset.work import make_shards
@@ -108,10 +108,12 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         # -- what is there: the same latents, and some of their shards
         def begin() -> list[int]:
             held.enter_context(only_run(folder))
-            return prepare(folder, wanted)
+            return prepare(folder, wanted, images)
 
         missing, problem = together.on_main(begin)
-        if missing is None:
+        if problem is None:
+            problem = together.first(attempted(lambda: require_seen(folder, wanted))[1])
+        if missing is None or problem is not None:
             return together.complain(problem)
         together.say(describe(wanted, folder, len(missing), accelerator))
 
@@ -137,7 +139,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         if not missing and (folder / INDEX).is_file():
             together.say(f"{folder} is complete")
             return 0
-        summary, problem = together.on_main(lambda: write_index(folder, wanted))
+        summary, problem = together.on_main(lambda: write_index(folder))
         if summary is None:
             return together.complain(problem)
         together.say(describe_result(summary, folder))
@@ -185,6 +187,10 @@ class Together:
     def on_main(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
         """What the main process's work gives, or what went wrong with it, on every process."""
         return self.gather(attempted(work) if self.main else (None, None))[0]
+
+    def first(self, problem: str | None) -> str | None:
+        """Of what any process finds wrong, on every process."""
+        return next((each for each in self.gather(problem) if each is not None), None)
 
     def say(self, text: str) -> None:
         """Once."""

@@ -12,6 +12,7 @@ It runs the same way under `torchrun` and as plain `python train/train.py`.
 import json
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ from latent_ae.training.build import (
     final_weights,
     weights_at,
 )
-from latent_ae.training.checkpoints import write_checkpoint
+from latent_ae.training.checkpoints import Checkpoint, write_checkpoint
 from latent_ae.training.data import TrainingData
 from latent_ae.training.describe import describe_run, log_line
 from latent_ae.training.draws import Draws
@@ -50,7 +51,7 @@ from latent_ae.training.processes import (
     sum_over_processes,
 )
 from latent_ae.training.result import write_result
-from latent_ae.training.resume import agreed_checkpoint
+from latent_ae.training.resume import agreed_checkpoint, checkpoint_to_resume
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
 from latent_ae.training.settle import settled
 from latent_ae.training.signals import SIGNALS, StopRequest
@@ -91,13 +92,18 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     """Find where to go on, build, check, loop, finish."""
     say, only_preflight = accelerator.print, invocation.preflight == "only"
     # -- checkpoint: before anything is built, as what goes on needs no start weights
-    checkpoint, notes = (None, []) if only_preflight else agreed_checkpoint(config, invocation.resume, accelerator)
-    for note in notes:
-        say(note)
-    finished = (config.run_dir / "model" / "config.json").is_file()
-    if finished and checkpoint is not None and checkpoint.step == config.train.steps:
-        say(f"{config.run_dir} is finished; --name starts another run")
-        return 0
+    checkpoint: Checkpoint | None = None
+    if not only_preflight:
+        result = config.run_dir / "model" / "config.json"
+        find = partial(checkpoint_to_resume, config, invocation.resume)
+        checkpoint, notes = agreed_checkpoint(
+            find, output_dir=config.output_dir, result=result, accelerator=accelerator
+        )
+        for note in notes:
+            say(note)
+        if result.is_file() and checkpoint is not None and checkpoint.step == config.train.steps:
+            say(f"{config.run_dir} is finished; --name starts another run")
+            return 0
 
     # -- data, model, losses
     parts, fresh = open_source(config.data), checkpoint is None

@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from latent_ae.training.checkpoints import write_checkpoint
 from latent_ae.training.guard import NonFiniteError
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.processes import describe_processes, start_accelerator, sum_over_processes
-from latent_ae.training.resume import find_checkpoint
+from latent_ae.training.resume import agreed_checkpoint, find_checkpoint, require_same
 from latent_ae.training.schedules import learning_rate_share_at
 from latent_ae.training.signals import SIGNALS, StopRequest
 
@@ -96,13 +97,15 @@ def run(config: DiffusionConfig, resume: str, accelerator: Accelerator, stop: St
     say(describe_processes(accelerator))
 
     # -- resume
-    checkpoint, notes = find_checkpoint(config, config.run_dir, resume, lambda _step: FREE_TO_CHANGE)
+    pipeline, output_dir = config.pipeline_dir, config.output_dir
+    find = partial(find_checkpoint, config, config.run_dir, resume, lambda _step: FREE_TO_CHANGE)
+    checkpoint, notes = agreed_checkpoint(find, output_dir=output_dir, result=pipeline, accelerator=accelerator)
+    require_same("latents", str(config.latents), source.rows.manifest.fingerprint, accelerator)
     for note in notes:
         say(note)
     if checkpoint is not None:
         training.state.restore(checkpoint, accelerator)
         say(f"going on after step {checkpoint.step}")
-    pipeline = config.run_dir / "pipeline"
     if pipeline.exists():
         say(f"{config.run_dir} is finished; --name starts another run")
         return 0
@@ -172,7 +175,11 @@ class Training:
         rate, decay = config.train.learning_rate, config.train.weight_decay
         optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, fused=True)
         self.state = DenoiserState(
-            network, optimizer, ema_decay=config.train.ema_decay, latents=source.rows.manifest.fingerprint
+            network,
+            optimizer,
+            ema_decay=config.train.ema_decay,
+            latents=source.rows.manifest.fingerprint,
+            scaling_factor=source.scaling_factor,
         )
         self.scheduler = build_scheduler()
         self.prepared = accelerator.prepare_model(network)
@@ -196,6 +203,7 @@ class Training:
             workers=train.workers,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            pin_memory=self.accelerator.device.type == "cuda",
         )
 
     def step(self, batches: list[Sample]) -> tuple[float, float]:
@@ -205,7 +213,7 @@ class Training:
             group["lr"] = train.learning_rate * learning_rate_share_at(self.state.step, train)
         total = 0.0
         for batch in batches:
-            latents, noise, timesteps, labels = (tensor.to(accelerator.device) for tensor in batch)
+            latents, noise, timesteps, labels = (each.to(accelerator.device, non_blocking=True) for each in batch)
             with accelerator.accumulate(self.prepared):
                 loss = denoising_loss(
                     self.prepared, self.scheduler, latents=latents, noise=noise, timesteps=timesteps, labels=labels
@@ -215,17 +223,23 @@ class Training:
         norm = accelerator.clip_grad_norm_(self.state.network.parameters(), train.max_grad_norm or math.inf)
         (total,) = sum_over_processes([total], accelerator)
         mean = total / len(batches) / accelerator.num_processes
-        overflown = accelerator.scaler is not None and not math.isfinite(float(norm))  # fp16 skips it by itself
+        scaler = accelerator.scaler
+        # In fp16 a gradient that overflows makes no update, as long as a lower loss scale may help.
+        overflown = scaler is not None and not math.isfinite(float(norm)) and scaler.get_scale() >= 1
         if not math.isfinite(mean) or not (overflown or math.isfinite(float(norm))):
             raise NonFiniteError(
                 f"the loss ({mean:.3g}) or the gradient norm ({float(norm):.3g}) of step {self.state.step + 1} is not "
-                "finite; the weights are as they were before: lower train.learning_rate",
+                "finite; the weights are as they were before: lower train.learning_rate"
+                + (", or take train.mixed_precision bf16" if scaler is not None else ""),
                 [],
             )
-        self.optimizer.step()
+        if overflown:
+            scaler.update()  # it has unscaled, and would refuse to do so again
+        else:
+            self.optimizer.step()
+            self.state.average()
         self.optimizer.zero_grad()
         self.state.step += 1
-        self.state.average()
         return mean, float(norm)
 
     def stopping(self) -> int:
@@ -259,7 +273,7 @@ class Training:
 
     def _pipeline(self) -> "DiTPipeline":
         network = self.state.averaged_network()
-        return assemble(network, self.source.autoencoder, self.scheduler, self.source.label_names)
+        return assemble(network, self.source.autoencoder, self.source.label_names)
 
     def _drawn(self, pipeline: "DiTPipeline") -> Pixels:
         classes, seed = self.source.classes, self.config.seed

@@ -67,8 +67,10 @@ def add_commands(commands: "Commands") -> None:
         example="runs/kl-photos/model OWNER/NAME --private",
     )
     push.add_argument("folder", metavar="DIR", type=Path, help="a model directory, or an export")
-    push.add_argument("repo", metavar="REPO", help="OWNER/NAME; made if it is not there")
-    push.add_argument("--private", action="store_true", help="if it is made, for its owner's eyes alone")
+    push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or a NAME of your own; made if it is not there")
+    push.add_argument(
+        "--private", action="store_true", help="for its owner's eyes alone; one that is public is refused"
+    )
 
 
 def _add_target(

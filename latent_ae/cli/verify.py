@@ -1,11 +1,14 @@
 """`latent-ae verify`."""
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_ae.cli.messages import complain, say
 from latent_ae.cli.options import add_command, not_negative
+from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
@@ -32,19 +35,34 @@ def add_commands(commands: "Commands") -> None:
     parser.add_argument(
         "--samples", type=not_negative, default=8, metavar="K", help="images to encode again (default: 8)"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was looked at and found there")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    import torch  # noqa: PLC0415  # takes seconds
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
 
+    from tqdm import tqdm  # noqa: PLC0415
+
+    from latent_ae.codec import best_device  # noqa: PLC0415  # torch takes seconds
     from latent_ae.latent_dataset import verify  # noqa: PLC0415
 
-    found = verify(
-        arguments.folder,
-        model=arguments.model,
-        samples=arguments.samples,
-        device=torch.accelerator.current_accelerator(),
-    )
+    with tqdm(unit="shard", disable=None) as bar:  # not where nobody watches
+
+        def advance(total: int) -> None:
+            bar.total = total
+            bar.update()
+
+        found = verify(
+            arguments.folder,
+            model=arguments.model,
+            samples=arguments.samples,
+            device=best_device(),
+            on_shard=advance,
+        )
+    if arguments.json is not None:
+        result = {"folder": str(arguments.folder), "whole": not found.problems, **asdict(found)}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     say(f"{arguments.folder}: {found}")
     for note in found.notes:
         say(note)

@@ -50,7 +50,7 @@ class FolderImages:
         """
         file = (self._root / self._relative[index]).with_suffix(".txt")
         try:
-            return file.read_text(encoding="utf-8").strip()
+            return file.read_text(encoding="utf-8-sig").strip()  # Windows' editors put a mark before the text
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:

@@ -178,7 +178,7 @@ def training_loader(
     pieces(first_step)  # the error, if any, belongs here and not in the loop
     loader: DataLoader[Any] = DataLoader(
         _MicroBatches(samples),
-        sampler=_Numbers(pieces, range(first_step, steps)),
+        sampler=Numbers(pieces, range(first_step, steps)),
         batch_size=None,
         num_workers=workers,  # torch gives each of them one thread
         collate_fn=as_it_is,
@@ -240,7 +240,7 @@ def leave_signals_to_the_main_process(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _Numbers:
+class Numbers:
     """The number ranges of the micro-batches of some steps, made as they are asked for."""
 
     def __init__(self, pieces: Callable[[int], list[range]], steps: range) -> None:

@@ -2,5 +2,6 @@
 
 settings    what is asked for                  samples     a row, its noise and its place in time, by number
 network     a diffusion transformer (DiT)      state       what changes with the steps
+source      the latents and their autoencoder
 pipeline    stock diffusers.DiTPipeline with the autoencoder inside, written, loaded again and compared
 """

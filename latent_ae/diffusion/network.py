@@ -13,6 +13,8 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from diffusers.models.embeddings import LabelEmbedding
 from torch import nn
 
+from latent_ae.errors import UserError
+
 NULL_CLASS = 1000
 """the label of no class: `DiTPipeline` has this number in its code"""
 TIMESTEPS = 1000
@@ -25,7 +27,12 @@ def build_network(
 
     diffusers starts a DiT as any network; adaLN-Zero (Peebles & Xie 2023, section 3.2) is that the layers that scale,
     shift and gate start at zero. Labels are never dropped inside: its blocks would each drop others.
+    Raises UserError if `side` cannot be cut into patches.
     """
+    if side % patch_size:
+        raise UserError(
+            f"network.patch_size {patch_size} does not divide the side of the latents, {side}: give a number that does"
+        )
     network = DiTTransformer2DModel(
         in_channels=channels,
         out_channels=channels,

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 from numpy.typing import NDArray
 
-from latent_ae.diffusion.network import NULL_CLASS
+from latent_ae.diffusion.network import NULL_CLASS, build_scheduler
 from latent_ae.export import ProofFailed
 from latent_ae.export.placing import placed
 from latent_ae.export.source import CARD
@@ -25,11 +25,14 @@ _ROWS, _COLUMNS = 16, 16
 def assemble(
     network: DiTTransformer2DModel,
     autoencoder: AutoencoderKL,
-    scheduler: DDIMScheduler,
     label_names: Mapping[int, str] | None,
 ) -> DiTPipeline:
-    """A pipeline of a network in evaluation mode; its `get_label_ids` knows the names."""
-    pipeline = DiTPipeline(network, autoencoder, scheduler, id2label=label_names)
+    """A pipeline of a network in evaluation mode; its `get_label_ids` knows the names.
+
+    The autoencoder is moved to the network's device. The schedule is a new one: what training uses has moved its
+    numbers to the device for good, and a pipeline moves only its modules.
+    """
+    pipeline = DiTPipeline(network, autoencoder.to(network.device), build_scheduler(), id2label=label_names)
     pipeline.register_to_config(id2label=label_names)  # or it would not be saved
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

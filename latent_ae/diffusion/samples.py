@@ -1,15 +1,18 @@
 """What the network is shown: a pure function of the seed and the sample's number in the run."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from latent_ae.data.loader import Numbers, as_it_is, leave_signals_to_the_main_process
 from latent_ae.data.order import index_of, rank_numbers
 from latent_ae.diffusion.network import NULL_CLASS, TIMESTEPS
+from latent_ae.errors import UserError
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.randomness import torch_generator
 
@@ -56,6 +59,20 @@ class Samples(Dataset[Sample]):
         return Sample(latents, noise, timestep, label)
 
 
+class _MicroBatches(Dataset[Sample | UserError]):
+    """Micro-batches by their number range. An error is handed on: raised in a worker, it would be a stack trace."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, numbers: range) -> Sample | UserError:
+        try:
+            batch: Sample = default_collate([self._samples[number] for number in numbers])
+        except UserError as error:
+            return error
+        return batch
+
+
 def updates(
     samples: Samples,
     *,
@@ -66,18 +83,27 @@ def updates(
     workers: int,
     rank: int,
     world_size: int,
+    pin_memory: bool = False,
 ) -> Iterator[list[Sample]]:
     """The micro-batches of this process for each update from `first_step` on.
 
-    Raises DataError if the global batch cannot be cut into equal pieces.
+    Raises DataError if the global batch cannot be cut into equal pieces, LatentDatasetError for a shard that cannot be
+    read.
     """
-    numbers = [
-        list(piece)
-        for step in range(first_step, steps)
-        for piece in rank_numbers(
-            step, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size
-        )
-    ]
-    loader = iter(DataLoader(samples, batch_sampler=numbers, num_workers=workers))
-    while batches := list(islice(loader, accumulation)):
+    pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
+    loader: DataLoader[Any] = DataLoader(
+        _MicroBatches(samples),
+        sampler=Numbers(pieces, range(first_step, steps)),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=as_it_is,
+        worker_init_fn=leave_signals_to_the_main_process,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
+    )
+    made = iter(loader)
+    while batches := list(islice(made, accumulation)):
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
         yield batches

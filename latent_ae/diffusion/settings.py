@@ -107,6 +107,11 @@ class DiffusionConfig(Section):
         """Where everything the run writes goes."""
         return Path(self.output_dir) / self.name
 
+    @property
+    def pipeline_dir(self) -> Path:
+        """Where the result goes; it is there once the run is finished."""
+        return self.run_dir / "pipeline"
+
 
 FREE_TO_CHANGE = (
     "name",

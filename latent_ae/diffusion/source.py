@@ -83,7 +83,8 @@ def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
         raise LatentSourceError(f"{folder} has the label {labels[-1]}: DiTPipeline knows the classes 0 to 999")
     name = model or manifest.model.name
     autoencoder = load_autoencoder(name)
-    assert isinstance(autoencoder, AutoencoderKL)
+    if not isinstance(autoencoder, AutoencoderKL):
+        raise LatentSourceError(f"{name} is a VQModel: give --model the AutoencoderKL that made the latents")
     identity = encoder_identity(autoencoder)
     if identity != manifest.encoder.identity:
         raise LatentSourceError(

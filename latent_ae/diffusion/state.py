@@ -13,6 +13,8 @@ from latent_ae.training.tensors import load_optimizer, load_tensors, on_cpu, opt
 
 LATENTS = "latents"
 """the entry of a checkpoint's values with the fingerprint of the latents that were trained on"""
+SCALING = "scaling_factor"
+"""the entry with what they are multiplied by"""
 
 
 class DenoiserState:
@@ -23,12 +25,20 @@ class DenoiserState:
         optimizer: over its parameters.
         ema_decay: of the average.
         latents: fingerprint of the latents, which a checkpoint is bound to.
+        scaling_factor: that they are multiplied by, which it is bound to as well.
     """
 
     def __init__(
-        self, network: DiTTransformer2DModel, optimizer: torch.optim.Optimizer, *, ema_decay: float, latents: str
+        self,
+        network: DiTTransformer2DModel,
+        optimizer: torch.optim.Optimizer,
+        *,
+        ema_decay: float,
+        latents: str,
+        scaling_factor: float,
     ) -> None:
-        self.network, self.optimizer, self._latents = network, optimizer, latents
+        self.network, self.optimizer = network, optimizer
+        self._latents, self._scaling_factor = latents, scaling_factor
         self.step = 0
         self._ema = EMAModel(network.parameters(), ema_decay, foreach=True)
 
@@ -55,6 +65,7 @@ class DenoiserState:
             },
             values={
                 LATENTS: self._latents,
+                SCALING: self._scaling_factor,
                 "ema_updates": self._ema.optimization_step,
                 "gradient_scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
                 "versions": {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers_version},
@@ -63,12 +74,21 @@ class DenoiserState:
         )
 
     def restore(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
-        """Become the state that was saved, to the last bit. Raises CheckpointError if it is of other latents."""
+        """Become the state that was saved, to the last bit.
+
+        Raises CheckpointError if it is of other latents, or of latents times another number.
+        """
         saved, values = checkpoint.tensors, checkpoint.values
         if values[LATENTS] != self._latents:
             raise CheckpointError(
                 f"the checkpoint was trained on other latents (fingerprint {values[LATENTS]}, here {self._latents}): "
                 "give another --name"
+            )
+        scaling = values.get(SCALING, self._scaling_factor)  # checkpoints of earlier versions do not say
+        if scaling != self._scaling_factor:
+            raise CheckpointError(
+                f"the checkpoint was trained on latents times {scaling}, and the autoencoder's scaling_factor is now "
+                f"{self._scaling_factor}: put the old number into its config.json, or give another --name"
             )
         load_tensors(self._own(), saved["weights"])
         load_tensors(self._averages(), saved["ema"])

@@ -87,14 +87,19 @@ def programs(model: Autoencoder) -> tuple[ExportedProgram, ExportedProgram]:
     # Contiguous: a program keeps the strides of its example as a condition.
     latents = encoded.chunk(2, dim=1)[0].contiguous() if is_kl else encoded
     first = 2 if is_kl else 1
-    return (_program(encoder, pixels, (2, 3)), _program(decoder, latents, (first, first + 1)))
+    return (program_of(encoder, pixels, free=(2, 3)), program_of(decoder, latents, free=(first, first + 1)))
 
 
-def _program(module: nn.Module, example: Tensor, free: tuple[int, int]) -> ExportedProgram:
+def program_of(module: nn.Module, example: Tensor, *, free: tuple[int, int]) -> ExportedProgram:
+    """A module as a program, for batches like an example, of which these axes are free beside the first."""
     # AUTO: torch derives what sides must be multiples of; said by hand it contradicts what the layers ask for.
     dynamic = dict.fromkeys((0, *free), Dim.AUTO)
     with torch.no_grad():
         program = torch.export.export(module, (example,), dynamic_shapes=(dynamic,))
-    for node in program.graph.nodes:
+    for node in list(program.graph.nodes):
         node.meta.pop("stack_trace", None)  # paths of this machine
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            # Attention asks for the example's type and device, and it could run nowhere else.
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
     return program

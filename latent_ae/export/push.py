@@ -16,7 +16,8 @@ _UNAUTHORIZED = 401
 def push(folder: Path, repo: str, *, private: bool) -> str:
     """Upload a folder, made there if it is not; what it is called there (a URL).
 
-    Raises ExportError for a folder without a card, a name that cannot be one, without a token, and without network.
+    Raises ExportError for a folder without a card, a name that cannot be one, without a token, and without network; and
+    with `private` if it is there already for all to see.
     """
     if not folder.is_dir():
         raise ExportError(f"there is no folder {folder}")
@@ -24,8 +25,16 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
         raise ExportError(f"{folder} has no {CARD}, the card that a model is published with: write one into it")
     api = HfApi()
     try:
-        api.create_repo(repo, private=private, exist_ok=True)
+        # A name without an owner becomes the user's own; an upload takes the whole name alone.
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        if private and not api.repo_info(repo).private:
+            raise ExportError(
+                f"{api.endpoint}/{repo} is there and public, and --private changes none that is there: take another "
+                "name, or make it private in its settings"
+            )
         api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=_LEFT_OUT, commit_message="latent-ae push")
+    except ExportError:
+        raise
     except HFValidationError as error:
         raise ExportError(f"{repo!r} is no name of a repository, NAME or OWNER/NAME: {one_line(error)}") from error
     except LocalTokenNotFoundError as error:

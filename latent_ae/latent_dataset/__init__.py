@@ -6,6 +6,7 @@ preparing   a folder made ready                   making      a shard of its ima
 work        the shards of one process             shard       a shard on the disk
 index       what is written at the end            statistics  of the latents
 dataset     the latents for training              verify      whether a folder is what it says
+again       images encoded again                  index_check the index beside the shards' records
 """
 
 from latent_ae.latent_dataset.dataset import LatentDataset

@@ -1,6 +1,5 @@
 """Images of a folder of latents encoded again, and held against what is stored."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from latent_ae.data import open_source
 from latent_ae.errors import UserError
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.manifest import Manifest
+from latent_ae.latent_dataset.manifest import Manifest, PreprocessingPart
 from latent_ae.latent_dataset.views import Images, View, chosen_parts
 
 CODES_EQUAL = 0.99
-"""share of an image's codes that another device or version may be expected to find again"""
+"""share of an image's codes that another device or version may be expected to find again; of few codes, all but one"""
 
 
 class NotPossible(Exception):  # noqa: N818 - no fault of the folder
@@ -67,16 +66,7 @@ class Again:
         """How far the stored latents of a row of the index are from those of its image: the distance over the norm,
         or for codes the share of others. Raises LatentDatasetError if the image is not there as it was.
         """
-        part = self._manifest.preprocessing
-        if row["source_index"] >= len(self._images):
-            raise LatentDatasetError(f"the data set has only {len(self._images)} images now")
-        view = self._images.view(
-            row["source_index"], channels=part.channels, resolution=part.resolution, background=part.background
-        )
-        if not isinstance(view, View):
-            raise LatentDatasetError(f"the image cannot be used any more: {view.reason}")
-        if (view.name, view.identity) != (row["name"], row["id"]):
-            raise LatentDatasetError("the image has changed since it was encoded")
+        view = seen_again(self._images, self._manifest.preprocessing, row)
         pixels = view.pixels[:, ::-1] if row["flipped"] else view.pixels
         made = self._encoder.submit([pixels]).result().tensors
         with safe_open(self._folder / row["shard"], "pt") as file:
@@ -85,16 +75,32 @@ class Again:
                 for name, tensor in made.items()
             )
 
-    @property
-    def allowed(self) -> float:
-        """The most that `error` may be."""
-        return 1 - CODES_EQUAL if self._manifest.kind == "vq_indices" else LATENT_ERROR
+    def allowed(self, row: dict[str, Any]) -> float:
+        """The most that `error` of it may be."""
+        if self._manifest.kind != "vq_indices":
+            return LATENT_ERROR
+        height, width = map(int, row["grid"].split("x"))
+        return max(1 - CODES_EQUAL, 1 / (height * width))
 
 
-def spread(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` of the rows, evenly."""
-    count = min(count, len(rows))
-    return [rows[place * len(rows) // count] for place in range(count)]
+def seen_again(images: Images, part: PreprocessingPart, row: dict[str, Any]) -> View:
+    """The image of a row of the index. Raises LatentDatasetError if it is not there as it was."""
+    if row["source_index"] >= len(images):
+        raise LatentDatasetError(f"the data set has only {len(images)} images now")
+    view = images.view(
+        row["source_index"], channels=part.channels, resolution=part.resolution, background=part.background
+    )
+    if not isinstance(view, View):
+        raise LatentDatasetError(f"the image cannot be used any more: {view.reason}")
+    if (view.name, view.identity) != (row["name"], row["id"]):
+        raise LatentDatasetError("the image has changed since it was encoded")
+    return view
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` of the numbers below `total`, evenly."""
+    count = min(count, total)
+    return [place * total // count for place in range(count)]
 
 
 def _distance(stored: Tensor, made: Tensor) -> float:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from latent_ae.atomic import write_atomically
 from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.manifest import TENSORS, Manifest
+from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest
 from latent_ae.latent_dataset.shard import Record, file_name, read_record
 from latent_ae.latent_dataset.statistics import LatentSums, merged, sums_from_json
 
@@ -41,14 +41,16 @@ class Summary:
     """rows whose image is that of a row before them"""
 
 
-def write_index(folder: Path, manifest: Manifest) -> Summary:
-    """Read the records of all shards and write the files of this room, the index last.
+def write_index(folder: Path) -> Summary:
+    """Read the manifest and the records of all shards and write the files of this room, the index last.
 
-    Raises LatentDatasetError if a record cannot be read or there is no row at all, OSError if a file cannot be written.
+    Raises LatentDatasetError if one of them cannot be read or there is no row at all, OSError if a file cannot be
+    written.
     """
+    manifest = read_manifest(folder)
     tables: list[Any] = []
     first_names: dict[bytes, str] = {}
-    gathered = _Gathered(manifest)
+    gathered = Gathered(manifest)
     skipped: list[dict[str, str]] = []
     duplicates: list[dict[str, str]] = []
     schema, stream = index_schema(manifest), io.BytesIO()
@@ -104,16 +106,8 @@ def index_schema(manifest: Manifest) -> Any:
     ).arrow_schema
 
 
-def statistics_of(manifest: Manifest, records: Iterable[Record]) -> dict[str, Any]:
-    """What stats.json says of the latents themselves."""
-    gathered = _Gathered(manifest)
-    for record in records:
-        gathered.add(record)
-    return gathered.latents()
-
-
-class _Gathered:
-    """Counts and sums over shards."""
+class Gathered:
+    """Counts and sums over shards, in their order."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._codebook_size = manifest.encoder.codebook_size
@@ -121,6 +115,7 @@ class _Gathered:
         self.rows = self.nonfinite_images = self.nonfinite_values = 0
 
     def add(self, record: Record) -> None:
+        """The next shard."""
         self.rows += len(record.rows)
         self.nonfinite_images += record.nonfinite_images
         self.nonfinite_values += record.nonfinite_values
@@ -128,12 +123,14 @@ class _Gathered:
             self._sums = [merged([*self._sums, sums_from_json(record.statistics)])]
 
     def latents(self) -> dict[str, Any]:
+        """What stats.json says of the latents themselves."""
         if not self._sums:
             return {}
         (total,) = self._sums
         return total.describe() if isinstance(total, LatentSums) else total.describe(self._codebook_size)
 
     def described(self, *, skipped: int, duplicates: int) -> dict[str, Any]:
+        """All of stats.json."""
         return {
             "schema": 1,
             "rows": self.rows,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,7 +115,7 @@ class Manifest(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 over what decides the latents; equal for runs that may share a folder."""
+        """Sha256 over what decides the latents."""
         decisive = self.model_dump(mode="json", exclude=_NOT_DECISIVE)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -122,14 +123,26 @@ class Manifest(Section):
 _OPENS_IMAGES = {"source", "path", "image_column", "train_split", "heldout_split", "heldout_share", "background"}
 """fields of `data`; the others are training's, or change nothing"""
 _NOT_DECISIVE = {"model", "label_names", "data", "versions"}
+_SAME_IMAGES = {f"data.{name}" for name in ("source", "image_column", "train_split", "heldout_split", "heldout_share")}
+"""settings that say which images there are, wherever they lie"""
 
 
 def names_digest(names: Iterable[str]) -> str:
-    """Sha256 over names in their order."""
+    """Sha256 over names in their order. Raises LatentDatasetError as `as_utf8`."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
+        digest.update(as_utf8(name) + b"\n")
     return digest.hexdigest()
+
+
+def as_utf8(name: str) -> bytes:
+    """Raises LatentDatasetError for a name that the index cannot hold: to Linux file names are any bytes."""
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise LatentDatasetError(
+            f"the name {name!a} is not UTF-8, and the index can hold no other: rename the file or folder"
+        ) from None
 
 
 def library_versions() -> dict[str, str]:
@@ -167,14 +180,25 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def require_same_work(folder: Path, there: Manifest, wanted: Manifest) -> None:
-    """Raise LatentDatasetError with every difference unless both describe the same latents of the same images."""
-    if there.fingerprint == wanted.fingerprint:
-        return
+    """Raise LatentDatasetError with every difference unless both describe the same latents of the same images.
+
+    Beside what the fingerprint covers, the settings count by which the images are chosen, and the labels' names: a
+    label is a number among them.
+    """
     decisive = [
         line.replace("schema_version", "schema", 1)
         for line in differences(there, wanted)
-        if line.partition(":")[0].partition(".")[0] not in _NOT_DECISIVE
+        if (path := line.partition(":")[0]) in _SAME_IMAGES or path.partition(".")[0] not in _NOT_DECISIVE
     ]
-    raise LatentDatasetError(
-        f"{folder} holds other latents; there -> asked for: {'; '.join(decisive)}: take another --out"
-    )
+    if (there.label_names or ()) != (wanted.label_names or ()):
+        decisive.append(_label_difference(there.label_names or (), wanted.label_names or ()))
+    if decisive:
+        raise LatentDatasetError(
+            f"{folder} holds other latents; there -> asked for: {'; '.join(decisive)}: take another --out"
+        )
+
+
+def _label_difference(there: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    pairs = enumerate(zip_longest(there, wanted))
+    number, (old, new) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    return f"label_names: {len(there)} -> {len(wanted)}, the label {number} is {old} -> {new}"

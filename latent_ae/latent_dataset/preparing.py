@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latent_ae.codec import Codec
+from latent_ae.latent_dataset.again import seen_again
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import (
@@ -16,6 +17,7 @@ from latent_ae.latent_dataset.manifest import (
     Manifest,
     ModelPart,
     PreprocessingPart,
+    as_utf8,
     library_versions,
     names_digest,
     read_manifest,
@@ -23,7 +25,7 @@ from latent_ae.latent_dataset.manifest import (
     write_manifest,
 )
 from latent_ae.latent_dataset.settings import EncodeConfig
-from latent_ae.latent_dataset.shard import FOLDER, is_there
+from latent_ae.latent_dataset.shard import FOLDER, is_there, read_record
 from latent_ae.latent_dataset.views import Images
 from latent_ae.latent_header import SMALL_CODEBOOK
 
@@ -44,8 +46,10 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:
-    """The manifest of what these settings ask for."""
+    """The manifest of what these settings ask for. Raises LatentDatasetError for a name that the index cannot hold."""
     codec = encoder.codec
+    for name in images.label_names or ():
+        as_utf8(name)
     return Manifest(
         kind=encoder.kind,
         dtype=_stored_dtype(codec, config),
@@ -77,11 +81,11 @@ def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Man
     )
 
 
-def prepare(folder: Path, wanted: Manifest) -> list[int]:
+def prepare(folder: Path, wanted: Manifest, images: Images) -> list[int]:
     """Write the manifest, or go on with the one that is there; the shards that are still to be made.
 
     To be called by the one process that holds the folder. Raises LatentDatasetError if the folder holds something
-    else, OSError.
+    else, DataError, OSError.
     """
     if (folder / NAME).exists():
         require_same_work(folder, read_manifest(folder), wanted)
@@ -94,7 +98,34 @@ def prepare(folder: Path, wanted: Manifest) -> list[int]:
     for place in (folder, shards):
         for partial in place.glob(".partial-*"):  # of a run that was killed while it wrote
             partial.unlink()
-    return [number for number in range(wanted.shards) if not is_there(folder, number)]
+    there = {number: is_there(folder, number) for number in range(wanted.shards)}
+    _require_same_images(folder, wanted, images, [number for number, complete in there.items() if complete])
+    return [number for number, complete in there.items() if not complete]
+
+
+def require_seen(folder: Path, wanted: Manifest) -> None:
+    """What a process beside the one that prepared the folder asks. Raises LatentDatasetError unless it sees the
+    folder, and means the same latents.
+    """
+    if not (folder / NAME).is_file():
+        raise LatentDatasetError(
+            f"{folder} has no {NAME} for one of the processes: --out must be one folder that all machines share"
+        )
+    require_same_work(folder, read_manifest(folder), wanted)
+
+
+def _require_same_images(folder: Path, manifest: Manifest, images: Images, shards: list[int]) -> None:
+    """Raises LatentDatasetError unless the first image of the first and of the last shard is what it was. Names alone
+    do not say: those of many data sets are numbers.
+    """
+    for number in sorted({*shards[:1], *shards[-1:]}):
+        for row in read_record(folder, number).rows[:1]:
+            try:
+                seen_again(images, manifest.preprocessing, row)
+            except LatentDatasetError as error:
+                raise LatentDatasetError(
+                    f"{folder} holds latents of other images: {row['name']}: {error}: take another --out"
+                ) from None
 
 
 def _stored_dtype(codec: Codec, config: EncodeConfig) -> str:

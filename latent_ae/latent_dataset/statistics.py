@@ -143,16 +143,21 @@ def merged(sums: Sequence[LatentSums] | Sequence[CodeSums]) -> LatentSums | Code
     return total
 
 
-def sums_of(tensors: Mapping[str, Tensor], pixels: int) -> LatentSums | CodeSums | None:
-    """Of a shard's tensors by name, made of so many pixels; None if there are none."""
+def sums_of(
+    tensors: Mapping[str, Tensor], pixels: int, *, order: Sequence[str] | None = None
+) -> LatentSums | CodeSums | None:
+    """Of a shard's tensors by name, made of so many pixels; None if there are none.
+
+    Sums are rounded, so that the last bit depends on the `order` of the grids in which they are added up: by name
+    unless given.
+    """
     sums: list[LatentSums] = []
     codes: list[CodeSums] = []
-    for name, tensor in tensors.items():
-        kind, _, grid = name.partition(".")
-        if kind == "indices":
-            codes.append(CodeSums.of(tensor, 0 if codes else pixels))
-        elif kind == "mean":
-            sums.append(LatentSums.of(tensor, tensors.get(f"logvar.{grid}")))
+    for grid in order or sorted({name.partition(".")[2] for name in tensors}):
+        if f"indices.{grid}" in tensors:
+            codes.append(CodeSums.of(tensors[f"indices.{grid}"], 0 if codes else pixels))
+        else:
+            sums.append(LatentSums.of(tensors[f"mean.{grid}"], tensors.get(f"logvar.{grid}")))
     return merged(sums) if sums else merged(codes) if codes else None
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from latent_ae.latent_dataset.again import Again, NotPossible, spread
+from latent_ae.latent_dataset.again import Again, NotPossible
 from latent_ae.latent_dataset.encoder import one_thread
 from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.index import INDEX, STATISTICS, statistics_of
+from latent_ae.latent_dataset.index import INDEX, STATISTICS, Gathered
+from latent_ae.latent_dataset.index_check import IndexCheck
 from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest
 from latent_ae.latent_dataset.shard import Record, file_name, read_record, shard_file
 from latent_ae.latent_dataset.statistics import sums_of
@@ -47,7 +47,7 @@ def verify(
     model: str | None = None,
     samples: int = 8,
     device: torch.device | str | None = None,
-    on_shard: Callable[[], object] = lambda: None,
+    on_shard: Callable[[int], object] = lambda _total: None,
 ) -> Verification:
     """Check a folder of latents.
 
@@ -56,28 +56,34 @@ def verify(
         model: to encode again with; None: the one that the manifest names.
         samples: images, evenly spread, that are encoded again, if the model and the images can be opened.
         device: to encode on; None: the CPU.
-        on_shard: called after each shard.
+        on_shard: called after each shard, with how many there are.
 
     Raises LatentDatasetError if the folder has no manifest that can be read, UserError if `model` is given and cannot
     be loaded or has another encoder.
     """
     manifest = read_manifest(folder)
     found = Verification()
-    records: list[Record] = []
+    index, gathered = IndexCheck(folder / INDEX, samples=samples), Gathered(manifest)
     for number in range(manifest.shards):
         try:
             record = read_record(folder, number)
-            records.append(record)
-            if (problem := _shard_problem(folder, manifest, number, record)) is not None:
-                found.problems.append(f"{file_name(number)} {problem}")
-            found.shards += 1
         except LatentDatasetError as error:
             found.problems.append(str(error))
-        on_shard()
-    rows = _check_index(folder, manifest, records, found)
-    _check_statistics(folder, manifest, records, found)
-    if samples and rows:
-        _encode_again(folder, manifest, spread(rows, samples), found, model=model, device=device)
+            index.add(None)
+        else:
+            if (problem := _shard_problem(folder, manifest, number, record)) is not None:
+                found.problems.append(f"{file_name(number)} {problem}")
+            index.add({**row, "shard": file_name(number)} for row in record.rows)
+            gathered.add(record)
+            found.shards += 1
+        on_shard(manifest.shards)
+    if (problem := index.finish()) is not None:
+        found.problems.append(problem)
+    found.rows = index.rows
+    if (problem := _statistics_problem(folder, gathered if found.shards == manifest.shards else None)) is not None:
+        found.problems.append(problem)
+    if index.sampled:
+        _encode_again(folder, manifest, index.sampled, found, model=model, device=device)
     return found
 
 
@@ -107,12 +113,17 @@ def _content_problem(manifest: Manifest, tensors: dict[str, Tensor], record: Rec
         return f"is not in {manifest.dtype}"
     if bad := [key for key, tensor in tensors.items() if not _fine(tensor, manifest)]:
         return f"holds values in {bad[0]} that are not finite, or codes that are not in the codebook"
-    with one_thread():  # as when it was made
-        sums = sums_of(tensors, 0)
-    computed = {} if sums is None else sums.to_json()
-    # How many pixels codes stand for is not in the file.
-    same = computed | {"pixels": 0} == (record.statistics or {}) | {"pixels": 0}
+    # Earlier versions added grids up in the order in which they came.
+    recorded, orders = (record.statistics or {}) | {"pixels": 0}, (sorted(counts), list(counts))
+    same = any(_computed_statistics(tensors, order) == recorded for order in orders)
     return None if same else "has other statistics than its record says"
+
+
+def _computed_statistics(tensors: dict[str, Tensor], order: list[str]) -> dict[str, Any]:
+    """As in a record, but for how many pixels codes stand for, which is not in the file."""
+    with one_thread():  # as when it was made
+        sums = sums_of(tensors, 0, order=order)
+    return ({} if sums is None else sums.to_json()) | {"pixels": 0}
 
 
 def _fine(tensor: Tensor, manifest: Manifest) -> bool:
@@ -121,35 +132,15 @@ def _fine(tensor: Tensor, manifest: Manifest) -> bool:
     return bool(tensor.isfinite().all())
 
 
-def _check_index(folder: Path, manifest: Manifest, records: list[Record], found: Verification) -> list[dict[str, Any]]:
-    """The rows of the index, none where it cannot be trusted."""
-    try:
-        table = pq.read_table(folder / INDEX)
-    except (OSError, ValueError) as error:  # pyarrow's errors are either
-        found.problems.append(f"{INDEX} cannot be read: {' '.join(str(error).split())}")
-        return []
-    found.rows = len(table)
-    rows: list[dict[str, Any]] = table.to_pylist()
-    if len(records) < manifest.shards:
-        return rows
-    recorded = [{**row, "shard": file_name(n)} for n, record in enumerate(records) for row in record.rows]
-    if len(rows) != len(recorded):
-        found.problems.append(f"{INDEX} has {len(rows)} rows, the shards have {len(recorded)}")
-    elif differing := [n for n, (one, other) in enumerate(zip(rows, recorded, strict=True)) if one != other]:
-        found.problems.append(
-            f"{INDEX}: {len(differing)} rows are not what the shards' records say, first row {differing[0]}"
-        )
-    return rows
-
-
-def _check_statistics(folder: Path, manifest: Manifest, records: list[Record], found: Verification) -> None:
+def _statistics_problem(folder: Path, gathered: Gathered | None) -> str | None:
+    """What is wrong with stats.json, None if nothing; `gathered` is None where some shards are not known."""
     try:
         latents = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))["latents"]
     except (OSError, ValueError, KeyError) as error:
-        found.problems.append(f"{STATISTICS} cannot be read: {type(error).__name__}: {error}")
-        return
-    if len(records) == manifest.shards and latents != statistics_of(manifest, records):
-        found.problems.append(f"{STATISTICS} is not what the shards' records add up to")
+        return f"{STATISTICS} cannot be read: {type(error).__name__}: {error}"
+    if gathered is not None and latents != gathered.latents():
+        return f"{STATISTICS} is not what the shards' records add up to"
+    return None
 
 
 def _encode_again(
@@ -174,7 +165,7 @@ def _encode_again(
             continue
         found.encoded_again += 1
         found.largest_error = max(found.largest_error, distance)
-        if not distance <= again.allowed:  # so that NaN is one
+        if not distance <= again.allowed(row):  # so that NaN is one
             found.problems.append(
                 f"{row['name']}: its stored latents are not those of its image (error {distance:.2g})"
             )

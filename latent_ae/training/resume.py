@@ -11,6 +11,8 @@ from latent_ae.errors import UserError
 from latent_ae.training.checkpoints import Checkpoint, CheckpointError, list_checkpoints, newest_whole, read_checkpoint
 from latent_ae.training.processes import gather_from_processes
 
+Found = tuple[Checkpoint | None, list[str]]
+"""where to go on, and what to tell the user about damaged checkpoints"""
 FREE_TO_CHANGE = (
     "name",
     "output_dir",
@@ -29,31 +31,37 @@ FREE_TO_CHANGE = (
 """settings (or sections) that do not change which model is trained, so that a resumed run may differ in them"""
 
 
-def agreed_checkpoint(config: RunConfig, resume: str, accelerator: Accelerator) -> tuple[Checkpoint | None, list[str]]:
-    """`checkpoint_to_resume`, the same on every process; what any of them finds wrong is raised on all.
+def agreed_checkpoint(find: Callable[[], Found], *, output_dir: str, result: Path, accelerator: Accelerator) -> Found:
+    """What `find` gives, the same on every process; what any of them finds wrong is raised on all.
 
-    Machines that each have an `output_dir` of their own would otherwise mix the weights of several steps.
+    Machines that each have an `output_dir` of their own would otherwise mix the weights of several steps, or wait for
+    one that is finished, whose `result` is there.
     """
-    found: tuple[Checkpoint | None, list[str]] = (None, [])
+    found: Found = (None, [])
     problem = None
     try:
-        found = checkpoint_to_resume(config, resume)
+        found = find()
     except (UserError, OSError) as error:
         problem = str(error)
-    step = -1 if found[0] is None else found[0].step
-    answers = gather_from_processes((step, problem), accelerator)
-    if problems := [text for _, text in answers if text]:
+    if problems := [text for text in gather_from_processes(problem, accelerator) if text]:
         raise CheckpointError(problems[0])
-    if len({step for step, _ in answers}) > 1:
-        steps = ", ".join(f"process {rank}: {'none' if step < 0 else step}" for rank, (step, _) in enumerate(answers))
-        raise CheckpointError(
-            f"the processes found checkpoints of different steps ({steps}): output_dir {config.output_dir} must be one "
-            "folder that all machines share"
-        )
+    place = "no checkpoint" if found[0] is None else f"step {found[0].step}"
+    require_same("output_dir", output_dir, place + ", finished" * result.exists(), accelerator)
     return found
 
 
-def checkpoint_to_resume(config: RunConfig, resume: str) -> tuple[Checkpoint | None, list[str]]:
+def require_same(setting: str, folder: str, seen: str, accelerator: Accelerator) -> None:
+    """Raise CheckpointError on every process unless all have `seen` the same in the folder that a setting names."""
+    everywhere = gather_from_processes(seen, accelerator)
+    if len(set(everywhere)) > 1:
+        by_process = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(everywhere))
+        raise CheckpointError(
+            f"the processes see different things in {setting} {folder} ({by_process}): it must be one folder that all "
+            "machines share"
+        )
+
+
+def checkpoint_to_resume(config: RunConfig, resume: str) -> Found:
     """The checkpoint to start from, and what to tell the user about damaged ones.
 
     Args:
@@ -66,9 +74,7 @@ def checkpoint_to_resume(config: RunConfig, resume: str) -> tuple[Checkpoint | N
     return find_checkpoint(config, config.run_dir, resume, lambda step: _free(config, step))
 
 
-def find_checkpoint(
-    config: Section, run_dir: Path, resume: str, free: Callable[[int], tuple[str, ...]]
-) -> tuple[Checkpoint | None, list[str]]:
+def find_checkpoint(config: Section, run_dir: Path, resume: str, free: Callable[[int], tuple[str, ...]]) -> Found:
     """`checkpoint_to_resume` for settings of any kind; `free` says what may be changed after so many steps."""
     folder = run_dir / "checkpoints"
     if resume == "never":

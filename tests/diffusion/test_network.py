@@ -1,9 +1,11 @@
 """The transformer, its schedule and what it learns."""
 
+import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 
 from latent_ae.diffusion.network import NULL_CLASS, TIMESTEPS, build_network, build_scheduler, denoising_loss
+from latent_ae.errors import UserError
 from latent_ae.randomness import torch_generator
 
 
@@ -70,3 +72,8 @@ def test_a_network_that_knows_v_draws_the_latents_it_was_shown() -> None:
         velocity = share.sqrt() * noise - (1 - share).sqrt() * latents
         drawn = scheduler.step(velocity, timestep, drawn).prev_sample
     assert torch.allclose(drawn, latents, atol=1e-5)
+
+
+def test_a_side_that_cannot_be_cut_into_patches_is_refused() -> None:
+    with pytest.raises(UserError, match=r"network.patch_size 3 does not divide the side of the latents, 8: give"):
+        build_network(channels=2, side=8, width=8, depth=1, head_width=4, patch_size=3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiTPipeline
 
-from latent_ae.diffusion.network import NULL_CLASS, build_network, build_scheduler
+from latent_ae.diffusion.network import NULL_CLASS, build_network
 from latent_ae.diffusion.pipeline import assemble, card_text, draw, draw_grid, write_pipeline
 from latent_ae.diffusion.source import LatentSource
 from latent_ae.export import ExportError, ProofFailed
@@ -27,7 +27,7 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture
 def pipeline(source: LatentSource) -> DiTPipeline:
-    return assemble(network(), source.autoencoder, build_scheduler(), source.label_names)
+    return assemble(network(), source.autoencoder, source.label_names)
 
 
 def test_stock_diffusers_loads_it_with_its_names_and_draws_the_same(pipeline: DiTPipeline, tmp_path: Path) -> None:
@@ -42,6 +42,13 @@ def test_stock_diffusers_loads_it_with_its_names_and_draws_the_same(pipeline: Di
     assert inside.config.scaling_factor == 0.5
     assert (tmp_path / "out" / "README.md").read_text() == "card"
     assert (tmp_path / "out" / "samples.png").is_file()
+
+
+def test_the_autoencoder_is_where_the_network_is(source: LatentSource) -> None:
+    """`meta` stands for a GPU."""
+    pipeline = assemble(network().to("meta"), source.autoencoder, source.label_names)
+    assert {parameter.device.type for parameter in pipeline.vae.parameters()} == {"meta"}
+    assert pipeline.scheduler.alphas_cumprod.device.type == "cpu"
 
 
 def test_draws_follow_seed_label_and_guidance(pipeline: DiTPipeline) -> None:

@@ -41,3 +41,10 @@ def test_codes_are_refused(made: Path, tmp_path: Path) -> None:
     make(settings(tmp_path / "vq", tmp_path / "latents", path=made / "pictures"))
     with pytest.raises(LatentSourceError, match="holds codes: DiTPipeline takes the latents of an AutoencoderKL"):
         open_latents(tmp_path / "latents", None, seed=0)
+
+
+def test_a_vq_model_is_refused(made: Path, tmp_path: Path) -> None:
+    codebook = BottleneckConfig(kind="vq", codebook_size=32, code_channels=2)
+    build_autoencoder(ModelConfig(preset="tiny"), codebook, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
+    with pytest.raises(LatentSourceError, match="vq is a VQModel: give --model the AutoencoderKL that made"):
+        open_latents(made / "latents", str(tmp_path / "vq"), seed=0)

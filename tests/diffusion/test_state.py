@@ -10,10 +10,11 @@ from latent_ae.randomness import torch_generator
 from latent_ae.training.checkpoints import CheckpointError
 
 
-def make_state(latents: str = "fingerprint", seed: int = 0) -> DenoiserState:
+def make_state(latents: str = "fingerprint", seed: int = 0, scaling_factor: float = 0.5) -> DenoiserState:
     torch.manual_seed(seed)
     network = build_network(channels=2, side=4, width=8, depth=1, head_width=4, patch_size=2)
-    return DenoiserState(network, torch.optim.AdamW(network.parameters(), lr=0.01), ema_decay=0.5, latents=latents)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    return DenoiserState(network, optimizer, ema_decay=0.5, latents=latents, scaling_factor=scaling_factor)
 
 
 def train(state: DenoiserState, steps: int) -> None:
@@ -63,3 +64,14 @@ def test_other_latents_are_refused() -> None:
     checkpoint = make_state("a").checkpoint(accelerator, "config")
     with pytest.raises(CheckpointError, match=r"other latents \(fingerprint a, here b\): give another --name"):
         make_state("b").restore(checkpoint, accelerator)
+
+
+def test_latents_times_another_number_are_refused() -> None:
+    accelerator = Accelerator(cpu=True)
+    checkpoint = make_state().checkpoint(accelerator, "config")
+    with pytest.raises(
+        CheckpointError, match=r"latents times 0.5, and .* scaling_factor is now 0.25: put the old number"
+    ):
+        make_state(scaling_factor=0.25).restore(checkpoint, accelerator)
+    del checkpoint.values["scaling_factor"]  # as earlier versions wrote it
+    make_state(scaling_factor=0.25).restore(checkpoint, accelerator)

@@ -1,5 +1,6 @@
 """`latent-ae export onnx` and `pt2`: graphs of any batch, height and width."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from latent_ae.export import ModelSource
-from latent_ae.export.graphs import sides
+from latent_ae.export.graphs import program_of, sides
 from latent_ae.export.probes import answer
 from tests.export.conftest import Exports, Run, left
 from tests.models.stock_models import ARCHITECTURES, stock
@@ -44,6 +45,23 @@ def test_a_batch_of_64_takes_no_other_way() -> None:
     latents = torch.randn(64, 4, 2, 2)
     with torch.no_grad():
         assert decoder(latents).equal(model.decode(latents).sample)
+
+
+@pytest.mark.slow  # traces
+def test_a_program_with_attention_runs_on_another_device() -> None:
+    """`meta` stands for a GPU; on the CPU what was saved gives what the module gives."""
+    attention = stock("one level").encoder.mid_block.attentions[0]
+    stored = io.BytesIO()
+    torch.export.save(program_of(attention, torch.zeros(2, 4, 8, 12), free=(2, 3)), stored)
+    program = torch.export.load(stored)
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert "aten.scaled_dot_product_attention.default" in targets
+    assert "aten._assert_tensor_metadata.default" not in targets
+    values = torch.rand(3, 4, 6, 10)
+    module = program.module()
+    with torch.no_grad():
+        torch.testing.assert_close(module(values), attention(values), rtol=1e-5, atol=1e-5)
+        assert module.to("meta")(values.to("meta")).shape == values.shape
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ class Hub(ThreadingHTTPServer):
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.refuse_commits = False
+        self.public = False
 
     @property
     def url(self) -> str:
@@ -42,8 +43,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.answer({"error": "Invalid username or password."}, 401)
         if self.path == "/api/repos/create":
-            self.server.created.append(json.loads(body))
-            return self.answer({"url": f"{self.server.url}/somebody/vae"})
+            created = json.loads(body)
+            self.server.created.append(created)
+            owner = created["organization"] or "somebody"
+            return self.answer({"url": f"{self.server.url}/{owner}/{created['name']}"})
         if self.path == "/api/models/somebody/vae/preupload/main":
             files = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
@@ -60,7 +63,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer({"error": "Forbidden"}, 403)
 
     def do_GET(self) -> None:
-        self.answer({"error": "Repository not found"}, 404)
+        if self.path == "/api/models/somebody/vae":
+            return self.answer({"id": "somebody/vae", "private": not self.server.public})
+        return self.answer({"error": "Repository not found"}, 404)
 
     def answer(self, content: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(content).encode()
@@ -103,6 +108,21 @@ def test_a_folder_goes_up_with_its_card(hub: Hub, models: Path, run: Run) -> Non
     assert "private" in hub.created[0].values() or hub.created[0].get("private") is True
     there = {path.name: path.read_bytes() for path in (models / "kl").iterdir() if path.name != ".hidden"}
     assert hub.files == there
+
+
+def test_a_name_without_an_owner_is_the_users_own(hub: Hub, models: Path, run: Run) -> None:
+    status, said, errors = run("push", models / "kl", "vae")
+    assert (status, errors) == (0, [])
+    assert f"uploaded {models / 'kl'} to {hub.url}/somebody/vae" in said
+    assert "README.md" in hub.files
+
+
+def test_what_is_to_be_private_does_not_go_where_all_can_see_it(hub: Hub, models: Path, run: Run) -> None:
+    hub.public = True
+    status, _, errors = run("push", models / "kl", "somebody/vae", "--private")
+    assert (status, len(errors), hub.files) == (2, 1, {})
+    assert f"{hub.url}/somebody/vae is there and public" in errors[0]
+    assert run("push", models / "kl", "somebody/vae")[0] == 0
 
 
 def test_without_private_nothing_is_said_of_it(hub: Hub, models: Path, run: Run) -> None:

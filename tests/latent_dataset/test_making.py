@@ -62,6 +62,12 @@ def test_the_index_says_where_an_image_comes_from(pictures: Path, latents: Path)
     assert (rows["dog/c.png"]["height"], rows["dog/c.png"]["grid"]) == (11, "6x7")
 
 
+def test_a_caption_may_begin_with_a_mark_of_its_encoding(models: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "cat" / "b.txt").write_bytes(b"\xef\xbb\xbfa grey noise")
+    make(settings(models / "kl", tmp_path / "out", path=pictures))
+    assert {row["caption"] for row in index(tmp_path / "out")} == {"a grey noise", None}
+
+
 def test_a_resolution_shows_the_largest_centred_square(models: Path, pictures: Path, tmp_path: Path) -> None:
     make(settings(models / "kl", tmp_path / "out", path=pictures, resolution=8))
     codec = Codec.load(str(models / "kl"), precision="exact")

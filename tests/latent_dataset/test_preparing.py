@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from latent_ae.config import ConfigError, validate
+from latent_ae.config import ConfigError, DataConfig, validate
+from latent_ae.data.source import hash_place
 from latent_ae.latent_dataset import LatentDatasetError
-from latent_ae.latent_dataset.manifest import read_manifest
-from latent_ae.latent_dataset.preparing import only_run
+from latent_ae.latent_dataset.manifest import read_manifest, require_same_work
+from latent_ae.latent_dataset.preparing import only_run, require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig
+from latent_ae.latent_dataset.shard import read_record
 from tests.data.images import noise_image
 from tests.latent_dataset.made import files, make, settings
 
@@ -51,6 +54,87 @@ def test_images_that_moved_are_the_same(latents: Path, models: Path, pictures: P
     before = files(latents)
     make(settings(models / "kl", latents, path=pictures.rename(pictures.with_name("moved"))))
     assert files(latents) == before
+
+
+def test_images_of_the_same_names_are_not_the_same(latents: Path, models: Path, pictures: Path) -> None:
+    """The first image of the first shard and that of the last are looked at."""
+    before = files(latents)
+    rows = read_record(latents, 2).rows
+    kept = (pictures / rows[0]["name"]).read_bytes()
+    for name in (rows[0]["name"], read_record(latents, 0).rows[0]["name"]):
+        noise_image(99).save(pictures / name)
+        with pytest.raises(
+            LatentDatasetError,
+            match=f"holds latents of other images: {name}: the image has changed since it was encoded: take another",
+        ):
+            make(settings(models / "kl", latents, path=pictures))
+        (pictures / rows[0]["name"]).write_bytes(kept)
+    assert files(latents) == before
+
+
+@pytest.mark.parametrize(
+    ("field", "there"),
+    [
+        ("source", "hub"),
+        ("image_column", "picture"),
+        ("train_split", "other"),
+        ("heldout_split", "test"),
+        ("heldout_share", 0.2),
+    ],
+)
+def test_what_chooses_images_is_a_difference(latents: Path, field: str, there: object) -> None:
+    manifest = read_manifest(latents)
+    data = manifest.data.model_dump()
+    other = manifest.model_copy(update={"data": DataConfig.model_construct(**{**data, field: there})})
+    with pytest.raises(LatentDatasetError, match=rf"data\.{field}: {there} -> {data[field]}: take another --out"):
+        require_same_work(latents, other, manifest)
+
+
+def test_a_class_more_is_a_difference(latents: Path, models: Path, pictures: Path) -> None:
+    """Its only image is held out: the images that are asked for stay, and their labels are other numbers."""
+    train = settings(models / "kl", latents.with_name("train"), path=pictures, part="train")
+    make(train)
+    number = next(number for number in range(1000) if hash_place(f"ant/{number}.png") < 0.4)
+    (pictures / "ant").mkdir()
+    noise_image(50).save(pictures / "ant" / f"{number}.png")
+    with pytest.raises(LatentDatasetError, match="label_names: 2 -> 3, the label 0 is cat -> ant: take another --out"):
+        make(train)
+
+
+def test_the_index_says_what_the_manifest_says(models: Path, pictures: Path, tmp_path: Path) -> None:
+    """Also where a run goes on with the model at another place."""
+    config = settings(models / "kl", tmp_path / "out", path=pictures)
+    make(config, shards=1)
+    moved = shutil.copytree(models / "kl", tmp_path / "moved")
+    make(settings(moved, tmp_path / "out", path=pictures))
+    assert f"Made by {models / 'kl'} of images" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_names_that_the_index_cannot_hold_are_refused_before_anything_is_made(
+    models: Path, pictures: Path, tmp_path: Path
+) -> None:
+    config = settings(models / "kl", tmp_path / "out", path=pictures)
+    image = noise_image(1)
+    for name in ("caf\udce9.png", "caf\udce9/a.png"):
+        file = pictures / name
+        file.parent.mkdir(exist_ok=True)
+        with file.open("wb") as stream:
+            image.save(stream, "PNG")
+        with pytest.raises(LatentDatasetError, match=r"the name 'caf.udce9.*' is not UTF-8, and the index"):
+            make(config)
+        file.unlink()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_does_not_see_the_folder_says_so(latents: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(latents)
+    require_seen(latents, manifest)
+    with pytest.raises(
+        LatentDatasetError, match="for one of the processes: --out must be one folder that all machines"
+    ):
+        require_seen(tmp_path, manifest)
+    with pytest.raises(LatentDatasetError, match="dtype: float16 -> float32"):
+        require_seen(latents, manifest.model_copy(update={"dtype": "float32"}))
 
 
 def test_a_folder_with_other_files_is_refused(models: Path, pictures: Path, tmp_path: Path) -> None:

@@ -9,7 +9,11 @@ import pytest
 from safetensors.torch import load_file
 
 from latent_ae.latent_dataset import LatentDatasetError, verify
+from latent_ae.latent_dataset.again import Again
+from latent_ae.latent_dataset.index import write_index
+from latent_ae.latent_dataset.manifest import read_manifest
 from latent_ae.latent_dataset.shard import read_record, write_shard
+from latent_ae.latent_dataset.statistics import sums_of
 from tests.data.images import noise_image
 from tests.latent_dataset.conftest import NAMES
 from tests.latent_dataset.made import make, settings
@@ -27,6 +31,28 @@ def test_codes_are_encoded_again_too(models: Path, pictures: Path, tmp_path: Pat
     make(settings(models / "vq", tmp_path / "codes", path=pictures, flips=True))
     found = verify(tmp_path / "codes", samples=4)
     assert (found.problems, found.encoded_again, found.largest_error) == ([], 4, 0)
+
+
+def test_of_few_codes_one_may_be_another(models: Path, pictures: Path, tmp_path: Path) -> None:
+    make(settings(models / "vq", tmp_path / "codes", path=pictures))
+    again = Again(tmp_path / "codes", read_manifest(tmp_path / "codes"), model=None, device=None)
+    assert again.allowed({"grid": "4x4"}) == 1 / 16
+    assert again.allowed({"grid": "64x64"}) == pytest.approx(0.01)
+
+
+def test_every_shard_is_counted(latents: Path) -> None:
+    (latents / "shards" / "00001.json").unlink()
+    totals: list[int] = []
+    verify(latents, samples=0, on_shard=totals.append)
+    assert totals == [3, 3, 3]
+
+
+def test_the_index_is_read_in_pieces(latents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is found does not depend on where they end."""
+    monkeypatch.setattr("latent_ae.latent_dataset.index_check._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(pq, "read_table", None)
+    found = verify(latents, samples=4)
+    assert (found.problems, found.rows, found.encoded_again) == ([], len(NAMES), 4)
 
 
 def test_a_damaged_shard_is_named(latents: Path) -> None:
@@ -55,6 +81,11 @@ def test_an_index_that_says_something_else_is_named(latents: Path) -> None:
     assert verify(latents, samples=0).problems == [
         "index.parquet: 2 rows are not what the shards' records say, first row 0"
     ]
+    (latents / "shards" / "00002.json").rename(latents / "shards" / "00002")
+    found = verify(latents, samples=9)
+    assert [problem.partition(" cannot be read")[2][:1] for problem in found.problems] == [":"]  # not where rows belong
+    assert found.encoded_again == 9
+    (latents / "shards" / "00002").rename(latents / "shards" / "00002.json")
     (latents / "index.parquet").write_bytes(b"none")
     assert verify(latents).problems[0].startswith("index.parquet cannot be read: ")
 
@@ -85,6 +116,27 @@ def test_latents_of_other_images_are_found_by_encoding_again(latents: Path) -> N
 def test_values_that_are_not_finite_are_found(latents: Path) -> None:
     rewrite(latents, 0, float("nan"))
     assert "that are not finite" in verify(latents, samples=0).problems[0]
+
+
+def test_latents_of_several_sizes_are_whole_in_whatever_order_these_come(models: Path, tmp_path: Path) -> None:
+    """Sums are rounded: another order of the sizes gives another last bit."""
+    for seed, (width, height) in enumerate([(64, 64), (32, 32), (48, 32), (16, 80), (100, 36)] * 3):
+        file = tmp_path / "pictures" / f"{seed:02}.png"
+        file.parent.mkdir(exist_ok=True)
+        noise_image(seed, width, height).save(file)
+    folder = tmp_path / "latents"
+    make(settings(models / "kl", folder, path=tmp_path / "pictures", shard_images=64))
+    assert verify(folder, samples=0).problems == []
+    record = vars(read_record(folder, 0))
+    tensors = load_file(folder / "shards" / "00000.safetensors")
+    came = list(dict.fromkeys(row["grid"] for row in record["rows"]))
+    sums = sums_of(tensors, 0, order=came)
+    assert sums is not None
+    assert sums.to_json() != record["statistics"]
+    changed = {**record, "statistics": sums.to_json()}  # as earlier versions wrote it
+    write_shard(folder, 0, tensors, {key: value for key, value in changed.items() if key not in ("sha256", "size")})
+    write_index(folder)
+    assert verify(folder, samples=0).problems == []
 
 
 def test_an_image_that_changed_is_named(latents: Path, pictures: Path) -> None:

@@ -225,6 +225,22 @@ def test_wrong_settings_are_one_line(
     assert "--shard_images" in capsys.readouterr().out
 
 
+def test_machines_that_share_no_folder_all_end(asked: Asked, tmp_path: Path) -> None:
+    nodes = [tmp_path / "one", tmp_path / "two"]
+    for node in nodes:
+        node.mkdir()
+    group = Group(PROGRAM, asked(Path("latents")), environment(), folders=nodes)
+    try:
+        assert [rank.wait() for rank in group.ranks] == [2, 2]
+    finally:
+        group.kill()
+    errors = "".join(rank.communicate()[1] for rank in group.ranks)
+    assert re.findall("error: .*", errors) == [
+        "error: latents has no manifest.json for one of the processes: --out must be one folder that all machines share"
+    ]
+    assert not list(nodes[1].iterdir())
+
+
 def test_processes_that_form_no_group_are_an_error(asked: Asked, tmp_path: Path) -> None:
     """What `accelerate launch --cpu --num_processes 2` starts: see tests/program/test_ranks.py."""
     launched = environment(ACCELERATE_USE_CPU="True", MASTER_PORT="29500")

@@ -1,19 +1,26 @@
 """train/train_diffusion.py as it is run: alone, stopped and gone on with, by several processes, with bad input."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks import digits_from_diffusion
 from latent_ae.config import ModelConfig
+from latent_ae.diffusion.source import open_latents
 from latent_ae.models import build_autoencoder
+from latent_ae.training.guard import NonFiniteError
 from tests.latent_dataset.made import make, settings
 from tests.program.forked import ROOT, fork
 from tests.program.running import alone, environment, here, load_program, together
@@ -46,8 +53,13 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def main() -> Callable[[list[str]], int]:
-    return here(load_program(PROGRAM))
+def program() -> ModuleType:
+    return load_program(PROGRAM)
+
+
+@pytest.fixture(scope="module")
+def main(program: ModuleType) -> Callable[[list[str]], int]:
+    return here(program)
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +161,47 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     errors = capsys.readouterr().err
     assert "is not finite; the weights are as they were before: lower train.learning_rate" in errors
     assert not (tmp_path / "run" / "pipeline").exists()
+
+
+def training(program: ModuleType, latents: Path, accelerator: Any) -> Any:
+    """The program's `Training`, at its start."""
+    config, _ = program.parse(words(latents, Path("nowhere")))
+    return program.Training(config, accelerator, SimpleNamespace(signal=None), open_latents(latents, None, seed=0))
+
+
+def test_draws_are_made_where_the_network_is(program: ModuleType, latents: Path) -> None:
+    """`meta` stands for a GPU, where training moves the numbers of its schedule."""
+    device = torch.device("meta")
+    accelerator = SimpleNamespace(device=device, prepare_model=lambda it: it, prepare_optimizer=lambda it: it)
+    trained = training(program, latents, accelerator)
+    there = torch.zeros(1, 2, 16, 16, device=device)
+    trained.scheduler.add_noise(there, there, torch.zeros(1, dtype=torch.int64, device=device))
+    pipeline = trained._pipeline()
+    for module in (pipeline.transformer, pipeline.vae):
+        assert {parameter.device for parameter in module.parameters()} == {device}
+    assert pipeline.scheduler.alphas_cumprod.device.type == "cpu"
+
+
+def test_a_scaled_gradient_that_overflows_moves_no_average(program: ModuleType, latents: Path) -> None:
+    """A GradScaler of the CPU stands for CUDA's, before the fused AdamW that training uses."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    trained = training(program, latents, accelerator)
+    accelerator.unscale_gradients = lambda: accelerator.scaler.unscale_(trained.state.optimizer)  # as on CUDA
+    overflows = [True]
+    hook = trained.state.network.proj_out_2.weight.register_hook(lambda grad: grad * math.inf if overflows[0] else grad)
+    batches = trained.updates()
+    trained.step(next(batches))
+    assert trained.state.checkpoint(accelerator, "").values["ema_updates"] == 0
+    assert (accelerator.scaler.get_scale(), trained.state.step) == (2.0, 1)
+    overflows[0] = False
+    trained.step(next(batches))
+    assert trained.state.checkpoint(accelerator, "").values["ema_updates"] == 1
+    overflows[0] = True
+    trained.step(next(batches))
+    trained.step(next(batches))  # with a scale of 1
+    with pytest.raises(NonFiniteError, match=r"or take train.mixed_precision bf16"):
+        trained.step(next(batches))
+    hook.remove()

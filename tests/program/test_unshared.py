@@ -32,7 +32,7 @@ def test_processes_that_find_different_checkpoints_all_end(tmp_path: Path) -> No
 
     one, two = refusals()
     assert one == two
-    assert "different steps (process 0: 2, process 1: none): output_dir runs must be one folder" in one
+    assert "in output_dir runs (process 0: step 2, finished; process 1: no checkpoint): it must be one folder" in one
 
     # What one of them alone finds wrong ends all.
     shutil.copytree(nodes[0] / "runs", nodes[1] / "runs")
