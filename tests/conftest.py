@@ -30,8 +30,8 @@ LONGEST = (
         "program/test_encode_dataset.py",
         "program/test_ranks.py",
     ),
-    *("app/browser", "app/test_app.py", "codec/test_memory.py", "program/test_signals.py", "program/test_resume.py"),
-    *("program/test_train_diffusion.py", "program/test_streams.py", "app/test_load.py", "test_torchvision_guard.py"),
+    *("app/browser", "app/program", "codec/test_memory.py", "program/test_signals.py", "program/test_resume.py"),
+    *("program/test_train_diffusion.py", "program/test_streams.py", "test_torchvision_guard.py"),
 )
 """groups of tests that take long, which go first: one at the end would be waited for"""
 
@@ -48,6 +48,8 @@ def group_of(file: Path) -> str:
         return place.parent.as_posix()
     if place.as_posix() in ("export/test_contract.py", "export/test_graphs.py"):  # converting takes long
         return "export/graphs"
+    if place.as_posix() in ("app/test_app.py", "app/test_load.py"):  # the app is imported once for both
+        return "app/program"
     return place.as_posix()
 
 

@@ -48,9 +48,13 @@ ARCHITECTURES: dict[str, tuple[type, dict[str, Any]]] = {
 
 @cache
 def stock(name: str) -> Autoencoder:
-    """A stock model in which no two tensors are alike; shared, so for reading alone."""
-    kind, given = ARCHITECTURES[name]
-    model = kind(**given).eval()
+    """One of ARCHITECTURES; shared, so for reading alone."""
+    return filled(*ARCHITECTURES[name])
+
+
+def filled(kind: type, given: dict[str, Any]) -> Autoencoder:
+    """A stock model in which no two tensors are alike."""
+    model: Autoencoder = kind(**given).eval()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for tensor in model.state_dict().values():

@@ -17,9 +17,10 @@ TABS = ("Reconstruct", "Decode", "Sample", "Morph", "Inspect")
 
 
 def focused(page: Page) -> tuple[str, str]:
-    """The name of what has the focus, and the style of its outline."""
+    """The name of what has the focus, and the style of its outline; no name where nothing has it."""
     return page.evaluate(
         """() => { const e = document.activeElement
+        if (e === document.body) return ['', 'none']  // what had it has just been drawn anew
         return [e.getAttribute('aria-label') || e.innerText || '', getComputedStyle(e).outlineStyle] }"""
     )
 
