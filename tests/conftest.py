@@ -34,6 +34,8 @@ LONGEST = (
     *("program/test_train_diffusion.py", "program/test_streams.py", "test_torchvision_guard.py"),
 )
 """groups of tests that take long, which go first: one at the end would be waited for"""
+SLOW = ("app", "export", "program")
+"""folders whose tests are all slow"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,9 +68,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest groups first."""
+    """The longest groups first; whole programs, servers and exports are slow, if not each by itself."""
     order = {group: place for place, group in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(group_of(item.path), len(LONGEST)))
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
