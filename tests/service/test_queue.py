@@ -208,7 +208,7 @@ def test_what_cannot_be_done_in_time_is_refused_at_once(held: HeldCodec) -> None
             service.encode(large)
         assert time.monotonic() - begun < 1.0
         assert held.calls == [("encode", 1)]
-        for _ in range(2):  # the best pace counts: one slow batch is forgotten, and the second time it is let in
+        for _ in range(20):  # the best pace counts: a slow batch is forgotten, whatever else the machine does
             service.encode(small)
         assert service.encode(large).latents is not None
 
