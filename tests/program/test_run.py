@@ -184,7 +184,7 @@ def test_precision_is_autocast_over_float32_weights(main, tmp_path: Path) -> Non
     assert {tensor.dtype for tensor in state(tmp_path, 2).values()} == {torch.float32}
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there it is fp16")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU has this precision")
 def test_a_precision_that_a_cpu_would_not_have_is_refused(
     main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
