@@ -43,7 +43,6 @@ from latent_ae.models import PRESETS, build_autoencoder
 
 SEED = 0
 RUNTIMES = ("onnxruntime", "openvino")
-DTYPES = {"exact": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
         each: {name: peak_memory(sides[name], device) for name in ("ours", "diffusers")} for each, sides in work.items()
     }
     tflop = {each: operations(sides["diffusers"]) for each, sides in work.items()}
-    dtypes = {each: DTYPES[form.precision] for each, form in forms.items()}
+    dtypes = {each: form.chosen.dtype for each, form in forms.items()}
     peaks = {
         dtype: matmul_tflops(dtype, device, native=dtype is torch.float32 or support) for dtype in {*dtypes.values()}
     }

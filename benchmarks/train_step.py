@@ -90,7 +90,7 @@ class OurStep:
         optimizer = build_optimizer(objective, TRAIN)
         self.state = TrainingState(objective, optimizer, TRAIN.ema_decay)
         if setup.compile:
-            objective.model.compile_blocks()
+            objective.model.compile_blocks(one_size=True)
         self.accelerator = Accelerator(mixed_precision=setup.precision, cpu=setup.device.type == "cpu")
         self.prepared = self.accelerator.prepare_model(objective)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
@@ -280,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--precision fp16 needs a GPU")
     automatic = "bf16" if bf16_support(device)[0] else "no"
     precision = automatic if given.precision == "auto" else given.precision
-    chosen = "channels-last" if device.type == "cuda" or precision != "no" else "contiguous"
+    chosen = "channels-last" if device.type == "cpu" and precision != "no" else "contiguous"
     setup = Setup(
         preset=given.preset,
         resolution=given.resolution,

@@ -201,7 +201,7 @@ class Training:
         optimizer = build_optimizer(objective, config.train)
         self.state = TrainingState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config))
         if config.train.compile:
-            objective.model.compile_blocks()
+            objective.model.compile_blocks(one_size=not config.data.buckets)
         self.prepared = accelerator.prepare_model(objective)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         if adversary is not None:

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latent_ae.codec.lean import lean
 from latent_ae.codec.winograd import with_winograd
 from latent_ae.models import Autoencoder, factor_of, latent_shape
 
-_DTYPES = {"exact": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {
+    "exact": torch.float32,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class EncoderSide(nn.Module):
@@ -52,10 +59,15 @@ class Format:
     """Numbers and their order in memory."""
 
     precision: str
-    """exact, fp32, bf16 or fp16"""
+    """exact, fp32, bf16 or fp16; or tf32: float32 that a GPU's convolutions round to 10 bits"""
     channels_last: bool = False
     winograd: bool = False
     """in channels-last order, 3x3 convolutions with fewer multiplications"""
+
+    @property
+    def stock(self) -> bool:
+        """Whether the module runs as diffusers wrote it: float32 in torch's own order; `lean` otherwise."""
+        return self.precision == "exact" or self == Format("fp32")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,21 +90,23 @@ class Side:
     def __init__(self, module: EncoderSide | DecoderSide, form: Format) -> None:
         self.form = form
         self._layout = torch.channels_last if form.channels_last else torch.contiguous_format
-        weights = list(module.parameters())
+        self.module = module if form.stock else lean(module)
         if form.winograd:
-            self.module = with_winograd(module)
-        elif all(weight.dtype == form.dtype and weight.is_contiguous(memory_format=self._layout) for weight in weights):
-            self.module = module
-        else:
-            self.module = copy.deepcopy(module).to(form.dtype)
+            self.module = with_winograd(self.module)
+        elif any(not self._fits(weight) for weight in self.module.parameters()):
+            self.module = copy.deepcopy(self.module).to(form.dtype)
             self.module.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's types lack it
         self.device = next(self.module.parameters()).device
 
     def __call__(self, inputs: Tensor) -> Tensor:
         values = inputs.to(self.device, self.form.dtype).contiguous(memory_format=self._layout)
         # TensorFloat-32 is torch's default for convolutions on a GPU, and none of what is promised as float32.
+        tf32 = self.form.precision == "tf32"
         with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=self.form.precision == "exact", allow_tf32=False
+            enabled=True, benchmark=False, deterministic=self.form.precision == "exact", allow_tf32=tf32
         ):
             outputs: Tensor = self.module(values)
         return outputs.float().contiguous()
+
+    def _fits(self, weight: Tensor) -> bool:
+        return weight.dtype == self.form.dtype and weight.is_contiguous(memory_format=self._layout)

@@ -42,7 +42,7 @@ class TrainConfig(Section):
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """autocast over fp32 weights; null takes what `accelerate launch` was given; fp16 needs a GPU"""
     channels_last: bool | None = None
-    """NHWC memory layout; null takes it where it is faster: on a GPU and in half precision, not in float32 on a CPU"""
+    """NHWC memory layout; null takes it where it is faster: in half precision on a CPU, not on a GPU"""
     compile: bool = False
     """torch.compile the blocks of the autoencoder"""
     gradient_checkpointing: bool = False

@@ -38,8 +38,11 @@ class TrainableAutoencoder(nn.Module):
         self.autoencoder._supports_gradient_checkpointing = True
         self.autoencoder.enable_gradient_checkpointing()
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, *, one_size: bool) -> None:
         """torch.compile the blocks of encoder and decoder, each by itself, at their first forward; no name changes.
+
+        Where images have `one_size`, blocks are compiled for it: torch would otherwise take the levels of the model, of
+        a size each, for inputs of one block that change, and compile for any size, which takes twice as long.
 
         Not the whole: the adaptive adversarial weight asks for gradients at the decoder's last layer, twice, before the
         backward. A compiled backward runs as a whole and once. Here those gradients stay in the layers after the last
@@ -51,7 +54,7 @@ class TrainableAutoencoder(nn.Module):
         for block in (*sides[0], *sides[1], *middles):
             # The memory layout is the run's own choice (train.channels_last). Where inductor chose another, torch 2.13
             # lost the whole gradient of a decoder's block on a CPU: its input's came out as zeros.
-            block.compile(options={"layout_optimization": False})
+            block.compile(dynamic=False if one_size else None, options={"layout_optimization": False})
 
     def forward(
         self,

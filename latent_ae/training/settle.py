@@ -14,7 +14,8 @@ def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig
     """
     channels_last = config.train.channels_last
     if channels_last is None:
-        channels_last = device_type == "cuda" or precision != "no"
+        # torch's normalisation for a GPU knows torch's own order alone, and all else is turned around for it.
+        channels_last = device_type == "cpu" and precision != "no"
     train = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
     kind, trained = config.bottleneck.kind, config.model.trained
     encoder = learns(trained, "encoder") or learns(trained, "quant_conv")

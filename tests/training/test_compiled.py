@@ -42,7 +42,7 @@ def trained(kind: str, *, compiled: bool, recompute: bool = False) -> tuple[list
     if recompute:
         objective.model.recompute_activations()
     if compiled:
-        objective.model.compile_blocks()
+        objective.model.compile_blocks(one_size=True)
     assert list(objective.state_dict()) == names
     noise = torch.zeros(4, *objective.model.bottleneck.noise_shape((2, 8, 8)))
     objective(PIXELS, noise).losses["reconstruction"].backward()

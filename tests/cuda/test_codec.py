@@ -1,0 +1,79 @@
+"""The codec on a GPU: as close to float32 as it says, within what it predicted, and the same bits where it says so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_ae.codec import Codec
+from latent_ae.codec.picture import photo_like
+from latent_ae.config import ModelConfig
+from latent_ae.image import Pixels, from_tensor
+from latent_ae.metrics import psnr
+from latent_ae.models import Autoencoder, build_autoencoder
+from tests.program.running import PYTHON, ROOT, launch
+
+
+def model() -> Autoencoder:
+    return build_autoencoder(ModelConfig(preset="sd"), seed=0, resolution=256).eval()
+
+
+@pytest.fixture(scope="module")
+def picture() -> Pixels:
+    return from_tensor(photo_like(3, 256))[0]
+
+
+@pytest.fixture(scope="module")
+def reference(picture: Pixels) -> torch.Tensor:
+    return Codec(model(), name="cpu", precision="fp32").encode([picture])[0].tensor
+
+
+@pytest.mark.parametrize("precision", ["exact", "fp32", "auto", "bf16", "fp16"])
+def test_latents_and_pixels_are_those_of_a_cpu(precision: str, picture: Pixels, reference: torch.Tensor) -> None:
+    codec = Codec(model().cuda(), name="gpu", precision=precision)  # type: ignore[arg-type]
+    latents = codec.encode([picture])[0]
+    error = float((latents.tensor - reference).norm() / reference.norm())
+    assert error < {"exact": 1e-4, "fp32": 1e-4, "fp16": 0.01}.get(precision, 0.05), str(codec.precision)
+    if precision == "auto":
+        assert error < 0.015  # the check's own picture had 0.01
+        for choice in (codec.precision.encoder, codec.precision.decoder):
+            assert choice.precision in ("tf32", "bf16", "fp16"), str(choice)
+    decoded = codec.decode([latents])[0]
+    plain = Codec(model(), name="cpu", precision="fp32").decode([latents])[0]
+    distance = psnr(torch.as_tensor(decoded).float()[None] / 255, torch.as_tensor(plain).float()[None] / 255)
+    assert float(distance) > 40
+
+
+def test_exact_gives_the_same_bits_in_any_company(picture: Pixels) -> None:
+    codec = Codec(model().cuda(), name="gpu", precision="exact")
+    alone = codec.encode([picture])[0].tensor
+    third = codec.encode([picture[::-1].copy(), picture[:, ::-1].copy(), picture])[2].tensor
+    assert torch.equal(alone, third)
+
+
+def test_what_is_predicted_is_enough(picture: Pixels) -> None:
+    codec = Codec(model().cuda(), name="gpu")
+    latents = codec.encode([picture])[0]
+    for plan, work in (
+        (codec.plan(256, 256).encode_bytes, lambda: codec.encode([picture])),
+        (codec.plan(256, 256).decode_bytes, lambda: codec.decode([latents])),
+    ):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        assert torch.cuda.max_memory_allocated() - before < plan
+
+
+def test_a_data_set_becomes_latents_and_a_diffusion_model_learns_them(tmp_path: Path) -> None:
+    build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=32).save_pretrained(tmp_path / "model")
+    words = ["--model", str(tmp_path / "model"), "--data.source", "digits", "--out", str(tmp_path / "latents")]
+    done = launch(words, PYTHON, ROOT / "train" / "encode_dataset.py")
+    assert done.returncode == 0, done.stderr
+    tiny = ["--network.width", "16", "--network.depth", "1", "--network.head_width", "8", "--network.patch_size", "2"]
+    run = ["--output_dir", str(tmp_path), "--name", "run", "--train.steps", "20", "--train.tracker", "none"]
+    short = ["--train.batch_size", "8", "--train.warmup_steps", "1", "--sampling.inference_steps", "2"]
+    words = ["--latents", str(tmp_path / "latents"), *run, *tiny, *short, "--train.mixed_precision", "bf16"]
+    done = launch(words, PYTHON, ROOT / "train" / "train_diffusion.py")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
