@@ -77,7 +77,7 @@ def loss_and_gradients(device: str) -> tuple[float, dict[str, torch.Tensor]]:
     terms = objective(PIXELS.to(device), noise.to(device))
     loss = weighted_sum(terms.losses, WEIGHTS)
     loss.backward()
-    return float(loss), {
+    return float(loss.detach()), {
         name: weight.grad.cpu() for name, weight in objective.named_parameters() if weight.requires_grad
     }
 
