@@ -2,7 +2,10 @@
 
 import math
 import re
+import time
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -189,6 +192,47 @@ def test_what_the_device_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Side, "__call__", lacking)
     with pytest.raises(UserError, match=r"encoder cannot run in fp16 on cpu \(\"conv2d\" not .* 'Half'\): take prec"):
         Codec(tiny(), name="m", precision="fp16")
+
+
+class OnGpu:
+    """What the measuring asks of a side on a GPU, where the first run loads kernels."""
+
+    device = torch.device("cuda")
+    module = SimpleNamespace(channels=3)
+
+    def __init__(self, form: Format) -> None:
+        self.form, self.runs = form, 0
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        if self.runs == 1:
+            time.sleep(0.3)
+        return inputs
+
+
+def test_a_gpu_is_measured_warm() -> None:
+    sides = [OnGpu(PLAIN), OnGpu(Format("fp16"))]
+    tried = room._measure(sides, photo_like(3, 16), "encoder")  # type: ignore[arg-type]
+    assert max(trial.seconds for trial in tried) < 0.2
+    assert all(side.runs > 2 for side in sides)
+
+
+def test_a_gpu_tries_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Ampere and later TensorFloat-32 and bfloat16; every one in both orders."""
+    plain: Any = OnGpu(PLAIN)
+    for modern, expected in ((True, ["tf32", "bf16", "fp16"]), (False, ["fp16"])):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, modern=modern: modern)
+        found = room._candidates("auto", plain)
+        assert found == [Format(each, last) for each in expected for last in (False, True)]
+        assert room._candidates("fp16", plain) == [Format("fp16"), Format("fp16", True)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "exact", "tf32", "fp16"])
+def test_tensor_float_32_is_allowed_where_it_is_named_alone(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    side, allowed = Side(EncoderSide(tiny()), Format(precision)), []
+    monkeypatch.setattr(side, "module", lambda values: allowed.append(torch.backends.cudnn.allow_tf32) or values)
+    side(photo_like(3, 16))
+    assert allowed == [precision == "tf32"]
 
 
 def test_the_report_is_a_line_a_side() -> None:
