@@ -2,8 +2,8 @@
 
     python benchmarks/codec.py --preset sd --resolution 256
 
-All code the same image with the same stock AutoencoderKL of random weights. They take turns in one process, so that a
-machine that slows down slows all. Progress goes to stderr.
+All code the same image with the same stock AutoencoderKL, of random weights unless a --model is given. They take turns
+in one process, so that a machine that slows down slows all. Progress goes to stderr.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.export.graphs import programs
 from latent_ae.metrics import psnr
-from latent_ae.models import PRESETS, build_autoencoder
+from latent_ae.models import PRESETS, build_autoencoder, factor_of, load_autoencoder
 
 SEED = 0
 RUNTIMES = ("onnxruntime", "openvino")
@@ -118,11 +118,9 @@ def openvino_request(file: Path) -> Callable[[Tensor], Tensor]:
 
 def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, object]:
     """Everything that the line says."""
-    model = (
-        build_autoencoder(ModelConfig(preset=given.preset), seed=SEED, resolution=given.resolution).to(device).eval()
-    )
+    model = network(given).to(device).eval()
     say("measuring precisions")
-    codec = Codec(model, name=given.preset, precision=given.precision, tile=None)
+    codec = Codec(model, name=given.model or given.preset, precision=given.precision, tile=None)
     say(str(codec.precision))
     others, skipped = runtimes(model, folder)
     for name, reason in skipped.items():
@@ -152,7 +150,8 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
     }
     return {
         "benchmark": "codec",
-        "preset": given.preset,
+        "preset": None if given.model else given.preset,
+        "model": given.model,
         "resolution": given.resolution,
         "turns": given.turns,
         "device": device_name(device),
@@ -187,6 +186,18 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
             **{name: importlib.metadata.version(name) for name in ("torch", "diffusers", *others)},
         },
     }
+
+
+def network(given: argparse.Namespace) -> AutoencoderKL:
+    """The model that was asked for. Raises UserError for one that has codes, and a size its factor does not divide."""
+    if given.model is None:
+        return build_autoencoder(ModelConfig(preset=given.preset), seed=SEED, resolution=given.resolution)
+    model = load_autoencoder(given.model)
+    if not isinstance(model, AutoencoderKL):
+        raise UserError(f"{given.model} has codes, and the runtimes' graphs would give others: take an AutoencoderKL")
+    if given.resolution % factor_of(model):
+        raise UserError(f"--resolution must be a multiple of {factor_of(model)}, got {given.resolution}")
+    return model
 
 
 def take_turns(
@@ -246,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Our codec against stock diffusers: one JSON line.")
     gaussian = sorted(name for name in PRESETS if not name.startswith("vq"))
     parser.add_argument("--preset", choices=gaussian, default="sd")
+    parser.add_argument("--model", metavar="MODEL", help="a model directory, instead of a preset's random weights")
     parser.add_argument("--resolution", type=int, default=256, help="side of the image in pixels")
     parser.add_argument("--turns", type=int, default=5, help="of each side, after one of warm-up")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="ours")
@@ -253,9 +265,6 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.turns < 1:
         parser.error(f"--turns must be 1 or more, got {given.turns}")
-    factor = 2 ** (len(PRESETS[given.preset]["block_out_channels"]) - 1)  # type: ignore[arg-type]  # a tuple there
-    if given.resolution < factor or given.resolution % factor:
-        parser.error(f"--resolution must be a multiple of {factor}, got {given.resolution}")
     try:
         with tempfile.TemporaryDirectory() as folder:
             line = measure(given, torch.device(given.device), Path(folder))

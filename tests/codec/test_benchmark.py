@@ -1,13 +1,26 @@
 """The codec's benchmark says what it promises; how fast a machine is decides nothing here."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks import codec
+from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.models import build_autoencoder
 
 FIELDS = {
-    *("benchmark", "preset", "resolution", "turns", "device", "threads", "bf16_instructions", "bf16_instructions_how"),
+    *(
+        "benchmark",
+        "preset",
+        "model",
+        "resolution",
+        "turns",
+        "device",
+        "threads",
+        "bf16_instructions",
+        "bf16_instructions_how",
+    ),
     *("precision", "seconds", "ratio", "ratio_of_each_turn", "error", "peak_memory_mib", "peak_memory_how"),
     *("predicted_memory_mib", "tflop", "matmul_tflops", "share_of_matmul", "skipped", "versions"),
 }
@@ -40,7 +53,6 @@ def test_it_prints_one_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
     ("argv", "message"),
     [
         (["--turns", "0"], "--turns must be 1 or more, got 0"),
-        (["--preset", "tiny", "--resolution", "17"], "--resolution must be a multiple of 2, got 17"),
         (["--preset", "vq-f8"], "invalid choice: 'vq-f8'"),
     ],
 )
@@ -48,3 +60,17 @@ def test_what_cannot_be_measured_is_refused(argv: list[str], message: str, capsy
     with pytest.raises(SystemExit, match="2"):
         codec.main(argv)
     assert message in capsys.readouterr().err
+
+
+def test_a_size_that_the_factor_does_not_divide_and_a_model_with_codes_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert codec.main(["--preset", "tiny", "--resolution", "17"]) == 2
+    assert "17 is not a multiple of the model's factor 2" in capsys.readouterr().err
+    build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16).save_pretrained(tmp_path / "kl")
+    assert codec.main(["--model", str(tmp_path / "kl"), "--resolution", "17"]) == 2
+    assert capsys.readouterr().err == "error: --resolution must be a multiple of 2, got 17\n"
+    bottleneck = BottleneckConfig(kind="vq", codebook_size=8, code_channels=2)
+    build_autoencoder(ModelConfig(preset="tiny"), bottleneck, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
+    assert codec.main(["--model", str(tmp_path / "vq"), "--resolution", "16"]) == 2
+    assert "has codes" in capsys.readouterr().err
