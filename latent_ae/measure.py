@@ -1,4 +1,4 @@
-"""A model by name and images by their settings in, a report out: what `latent-ae evaluate` does, in one process."""
+"""A model by name and images by their settings in, a report out: `latent-ae evaluate` and `likelihood`, one process."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,9 @@ from tqdm import tqdm
 from latent_ae.codec import best_device
 from latent_ae.config import DataConfig, EvaluationConfig, Section
 from latent_ae.data import evaluation_batches, open_source
+from latent_ae.data.source import ImageSource
 from latent_ae.evaluation import EvaluationReport, Evaluator, evaluate
+from latent_ae.likelihood import LikelihoodEstimator, LikelihoodReport, check_numbers, check_posterior, fit_std
 from latent_ae.metrics import FidUnavailable, InceptionFeatures
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
@@ -20,6 +22,13 @@ TRAINING_ONLY = (
     *("buckets", "bucket_multiple", "bucket_max_aspect"),
 )
 """fields of `data` that say how training images are cut"""
+NOT_OF_LIKELIHOOD = (
+    *("perceptual", "perceptual_weights_file", "fid", "fid_weights_file", "equivariance"),
+    *("batch_size", "latent_images"),
+)
+"""fields of `evaluation` that change nothing about a likelihood, which is computed image by image"""
+FITTED_IMAGES = 256
+"""training images, spread evenly over all, on which the standard deviation of p(x|z) is fitted"""
 
 
 class MeasureConfig(Section):
@@ -40,30 +49,69 @@ def measure(
     source = images.heldout if part == "heldout" else images.train
     model = load_autoencoder(model_name).to(best_device())
     networks = build_networks(config.evaluation, model.config["in_channels"])
-    evaluation = config.evaluation
+    with tqdm(total=min(config.evaluation.max_images, len(source)), unit="image") as bar:
+        evaluator = build_evaluator(model, config.evaluation, data=_data(config, part), networks=networks, mode=mode)
+        return evaluate(evaluator, _batches(model, source, config), progress=bar.update)
 
-    def batches() -> Iterator[tuple[Tensor, Sequence[str]]]:
-        for batch in evaluation_batches(
-            source,
-            channels=model.config["in_channels"],
-            size=evaluation.size,
-            background=config.data.background,
-            batch_size=evaluation.batch_size,
-            limit=evaluation.max_images,
-            on_bad=lambda sample_id, reason: tqdm.write(f"left out: {sample_id}: {reason}"),
-            workers=config.data.workers,
-        ):
-            yield batch.pixels, batch.sample_ids
 
-    with tqdm(total=min(evaluation.max_images, len(source)), unit="image") as bar:
-        evaluator = build_evaluator(
-            model,
-            evaluation,
-            data=f"{config.data.source}, {'held-out' if part == 'heldout' else 'training'} part",
-            networks=networks,
-            mode=mode,
-        )
-        return evaluate(evaluator, batches(), progress=bar.update)
+def measure_likelihood(
+    model_name: str,
+    config: MeasureConfig,
+    *,
+    part: Literal["heldout", "train"],
+    samples: int,
+    std: float | None,
+) -> LikelihoodReport:
+    """Bound the likelihood of a part of a data source under a model directory or hub id, from `samples` draws an image.
+
+    `std` is that of p(x|z) on [-1, 1]; None fits it on FITTED_IMAGES of the training part. Raises UserError for numbers
+    out of range, for a model without a posterior, and if the model or the images cannot be had.
+    """
+    check_numbers(samples, std)
+    images = open_source(config.data)
+    source = images.heldout if part == "heldout" else images.train
+    model = load_autoencoder(model_name).to(best_device())
+    check_posterior(model)
+    rule = "given"
+    if std is None:
+        limit = min(FITTED_IMAGES, len(images.train))
+        with tqdm(total=limit, unit="image", desc="fitting std") as bar:
+            std, count = fit_std(model, _batches(model, images.train, config, limit=limit), progress=bar.update)
+        rule = f"fitted: the largest mean single-sample ELBO of {count} images of the training part"
+    estimator = LikelihoodEstimator(
+        model,
+        std=std,
+        std_rule=rule,
+        data=_data(config, part),
+        size_rule=size_rule(config.evaluation.size),
+        samples=samples,
+    )
+    with tqdm(total=min(config.evaluation.max_images, len(source)), unit="image") as bar:
+        for pixels, sample_ids in _batches(model, source, config):
+            estimator.update(pixels, sample_ids)
+            bar.update(len(pixels))
+    return estimator.report()
+
+
+def _data(config: MeasureConfig, part: str) -> str:
+    return f"{config.data.source}, {'held-out' if part == 'heldout' else 'training'} part"
+
+
+def _batches(
+    model: Autoencoder, source: ImageSource, config: MeasureConfig, *, limit: int | None = None
+) -> Iterator[tuple[Tensor, Sequence[str]]]:
+    """`limit` images of a source, or as many as the settings say, as a model wants them; says which are left out."""
+    for batch in evaluation_batches(
+        source,
+        channels=model.config["in_channels"],
+        size=config.evaluation.size,
+        background=config.data.background,
+        batch_size=config.evaluation.batch_size,
+        limit=config.evaluation.max_images if limit is None else limit,
+        on_bad=lambda sample_id, reason: tqdm.write(f"left out: {sample_id}: {reason}"),
+        workers=config.data.workers,
+    ):
+        yield batch.pixels, batch.sample_ids
 
 
 class Networks(NamedTuple):

@@ -2,9 +2,12 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from latent_ae.metrics.likelihood import ImageTerms
 
 PRIOR_STD_RANGE = (0.7, 1.4)
 """standard deviation of raw latents between which draws from N(0, 1) are like them"""
@@ -12,6 +15,7 @@ SCALED_STD_RANGE = (0.8, 1.25)
 _COLLAPSED_SHARE = 0.1
 _COLLAPSED_NATS = 0.01
 _USED_SHARE = 0.5
+_LOOSE_SHARE = 0.1
 _REMEDY = "lower loss.beta, warm it up (loss.beta_schedule linear) or give loss.free_bits"
 
 
@@ -29,10 +33,16 @@ class Metric(BaseModel):
     reason: str | None = None
 
 
-class EvaluationReport(BaseModel):
-    """The held-out measures of one model."""
-
+class _Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> str:
+        """Indented JSON without NaN or infinity."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+
+
+class EvaluationReport(_Report):
+    """The held-out measures of one model."""
 
     images: int
     complete: bool
@@ -49,10 +59,6 @@ class EvaluationReport(BaseModel):
     equivariance: dict[str, Any] | None
     """`EquivarianceStatistics.to_dict()`; None unless asked for"""
     warnings: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """Indented JSON without NaN or infinity."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
 
     def summary(self) -> str:
         """A table for the terminal."""
@@ -76,6 +82,92 @@ class EvaluationReport(BaseModel):
             for name, of in (("latent mean, std", self.latents["sample"]), ("  after scaling", self.latents["scaled"])):
                 lines.append(f"  {name:<22} {of['mean']:.4g}, {of['std']:.4g}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+class Estimate(BaseModel):
+    """A mean over images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    nats: float
+    """per image"""
+    bits_per_dimension: float
+    """what it costs to store: of a bound of log p(x), its negative"""
+    images: int
+
+
+class LikelihoodReport(_Report):
+    """Bounds of the log-likelihood that a KL autoencoder gives to 8-bit images."""
+
+    images: int
+    std: float
+    """of p(x|z), in units of [-1, 1] pixels"""
+    reconstruction: Estimate
+    """E_q[log p(x|z)]"""
+    kl: Estimate
+    """KL(q(z|x) || p(z)), which the ELBO is less than the reconstruction"""
+    elbo: Estimate
+    iwae: dict[int, Estimate]
+    """L_K by K, the draws of an image"""
+    standard_error_nats: float | None
+    """of the last L_K, over images; None for a single image"""
+    effective_share: float
+    """mean over images of (sum w)^2 / (K sum w^2) of all K draws"""
+    protocol: dict[str, str]
+    warnings: tuple[str, ...]
+
+    def summary(self) -> str:
+        """A table for the terminal."""
+        rows = {"reconstruction": self.reconstruction, "KL": self.kl, "ELBO": self.elbo}
+        rows |= {f"IWAE, K = {draws}": estimate for draws, estimate in self.iwae.items()}
+        lines = [
+            f"{self.protocol['data']}: {self.images} images",
+            f"  {'std of p(x|z)':<22} {self.protocol['std']}",
+            f"  {'':<22} {'nats an image':>14} {'bits a dimension':>18}",
+            *(f"  {name:<22} {row.nats:>14.2f} {row.bits_per_dimension:>18.4f}" for name, row in rows.items()),
+        ]
+        if self.standard_error_nats is not None:
+            lines.append(f"  {'  its standard error':<22} {self.standard_error_nats:>14.2f}")
+        lines.append(f"  {'effective draws':<22} {self.effective_share:>14.1%}")
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def likelihood_report(terms: Sequence[ImageTerms], *, std: float, protocol: dict[str, str]) -> LikelihoodReport:
+    """The means over one image or more, all with the same numbers of draws."""
+
+    def mean(values: list[float]) -> float:
+        return math.fsum(values) / len(values)  # rounds once, so that the order of the images does not show
+
+    def estimate(nats: list[float], sign: int = -1) -> Estimate:
+        bits = [sign * value / (one.dimensions * math.log(2)) for value, one in zip(nats, terms, strict=True)]
+        return Estimate(nats=mean(nats), bits_per_dimension=mean(bits), images=len(nats))
+
+    last = [one.bounds[max(one.bounds)] for one in terms]
+    center = mean(last)
+    spread = math.fsum((value - center) ** 2 for value in last)
+    share = mean([one.effective_share for one in terms])
+    return LikelihoodReport(
+        images=len(terms),
+        std=std,
+        reconstruction=estimate([one.reconstruction for one in terms]),
+        kl=estimate([one.kl for one in terms], sign=1),
+        elbo=estimate([one.reconstruction - one.kl for one in terms]),
+        iwae={draws: estimate([one.bounds[draws] for one in terms]) for draws in terms[0].bounds},
+        standard_error_nats=math.sqrt(spread / (len(last) - 1) / len(last)) if len(last) > 1 else None,
+        effective_share=share,
+        protocol=protocol,
+        warnings=tuple(_loose(share, max(terms[0].bounds))),
+    )
+
+
+def _loose(share: float, draws: int) -> list[str]:
+    # One draw that outweighs all others is a share of 1/K already, which for few draws is not small.
+    if draws == 1 or share >= _LOOSE_SHARE + (1 - _LOOSE_SHARE) / draws:
+        return []
+    return [
+        f"the bound is loose: of {draws} draws an image about {share * draws:.3g} carry all weight ({share:.1%}): give "
+        "more --samples; where that does not help, the encoder's posterior is far from the model's own"
+    ]
 
 
 def shown_bias(color_bias: tuple[float | None, ...]) -> str:

@@ -170,7 +170,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"latent-ae {__version__}\n"
 
 
-COMMANDS = ["evaluate", "encode", "decode", "reconstruct", "inspect", "interpolate", "sample"]
+COMMANDS = ["evaluate", "likelihood", "encode", "decode", "reconstruct", "inspect", "interpolate", "sample"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
