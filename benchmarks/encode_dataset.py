@@ -46,10 +46,12 @@ from latent_ae.models import PRESETS, Autoencoder, build_autoencoder
 class Ours:
     """The whole way, as train/encode_dataset.py goes it."""
 
-    def __init__(self, codec: Codec, pictures: Path, resolution: int, precision: str, workers: int) -> None:
+    def __init__(
+        self, codec: Codec, pictures: Path, *, resolution: int, precision: str, batch: int, workers: int
+    ) -> None:
         data = DataConfig(source="folder", path=str(pictures), heldout_share=0.5)
-        batch = {} if precision == "exact" else {"batch_size": 4}
-        self.config = EncodeConfig(resolution=resolution, precision=precision, part="all", data=data, **batch)
+        together = {} if precision == "exact" else {"batch_size": batch}
+        self.config = EncodeConfig(resolution=resolution, precision=precision, part="all", data=data, **together)
         self.images = Images(chosen_parts(open_source(data), "all"))
         self.encoder = Encoder(
             codec, precision=precision, logvar=True, dtype="float16", threads=torch.get_num_threads()
@@ -120,7 +122,14 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         for file in sorted((folder / "pictures").iterdir())
     ]
     sides: dict[str, Callable[[Path], None]] = {
-        "ours": Ours(codec, folder / "pictures", given.resolution, given.precision, given.workers),
+        "ours": Ours(
+            codec,
+            folder / "pictures",
+            resolution=given.resolution,
+            precision=given.precision,
+            batch=given.batch,
+            workers=given.workers,
+        ),
         "codec": Bare(codec, shown),
         "plain": Plain(model, folder / "pictures", given.resolution),
     }
@@ -143,6 +152,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         "images": given.images,
         "blocks": given.blocks,
         "precision": {"ours": given.precision, "codec": given.precision, "plain": "fp32"},
+        "batch": 1 if given.precision == "exact" else given.batch,
         "workers": given.workers,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -170,10 +180,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--precision", choices=("exact", "fp32", "bf16", "fp16"), default="exact", help="ours and codec's"
     )
+    parser.add_argument("--batch", type=int, default=1, help="images that ours computes together; exact takes one")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images for ours")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     given = parser.parse_args(argv)
-    if low := [name for name, least in (("images", 2), ("blocks", 1)) if getattr(given, name) < least]:
+    if low := [name for name, least in (("images", 2), ("blocks", 1), ("batch", 1)) if getattr(given, name) < least]:
         parser.error(f"--{low[0]} {getattr(given, low[0])} is too few")
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(given, Path(folder))))

@@ -11,15 +11,22 @@ from typing import TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
+_SCORES = 2**22
+"""of attention at once: 8 MiB in bfloat16"""
 
-def lean(module: Module) -> Module:
-    """A twin for inference alone, which shares the weights that are not merged; what is not known is left as it is."""
+
+def lean(module: Module, *, attention: bool = False) -> Module:
+    """A twin for inference alone, which shares the weights that are not merged; what is not known is left as it is.
+
+    `attention` takes plain products for it where it runs on a CPU: see `LeanAttention`.
+    """
     twin = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
     for parent in list(twin.modules()):
         for name, child in parent.named_children():
@@ -31,6 +38,8 @@ def lean(module: Module) -> Module:
                 setattr(parent, name, LeanResnetBlock(child))
             elif _is_plain_upsampling(child):
                 setattr(parent, name, MergedUpsampling(child))
+            elif attention and _is_plain_attention(child):
+                setattr(parent, name, LeanAttention(child))
             elif name == "conv_act" and isinstance(child, nn.SiLU):  # of what the last normalisation has made
                 child.inplace = True
     return twin
@@ -84,6 +93,46 @@ class MergedUpsampling(nn.Module):
         return F.conv_transpose2d(inputs, self.weight, self.bias, stride=2, padding=1)
 
 
+class LeanAttention(nn.Module):
+    """diffusers' `Attention` of one head over the positions of an image, with its own layers.
+
+    As two products with all scores of some rows between them. torch's kernel for a CPU never has more than a few scores
+    at once and takes four times as long in bfloat16; but it has them in float32, and here they are rounded.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.group_norm = attention.group_norm
+        self.to_q, self.to_k, self.to_v, self.to_out = attention.to_q, attention.to_k, attention.to_v, attention.to_out
+        self.rescale_output_factor = float(attention.rescale_output_factor)
+
+    def forward(self, inputs: Tensor, temb: None = None) -> Tensor:
+        assert temb is None
+        places = self.group_norm(inputs.flatten(2)).transpose(1, 2)
+        query, key, value = self.to_q(places), self.to_k(places), self.to_v(places)
+        if inputs.is_cuda:
+            attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        else:
+            attended = attend(query, key, value)
+        outputs: Tensor = self.to_out[0](attended).transpose(1, 2).unflatten(2, inputs.shape[2:])
+        outputs += inputs
+        if self.rescale_output_factor != 1:
+            outputs /= self.rescale_output_factor
+        return outputs
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """[B,N,C] each => softmax(query key^T / sqrt(C)) value, by as many rows of scores as have `_SCORES`."""
+    places, channels = query.shape[1:]
+    rows = max(1, _SCORES // places)
+    outputs = torch.empty_like(value)
+    for first in range(0, places, rows):
+        some = query[:, first : first + rows]
+        scores = torch.baddbmm(some.new_zeros(1, 1, 1), some, key.transpose(1, 2), beta=0, alpha=channels**-0.5)
+        outputs[:, first : first + rows] = torch.bmm(scores.softmax(-1), value)
+    return outputs
+
+
 def merged_kernel(kernel: Tensor) -> Tensor:
     """[C',C,3,3] => [C,C',4,4]: the transposed convolution of stride 2 that repeats each value 2x2 and convolves.
 
@@ -122,6 +171,13 @@ def _is_plain_block(module: nn.Module) -> TypeGuard[ResnetBlock2D]:
     alone = all(part is None for part in (module.time_emb_proj, module.upsample, module.downsample))
     norms = all(isinstance(norm, LeanGroupNorm) for norm in (module.norm1, module.norm2))
     return alone and norms and isinstance(module.nonlinearity, nn.SiLU) and module.time_embedding_norm != "scale_shift"
+
+
+def _is_plain_attention(module: nn.Module) -> TypeGuard[Attention]:
+    if not isinstance(module, Attention) or not isinstance(module.group_norm, LeanGroupNorm) or module.training:
+        return False
+    others = (module.spatial_norm, module.norm_q, module.norm_k, module.norm_cross, module.add_k_proj)
+    return module.heads == 1 and module.residual_connection and not any(others)
 
 
 def _is_plain_upsampling(module: nn.Module) -> TypeGuard[Upsample2D]:

@@ -90,7 +90,9 @@ class Side:
     def __init__(self, module: EncoderSide | DecoderSide, form: Format) -> None:
         self.form = form
         self._layout = torch.channels_last if form.channels_last else torch.contiguous_format
-        self.module = module if form.stock else lean(module)
+        # The scores of its attention are rounded, for which the check leaves room in latents and little in pixels.
+        half_encoder = isinstance(module, EncoderSide) and form.dtype != torch.float32
+        self.module = module if form.stock else lean(module, attention=half_encoder)
         if form.winograd:
             self.module = with_winograd(self.module)
         elif any(not self._fits(weight) for weight in self.module.parameters()):

@@ -1,5 +1,7 @@
 """A rearranged side is the stock one: to the last bit where only memory is saved, to rounding where sums are merged."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,13 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from latent_ae.codec import lean as room
 from latent_ae.codec.lean import (
+    LeanAttention,
     LeanGroupNorm,
     LeanResnetBlock,
     MergedUpsampling,
+    attend,
     lean,
     merged_kernel,
     spread_group_norm,
@@ -72,6 +77,44 @@ def test_a_constant_group_is_normalised_to_its_bias() -> None:
     got = spread_group_norm(torch.full((1, 2, 3, 3), 7.0), 1, torch.ones(2), torch.tensor([1.0, -2.0]), 1e-6)
     torch.testing.assert_close(got[0, :, 0, 0], torch.tensor([1.0, -2.0]), atol=0.01, rtol=0)
     assert got.isfinite().all()
+
+
+@pytest.mark.parametrize("scores", [1, 21, 35, 2**22])
+def test_attention_by_some_rows_is_attention(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 7 places: a row, three rows and one, five and two, all at once."""
+    monkeypatch.setattr(room, "_SCORES", scores)
+    query, key, value = drawn(3, 2, 7, 4)
+    expected = F.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(attend(query, key, value), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_by_hand() -> None:
+    """Scores of 0 and log 3 over a width of 4, halved by its root: weights of 1 and 3 in 4."""
+    query, key = torch.tensor([[[2.0, 0, 0, 0]]]), torch.tensor([[[0.0, 0, 0, 0], [math.log(3.0), 0, 0, 0]]])
+    value = torch.tensor([[[4.0, 0, 0, 0], [8.0, 0, 0, 0]]])
+    scores = query.expand(1, 2, 4)  # as many rows as places
+    torch.testing.assert_close(attend(scores, key, value)[0, :, 0], torch.tensor([7.0, 7.0]))
+
+
+@pytest.mark.parametrize("name", ["stable diffusion", "latent-diffusion f16", "vqgan"])
+@torch.no_grad()
+def test_an_encoder_with_plain_products_for_attention_is_the_stock_one(name: str) -> None:
+    encoder = EncoderSide(stock(name))
+    twin, pixels = lean(encoder, attention=True), drawn(2, 3, 48, 32).clamp(-1, 1)
+    assert any(isinstance(module, LeanAttention) for module in twin.modules())
+    torch.testing.assert_close(twin(pixels), encoder(pixels), atol=1e-5, rtol=1e-5)
+    last = pixels.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(twin(last), encoder(pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_of_half_encoders_alone_is_rounded() -> None:
+    model = stock("stable diffusion")
+    for side, form, expected in (
+        (EncoderSide(model), Format("bf16", True), True),
+        (EncoderSide(model), Format("fp32", True), False),
+        (DecoderSide(model), Format("bf16", True), False),
+    ):
+        assert any(isinstance(module, LeanAttention) for module in Side(side, form).module.modules()) is expected
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
