@@ -40,7 +40,7 @@ def add_commands(commands: "Commands") -> None:
         _sample,
         summary="a grid of images decoded from random latents",
         more="What a model makes of them shows how far its latents fill the space around them; an autoencoder is no "
-        "generator of images.",
+        "generator of images. With --prior they come from what a prior has learnt of the latents.",
         example="-o draws.png --count 16 --seed 1 --model runs/kl-digits/model",
     )
     sample.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help="the PNG to write")
@@ -51,6 +51,11 @@ def add_commands(commands: "Commands") -> None:
     )
     sample.add_argument(
         "--size", type=positive, metavar="PX", help="side of an image (default: that of the training images)"
+    )
+    sample.add_argument(
+        "--prior",
+        metavar="DIR",
+        help="a prior of the model's latents that train/train_hierarchy.py made (default: N(0, 1))",
     )
     add_model(sample)
 
@@ -75,13 +80,21 @@ def _interpolate(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     _check_out(arguments.out, ANIMATIONS[:1])
+    for option in ("temperature", "size"):
+        if arguments.prior is not None and (given := getattr(arguments, option)) is not None:
+            raise UserError(f"--{option} {given:g} has no effect with --prior, which knows it: leave one of them out")
 
-    from latent_ae.codec.pictures import draws, write_grid  # noqa: PLC0415
+    from latent_ae.codec.pictures import draws, draws_of_prior, write_grid  # noqa: PLC0415
+    from latent_ae.models.hierarchy import load_prior  # noqa: PLC0415
 
+    prior = None if arguments.prior is None else load_prior(arguments.prior)
     codec = load_codec(arguments.model, arguments.compute)
-    pictures = draws(
-        codec, arguments.count, seed=arguments.seed, temperature=arguments.temperature, size=arguments.size
-    )
+    if prior is None:
+        pictures = draws(
+            codec, arguments.count, seed=arguments.seed, temperature=arguments.temperature, size=arguments.size
+        )
+    else:
+        pictures = draws_of_prior(codec, prior, arguments.prior, arguments.count, seed=arguments.seed)
     write_grid(arguments.out, pictures)
     say(f"wrote {len(pictures)} pictures into {arguments.out}")
     return 0

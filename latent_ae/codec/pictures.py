@@ -10,10 +10,11 @@ from torch import Tensor
 from latent_ae.atomic import write_atomically
 from latent_ae.codec.codec import Codec
 from latent_ae.codec.files import BATCH_PIXELS
-from latent_ae.codec.space import draw, interpolate
+from latent_ae.codec.space import draw, hierarchy_draw, interpolate
 from latent_ae.errors import UserError
 from latent_ae.image import Pixels, from_tensor, image_grid, open_image, to_pil, to_uint8
 from latent_ae.latent_file import SUFFIXES, Latents, read_latents
+from latent_ae.models.hierarchy import HierarchicalPrior, check_prior
 
 FRAME_MILLISECONDS = 100
 
@@ -70,6 +71,15 @@ def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, siz
         raise UserError(f"--size {size} is not a multiple of the model's factor {codec.factor}: take {nearest}")
     temperature = 1.0 if temperature is None else temperature
     return _decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=size, width=size))
+
+
+def draws_of_prior(codec: Codec, prior: HierarchicalPrior, name: str, count: int, *, seed: int) -> list[Pixels]:
+    """`count` images of latents from a learned prior, called `name`, of the size that it was trained on.
+
+    Raises ModelError if the prior is one of another encoder's latents.
+    """
+    check_prior(prior, codec.identity, name)
+    return _decoded(codec, hierarchy_draw(prior, count, seed=seed))
 
 
 def write_grid(path: Path, images: Sequence[Pixels], *, columns: int | None = None) -> None:

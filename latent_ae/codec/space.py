@@ -5,6 +5,7 @@ from torch import Tensor
 
 from latent_ae.codec.codec import Codec
 from latent_ae.errors import UserError
+from latent_ae.models.hierarchy import HierarchicalPrior
 from latent_ae.randomness import torch_generator
 
 _PARALLEL = 1e-4
@@ -43,6 +44,11 @@ def walk(corners: Tensor, side: int) -> Tensor:
 def prior_draw(shape: tuple[int, ...], count: int, *, seed: int) -> Tensor:
     """[count, *shape] from N(0, 1); a draw follows from the seed and its place alone."""
     return torch.stack([torch.randn(shape, generator=torch_generator(seed, "prior", i)) for i in range(count)])
+
+
+def hierarchy_draw(prior: HierarchicalPrior, count: int, *, seed: int) -> Tensor:
+    """Raw latents [count,c,h,w] from a learned prior; a draw follows from the seed and its place alone."""
+    return prior.draw(prior_draw((prior.draw_values,), count, seed=seed))
 
 
 def draw(codec: Codec, count: int, *, seed: int, temperature: float, height: int, width: int) -> Tensor:

@@ -8,6 +8,8 @@ z are scaled latents, n noise from N(0, 1) and t a place in time, of T:
 noise (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed"); v is defined there too.
 """
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 from diffusers.models.embeddings import LabelEmbedding
@@ -18,6 +20,14 @@ from latent_ae.errors import UserError
 NULL_CLASS = 1000
 """the label of no class: `DiTPipeline` has this number in its code"""
 TIMESTEPS = 1000
+
+
+def check_classes(classes: Sequence[int]) -> None:
+    """Raise UserError for labels that `DiTPipeline` has no place for."""
+    if classes and max(classes) >= NULL_CLASS:
+        raise UserError(
+            f"the latents have the label {max(classes)}: DiTPipeline knows the classes 0 to {NULL_CLASS - 1}"
+        )
 
 
 def build_network(

@@ -5,20 +5,17 @@ from pathlib import Path
 
 import numpy as np
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
-from numpy.typing import NDArray
 
 from latent_ae.diffusion.network import NULL_CLASS, build_scheduler
 from latent_ae.export import ProofFailed
 from latent_ae.export.placing import placed
 from latent_ae.export.source import CARD
-from latent_ae.image import image_grid, save_png
+from latent_ae.generation.settings import SAMPLES
+from latent_ae.image import Pixels, image_grid, save_png
 from latent_ae.models.identity import encoder_identity
 from latent_ae.models.loading import quiet_diffusers
 from latent_ae.randomness import torch_generator
 
-Pixels = NDArray[np.uint8]
-
-SAMPLES = "samples.png"
 _ROWS, _COLUMNS = 16, 16
 
 

@@ -1,18 +1,13 @@
 """What the network is shown: a pure function of the seed and the sample's number in the run."""
 
-from collections.abc import Iterator
-from functools import partial
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
-from latent_ae.data.loader import Numbers, as_it_is, leave_signals_to_the_main_process
-from latent_ae.data.order import index_of, rank_numbers
 from latent_ae.diffusion.network import NULL_CLASS, TIMESTEPS
-from latent_ae.errors import UserError
+from latent_ae.generation.samples import numbered_row
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.randomness import torch_generator
 
@@ -48,8 +43,7 @@ class Samples(Dataset[Sample]):
         self._seed = seed
 
     def __getitem__(self, number: int) -> Sample:
-        self._rows.set_epoch(number // len(self._rows))  # each time: workers go from an epoch to the next by themselves
-        row = self._rows[index_of(self._seed, number, len(self._rows))]
+        row = numbered_row(self._rows, self._seed, number)
         latents = row["latents"] * self._scaling_factor
         generator = torch_generator(self._seed, "denoising", number)
         noise = torch.randn(latents.shape, generator=generator)
@@ -57,53 +51,3 @@ class Samples(Dataset[Sample]):
         dropped = torch.rand((), generator=generator) < self._label_dropout
         label = torch.where(dropped | (row["label"] < 0), NULL_CLASS, row["label"])
         return Sample(latents, noise, timestep, label)
-
-
-class _MicroBatches(Dataset[Sample | UserError]):
-    """Micro-batches by their number range. An error is handed on: raised in a worker, it would be a stack trace."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def __getitem__(self, numbers: range) -> Sample | UserError:
-        try:
-            batch: Sample = default_collate([self._samples[number] for number in numbers])
-        except UserError as error:
-            return error
-        return batch
-
-
-def updates(
-    samples: Samples,
-    *,
-    first_step: int,
-    steps: int,
-    batch_size: int,
-    accumulation: int,
-    workers: int,
-    rank: int,
-    world_size: int,
-    pin_memory: bool = False,
-) -> Iterator[list[Sample]]:
-    """The micro-batches of this process for each update from `first_step` on.
-
-    Raises DataError if the global batch cannot be cut into equal pieces, LatentDatasetError for a shard that cannot be
-    read.
-    """
-    pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
-    loader: DataLoader[Any] = DataLoader(
-        _MicroBatches(samples),
-        sampler=Numbers(pieces, range(first_step, steps)),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=as_it_is,
-        worker_init_fn=leave_signals_to_the_main_process,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
-    )
-    made = iter(loader)
-    while batches := list(islice(made, accumulation)):
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-        yield batches

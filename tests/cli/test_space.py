@@ -8,6 +8,7 @@ from PIL import Image, ImageSequence
 
 from latent_ae.codec import Codec
 from latent_ae.image import open_image, to_uint8
+from latent_ae.models.hierarchy import HierarchicalPrior
 from tests.cli.conftest import Run
 from tests.data.images import noise_image
 
@@ -116,3 +117,48 @@ def test_what_a_user_must_mend_is_a_line_and_status_2(
         (line,) = errors
         assert message in line
     assert not list(tmp_path.glob("x.*"))
+
+
+def prior_of(model: Path, folder: Path) -> Path:
+    """A prior of the model's latents, as it is before it learns."""
+    identity = Codec.load(str(model)).identity
+    HierarchicalPrior(channels=2, side=8, width=8, encoder_identity=identity).save_pretrained(folder)
+    return folder
+
+
+def test_draws_of_a_prior_follow_from_the_seed(models: Path, tmp_path: Path, run: Run) -> None:
+    prior = prior_of(models / "kl", tmp_path / "prior")
+
+    def drawn(*options: object) -> np.ndarray:
+        words = ("sample", "-o", tmp_path / "draws.png", "--model", models / "kl", "--prior", prior, *options)
+        assert run(*words)[0] == 0
+        return np.asarray(Image.open(tmp_path / "draws.png"))
+
+    four = drawn("--count", 4)
+    assert four.shape == (2 * 16 + GAP, 2 * 16 + GAP)
+    assert np.array_equal(drawn("--count", 1), four[:16, :16])
+    assert not np.array_equal(drawn("--count", 4, "--seed", 1), four)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--temperature", "0.5"), "--temperature 0.5 has no effect with --prior, which knows it"),
+        (("--size", "32"), "--size 32 has no effect with --prior"),
+        (("--prior", "nowhere"), "cannot load a prior from nowhere: it has no config.json"),
+        (("--model", "vq"), "is of the latents of the encoder"),
+    ],
+)
+def test_what_does_not_go_with_a_prior_is_one_line(
+    options: tuple[str, str], message: str, models: Path, tmp_path: Path, run: Run
+) -> None:
+    prior = prior_of(models / "kl", tmp_path / "prior")
+    changes = {"--model": models / "kl", "--prior": prior, options[0]: options[1]}
+    if options[0] == "--model":
+        changes["--model"] = models / options[1]
+    words = [word for pair in changes.items() for word in pair]
+    status, _, errors = run("sample", "-o", tmp_path / "draws.png", *words)
+    assert status == 2
+    (line,) = errors
+    assert message in line
+    assert not (tmp_path / "draws.png").exists()

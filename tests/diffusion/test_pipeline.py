@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, DiTPipeline
 
 from latent_ae.diffusion.network import NULL_CLASS, build_network
 from latent_ae.diffusion.pipeline import assemble, card_text, draw, draw_grid, write_pipeline
-from latent_ae.diffusion.source import LatentSource
 from latent_ae.export import ExportError, ProofFailed
+from latent_ae.generation.source import LatentSource
 from latent_ae.models.identity import encoder_identity
 
 SAMPLING = {"guidance_scale": 2.0, "inference_steps": 3}

@@ -19,7 +19,10 @@ from safetensors.torch import load_file
 from tests.program.forked import PATIENCE, ROOT, Finished, Forked, Group, fork
 
 TRAIN = ROOT / "train" / "train.py"
-PROGRAMS = [TRAIN, ROOT / "train" / "encode_dataset.py", ROOT / "train" / "train_diffusion.py"]
+PROGRAMS = [
+    TRAIN,
+    *(ROOT / "train" / f"{name}.py" for name in ("encode_dataset", "train_diffusion", "train_hierarchy")),
+]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 TINY = [

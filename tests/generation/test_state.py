@@ -5,19 +5,19 @@ import torch
 from accelerate import Accelerator
 
 from latent_ae.diffusion.network import build_network, build_scheduler, denoising_loss
-from latent_ae.diffusion.state import DenoiserState
+from latent_ae.generation.state import LatentModelState
 from latent_ae.randomness import torch_generator
 from latent_ae.training.checkpoints import CheckpointError
 
 
-def make_state(latents: str = "fingerprint", seed: int = 0, scaling_factor: float = 0.5) -> DenoiserState:
+def make_state(latents: str = "fingerprint", seed: int = 0, scaling_factor: float = 0.5) -> LatentModelState:
     torch.manual_seed(seed)
     network = build_network(channels=2, side=4, width=8, depth=1, head_width=4, patch_size=2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
-    return DenoiserState(network, optimizer, ema_decay=0.5, latents=latents, scaling_factor=scaling_factor)
+    return LatentModelState(network, optimizer, ema_decay=0.5, latents=latents, scaling_factor=scaling_factor)
 
 
-def train(state: DenoiserState, steps: int) -> None:
+def train(state: LatentModelState, steps: int) -> None:
     for _ in range(steps):
         generator = torch_generator(0, "test", state.step)
         latents, noise = torch.randn(2, 4, 2, 4, 4, generator=generator)
@@ -32,7 +32,7 @@ def train(state: DenoiserState, steps: int) -> None:
         state.average()
 
 
-def weights(state: DenoiserState) -> list[torch.Tensor]:
+def weights(state: LatentModelState) -> list[torch.Tensor]:
     return [*state.network.parameters(), *state.averaged_network().parameters()]
 
 

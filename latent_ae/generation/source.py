@@ -5,7 +5,6 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL
 
-from latent_ae.diffusion.network import NULL_CLASS
 from latent_ae.errors import UserError
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.models import load_autoencoder
@@ -13,7 +12,7 @@ from latent_ae.models.identity import encoder_identity
 
 
 class LatentSourceError(UserError):
-    """Latents that no `DiTPipeline` can be trained on; the message is one line."""
+    """Latents that no network can be trained on; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,13 @@ def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
         model: a model directory, a single file or a hub id; None: the one that the manifest names.
         seed: of the draws from the posteriors.
 
-    Raises LatentSourceError for latents that do not fit into `DiTPipeline`, or are another encoder's;
+    Raises LatentSourceError for latents that are codes, are no squares of one size, or are another encoder's;
     LatentDatasetError and ModelError for what cannot be read.
     """
     rows = LatentDataset(folder, seed=seed)
     manifest = rows.manifest
     if manifest.kind == "vq_indices":
-        raise LatentSourceError(f"{folder} holds codes: DiTPipeline takes the latents of an AutoencoderKL")
+        raise LatentSourceError(f"{folder} holds codes: expected the latents of an AutoencoderKL")
     table = rows.rows()
     grids = sorted(set(table["grid"].to_pylist()))
     height, width = (int(side) for side in grids[0].split("x"))
@@ -79,8 +78,6 @@ def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
             "train/encode_dataset.py makes"
         )
     labels = sorted({label for label in table["label"].to_pylist() if label is not None and label >= 0})
-    if labels and labels[-1] >= NULL_CLASS:
-        raise LatentSourceError(f"{folder} has the label {labels[-1]}: DiTPipeline knows the classes 0 to 999")
     name = model or manifest.model.name
     autoencoder = load_autoencoder(name)
     if not isinstance(autoencoder, AutoencoderKL):

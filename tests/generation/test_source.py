@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from latent_ae.config import BottleneckConfig, ModelConfig
-from latent_ae.diffusion.source import LatentSource, LatentSourceError, open_latents
+from latent_ae.generation.source import LatentSource, LatentSourceError, open_latents
 from latent_ae.models import build_autoencoder
 from latent_ae.models.identity import encoder_identity
 from tests.data.images import noise_image
@@ -39,7 +39,7 @@ def test_codes_are_refused(made: Path, tmp_path: Path) -> None:
     codebook = BottleneckConfig(kind="vq", codebook_size=32, code_channels=2)
     build_autoencoder(ModelConfig(preset="tiny"), codebook, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
     make(settings(tmp_path / "vq", tmp_path / "latents", path=made / "pictures"))
-    with pytest.raises(LatentSourceError, match="holds codes: DiTPipeline takes the latents of an AutoencoderKL"):
+    with pytest.raises(LatentSourceError, match="holds codes: expected the latents of an AutoencoderKL"):
         open_latents(tmp_path / "latents", None, seed=0)
 
 

@@ -1,8 +1,10 @@
 """Everything of a run that changes with the steps."""
 
+from typing import Generic, TypeVar
+
 import torch
 from accelerate import Accelerator
-from diffusers import DiTTransformer2DModel
+from diffusers import ModelMixin
 from diffusers import __version__ as diffusers_version
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -17,7 +19,10 @@ SCALING = "scaling_factor"
 """the entry with what they are multiplied by"""
 
 
-class DenoiserState:
+N = TypeVar("N", bound=ModelMixin)
+
+
+class LatentModelState(Generic[N]):
     """The network's weights, their average and the optimizer.
 
     Args:
@@ -25,17 +30,17 @@ class DenoiserState:
         optimizer: over its parameters.
         ema_decay: of the average.
         latents: fingerprint of the latents, which a checkpoint is bound to.
-        scaling_factor: that they are multiplied by, which it is bound to as well.
+        scaling_factor: that they are multiplied by, which it is bound to as well; None if by nothing.
     """
 
     def __init__(
         self,
-        network: DiTTransformer2DModel,
+        network: N,
         optimizer: torch.optim.Optimizer,
         *,
         ema_decay: float,
         latents: str,
-        scaling_factor: float,
+        scaling_factor: float | None,
     ) -> None:
         self.network, self.optimizer = network, optimizer
         self._latents, self._scaling_factor = latents, scaling_factor
@@ -46,12 +51,13 @@ class DenoiserState:
         """Move the averaged weights towards the present ones; once per update made."""
         self._ema.step(self.network.parameters())
 
-    def averaged_network(self) -> DiTTransformer2DModel:
+    def averaged_network(self) -> N:
         """A copy with the averaged weights, in evaluation mode."""
-        network = DiTTransformer2DModel.from_config(dict(self.network.config)).to(self.network.device)
+        network: N = type(self.network).from_config(dict(self.network.config)).to(self.network.device)
         network.load_state_dict(self.network.state_dict())
         self._ema.copy_to(network.parameters())
-        return network.eval()
+        network.eval()
+        return network
 
     def checkpoint(self, accelerator: Accelerator, config_yaml: str) -> Checkpoint:
         """The present state, on the CPU."""
