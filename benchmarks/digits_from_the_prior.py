@@ -1,11 +1,11 @@
 """How many draws from a digits model's prior are digits, to classifiers that never saw the model.
 
-    python benchmarks/digits_from_the_prior.py runs/kl-digits/model
+    python benchmarks/digits_from_the_prior.py runs/kl-digits/model [--prior runs/hierarchy/prior]
 
-Decodes raw latents from N(0, 1), shrinks them to the 8x8 pixels of the real digits and asks support vector machines
-that were trained on the real training digits alone. How sure a machine is depends on how its scores are turned into
-probabilities, so several ways are asked; beside each stand the share of real held-out digits, of 50/50 blends of two
-real digits and of uniform noise that it recognises. Prints one JSON line.
+Decodes raw latents from N(0, 1), or from a hierarchical prior, shrinks them to the 8x8 pixels of real digits and asks
+support vector machines that were trained on the real training digits alone. How sure a machine is depends on how its
+scores are turned into probabilities, so several ways are asked; beside each stand the share of real held-out digits, of
+50/50 blends of two real digits and of uniform noise that it recognises. Prints one JSON line.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from latent_ae.data import open_source
 from latent_ae.data.digits import Digits
 from latent_ae.image import from_tensor, to_tensor, to_uint8
 from latent_ae.models import factor_of, load_autoencoder
+from latent_ae.models.hierarchy import check_prior, load_prior
+from latent_ae.models.identity import encoder_identity
 from latent_ae.randomness import torch_generator
 
 Features = NDArray[np.float64]
@@ -59,6 +61,7 @@ def main() -> None:
     """Draw, ask, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--prior", help="a folder that train/train_hierarchy.py wrote, in place of N(0, 1)")
     parser.add_argument("--draws", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sure", type=float, default=0.8, help="probability from which a digit counts as recognised")
@@ -71,8 +74,13 @@ def main() -> None:
     pixels = torch.stack([to_tensor(image) for image in heldout])
     error = (reconstruct(model, pixels) - pixels).square().mean((1, 2, 3))
     side = 32 // factor_of(model)
-    shape = (arguments.draws, model.config["latent_channels"], side, side)
-    latents = torch.randn(shape, generator=torch_generator(arguments.seed, "prior draws"))
+    shape = (model.config["latent_channels"], side, side)
+    prior = None if arguments.prior is None else load_prior(arguments.prior)
+    if prior is not None:
+        check_prior(prior, encoder_identity(model), arguments.prior)
+        shape = (prior.draw_values,)
+    latents = torch.randn(arguments.draws, *shape, generator=torch_generator(arguments.seed, "prior draws"))
+    latents = latents if prior is None else prior.draw(latents)
     asked = {
         "draws": features(from_tensor(decode(model, latents))),
         "real": features(heldout),
@@ -89,6 +97,7 @@ def main() -> None:
             "classes": np.bincount(answers["draws"].argmax(1)[sure], minlength=10).tolist(),
         }
     line = {
+        "prior": arguments.prior or "N(0, 1)",
         "psnr_db": round(float((10 * torch.log10(4 / error)).mean()), 3),
         "draws": arguments.draws,
         "sure": arguments.sure,

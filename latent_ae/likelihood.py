@@ -1,6 +1,6 @@
 """A KL autoencoder and a data set in, bounds of the images' log-likelihood out; the equations: metrics/likelihood.py.
 
-    pixels -> encode -> q(z|x) -> K draws -> decode -> p(x|z) of the 256 levels -> weights -> ELBO and IWAE bounds
+    pixels -> encode -> q(z|x) -> K draws -> decode -> p(x|z) of the 256 levels, p(z) -> weights -> ELBO and IWAE bounds
 
 B C H W: images, channels, pixels; K: draws from an image's posterior.
 """
@@ -8,7 +8,8 @@ B C H W: images, channels, pixels; K: draws from an image's posterior.
 import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from diffusers import AutoencoderKL
@@ -41,6 +42,23 @@ class FittedStd(NamedTuple):
     images: int
 
 
+class LatentPrior(Protocol):
+    """A distribution of raw latents [c, h, w] other than N(0, I), `models.hierarchy.HierarchicalPrior` for one."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """c, h, w."""
+
+    @property
+    def noise_values(self) -> int:
+        """Values from N(0, 1) that an estimate of a density is made with."""
+
+    def log_density(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """[k, c, h, w] and [k, noise_values], float64 on the CPU => [k] float64 there: the log of an unbiased estimate
+        of p(z).
+        """
+
+
 class LikelihoodEstimator:
     """Estimates image by image, so that neither batches nor their order show in a number."""
 
@@ -54,25 +72,29 @@ class LikelihoodEstimator:
         size_rule: str,
         samples: int = 64,
         seed: int = 0,
+        prior: LatentPrior | None = None,
+        prior_name: str = "N(0, I)",
     ) -> None:
-        """`std` is that of p(x|z) on [-1, 1]; `samples` is the largest K.
+        """`std` is that of p(x|z) on [-1, 1]; `samples` is the largest K; `prior` is p(z), N(0, I) if None.
 
-        `std_rule`, `data` and `size_rule` say for the protocol where `std` comes from and which images are measured.
-        Raises UserError for numbers out of range and for a VQModel.
+        `std_rule`, `data`, `size_rule` and `prior_name` say for the protocol where `std` comes from, which images are
+        measured, and what p(z) is. Raises UserError for numbers out of range and for a VQModel.
         """
         check_numbers(samples, std)
         check_posterior(model)
         self._model, self._std, self._samples, self._seed = model, std, samples, seed
+        self._prior = prior
         self._rows: dict[str, ImageTerms] = {}
+        kl = "the KL's formula" if prior is None else "the mean of log q(z|x) - log p(z) over them"
         self.protocol = {
             "data": data,
             "size_rule": size_rule,
-            "prior": "N(0, I) over raw latents",
+            "prior": f"{prior_name} over raw latents",
             "posterior": f"the encoder's diagonal Gaussian; {samples} draws an image, seed {seed}",
             "observation": "Gaussian around the decoder's output, neither clamped nor rounded, integrated over each of "
             "the 256 levels; the first and the last take the whole tail",
             "std": f"{std:.6g} on [-1, 1], {std_rule}",
-            "bounds": "ELBO: mean log p(x|z) over the draws less the KL's formula; L_K: mean over groups of K draws "
+            "bounds": f"ELBO: mean log p(x|z) over the draws less {kl}; L_K: mean over groups of K draws "
             "that share none, a rest that fills no group left out",
             "bits_per_dimension": "-nats / (C * H * W * ln 2) of each image, then the mean; positive for the KL",
             "padding": f"bottom and right to multiples of {factor_of(model)} by repeating the edge; log p(x|z) counts "
@@ -106,6 +128,12 @@ class LikelihoodEstimator:
         levels = levels_of(image)
         with inference(self._model):
             mean, logvar = _posterior(self._model, image)
+            if self._prior is not None and mean.shape != self._prior.latent_shape:
+                expected, got = ("x".join(map(str, shape)) for shape in (self._prior.latent_shape, mean.shape))
+                raise UserError(
+                    f"{sample_id!a} has latents of {got}, and the prior is one of {expected}: give --evaluation.size "
+                    f"{self._prior.latent_shape[1] * factor_of(self._model)}"
+                )
             return image_terms(
                 levels,
                 mean,
@@ -114,7 +142,13 @@ class LikelihoodEstimator:
                 noise=lambda draw: _noise(self._seed, sample_id, draw, mean.shape),
                 std=self._std,
                 samples=self._samples,
+                log_prior=None if self._prior is None else partial(self._log_prior, self._prior, sample_id),
             )
+
+    def _log_prior(self, prior: LatentPrior, sample_id: str, z: Tensor, draws: range) -> Tensor:
+        shape = torch.Size([prior.noise_values])
+        noise = [_noise(self._seed, sample_id, draw, shape, purpose="likelihood prior") for draw in draws]
+        return prior.log_density(z, torch.stack(noise))
 
     def report(self) -> LikelihoodReport:
         """Everything measured so far. Raises UserError if that is nothing."""
@@ -202,7 +236,7 @@ def _no_posterior(why: str) -> str:
     return f"a likelihood needs latents with a posterior, but {why}: give an AutoencoderKL trained with a KL term"
 
 
-def _noise(seed: int, sample_id: str, draw: int, shape: torch.Size) -> Tensor:
+def _noise(seed: int, sample_id: str, draw: int, shape: torch.Size, *, purpose: str = "likelihood") -> Tensor:
     """N(0, 1) for one draw: a generator each, so that a draw is the same however many are taken beside it."""
     place = zlib.crc32(sample_id.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
-    return torch.randn(shape, generator=torch_generator(seed, "likelihood", place, draw)).double()
+    return torch.randn(shape, generator=torch_generator(seed, purpose, place, draw)).double()

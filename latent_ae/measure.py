@@ -15,6 +15,8 @@ from latent_ae.evaluation import EvaluationReport, Evaluator, evaluate
 from latent_ae.likelihood import LikelihoodEstimator, LikelihoodReport, check_numbers, check_posterior, fit_std
 from latent_ae.metrics import FidUnavailable, InceptionFeatures
 from latent_ae.models import Autoencoder, load_autoencoder
+from latent_ae.models.hierarchy import check_prior, load_prior
+from latent_ae.models.identity import encoder_identity
 from latent_ae.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
 
 TRAINING_ONLY = (
@@ -61,17 +63,22 @@ def measure_likelihood(
     part: Literal["heldout", "train"],
     samples: int,
     std: float | None,
+    prior_name: str | None = None,
 ) -> LikelihoodReport:
     """Bound the likelihood of a part of a data source under a model directory or hub id, from `samples` draws an image.
 
-    `std` is that of p(x|z) on [-1, 1]; None fits it on FITTED_IMAGES of the training part. Raises UserError for numbers
-    out of range, for a model without a posterior, and if the model or the images cannot be had.
+    `std` is that of p(x|z) on [-1, 1]; None fits it on FITTED_IMAGES of the training part. `prior_name` is the folder
+    of a prior of the model's latents; None is N(0, I). Raises UserError for numbers out of range, for a model without a
+    posterior, a prior of other latents, and if the model, the prior or the images cannot be had.
     """
     check_numbers(samples, std)
     images = open_source(config.data)
     source = images.heldout if part == "heldout" else images.train
     model = load_autoencoder(model_name).to(best_device())
     check_posterior(model)
+    prior = None if prior_name is None else load_prior(prior_name).to(model.device)
+    if prior is not None:
+        check_prior(prior, encoder_identity(model), str(prior_name))
     rule = "given"
     if std is None:
         limit = min(FITTED_IMAGES, len(images.train))
@@ -85,6 +92,8 @@ def measure_likelihood(
         data=_data(config, part),
         size_rule=size_rule(config.evaluation.size),
         samples=samples,
+        prior=prior,
+        prior_name="N(0, I)" if prior_name is None else f"the hierarchical prior {prior_name}",
     )
     with tqdm(total=min(config.evaluation.max_images, len(source)), unit="image") as bar:
         for pixels, sample_ids in _batches(model, source, config):

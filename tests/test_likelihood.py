@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from latent_ae.likelihood import LikelihoodEstimator, fit_std
 from latent_ae.measure import NOT_OF_LIKELIHOOD
 from latent_ae.metrics.likelihood import log_probability
 from latent_ae.models import build_autoencoder
+from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.models.identity import encoder_identity
 from latent_ae.report import LikelihoodReport
 
 WORDS = {"std_rule": "given", "data": "noise", "size_rule": "own size"}
@@ -41,8 +44,10 @@ def names(count: int) -> list[str]:
     return [f"image/{i}" for i in range(count)]
 
 
-def estimator(model: AutoencoderKL, samples: int = 4, std: float = 0.5, seed: int = 0) -> LikelihoodEstimator:
-    return LikelihoodEstimator(model, std=std, samples=samples, seed=seed, **WORDS)
+def estimator(
+    model: AutoencoderKL, samples: int = 4, std: float = 0.5, seed: int = 0, **prior: Any
+) -> LikelihoodEstimator:
+    return LikelihoodEstimator(model, std=std, samples=samples, seed=seed, **WORDS, **prior)
 
 
 def measured(model: AutoencoderKL, pixels: Tensor, samples: int, std: float = 0.5, seed: int = 0) -> LikelihoodReport:
@@ -95,6 +100,52 @@ def test_one_draw_agrees_with_the_elbo_of_the_stock_model() -> None:
     assert report.iwae[1].nats == pytest.approx(report.elbo.nats, abs=6 * math.sqrt(latents / 2 / draws))
     assert [*report.iwae] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600]
     assert report.iwae[1].nats < report.iwae[8].nats < report.iwae[512].nats
+
+
+def prior_of(model: AutoencoderKL, *, moved: float = 0.0, side: int = 4) -> HierarchicalPrior:
+    """A prior of the model's latents of 8x8 pixels; `moved` from its start, where it is N(0, I)."""
+    torch.manual_seed(0)
+    channels = model.config["latent_channels"]
+    prior = HierarchicalPrior(channels=channels, side=side, width=8, encoder_identity=encoder_identity(model))
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(moved * torch.randn_like(parameter))
+    return prior.eval()
+
+
+def test_a_prior_that_is_n01_gives_the_bounds_of_n01() -> None:
+    model, pixels = tiny(), images(2)
+    made = estimator(model, 8, prior=prior_of(model), prior_name="a prior")
+    made.update(pixels, names(2))
+    report, plain = made.report(), measured(model, pixels, 8)
+    assert report.reconstruction == plain.reconstruction, "the draws are the same"
+    for draws, bound in plain.iwae.items():
+        assert report.iwae[draws].nats == pytest.approx(bound.nats, rel=1e-6)
+    assert report.elbo.nats == pytest.approx(plain.iwae[1].nats, rel=1e-6)
+    assert report.protocol["prior"] == "a prior over raw latents"
+    assert "the mean of log q(z|x) - log p(z)" in report.protocol["bounds"]
+    assert plain.protocol["prior"] == "N(0, I) over raw latents"
+
+
+def test_each_draw_of_each_image_has_its_own_noise_above() -> None:
+    model, seen = tiny(), []
+    prior = prior_of(model, moved=0.1)
+    prior.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].clone()))
+    estimator(model, 3, prior=prior).update(images(1), ["a"])
+    made = estimator(model, 5, prior=prior)
+    made.update(images(2), ["b", "a"])
+    few, of_another, many = seen
+    assert torch.equal(few, many[:3])
+    assert len({float(noise.sum()) for noise in (*many, *of_another)}) == 10
+    again = estimator(model, 5, prior=prior)
+    again.update(images(2), ["b", "a"])
+    assert again.report() == made.report()
+
+
+def test_a_prior_of_another_size_is_refused() -> None:
+    model = tiny()
+    with pytest.raises(UserError, match=r"'a' has latents of 2x4x4, and the prior is one of 2x8x8: .*size 16"):
+        estimator(model, prior=prior_of(model, side=8)).update(images(1), ["a"])
 
 
 def test_bits_are_of_each_images_own_dimensions() -> None:
@@ -229,6 +280,7 @@ def test_the_command_prints_and_writes(models: Path, tmp_path: Path, capsys: pyt
         ("kl", [*FEW, "--json", "no/folder.json"], "there is no folder no"),
         ("vq", FEW, "a likelihood needs latents with a posterior, but those of a VQModel are codes"),
         ("plain", FEW, "this AutoencoderKL is a plain autoencoder"),
+        ("kl", [*FEW, "--prior", "nowhere"], "cannot load a prior from nowhere"),
         *(
             ("kl", [*FEW, f"--evaluation.{name}", "1"], f"--evaluation.{name} has no effect on a likelihood")
             for name in NOT_OF_LIKELIHOOD

@@ -47,6 +47,11 @@ def add_commands(commands: "Commands") -> None:
         help="standard deviation around the decoder's output, in units of [-1, 1] pixels (default: fitted to images of "
         "the training part)",
     )
+    parser.add_argument(
+        "--prior",
+        metavar="DIR",
+        help="a prior of the model's latents that train/train_hierarchy.py made (default: N(0, I))",
+    )
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +76,12 @@ def _likelihood(arguments: argparse.Namespace) -> int:
 
     config = _settings(arguments, idle=NOT_OF_LIKELIHOOD)
     report = measure_likelihood(
-        arguments.model, config, part=arguments.part, samples=arguments.samples, std=arguments.std
+        arguments.model,
+        config,
+        part=arguments.part,
+        samples=arguments.samples,
+        std=arguments.std,
+        prior_name=arguments.prior,
     )
     return _tell(report, arguments.json)
 

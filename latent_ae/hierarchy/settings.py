@@ -22,15 +22,17 @@ class PriorConfig(Section):
 class LadderConfig(LatentTrainConfig):
     """The optimisation and what is written on the way."""
 
+    steps: Count = 2500
+    """updates of the weights"""
     learning_rate: Positive = 2e-3
     """peak learning rate of AdamW"""
     weight_decay: NotNegative = 0.01
     """AdamW's decoupled weight decay"""
-    kl_warmup_steps: CountOrNone = 300
-    """steps over which the weight of the levels' KL rises linearly from 0 to 1 (Sonderby et al. 2016): without, upper
-    levels may never be used"""
-    free_nats: NotNegative = 0.0
-    """KL of a level in an image below which it is not lowered further (free bits, Kingma et al. 2016)"""
+    kl_warmup_steps: CountOrNone = 100
+    """steps over which the weight of the levels' KL rises linearly from 0 to 1 (Sonderby et al. 2016)"""
+    free_nats: NotNegative = 1.0
+    """KL of a level in an image below which it is not lowered further (free bits, Kingma et al. 2016): with 0, the top
+    level may go unused"""
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:

@@ -15,6 +15,10 @@ dimension can be compared with those of papers. Two lower bounds of log p(x):
 
 L_1 is the ELBO, L_K rises with K, and L_K = log p(x) for every K where q is the true posterior.
 
+Under another prior than N(0, I), p(z_k) may be an unbiased estimate: that of a prior with latents u of its own is
+p(z, u) / q(u|z) for a u from q(u|z). The draw is then one of (z, u) together, and L_K a bound as before. The KL has no
+formula; E_q[log q(z|x) - log p(z, u) / q(u|z)], which is no less than it, stands in its place.
+
 C H W: an image's channels and sides; c h w: its latents; K: draws from the posterior.
 """
 
@@ -38,7 +42,7 @@ class ImageTerms(NamedTuple):
     reconstruction: float
     """mean of log p(x|z) over the draws"""
     kl: float
-    """KL(q(z|x) || p(z)), by its formula"""
+    """KL(q(z|x) || p(z)) by its formula; under another prior than N(0, I) the mean of log q - log p over the draws"""
     bounds: dict[int, float]
     """L_K by K"""
     effective_share: float
@@ -56,25 +60,29 @@ def image_terms(
     noise: Callable[[int], Tensor],
     std: float,
     samples: int,
+    log_prior: Callable[[Tensor, range], Tensor] | None = None,
 ) -> ImageTerms:
     """The terms of one image [C, H, W] of levels 0..255, from `samples` draws of its posterior.
 
     `mean` and `logvar` [c, h, w] are float64; `decode` takes latents [k, c, h, w] to pixels [k, C, H or more, W or
-    more] on [-1, 1]; `noise(k)` is draw k's, [c, h, w] from N(0, 1).
+    more] on [-1, 1]; `noise(k)` is draw k's, [c, h, w] from N(0, 1). `log_prior` takes latents [k, c, h, w] and the
+    numbers of their draws to log p(z) in nats, [k] float64, or to the log of an unbiased estimate; None is N(0, I).
     """
     height, width = levels.shape[1:]
     at_once = max(1, PIXELS_PER_CALL // (height * width))
     likelihoods, weights = [], []
     for first in range(0, samples, at_once):
-        draws = torch.stack([noise(draw) for draw in range(first, min(first + at_once, samples))]).double()
-        z = mean + torch.exp(0.5 * logvar) * draws
+        numbers = range(first, min(first + at_once, samples))
+        z = mean + torch.exp(0.5 * logvar) * torch.stack([noise(draw) for draw in numbers]).double()
         decoded = decode(z)[..., :height, :width].cpu()
         likelihoods.append(log_probability(levels, decoded, std).sum((1, 2, 3)))
-        weights.append(log_weights(likelihoods[-1], z, mean, logvar))
-    log_w = torch.cat(weights)
+        prior = None if log_prior is None else log_prior(z, numbers)
+        weights.append(log_weights(likelihoods[-1], z, mean, logvar, prior))
+    log_likelihood, log_w = torch.cat(likelihoods), torch.cat(weights)
+    kl = kl_nats(mean, logvar).sum() if log_prior is None else (log_likelihood - log_w).mean()
     return ImageTerms(
-        reconstruction=float(torch.cat(likelihoods).mean()),
-        kl=float(kl_nats(mean, logvar).sum()),
+        reconstruction=float(log_likelihood.mean()),
+        kl=float(kl),
         bounds=importance_bounds(log_w),
         effective_share=float(torch.exp(2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0))) / samples,
         dimensions=levels.numel(),
@@ -98,10 +106,18 @@ def log_probability(levels: Tensor, mean: Tensor, std: float) -> Tensor:
     return torch.where(edge, upper, upper + torch.log(-torch.expm1(-gap)))
 
 
-def log_weights(log_likelihood: Tensor, z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """The log-weights log p(x|z_k) + log p(z_k) - log q(z_k|x), [K], of draws `z` [K, ...] and a posterior [...]."""
-    log_prior_over_posterior = 0.5 * ((z - mean).square() * torch.exp(-logvar) + logvar - z.square())
-    return log_likelihood + log_prior_over_posterior.flatten(1).sum(1)
+def log_weights(
+    log_likelihood: Tensor, z: Tensor, mean: Tensor, logvar: Tensor, log_prior: Tensor | None = None
+) -> Tensor:
+    """The log-weights log p(x|z_k) + log p(z_k) - log q(z_k|x), [K], of draws `z` [K, ...] and a posterior [...].
+
+    `log_prior` [K] is log p(z_k); None is N(0, I).
+    """
+    if log_prior is None:  # of both densities only what does not cancel
+        log_prior_over_posterior = 0.5 * ((z - mean).square() * torch.exp(-logvar) + logvar - z.square())
+        return log_likelihood + log_prior_over_posterior.flatten(1).sum(1)
+    log_posterior = -0.5 * ((z - mean).square() * torch.exp(-logvar) + logvar + math.log(2 * math.pi))
+    return log_likelihood + log_prior - log_posterior.flatten(1).sum(1)
 
 
 def importance_bounds(log_w: Tensor) -> dict[int, float]:

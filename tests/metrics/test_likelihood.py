@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 from torch import Tensor
+from torch.distributions import Normal
 
 from latent_ae.metrics import likelihood
 from latent_ae.metrics.likelihood import image_terms, importance_bounds, levels_of, log_probability, log_weights
@@ -150,6 +151,55 @@ def test_the_effective_share_of_draws() -> None:
     assert 1 / 64 <= far.effective_share < 0.05
     assert linear_terms(model, levels, 1, shift=40.0).effective_share == pytest.approx(1)
     assert far.bounds[64] < linear_terms(model, levels, 64).bounds[64]
+
+
+class LinearPrior:
+    """u from N(0, 1) and z = 0.8 u + 0.6 * noise by value, so that z is N(0, 1), with q(u|z) off by `shift`."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self._shift = shift
+
+    def log_density(self, z: Tensor, noise: Tensor) -> Tensor:
+        posterior = Normal(0.8 * z + self._shift, 0.6)
+        u = posterior.mean + posterior.stddev * noise
+        log_joint = Normal(0.0, 1.0).log_prob(u) + Normal(0.8 * u, 0.6).log_prob(z)
+        return (log_joint - posterior.log_prob(u)).flatten(1).sum(1)
+
+
+def hierarchical_terms(levels: Tensor, samples: int, shift: float) -> likelihood.ImageTerms:
+    """Of the linear model, its own posterior and a hierarchy above."""
+    model, generator, prior = Linear(), torch.Generator().manual_seed(5), LinearPrior(shift)
+    noise = torch.randn(2, samples, 3, 1, 1, generator=generator, dtype=torch.float64)
+    return image_terms(
+        levels,
+        model.mean((levels / 127.5 - 1).flatten()).view(3, 1, 1),
+        model.logvar.view(3, 1, 1),
+        decode=model.decode,
+        noise=lambda draw: noise[0, draw],
+        std=STD,
+        samples=samples,
+        log_prior=lambda z, draws: prior.log_density(z, noise[1, draws.start : draws.stop]),
+    )
+
+
+def test_a_hierarchy_that_is_a_normal_distribution_changes_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = torch.full((1, 4, 4), 120.0, dtype=torch.float64)
+    plain, above = linear_terms(Linear(), levels, 64), hierarchical_terms(levels, 64, shift=0.0)
+    assert above.reconstruction == plain.reconstruction, "the draws are the same"
+    assert [*above.bounds.values()] == pytest.approx([*plain.bounds.values()], rel=1e-12)
+    assert hierarchical_terms(levels, 4000, shift=0.0).kl == pytest.approx(plain.kl, rel=0.05)
+    monkeypatch.setattr(likelihood, "PIXELS_PER_CALL", 5 * 16)
+    assert [*hierarchical_terms(levels, 64, shift=0.0).bounds.values()] == pytest.approx([*above.bounds.values()])
+
+
+def test_with_a_wrong_posterior_above_the_bound_still_rises_to_the_likelihood() -> None:
+    model, levels = Linear(), torch.full((1, 4, 4), 120.0, dtype=torch.float64)
+    exact = float(model.marginal.log_prob((levels / 127.5 - 1).flatten())) + 16 * math.log(2 / 255)
+    terms = hierarchical_terms(levels, 2**12, shift=0.3)
+    gap = 3 * 0.5 * (0.3 / 0.6) ** 2  # KL of the two posteriors of u
+    assert terms.reconstruction - terms.kl == pytest.approx(exact - gap, abs=0.05)
+    assert terms.bounds[1] == pytest.approx(exact - gap, abs=0.05)
+    assert terms.bounds[2**12] == pytest.approx(exact, abs=0.05)
 
 
 def test_what_is_counted_of_a_padded_image() -> None:
