@@ -19,7 +19,7 @@ from latent_ae.models.hierarchy import HierarchicalPrior, load_prior
 from latent_ae.randomness import sample_noise, torch_generator
 
 LEVELS = "levels.png"
-_ROWS, _COLUMNS = 8, 16
+_ROWS, _COLUMNS, _QUARTERS = 8, 16, 4
 _MEASURED, _BATCH = 1024, 128
 
 
@@ -58,13 +58,13 @@ def draw_grid(prior: HierarchicalPrior, autoencoder: AutoencoderKL, *, seed: int
 def levels_grid(prior: HierarchicalPrior, autoencoder: AutoencoderKL, *, seed: int) -> Pixels:
     """A row for each number of grids, from none to all of 1x1, 2x2 ...: draws that share the levels on those.
 
-    Every row's draws are of one image, and differ in what the levels below decide; the last row's in nothing but the
-    noise of p(z|u).
+    Each quarter of a row shares those of one draw. What differs in it the levels below have decided; in the last row
+    only the noise of p(z|u).
     """
-    shape = (_COLUMNS, prior.draw_values)
-    noise = torch.randn(shape, generator=torch_generator(seed, "levels"))
-    shared = torch.randn(prior.draw_values, generator=torch_generator(seed, "levels", 0))
-    rows = [torch.cat([shared[:end].expand(_COLUMNS, -1), noise[:, end:]], 1) for end in prior.grid_ends]
+    noise = torch.randn(_COLUMNS, prior.draw_values, generator=torch_generator(seed, "levels"))
+    shared = torch.randn(_QUARTERS, prior.draw_values, generator=torch_generator(seed, "levels", 0))
+    shared = shared.repeat_interleave(_COLUMNS // _QUARTERS, 0)
+    rows = [torch.cat([shared[:, :end], noise[:, end:]], 1) for end in prior.grid_ends]
     return _grid(prior, autoencoder, torch.cat(rows))
 
 
@@ -111,8 +111,8 @@ is a hierarchical VAE.
 
 ![What levels decide]({LEVELS})
 
-*What levels decide: the draws of a row share the levels of the coarsest grids, in the first row none, in the second
-those on 1x1, in the third those on 2x2 too, and so on. In the last row all but the noise of p(z|u) is shared.*
+*What levels decide: the draws in each quarter of a row share the levels of the coarsest grids, in the first row none,
+in the second those on 1x1, in the third those on 2x2 too, and so on, in the last all but the noise of p(z|u).*
 
 | level | channels x grid | KL, nats |
 |---|---|---|

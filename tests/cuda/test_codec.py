@@ -65,15 +65,20 @@ def test_what_is_predicted_is_enough(picture: Pixels) -> None:
         assert torch.cuda.max_memory_allocated() - before < plan
 
 
-def test_a_data_set_becomes_latents_and_a_diffusion_model_learns_them(tmp_path: Path) -> None:
+def test_a_data_set_becomes_latents_and_what_is_trained_on_them_learns_them(tmp_path: Path) -> None:
     build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=32).save_pretrained(tmp_path / "model")
     words = ["--model", str(tmp_path / "model"), "--data.source", "digits", "--out", str(tmp_path / "latents")]
     done = launch(words, PYTHON, ROOT / "train" / "encode_dataset.py")
     assert done.returncode == 0, done.stderr
+    run = ["--latents", str(tmp_path / "latents"), "--output_dir", str(tmp_path), "--train.steps", "20"]
+    run += ["--train.tracker", "none", "--train.warmup_steps", "1", "--train.batch_size", "8"]
+    run += ["--train.mixed_precision", "bf16"]
     tiny = ["--network.width", "16", "--network.depth", "1", "--network.head_width", "8", "--network.patch_size", "2"]
-    run = ["--output_dir", str(tmp_path), "--name", "run", "--train.steps", "20", "--train.tracker", "none"]
-    short = ["--train.batch_size", "8", "--train.warmup_steps", "1", "--sampling.inference_steps", "2"]
-    words = ["--latents", str(tmp_path / "latents"), *run, *tiny, *short, "--train.mixed_precision", "bf16"]
+    words = [*run, "--name", "noise", *tiny, "--sampling.inference_steps", "2"]
     done = launch(words, PYTHON, ROOT / "train" / "train_diffusion.py")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
+    assert (tmp_path / "noise" / "pipeline" / "model_index.json").is_file()
+    words = [*run, "--name", "levels", "--train.kl_warmup_steps", "5"]
+    done = launch(words, PYTHON, ROOT / "train" / "train_hierarchy.py")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "levels" / "prior" / "config.json").is_file()

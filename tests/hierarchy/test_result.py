@@ -49,8 +49,11 @@ def test_the_lower_a_row_of_levels_the_more_its_draws_share(prior: HierarchicalP
     rows = np.stack([grid[y : y + 16].astype(float) for y in range(0, grid.shape[0], 16 + GAP)])
     assert len(rows) == len(prior.grids) + 1
     images = np.stack([rows[:, :, x : x + 16, 0] for x in range(0, grid.shape[1], 16 + GAP)], 1)
-    spread = images.std(1).mean((1, 2))
+    quarters = images.reshape(len(rows), 4, 4, 16, 16)
+    spread = quarters.std(2).mean((1, 2, 3))
     assert bool((np.diff(spread) < 0).all()), spread
+    # Were all quarters of one draw, their means would differ by the noise of four: half the spread of one.
+    assert quarters[-1].mean(1).std(0).mean() > 0.7 * spread[-1], "each quarter is of a draw of its own"
 
 
 def test_at_the_start_nothing_is_saved_but_what_the_channels_are(source: LatentSource) -> None:
