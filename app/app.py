@@ -77,7 +77,8 @@ def _serve(
         require_usable(accounts=auth is not None)
     limits = ServiceLimits(**{field.name: getattr(arguments, field.name) for field in fields(ServiceLimits)})
     device = device_named(arguments.device)
-    service = Service.load(names, limits=limits, device=device, precision=arguments.precision)
+    priors = arguments.prior or []
+    service = Service.load(names, limits=limits, device=device, precision=arguments.precision, priors=priors)
     running = launch(
         create_demo(service, examples=_examples(service, folder)),
         service,
@@ -106,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR_OR_ID",
         help="a model directory, a single file or a hub id; may be given several times. The newest finished run under "
         "runs/ if not given",
+    )
+    parser.add_argument(
+        "--prior",
+        action="append",
+        metavar="DIR",
+        help="a prior of a model's latents that train/train_hierarchy.py made; may be given several times",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; %(default)s")
     parser.add_argument("--port", type=int, default=7860, help="0 for one that is free; %(default)s")
@@ -160,6 +167,7 @@ def _examples(service: "Service", folder: Path) -> list[Path]:
 
 def _line(model: "ModelInfo") -> str:
     latents = f"{model.codebook_size} codes" if model.codebook_size else f"{model.latent_channels} channels"
+    latents += ", a learned prior" if model.learned_prior else ""
     return (
         f"{model.id}: {model.kind}, {model.parameters / 1e6:.1f} M parameters, factor {model.factor}, {latents}; "
         f"encoder in {model.encoder_precision}, decoder in {model.decoder_precision}, on {model.device}"

@@ -25,6 +25,7 @@ from latent_ae.image import Pixels, to_pil
 from latent_ae.latent_file import Precision
 from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
+from latent_ae.service.priors import Prior
 from latent_ae.service.results import Images
 
 _log = logging.getLogger(__name__)
@@ -111,12 +112,13 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
 def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
     limits = service.limits
 
-    def sample(
+    def sample(  # noqa: PLR0917 - Gradio hands them over by place
         model: str | None = None,
         count: int = limits.usual_count,
         seed: int = 0,
         temperature: float = 1.0,
         size: int | None = None,
+        prior: Prior = "normal",
     ) -> tuple[list[FileData], dict]:
         """Images decoded from random latents, as PNGs, and their numbers.
 
@@ -126,8 +128,9 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
             seed: the same seed draws the same images.
             temperature: standard deviation of the latents; has no effect on codes.
             size: side in pixels; that of the training images if not given.
+            prior: normal, or learned where the model has a learned_prior.
         """
-        images = service.sample(model=model, count=count, seed=seed, temperature=temperature, size=size)
+        images = service.sample(model=model, count=count, seed=seed, temperature=temperature, size=size, prior=prior)
         return _images(images, "sample")
 
     def interpolate(

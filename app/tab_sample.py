@@ -8,16 +8,25 @@ import markup
 import panels
 from files import gallery
 from latent_ae.service import Service
+from latent_ae.service.priors import Prior
+from latent_ae.service.results import ModelInfo
 from running import Run, Updates, connect, guarded
 
 _SEEDS = 2**31 - 1
+_PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]
 
 
 def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    limits = service.limits
+    limits, infos = service.limits, {info.id: info for info in service.models()}
     with gr.Row():
         with panels.controls():
+            prior = gr.Radio(
+                _PRIORS,
+                label="Prior",
+                info="What the latents are drawn from: what training pulled them to, or what was learned of them.",
+                **_of_model(service.models()[0]),
+            )
             count = gr.Slider(
                 1,
                 limits.samples,
@@ -28,7 +37,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
             )
             temperature = gr.Slider(
                 0.0, 2.0, 1.0, step=0.05, label="Temperature",
-                info="Standard deviation of the draws: 0 is the average image, 1 the prior. Codes are not affected.",
+                info="Standard deviation of the draws: 0 is one average image, 1 the prior. Codes are not affected.",
             )  # fmt: skip
             seed = gr.Number(
                 0,
@@ -52,6 +61,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     def sample(  # noqa: PLR0917 - Gradio hands them over by place
         run: Run,
         name: str,
+        prior: Prior,
         count: int,
         seed: float | None,
         temperature: float,
@@ -59,7 +69,9 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     ) -> Updates:
         tick = run.start(progress, "Drawing and decoding")
         number = int(seed or 0)
-        drawn = service.sample(model=name, count=int(count), seed=number, temperature=temperature, tick=tick)
+        drawn = service.sample(
+            model=name, count=int(count), seed=number, temperature=temperature, prior=prior, tick=tick
+        )
         numbered = [(image, str(place)) for place, image in enumerate(drawn.images, start=1)]
         return {
             images: gallery(numbered, name=f"draw-{number}", columns=6),
@@ -72,10 +84,24 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
         cancel,
         sample,
         run=run,
-        inputs=[model, count, seed, temperature],
+        inputs=[model, prior, count, seed, temperature],
         outputs=[images, results],
         status=status,
+    )
+    model.change(
+        lambda name: gr.update(**_of_model(infos[name])),
+        model,
+        prior,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
     )
     another.click(
         lambda: secrets.randbelow(_SEEDS), None, seed, queue=False, show_progress="hidden", api_visibility="private"
     )
+
+
+def _of_model(info: ModelInfo) -> dict[str, object]:
+    """The choice between priors is there for a model that has two, and begins with the learned one."""
+    learned = info.learned_prior is not None
+    return {"value": "learned" if learned else "normal", "visible": learned}

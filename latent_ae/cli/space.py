@@ -80,21 +80,21 @@ def _interpolate(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     _check_out(arguments.out, ANIMATIONS[:1])
-    for option in ("temperature", "size"):
-        if arguments.prior is not None and (given := getattr(arguments, option)) is not None:
-            raise UserError(f"--{option} {given:g} has no effect with --prior, which knows it: leave one of them out")
+    if arguments.prior is not None and arguments.size is not None:
+        raise UserError(
+            f"--size {arguments.size} has no effect with --prior, which draws its own: leave one of them out"
+        )
 
     from latent_ae.codec.pictures import draws, draws_of_prior, write_grid  # noqa: PLC0415
     from latent_ae.models.hierarchy import load_prior  # noqa: PLC0415
 
     prior = None if arguments.prior is None else load_prior(arguments.prior)
     codec = load_codec(arguments.model, arguments.compute)
+    count, how = arguments.count, {"seed": arguments.seed, "temperature": arguments.temperature}
     if prior is None:
-        pictures = draws(
-            codec, arguments.count, seed=arguments.seed, temperature=arguments.temperature, size=arguments.size
-        )
+        pictures = draws(codec, count, **how, size=arguments.size)
     else:
-        pictures = draws_of_prior(codec, prior, arguments.prior, arguments.count, seed=arguments.seed)
+        pictures = draws_of_prior(codec, prior, arguments.prior, count, **how)
     write_grid(arguments.out, pictures)
     say(f"wrote {len(pictures)} pictures into {arguments.out}")
     return 0

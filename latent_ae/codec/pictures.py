@@ -73,13 +73,16 @@ def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, siz
     return _decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=size, width=size))
 
 
-def draws_of_prior(codec: Codec, prior: HierarchicalPrior, name: str, count: int, *, seed: int) -> list[Pixels]:
+def draws_of_prior(
+    codec: Codec, prior: HierarchicalPrior, name: str, count: int, *, seed: int, temperature: float | None
+) -> list[Pixels]:
     """`count` images of latents from a learned prior, called `name`, of the size that it was trained on.
 
     Raises ModelError if the prior is one of another encoder's latents.
     """
     check_prior(prior, codec.identity, name)
-    return _decoded(codec, hierarchy_draw(prior, count, seed=seed))
+    temperature = 1.0 if temperature is None else temperature
+    return _decoded(codec, hierarchy_draw(prior, count, seed=seed, temperature=temperature))
 
 
 def write_grid(path: Path, images: Sequence[Pixels], *, columns: int | None = None) -> None:

@@ -46,9 +46,12 @@ def prior_draw(shape: tuple[int, ...], count: int, *, seed: int) -> Tensor:
     return torch.stack([torch.randn(shape, generator=torch_generator(seed, "prior", i)) for i in range(count)])
 
 
-def hierarchy_draw(prior: HierarchicalPrior, count: int, *, seed: int) -> Tensor:
-    """Raw latents [count,c,h,w] from a learned prior; a draw follows from the seed and its place alone."""
-    return prior.draw(prior_draw((prior.draw_values,), count, seed=seed))
+def hierarchy_draw(prior: HierarchicalPrior, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
+    """Raw latents [count,c,h,w] from a learned prior; a draw follows from the seed and its place alone.
+
+    The temperature is what the standard deviation of every level is multiplied by.
+    """
+    return prior.draw(temperature * prior_draw((prior.draw_values,), count, seed=seed))
 
 
 def draw(codec: Codec, count: int, *, seed: int, temperature: float, height: int, width: int) -> Tensor:

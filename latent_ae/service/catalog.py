@@ -8,16 +8,14 @@ from typing import Any
 
 from latent_ae.codec import Codec
 from latent_ae.models.autoencoder import class_name
+from latent_ae.models.hierarchy import HierarchicalPrior
 from latent_ae.models.single_file import SUFFIXES
-from latent_ae.report import PRIOR_STD_RANGE
 from latent_ae.service.errors import UnknownModel, WrongModel
 from latent_ae.service.results import ModelInfo
 
 _GENERAL = ("model", "vae", "vqvae", "movq")
 """folder names that say nothing of what is in them"""
 _SHOWN_DIGITS = 16
-_LEAST_NATS = 0.01
-"""of KL a latent value below which latents hardly depend on the image"""
 
 
 def model_ids(names: Sequence[str]) -> list[str]:
@@ -40,7 +38,7 @@ def model_ids(names: Sequence[str]) -> list[str]:
     return ids
 
 
-def describe(model_id: str, codec: Codec) -> ModelInfo:
+def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None) -> ModelInfo:
     """What is known of a model, from its config and the files beside it."""
     folder, config = Path(codec.name), codec.model.config
     said = "sample_size" not in config.get("_use_default_values", ())
@@ -62,6 +60,7 @@ def describe(model_id: str, codec: Codec) -> ModelInfo:
         card=_card(folder / "README.md"),
         stats=_stats(folder / "latent_stats.json", codec.identity),
         native_size=native if isinstance(native, int) else None,
+        learned_prior=None if prior is None else prior.latent_shape[1] * codec.factor,
     )
 
 
@@ -88,32 +87,6 @@ def choose_for_latents(infos: Mapping[str, ModelInfo], model: str | None, encode
             f"{_fitting(infos, encoder)}"
         )
     return found
-
-
-def prior_note(info: ModelInfo) -> str:
-    """Why draws from the prior of a model may mean nothing, from what was measured; '' if nothing speaks against it."""
-    if info.codebook_size is not None:
-        return (
-            "A VQ model learns no prior over its codes: codes drawn evenly show what its codebook can express, "
-            "not images like those it was trained on."
-        )
-    if info.stats is None:
-        return "Whether this model's latents are like N(0, 1) was not measured: the draws may mean nothing."
-    nats, std = _number(info.stats.get("kl_nats_per_value")), _number((info.stats.get("sample") or {}).get("std"))
-    if nats is None or std is None:
-        return "A plain autoencoder has no prior: its latents need not be like N(0, 1), and the draws mean nothing."
-    if nats < _LEAST_NATS:
-        return (
-            f"The latents of this model hardly depend on the image (its KL is {nats:.2g} nats a value): "
-            "draws look like its mean image."
-        )
-    low, high = PRIOR_STD_RANGE
-    if low <= std <= high:
-        return ""
-    return (
-        f"The latents of this model's training images have a standard deviation of {std:.3g}, draws from the "
-        "prior have 1: its KL weight was too small for draws to look like images."
-    )
 
 
 def way_note(info: ModelInfo) -> str:
@@ -146,7 +119,3 @@ def _stats(file: Path, identity: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return stats if isinstance(stats, dict) and stats.get("encoder_identity") == identity else None
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None

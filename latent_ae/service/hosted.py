@@ -19,6 +19,7 @@ from latent_ae.codec.memory import amount, ran_out
 from latent_ae.errors import UserError
 from latent_ae.image import Pixels, to_tensor
 from latent_ae.latent_file import Latents
+from latent_ae.models.hierarchy import HierarchicalPrior
 from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
 from latent_ae.service.pace import Pace
 from latent_ae.service.results import ModelInfo
@@ -43,9 +44,13 @@ class Hosted:
     codec: Codec
     encoding: Pace
     decoding: Pace
+    prior: HierarchicalPrior | None = None
+    """learned, of its latents"""
 
     @classmethod
-    def of(cls, info: ModelInfo, codec: Codec, memory_bytes: int | None) -> "Hosted":
+    def of(
+        cls, info: ModelInfo, codec: Codec, memory_bytes: int | None, prior: HierarchicalPrior | None = None
+    ) -> "Hosted":
         """With the paces that were measured when the model was loaded.
 
         Raises ValueError for a codec of another `memory_bytes`, as it is the codec that holds this limit.
@@ -55,7 +60,7 @@ class Hosted:
                 f"expected a codec that may take {memory_bytes} bytes, got {codec.memory_bytes}: give both the same"
             )
         encoder, decoder = codec.precision.encoder, codec.precision.decoder
-        return cls(info, codec, Pace(encoder.seconds_per_pixel), Pace(decoder.seconds_per_pixel))
+        return cls(info, codec, Pace(encoder.seconds_per_pixel), Pace(decoder.seconds_per_pixel), prior)
 
     def encode(self, image: Pixels, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Work:
         """[H,W,C] uint8 => Latents of one image; with `and_decode` only if there is memory to decode them too."""
@@ -123,11 +128,15 @@ class Hosted:
         key, seconds = ("decode_vectors", height, width), self.decoding.seconds(height * width)
         return [self._work(key, run, each, height * width, seconds) for each in vectors]
 
-    def draw(self, count: int, *, seed: int, temperature: float, side: int) -> Work:
-        """=> [count,c,h,w] raw latents or codes' vectors of square images, drawn from the prior."""
+    def draw(self, count: int, *, seed: int, temperature: float, side: int, learned: bool = False) -> Work:
+        """=> [count,c,h,w] raw latents or codes' vectors of square images, drawn from the normal or learned prior."""
 
         def run(batch: Sequence[None], tick: Tick) -> list[Tensor]:  # noqa: ARG001 - it is done at once
-            drawn = space.draw(self.codec, count, seed=seed, temperature=temperature, height=side, width=side)
+            how: dict[str, Any] = {"seed": seed, "temperature": temperature}
+            if learned and self.prior is not None:
+                drawn = space.hierarchy_draw(self.prior, count, **how)
+            else:
+                drawn = space.draw(self.codec, count, **how, height=side, width=side)
             return [drawn.cpu()] * len(batch)
 
         return self._work(("draw", object()), run, None, 0)

@@ -34,6 +34,8 @@ class ModelInfo:
     """latent_stats.json, None if there is none"""
     native_size: int | None
     """side in pixels of the images it was trained on, where its config says it"""
+    learned_prior: int | None = None
+    """side in pixels of what its learned prior draws, where it has one"""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from latent_ae.service.errors import BadRequest
 from latent_ae.service.hosted import Hosted
 from latent_ae.service.inspection import inspect_latents
 from latent_ae.service.limits import DEFAULTS, ServiceLimits
+from latent_ae.service.priors import Prior, drawn_side, load_priors, prior_note
 from latent_ae.service.quality import Perceptual, measure
 from latent_ae.service.request import Door, Request
 from latent_ae.service.results import Encoded, Images, Inspection, ModelInfo, Reconstruction, Rival
@@ -47,13 +48,21 @@ class Service:
         *,
         limits: ServiceLimits = DEFAULTS,
         perceptual: Literal["auto"] | None = None,
+        priors: Sequence[str] = (),
     ) -> None:
-        """With `perceptual` auto LPIPS is measured where its weights lie on this machine."""
+        """With `perceptual` auto LPIPS is measured where its weights lie on this machine.
+
+        `priors` are folders of learned priors of the models' latents. Raises ModelError for one that is not.
+        """
         if not codecs:
             raise ValueError("a service needs at least one model")
         self.limits = limits
-        self._infos = {name: catalog.describe(name, codec) for name, codec in codecs.items()}
-        self._models = {name: Hosted.of(self._infos[name], codecs[name], limits.memory_bytes) for name in codecs}
+        learned = load_priors(priors, codecs)
+        self._infos = {name: catalog.describe(name, codec, learned.get(name)) for name, codec in codecs.items()}
+        self._models = {
+            name: Hosted.of(self._infos[name], codec, limits.memory_bytes, learned.get(name))
+            for name, codec in codecs.items()
+        }
         self._perceptual = Perceptual.find() if perceptual == "auto" else Perceptual(None, "not asked for")
         self._worker = Worker(limits.batch_pixels)
         self._door = Door(
@@ -69,13 +78,14 @@ class Service:
         device: torch.device | str | None = None,
         precision: ModelPrecision = "auto",
         perceptual: Literal["auto"] | None = "auto",
+        priors: Sequence[str] = (),
     ) -> "Service":
         """Model directories, hub ids or single files; the first is the default. Raises ModelError, UserError."""
         codecs = {
             model_id: Codec.load(name, device=device, precision=precision, memory_bytes=limits.memory_bytes)
             for model_id, name in zip(catalog.model_ids(names), names, strict=True)
         }
-        return cls(codecs, limits=limits, perceptual=perceptual)
+        return cls(codecs, limits=limits, perceptual=perceptual, priors=priors)
 
     def models(self) -> list[ModelInfo]:
         """The list, the default first."""
@@ -170,24 +180,26 @@ class Service:
         seed: int = 0,
         temperature: float = 1.0,
         size: int | None = None,
+        prior: Prior = "normal",
         tick: Tick | None = None,
     ) -> Images:
         """Decoded draws from N(0, temperature^2), or of codes drawn evenly; the note says whether they mean anything.
 
         There are 16 of them, or as many as the server draws, if `count` is None.
         `size` is the side of the images in pixels, brought to a multiple of the model's factor; without it that of
-        the model's training images, or 256.
+        the model's training images, or 256. `prior` "learned" draws from the model's learned one, of its own size.
         """
         with self._door.request("sample", tick) as request:
             chosen = self._model(model)
             count = self.limits.usual_count if count is None else whole("count", count, 1, self.limits.samples)
             seed = whole("seed", seed, 0, 2**63 - 1)
             temperature = real("temperature", temperature, 0, 10)
-            side = whole("size", chosen.info.native_size or 256 if size is None else size, 1, self.limits.side)
-            side = max(1, round(side / chosen.info.factor)) * chosen.info.factor
+            side = drawn_side(chosen.info, prior, size, self.limits.side)
             intake.check_pixels(side, side, self.limits, count=count)
-            drawn = request.model([chosen.draw(count, seed=seed, temperature=temperature, side=side)], until=0.0)[0]
-            return self._frames(request, chosen, drawn, catalog.prior_note(chosen.info))
+            work = chosen.draw(count, seed=seed, temperature=temperature, side=side, learned=prior == "learned")
+            drawn = request.model([work], until=0.0)[0]
+            note = prior_note(chosen.info) if prior == "normal" else ""
+            return self._frames(request, chosen, drawn, note)
 
     def interpolate(
         self,

@@ -48,7 +48,7 @@ def test_the_program_serves_and_a_signal_ends_it_without_a_trace(
 def test_who_waits_when_the_server_ends_is_told_so(tiny_models: TinyModels, tmp_path: Path) -> None:
     arguments = ("--model", tiny_models.kl, "--pixels", 4096 * 4096, "--samples", 400)
     with running(*arguments, cwd=tmp_path) as (process, url):
-        begun = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256]}).json()
+        begun = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256, "normal"]}).json()
         with ThreadPoolExecutor(1) as visitor:
             answer = visitor.submit(httpx.get, f"{url}gradio_api/call/sample/{begun['event_id']}", timeout=100)
             time.sleep(1.0)  # it has to be waiting

@@ -22,7 +22,7 @@ ENDPOINTS = {
     "encode": {"image": FILE, "model": TEXT, "seed": WHOLE, "precision": "enum", "logvar": SWITCH},
     "decode": {"latents": FILE, "model": TEXT},
     "reconstruct": {"image": FILE, "model": TEXT, "rivals": SWITCH},
-    "sample": {"model": TEXT, "count": WHOLE, "seed": WHOLE, "temperature": NUMBER, "size": WHOLE},
+    "sample": {"model": TEXT, "count": WHOLE, "seed": WHOLE, "temperature": NUMBER, "size": WHOLE, "prior": "enum"},
     "interpolate": {"a": FILE, "b": FILE, "model": TEXT, "steps": WHOLE, "spherical": SWITCH},
     "models": {},
 }

@@ -138,12 +138,13 @@ def test_draws_of_a_prior_follow_from_the_seed(models: Path, tmp_path: Path, run
     assert four.shape == (2 * 16 + GAP, 2 * 16 + GAP)
     assert np.array_equal(drawn("--count", 1), four[:16, :16])
     assert not np.array_equal(drawn("--count", 4, "--seed", 1), four)
+    calm = drawn("--count", 2, "--temperature", 0)
+    assert np.array_equal(calm[:, :16], calm[:, 16 + GAP :])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--temperature", "0.5"), "--temperature 0.5 has no effect with --prior, which knows it"),
         (("--size", "32"), "--size 32 has no effect with --prior"),
         (("--prior", "nowhere"), "cannot load a prior from nowhere: it has no config.json"),
         (("--model", "vq"), "is of the latents of the encoder"),

@@ -1,8 +1,10 @@
 """Tiny real models of both classes, and a codec that waits where a test wants it to."""
 
 import io
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from latent_ae.codec import Codec
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.image import Pixels, to_pil
 from latent_ae.latent_file import Latents
+from latent_ae.metrics import LatentStatistics
 from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.service import Service
 
@@ -126,3 +129,16 @@ def in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
         thread.join(60)
         assert not thread.is_alive(), "a request is lost"
     return results
+
+
+def with_stats(tmp_path: Path, *, std: float = 1.0, logvar: float | None = -3.0, mean_std: float = 1.0) -> Codec:
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    codec = Codec(model, name=str(tmp_path), precision="fp32")
+    means = mean_std * torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    statistics = LatentStatistics()
+    statistics.update(std * means, None if logvar is None else torch.full_like(means, logvar))
+    stats = {"encoder_identity": codec.identity, **statistics.to_dict()}
+    (tmp_path / "latent_stats.json").write_text(json.dumps(stats), encoding="utf-8")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# tiny\n\n---\nwords\n", encoding="utf-8")
+    return codec

@@ -6,12 +6,11 @@ import torch
 
 from latent_ae.codec import Codec
 from latent_ae.latent_file import Latents
-from latent_ae.metrics import LatentStatistics
-from latent_ae.service.catalog import choose, choose_for_latents, describe, model_ids, prior_note
+from latent_ae.service.catalog import choose, choose_for_latents, describe, model_ids
 from latent_ae.service.errors import UnknownModel, WrongModel
 from latent_ae.service.inspection import code_bits, inspect_latents
 
-from .conftest import CODES, pixels, tiny
+from .conftest import CODES, pixels, with_stats
 
 
 @pytest.mark.parametrize(
@@ -28,19 +27,6 @@ from .conftest import CODES, pixels, tiny
 )
 def test_ids_say_what_a_model_is_and_are_unique(names: list[str], ids: list[str]) -> None:
     assert model_ids(names) == ids
-
-
-def with_stats(tmp_path: Path, *, std: float = 1.0, logvar: float | None = -3.0, mean_std: float = 1.0) -> Codec:
-    model = tiny()
-    model.save_pretrained(tmp_path)
-    codec = Codec(model, name=str(tmp_path), precision="fp32")
-    means = mean_std * torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    statistics = LatentStatistics()
-    statistics.update(std * means, None if logvar is None else torch.full_like(means, logvar))
-    stats = {"encoder_identity": codec.identity, **statistics.to_dict()}
-    (tmp_path / "latent_stats.json").write_text(json.dumps(stats), encoding="utf-8")
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# tiny\n\n---\nwords\n", encoding="utf-8")
-    return codec
 
 
 def test_a_model_is_described_by_the_files_beside_it(tmp_path: Path, vq: Codec) -> None:
@@ -63,18 +49,6 @@ def test_what_was_measured_of_another_encoder_is_left_out(tmp_path: Path) -> Non
     for words in (json.dumps({"encoder_identity": "0" * 64}), "[]", "{", ""):
         file.write_text(words, encoding="utf-8")
         assert describe("tiny", codec).stats is None
-
-
-def test_draws_come_with_what_speaks_against_them(tmp_path: Path, kl: Codec, vq: Codec) -> None:
-    def note(**options: float | None) -> str:
-        return prior_note(describe("tiny", with_stats(tmp_path, **options)))
-
-    assert note() == ""
-    assert "standard deviation of 6" in note(std=6.0)
-    assert "hardly depend on the image" in note(std=0.01, logvar=0.0)
-    assert "plain autoencoder" in note(logvar=None)
-    assert "not measured" in prior_note(describe("kl", kl))
-    assert "no prior" in prior_note(describe("vq", vq))
 
 
 def test_a_model_is_chosen_from_the_list_alone(kl: Codec, vq: Codec, tmp_path: Path) -> None:

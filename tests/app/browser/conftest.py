@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latent_ae.codec import Codec
+from latent_ae.models.hierarchy import HierarchicalPrior
 from latent_ae.service import Service
 from tests.app.conftest import TinyModels
 from tests.program.running import alone, arguments
@@ -56,6 +58,14 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return card.parent
 
 
+def learned_prior(model: Path, folder: Path) -> Path:
+    """A prior of the model's latents of 16x16 pixels, as it is before it learns."""
+    codec = Codec.load(str(model), precision="exact")
+    shape = {"channels": codec.latent_channels, "side": 16 // codec.factor}
+    HierarchicalPrior(**shape, width=8, encoder_identity=codec.identity).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="package")
 def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> Iterator[App]:
     from demo import create_demo
@@ -65,7 +75,8 @@ def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> It
     examples = gradio_folder / "browser"
     examples.mkdir()
     digits = example_images(examples, channels=1, side=16)
-    service = Service.load([str(trained_model), str(tiny_models.vq)], precision="exact", perceptual=None)
+    models, prior = [str(trained_model), str(tiny_models.vq)], learned_prior(trained_model, examples / "prior")
+    service = Service.load(models, precision="exact", perceptual=None, priors=[str(prior)])
     running = launch_app(create_demo(service, examples=digits), service, port=0)
     yield App(running.url, service, tuple(digits))
     running.close()

@@ -21,6 +21,7 @@ def same(got: list, want: tuple) -> bool:
 
 def test_draws_are_those_of_the_seed(app: App, visitor: Visitor) -> None:
     visitor.open("Sample")
+    visitor.page.get_by_label("N(0, 1)").check()
     visitor.press("Draw")
     draws = visitor.part("Draws from the prior")
     expect(draws.locator("img")).to_have_count(16)
@@ -34,6 +35,23 @@ def test_draws_are_those_of_the_seed(app: App, visitor: Visitor) -> None:
     visitor.press("Draw")
     expect(first).not_to_have_attribute("src", before)
     assert same(visitor.pictures(draws), app.service.sample(count=16, seed=int(seed.input_value())).images)
+
+
+def test_a_learned_prior_is_offered_where_there_is_one(app: App, visitor: Visitor) -> None:
+    visitor.open("Sample")
+    expect(visitor.page.get_by_label("Learned")).to_be_checked()
+    visitor.press("Draw")
+    draws = visitor.part("Draws from the prior")
+    expect(draws.locator("img")).to_have_count(16)
+    learned = app.service.sample(count=16, seed=0, prior="learned").images
+    assert same(visitor.pictures(draws), learned)
+    assert not same(visitor.pictures(draws), app.service.sample(count=16, seed=0).images)
+    visitor.page.get_by_label("Model").click()
+    visitor.page.get_by_role("option", name="tiny-vq").click()
+    visitor.page.get_by_text("codebook of 32").wait_for()
+    expect(visitor.page.get_by_label("Learned")).to_have_count(0)
+    visitor.press("Draw")
+    visitor.page.get_by_text("learns no prior").wait_for()
 
 
 def test_a_morph_is_shown_step_by_step_and_moving(app: App, visitor: Visitor) -> None:
