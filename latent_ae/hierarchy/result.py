@@ -35,6 +35,7 @@ class Measured(NamedTuple):
 
 def measure(prior: HierarchicalPrior, rows: LatentDataset, *, seed: int) -> Measured:
     """What the first rows of a data set cost."""
+    rows.set_epoch(0)  # or what is drawn would depend on how training read them
     count = min(_MEASURED, len(rows))
     kl, saved = torch.zeros(len(prior.level_shapes), dtype=torch.float64), 0.0
     for first in range(0, count, _BATCH):
@@ -123,8 +124,8 @@ autoencoder's latents is {measured.saved:.2f} nats an image lower than under N(0
 held-out images.
 
 ```bash
-latent-ae sample --model MODEL --prior {name} -o draws.png
-latent-ae likelihood MODEL --prior {name} --data.source ...
+latent-ae sample --model MODEL --prior DIR -o draws.png
+latent-ae likelihood MODEL --prior DIR --data.source ...
 ```
 
 Encoder identity of the latents: `{prior.encoder_identity}`.

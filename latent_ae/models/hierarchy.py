@@ -101,7 +101,15 @@ class HierarchicalPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         return list(accumulate((per_grid * grid**2 for grid in self.grids), initial=0))
 
     def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take a mean and a standard deviation for each channel of z."""
+        """Take a mean and a standard deviation for each channel of z.
+
+        Raises ModelError for a channel that is the same everywhere: it has no density.
+        """
+        if constant := [number for number, each in enumerate(std) if not each > 0]:
+            raise ModelError(
+                f"channels {constant} of the latents are the same everywhere: train the autoencoder with a KL term, or "
+                "with fewer model.latent_channels"
+            )
         self.mean.copy_(torch.tensor(mean)[:, None, None])
         self.std.copy_(torch.tensor(std)[:, None, None])
 

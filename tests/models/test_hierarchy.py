@@ -179,5 +179,7 @@ def test_wrong_shapes_and_sizes_say_what_was_expected() -> None:
         prior(torch.zeros(2, 2, 3, 3), noise(1, prior.noise_values))
     with pytest.raises(ValueError, match=rf"noise must be \[N, {prior.draw_values}\], got \[1, 1\]"):
         prior.draw(noise(1, 1))
+    with pytest.raises(ModelError, match=r"channels \[1\] of the latents are the same everywhere"):
+        prior.set_statistics([0.0, 0.0], [1.0, 0.0])
     with pytest.raises(ModelError, match=r"needs channels, side, .* of 1 or more, got 2, 0, 64, 8, 1"):
         HierarchicalPrior(channels=2, side=0)
