@@ -12,11 +12,10 @@ checkpoints) is latent_ae/generation/program.py. It runs the same way under `tor
 
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from accelerate import Accelerator
-from diffusers import DiTPipeline, DiTTransformer2DModel
 from torch import Tensor
 
 from latent_ae.diffusion.network import build_network, build_scheduler, check_classes, denoising_loss
@@ -28,6 +27,9 @@ from latent_ae.generation.source import LatentSource
 from latent_ae.generation.training import Batch, LatentTraining
 from latent_ae.image import Pixels
 from latent_ae.training.signals import StopRequest
+
+if TYPE_CHECKING:
+    from diffusers import DiTPipeline
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-class Training(LatentTraining[DiffusionConfig, DiTTransformer2DModel]):
+class Training(LatentTraining[DiffusionConfig, Any]):
     """A transformer that learns to take noise from latents."""
 
     PROMISE: ClassVar[str] = "stock diffusers loads it and draws the same images"
@@ -83,11 +85,11 @@ class Training(LatentTraining[DiffusionConfig, DiTTransformer2DModel]):
         )
         write_pipeline(pipeline, folder, self._drawn(pipeline), card)
 
-    def _pipeline(self) -> DiTPipeline:
+    def _pipeline(self) -> "DiTPipeline":
         network = self.state.averaged_network()
         return assemble(network, self.source.autoencoder, self.source.label_names)
 
-    def _drawn(self, pipeline: DiTPipeline) -> Pixels:
+    def _drawn(self, pipeline: "DiTPipeline") -> Pixels:
         classes, seed = self.source.classes, self.config.seed
         return draw_grid(pipeline, classes, seed=seed, **self.config.sampling.model_dump())
 

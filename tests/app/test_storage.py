@@ -20,7 +20,7 @@ LIMIT = 8000
 
 def draw(url: str, seed: int) -> httpx.Response:
     """A request whose results have been written when this returns, and what it was told at first."""
-    answer = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 4, seed, 1.0, 16]})
+    answer = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 4, seed, 1.0, 16, "normal"]})
     if answer.status_code == 200:
         stream(url, f"gradio_api/call/sample/{answer.json()['event_id']}")
     return answer
@@ -104,7 +104,9 @@ def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder
     running = launching.launch(demo, service, port=0, keep_seconds=1.0)
     try:
         uploaded = httpx.post(f"{running.url}gradio_api/upload", files={"files": png(pixels(8, 9))}).json()
-        started = httpx.post(f"{running.url}gradio_api/call/sample", json={"data": [None, 2, 0, 1.0, 8]}).json()
+        started = httpx.post(
+            f"{running.url}gradio_api/call/sample", json={"data": [None, 2, 0, 1.0, 8, "normal"]}
+        ).json()
         lines = stream(running.url, f"gradio_api/call/sample/{started['event_id']}").splitlines()
         results = [file["path"] for file in json.loads(lines[lines.index("event: complete") + 1][6:])[0]]
         assert all(Path(file).is_relative_to(gradio_folder) for file in (*uploaded, *results))
