@@ -16,6 +16,10 @@ from torch import Tensor
 from latent_ae.errors import UserError
 
 T = TypeVar("T")
+_groups: list[object] = []
+"""the process group, kept to the end of the process: else DistributedDataParallel would be the last to hold it and
+take it apart under the GIL, waiting for a thread of gloo's that may wait for the GIL. With torch 2.13 one run in
+seventy hung as it ended. Python's own handle, which is what is kept, lets go of the GIL first"""
 
 
 class ProcessGroupError(UserError):
@@ -55,6 +59,8 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
             f"start with `torchrun --nproc_per_node N {os.path.relpath(sys.argv[0])} ...` or correct "
             "accelerate_config.yaml"
         )
+    if wanted > 1:
+        _groups.append(torch.distributed.group.WORLD)
     if not accelerator.is_main_process:
         logging.disable(logging.INFO)
     if accelerator.device.type == "cpu" and _launcher_chose_one_thread():

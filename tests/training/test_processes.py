@@ -1,15 +1,20 @@
 """Where a run takes place, and what it refuses to do there."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from latent_ae.errors import UserError
 from latent_ae.training import processes
 from latent_ae.training.processes import describe_processes, start_accelerator
+from tests.program.forked import Group
+from tests.program.running import environment
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +41,24 @@ def test_an_apple_gpu_is_left_alone_and_the_run_says_so(monkeypatch: pytest.Monk
     accelerator = start_accelerator(mixed_precision="no", accumulation=1)
     assert [given["cpu"] for given in asked] == [True]
     assert describe_processes(accelerator).startswith("1 process on cpu (not the Apple GPU, which lacks float64), ")
+
+
+def kept_group(_: list[str]) -> None:
+    """A process whose group has ended, and whose wrapped module is gone."""
+    accelerator = start_accelerator(mixed_precision="no", accumulation=1)
+    group = weakref.ref(torch.distributed.group.WORLD)
+    prepared = accelerator.prepare_model(torch.nn.Linear(1, 1))
+    prepared(torch.zeros(1, 1)).sum().backward()
+    accelerator.end_training()
+    del prepared, accelerator
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    gc.collect()
+    print(f"ended {not torch.distributed.is_initialized()}, kept {group() is not None}", flush=True)
+
+
+@pytest.mark.slow  # a group of two processes
+def test_it_is_not_for_the_wrapper_to_take_the_group_apart() -> None:
+    run = Group("tests.training.test_processes:kept_group", [], environment()).finished()
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "ended True, kept True\n" * 2
