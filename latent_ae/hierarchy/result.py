@@ -44,9 +44,9 @@ def measure(prior: HierarchicalPrior, rows: LatentDataset, *, seed: int) -> Meas
         noise = sample_noise(seed, first, len(numbers), (prior.noise_values,), purpose="measured levels")
         with torch.no_grad():
             terms = prior(latents, noise.to(prior.device))
-        kl += terms.kl.sum(0).double().cpu()
+        kl += terms.kl.sum(0).cpu().double()
         normal = 0.5 * (latents.square() + math.log(2 * math.pi)).sum((1, 2, 3))
-        saved += float((normal - terms.reconstruction - terms.kl.sum(1)).double().sum())
+        saved += float((normal - terms.reconstruction - terms.kl.sum(1)).cpu().double().sum())
     return Measured(count, tuple((kl / count).tolist()), saved / count)
 
 

@@ -135,9 +135,9 @@ class HierarchicalPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         [K] float64 on the CPU, in nats. exp() of it is an unbiased estimate of p(z), its mean over noise a lower bound
         of log p(z).
         """
-        terms = self(latents.to(self.device), noise.to(self.device).float())
-        estimate: Tensor = terms.log_ratio.double().sum(1) - terms.reconstruction.double()
-        return estimate.cpu()
+        terms = self(latents.float().to(self.device), noise.float().to(self.device))  # Apple's GPUs have no float64
+        estimate: Tensor = terms.log_ratio.cpu().double().sum(1) - terms.reconstruction.cpu().double()
+        return estimate
 
     @torch.no_grad()
     def draw(self, noise: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class HierarchicalPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         Latents whose noise begins alike have the same u_l from the top down to where it does.
         """
         self._check(None, noise, self.draw_values)
-        of_levels, own = noise.to(self.device).float().tensor_split([self.noise_values], 1)
+        of_levels, own = noise.float().to(self.device).tensor_split([self.noise_values], 1)
         mean, logvar, _, _ = self._down(of_levels, None)
         z = mean + torch.exp(0.5 * logvar) * own.unflatten(1, self.latent_shape)
         latents: Tensor = z * self.std + self.mean
