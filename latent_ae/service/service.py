@@ -7,7 +7,6 @@ model's thread:                                              batches, deadlines
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,10 +27,8 @@ from latent_ae.service.quality import Perceptual, measure
 from latent_ae.service.request import Door, Request
 from latent_ae.service.results import Encoded, Images, Inspection, ModelInfo, Reconstruction, Rival
 from latent_ae.service.stats import ServiceStats
+from latent_ae.service.uploads import File, Uploads
 from latent_ae.service.worker import Tick, Worker
-
-File = bytes | Path
-"""an upload"""
 
 
 class Service:
@@ -57,6 +54,7 @@ class Service:
         if not codecs:
             raise ValueError("a service needs at least one model")
         self.limits = limits
+        self._uploads = Uploads(limits)
         learned = load_priors(priors, codecs)
         self._infos = {name: catalog.describe(name, codec, learned.get(name)) for name, codec in codecs.items()}
         self._models = {
@@ -111,7 +109,7 @@ class Service:
                 one_of("precision", precision, ("float32", "float16", "bfloat16"))
             seed = None if seed is None else whole("seed", seed, 0, 2**63 - 1)
             answers.require_effect(chosen.info, seed=seed, precision=precision, logvar=logvar)
-            upload, pixels = self._read(request, image, chosen)
+            upload, pixels = self._uploads.image(request, image, channels=chosen.info.channels)
             latents: Latents = request.model([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
             drawn = answers.drawn(chosen.info, latents, seed=seed, logvar=logvar)
             return answers.encoded(chosen.info.id, upload, drawn, precision or "float32")
@@ -119,7 +117,7 @@ class Service:
     def decode(self, latents: File, *, model: str | None = None, tick: Tick | None = None) -> Images:
         """The images of a latent file, by `model` or whichever has its encoder. Raises WrongModel, BadLatents."""
         with self._door.request("decode", tick) as request:
-            given = self._read_latents(request, latents)
+            given = self._uploads.latents(request, latents)
             chosen = self._fitting(given, model)
             decoded = request.model(chosen.decode(given))
             return Images(chosen.info.id, tuple(each.image for each in decoded), "", request.seconds)
@@ -130,7 +128,7 @@ class Service:
         """What a model keeps of an image, with measures; with `rivals` JPEG and WebP beside it."""
         with self._door.request("reconstruct", tick) as request:
             chosen = self._model(model)
-            upload, pixels = self._read(request, image, chosen)
+            upload, pixels = self._uploads.image(request, image, channels=chosen.info.channels)
             latents: Latents = request.model([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
             decoded = request.model(chosen.decode(latents), until=0.9)[0]
             with request.desk():
@@ -169,7 +167,7 @@ class Service:
     def channel_images(self, latents: Latents | File, *, model: str | None = None) -> tuple[Pixels, ...]:
         """Each latent channel of the first image as a grey picture, or its codes as one in colours."""
         with self._door.request("channel_images") as request:
-            given = latents if isinstance(latents, Latents) else self._read_latents(request, latents)
+            given = latents if isinstance(latents, Latents) else self._uploads.latents(request, latents)
             return pictures.latent_pictures(given, self._fitting(given, model).info.codebook_size)
 
     def sample(
@@ -219,7 +217,7 @@ class Service:
         with self._door.request("interpolate", tick) as request:
             chosen = self._model(model)
             steps = self.limits.usual_steps if steps is None else whole("steps", steps, 2, self.limits.samples)
-            images = self._alike(request, chosen, [a, b], frames=steps)
+            images = self._uploads.alike(request, [a, b], channels=chosen.info.channels, frames=steps)
             start, end = self._vectors(request, chosen, images, until=0.1)
             line = space.interpolate(start, end, steps, spherical=spherical)
             return self._frames(request, chosen, line, catalog.way_note(chosen.info))
@@ -236,7 +234,7 @@ class Service:
             side = self.limits.usual_side if side is None else whole("side", side, 2, self.limits.most_side)
             if len(images) != 4:
                 raise BadRequest(f"a walk goes between 4 images, got {len(images)}")
-            alike = self._alike(request, chosen, images, frames=side * side)
+            alike = self._uploads.alike(request, images, channels=chosen.info.channels, frames=side * side)
             corners = self._vectors(request, chosen, alike, until=0.1)
             square = space.walk(torch.stack(corners), side).flatten(0, 1)
             return self._frames(request, chosen, square, catalog.way_note(chosen.info))
@@ -245,7 +243,7 @@ class Service:
         """What is in an image's latents, beside what was measured over the training images."""
         with self._door.request("inspect", tick) as request:
             chosen = self._model(model)
-            _, pixels = self._read(request, image, chosen)
+            _, pixels = self._uploads.image(request, image, channels=chosen.info.channels)
             latents: Latents = request.model([chosen.encode(pixels, logvar=True)])[0]
             return inspect_latents(chosen.info, latents)
 
@@ -303,24 +301,6 @@ class Service:
         chosen = self._models[catalog.choose_for_latents(self._infos, model, latents.encoder)]
         intake.check_latents(latents, chosen.info)
         return chosen
-
-    def _read(self, request: Request, file: File, chosen: Hosted) -> tuple[intake.Upload, Pixels]:
-        with request.desk():
-            upload = intake.read_upload(file, self.limits)
-            return upload, intake.read_image(upload, channels=chosen.info.channels, limits=self.limits)
-
-    def _read_latents(self, request: Request, file: File) -> Latents:
-        with request.desk():
-            return intake.read_latents(intake.read_upload(file, self.limits), self.limits)
-
-    def _alike(self, request: Request, chosen: Hosted, files: Sequence[File], *, frames: int) -> list[Pixels]:
-        """Images that are all brought to the size of the first, with room for `frames` of them."""
-        images: list[Pixels] = []
-        for file in files:
-            pixels = self._read(request, file, chosen)[1]
-            size = images[0].shape[:2] if images else intake.frame_size(pixels, frames, self.limits)
-            images.append(intake.fitted(pixels, *size))
-        return images
 
     def _vectors(self, request: Request, chosen: Hosted, images: Sequence[Pixels], *, until: float) -> list[Tensor]:
         found = request.model([chosen.encode(image) for image in images], until=until)
