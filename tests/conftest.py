@@ -1,6 +1,7 @@
 """Shared by all tests: no network, few threads, tiny real models."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +20,8 @@ from latent_ae.perceptual import build_perceptual
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective
 
+# A shell starts what runs in its background deaf to Ctrl-C, and tests send that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are busy
 
 
