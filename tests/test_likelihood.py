@@ -142,6 +142,25 @@ def test_each_draw_of_each_image_has_its_own_noise_above() -> None:
     assert again.report() == made.report()
 
 
+def test_the_noise_above_is_of_the_seed_and_the_draw_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels, drawn, seen = tiny(logvar=0.0), images(1), [], []
+    with torch.no_grad():  # mean 0 and variance 1: raw latents are their own noise
+        model.quant_conv.weight.zero_()
+        model.quant_conv.bias.zero_()
+    prior = prior_of(model)
+    prior.register_forward_pre_hook(lambda _, inputs: drawn.append(inputs[0].clone()))
+    prior.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].clone()))
+    for seed in (0, 1):
+        estimator(model, 5, seed=seed, prior=prior).update(pixels, ["a"])
+    monkeypatch.setattr("latent_ae.metrics.likelihood.PIXELS_PER_CALL", 2 * 64)
+    estimator(model, 5, prior=prior).update(pixels, ["a"])
+    whole, of_another_seed, *pieces = seen
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    assert torch.equal(torch.cat(pieces), whole)
+    assert not torch.isin(of_another_seed, whole).any()
+    assert not torch.isin(drawn[0], whole).any()
+
+
 def test_a_prior_of_another_size_is_refused() -> None:
     model = tiny()
     with pytest.raises(UserError, match=r"'a' has latents of 2x4x4, and the prior is one of 2x8x8: .*size 16"):
@@ -293,3 +312,19 @@ def test_the_command_refuses(
     assert main(["likelihood", str(models / model), *more]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
+
+
+def test_the_command_names_the_prior_and_wants_one_of_the_models_own_latents(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, other, size = str(tmp_path / "own"), str(tmp_path / "other"), ["--std", "0.5", "--evaluation.size", "8"]
+    prior_of(tiny()).save_pretrained(own)
+    prior_of(tiny(logvar=-1.0)).save_pretrained(other)
+    report = report_of(models, tmp_path / "report.json", *size, "--prior", own)
+    assert report["protocol"]["prior"] == f"the hierarchical prior {own} over raw latents"
+    capsys.readouterr()
+    refused = f"the prior {other} is of the latents of the encoder {encoder_identity(tiny(logvar=-1.0))}"
+    for model, prior, message in (("kl", other, refused), ("vq", own, "those of a VQModel are codes")):
+        assert main(["likelihood", str(models / model), *FEW, *size, "--prior", prior]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert message in line

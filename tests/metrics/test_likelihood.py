@@ -166,6 +166,18 @@ class LinearPrior:
         return (log_joint - posterior.log_prob(u)).flatten(1).sum(1)
 
 
+def test_the_known_hierarchy_is_one() -> None:
+    """exp(log_density) is N(z; 0, 1) for every noise with the exact q(u|z), and in the mean with a wrong one."""
+    generator = torch.Generator().manual_seed(6)
+    z = torch.tensor([0.7, -1.1, 0.2], dtype=torch.float64).expand(200_000, 3)
+    noise = torch.randn(z.shape, generator=generator, dtype=torch.float64)
+    exact = Normal(0.0, 1.0).log_prob(z).sum(1)
+    torch.testing.assert_close(LinearPrior().log_density(z, noise), exact, rtol=1e-12, atol=0)
+    wrong = LinearPrior(shift=0.3).log_density(z, noise)
+    assert float((wrong - exact).exp().mean()) == pytest.approx(1, abs=0.02)  # 8 deviations of the mean
+    assert float((wrong - exact).mean()) == pytest.approx(-3 * 0.5 * (0.3 / 0.6) ** 2, abs=0.01)
+
+
 def hierarchical_terms(levels: Tensor, samples: int, shift: float) -> likelihood.ImageTerms:
     """Of the linear model, its own posterior and a hierarchy above."""
     model, generator, prior = Linear(), torch.Generator().manual_seed(5), LinearPrior(shift)
