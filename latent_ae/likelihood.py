@@ -86,6 +86,7 @@ class LikelihoodEstimator:
         self._prior = prior
         self._rows: dict[str, ImageTerms] = {}
         kl = "the KL's formula" if prior is None else "the mean of log q(z|x) - log p(z) over them"
+        learned = "" if prior is None else ", a learned prior in float32"
         self.protocol = {
             "data": data,
             "size_rule": size_rule,
@@ -99,7 +100,7 @@ class LikelihoodEstimator:
             "bits_per_dimension": "-nats / (C * H * W * ln 2) of each image, then the mean; positive for the KL",
             "padding": f"bottom and right to multiples of {factor_of(model)} by repeating the edge; log p(x|z) counts "
             "the image's own pixels, KL and weights all of its latents",
-            "precision": f"{str(model.dtype).removeprefix('torch.')}; probabilities in float64",
+            "precision": f"{str(model.dtype).removeprefix('torch.')}{learned}; probabilities in float64",
         }
 
     @property

@@ -14,8 +14,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from latent_ae.diffusion.network import build_network, build_scheduler, check_classes, denoising_loss
@@ -23,41 +21,41 @@ from latent_ae.diffusion.pipeline import assemble, card_text, draw_grid, write_p
 from latent_ae.diffusion.samples import Sample, Samples
 from latent_ae.diffusion.settings import DiffusionConfig
 from latent_ae.generation.program import run_program
-from latent_ae.generation.source import LatentSource
 from latent_ae.generation.training import Batch, LatentTraining
 from latent_ae.image import Pixels
-from latent_ae.training.signals import StopRequest
 
 if TYPE_CHECKING:
-    from diffusers import DiTPipeline
+    from diffusers import DiTPipeline, DiTTransformer2DModel
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one training; the exit status: 0 for complete success, 128 + N after signal N, 2 for a user's error."""
-    return run_program(
-        sys.argv[1:] if argv is None else argv,
-        program="train_diffusion.py",
-        summary="Train a class-conditional diffusion model on latents.",
-        settings=DiffusionConfig,
-        start=Training,
-    )
+    return run_program(sys.argv[1:] if argv is None else argv, Training)
 
 
 class Training(LatentTraining[DiffusionConfig, Any]):
     """A transformer that learns to take noise from latents."""
 
+    PROGRAM: ClassVar[str] = "train_diffusion.py"
+    SUMMARY: ClassVar[str] = "Train a class-conditional diffusion model on latents."
+    SETTINGS: ClassVar[type[DiffusionConfig]] = DiffusionConfig
+    SCALED: ClassVar[bool] = True
     PROMISE: ClassVar[str] = "stock diffusers loads it and draws the same images"
 
-    def __init__(
-        self, config: DiffusionConfig, accelerator: Accelerator, stop: StopRequest, source: LatentSource
-    ) -> None:
-        check_classes(source.classes)
-        torch.manual_seed(config.seed)  # of the start weights alone: all else is drawn by number
-        network = build_network(channels=source.channels, side=source.side, **config.network.model_dump())
-        scale, dropout = source.scaling_factor, config.train.label_dropout
-        samples = Samples(source.rows, scaling_factor=scale, label_dropout=dropout, seed=config.seed)
-        super().__init__(config, accelerator, stop, source, network=network, samples=samples, scaling_factor=scale)
+    def build_network(self) -> "DiTTransformer2DModel":
+        """A transformer for the latents' size."""
+        check_classes(self.source.classes)
         self.scheduler = build_scheduler()
+        return build_network(channels=self.source.channels, side=self.source.side, **self.config.network.model_dump())
+
+    def build_samples(self, network: "DiTTransformer2DModel") -> Samples:  # noqa: ARG002  # it does not matter to them
+        """Latents with noise, a place in time and a label."""
+        return Samples(
+            self.source.rows,
+            scaling_factor=self.source.scaling_factor,
+            label_dropout=self.config.train.label_dropout,
+            seed=self.config.seed,
+        )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The mean squared error of v."""

@@ -16,13 +16,10 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from latent_ae.generation.program import run_program
 from latent_ae.generation.settings import SAMPLES
-from latent_ae.generation.source import LatentSource
 from latent_ae.generation.training import Batch, LatentTraining
 from latent_ae.hierarchy.objective import beta_at, ladder_loss
 from latent_ae.hierarchy.result import LEVELS, card_text, draw_grid, levels_grid, measure, write_prior
@@ -31,35 +28,33 @@ from latent_ae.hierarchy.settings import HierarchyConfig
 from latent_ae.image import Pixels
 from latent_ae.latent_dataset.index import STATISTICS
 from latent_ae.models.hierarchy import HierarchicalPrior
-from latent_ae.training.signals import StopRequest
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one training; the exit status: 0 for complete success, 128 + N after signal N, 2 for a user's error."""
-    return run_program(
-        sys.argv[1:] if argv is None else argv,
-        program="train_hierarchy.py",
-        summary="Train a hierarchical prior on latents.",
-        settings=HierarchyConfig,
-        start=Training,
-    )
+    return run_program(sys.argv[1:] if argv is None else argv, Training)
 
 
 class Training(LatentTraining[HierarchyConfig, HierarchicalPrior]):
     """A ladder of latents above those of an autoencoder."""
 
+    PROGRAM: ClassVar[str] = "train_hierarchy.py"
+    SUMMARY: ClassVar[str] = "Train a hierarchical prior on latents."
+    SETTINGS: ClassVar[type[HierarchyConfig]] = HierarchyConfig
+    SCALED: ClassVar[bool] = False
     PROMISE: ClassVar[str] = "latent-ae sample and likelihood take it as --prior"
 
-    def __init__(
-        self, config: HierarchyConfig, accelerator: Accelerator, stop: StopRequest, source: LatentSource
-    ) -> None:
-        torch.manual_seed(config.seed)  # of the start weights alone: all else is drawn by number
-        size = config.prior.model_dump()
+    def build_network(self) -> HierarchicalPrior:
+        """A ladder for the latents' size, that knows mean and deviation of their channels."""
+        source, size = self.source, self.config.prior.model_dump()
         prior = HierarchicalPrior(channels=source.channels, side=source.side, encoder_identity=source.identity, **size)
         statistics = json.loads((source.rows.folder / STATISTICS).read_text(encoding="utf-8"))["latents"]
         prior.set_statistics(statistics["channel_mean"], statistics["channel_std"])
-        samples = Samples(source.rows, noise_values=prior.noise_values, seed=config.seed)
-        super().__init__(config, accelerator, stop, source, network=prior, samples=samples, scaling_factor=None)
+        return prior
+
+    def build_samples(self, network: HierarchicalPrior) -> Samples:
+        """Raw latents with the noise of the levels."""
+        return Samples(self.source.rows, noise_values=network.noise_values, seed=self.config.seed)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The bound of -log p(z) in nats per latent value, its KL warmed up, and what it is made of."""

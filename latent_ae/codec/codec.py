@@ -13,7 +13,7 @@ from torch import Tensor
 from latent_ae.codec.codebook import Codebook
 from latent_ae.codec.memory import Plan
 from latent_ae.codec.precision import Precision, choose
-from latent_ae.codec.running import Grid, Progress, Runner, Tick
+from latent_ae.codec.running import Grid, Progress, Runner, Tick, part_of
 from latent_ae.codec.sides import Side
 from latent_ae.codec.tiling import Seam, Tiling
 from latent_ae.errors import UserError
@@ -180,8 +180,8 @@ class Codec:
     def reconstruct(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Pixels]:
         """What decoding their latents makes of images, in their order. Raises as `encode` does."""
         self.require_room([(image.shape[0], image.shape[1]) for image in images])
-        first = None if tick is None else _part(tick, 0.0, _ENCODING_SHARE)
-        second = None if tick is None else _part(tick, _ENCODING_SHARE, 1.0)
+        first = None if tick is None else part_of(tick, 0.0, _ENCODING_SHARE)
+        second = None if tick is None else part_of(tick, _ENCODING_SHARE, 1.0)
         return self.decode(self.encode(images, tick=first), tick=second)
 
     def vectors(self, latents: Latents) -> Tensor:
@@ -314,8 +314,3 @@ class Codec:
             batch_positions=_BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // self.factor**2,
             memory_bytes=self.memory_bytes,
         )
-
-
-def _part(tick: Tick, first: float, last: float) -> Tick:
-    """A tick for a part of the work that takes the whole from `first` to `last`."""
-    return lambda share: tick(first + (last - first) * share)

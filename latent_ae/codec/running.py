@@ -149,3 +149,8 @@ class Progress:
         self._done += size * share
         if self._tick is not None:
             self._tick(min(1.0, self._done / sum(self._sizes)))
+
+
+def part_of(tick: Tick, first: float, last: float) -> Tick:
+    """A tick for a part of the work that takes the whole from `first` to `last`."""
+    return lambda share: tick(first + (last - first) * share)

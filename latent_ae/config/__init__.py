@@ -7,6 +7,7 @@ the name (`_steps`, `_images`). A setting that has no effect in a run is an erro
 from latent_ae.config.data import DataConfig
 from latent_ae.config.loss import AdversarialConfig, LossConfig
 from latent_ae.config.model import BottleneckConfig, BottleneckKind, ModelConfig
+from latent_ae.config.optimization import OptimizationConfig
 from latent_ae.config.run import RunConfig
 from latent_ae.config.section import ConfigError, S, Section, differences, flatten, load_yaml, to_yaml, validate
 from latent_ae.config.train import EvaluationConfig, TrainConfig
@@ -20,6 +21,7 @@ __all__ = [
     "EvaluationConfig",
     "LossConfig",
     "ModelConfig",
+    "OptimizationConfig",
     "RunConfig",
     "S",
     "Section",

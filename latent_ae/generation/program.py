@@ -6,10 +6,9 @@ settings -> processes -> latents, their autoencoder, network -> resume
 
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -18,33 +17,27 @@ from latent_ae.config import ConfigError, flatten, to_yaml
 from latent_ae.errors import UserError
 from latent_ae.export import ProofFailed
 from latent_ae.generation.settings import FREE_TO_CHANGE, SAMPLES, LatentRunConfig
-from latent_ae.generation.source import LatentSource, open_latents
+from latent_ae.generation.source import open_latents
 from latent_ae.generation.training import LatentTraining
 from latent_ae.image import save_png
 from latent_ae.training.guard import NonFiniteError
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.processes import describe_processes, start_accelerator
 from latent_ae.training.resume import agreed_checkpoint, find_checkpoint, require_same
-from latent_ae.training.schedules import learning_rate_share_at
+from latent_ae.training.schedules import learning_rate_at
 from latent_ae.training.signals import StopRequest
 
-C = TypeVar("C", bound=LatentRunConfig)
-Start = Callable[[C, Accelerator, StopRequest, LatentSource], LatentTraining[Any, Any]]
 
-
-def run_program(argv: list[str], *, program: str, summary: str, settings: type[C], start: Start[C]) -> int:
-    """Run one training; the exit status: 0 for complete success, 128 + N after signal N, 2 for a user's error.
-
-    `program` is its name, `summary` one sentence for --help, and `start` builds what trains.
-    """
+def run_program(argv: list[str], training: type[LatentTraining[Any, Any]]) -> int:
+    """Run one training; the exit status: 0 for complete success, 128 + N after signal N, 2 for a user's error."""
     try:
-        config, resume = parse(argv, program=program, summary=summary, settings=settings)
+        config, resume = parse(argv, training)
         accelerator = start_accelerator(
             mixed_precision=config.train.mixed_precision, accumulation=config.train.accumulation
         )
         try:
             with StopRequest() as stop:
-                return _run(config, resume, accelerator, stop, start)
+                return _run(config, resume, accelerator, stop, training)
         finally:
             accelerator.end_training()
     except (UserError, NonFiniteError, ProofFailed) as error:
@@ -56,12 +49,12 @@ def run_program(argv: list[str], *, program: str, summary: str, settings: type[C
         return 1
 
 
-def parse(argv: list[str], *, program: str, summary: str, settings: type[C]) -> tuple[C, str]:
+def parse(argv: list[str], training: type[LatentTraining[Any, Any]]) -> tuple[LatentRunConfig, str]:
     """Settings and what to resume from. Raises ConfigError with one line for anything missing, unknown or wrong."""
-    options = split_options(argv)
+    options, settings = split_options(argv), training.SETTINGS
     if options.pop("help", None) is not None:
         more = "Beside the settings below: --resume auto|never|PATH (a checkpoint folder)."
-        print_help(settings(), program, f"{summary} {more}")
+        print_help(settings(), training.PROGRAM, f"{training.SUMMARY} {more}")
         raise SystemExit(0)
     resume = options.pop("resume", "auto")
     if not isinstance(resume, str):
@@ -73,11 +66,17 @@ def parse(argv: list[str], *, program: str, summary: str, settings: type[C]) -> 
     return override(settings, {}, options), resume
 
 
-def _run(config: C, resume: str, accelerator: Accelerator, stop: StopRequest, start: Start[C]) -> int:
+def _run(
+    config: LatentRunConfig,
+    resume: str,
+    accelerator: Accelerator,
+    stop: StopRequest,
+    kind: type[LatentTraining[Any, Any]],
+) -> int:
     """Open, resume, loop, write the result. Returns the exit status."""
     # -- latents, their autoencoder, network
     source = open_latents(Path(str(config.latents)), config.model, seed=config.seed)
-    training = start(config, accelerator, stop, source)
+    training = kind(config, accelerator, stop, source)
     say = accelerator.print
     size = sum(parameter.numel() for parameter in training.state.network.parameters()) / 1e6
     say(f"{source}; a network of {size:.2f} million parameters")
@@ -133,7 +132,7 @@ def _loop(training: LatentTraining[Any, Any], logbook: Logbook) -> int:
         step, last = state.step, state.step == every.steps
         logbook.advance(every.batch_size, loss=means["loss"])
         if step % every.log_every_steps == 0 or last:
-            rate = every.learning_rate * learning_rate_share_at(step - 1, every)
+            rate = learning_rate_at(step - 1, every)
             logbook.log(step, {"images_seen": step * every.batch_size, **means, "lr": rate})
         number = training.stopping()
         if step % every.checkpoint_every_steps == 0 or last or number:

@@ -1,58 +1,35 @@
 """What training on latents asks for, whatever the network."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from latent_ae.config.section import Count, CountOrNone, NotNegative, Positive, Section, Share
+from latent_ae.config.optimization import OptimizationConfig
+from latent_ae.config.section import Count, CountOrNone, Positive, Section
 
 
-class LatentTrainConfig(Section):
+class LatentTrainConfig(OptimizationConfig):
     """The optimisation and what is written on the way."""
 
     steps: Count = 1500
     """updates of the weights"""
     batch_size: Count = 128
     """latents per update over all processes and micro-batches: the global batch"""
-    accumulation: Count = 1
-    """micro-batches a process adds up before an update"""
     learning_rate: Positive = 1e-3
     """peak learning rate of AdamW"""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """learning rate after the warm-up: constant, or down to final_learning_rate_share at the last step"""
     warmup_steps: CountOrNone = 100
     """steps over which the learning rate rises linearly"""
-    final_learning_rate_share: Share = 0.0
-    """linear, cosine: learning rate of the last step as a share of the peak"""
-    weight_decay: NotNegative = 0.0
-    """AdamW's decoupled weight decay"""
-    max_grad_norm: Positive | None = 1.0
-    """gradients are scaled down to this norm; null leaves them"""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """decay of the averaged weights that are sampled from and exported"""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """autocast over fp32 weights; null takes what `accelerate launch` was given"""
     workers: CountOrNone = 0
     """processes that read latents ahead; they lie in memory, so that few networks are fast enough to need any"""
     log_every_steps: Count = 50
     """a line in metrics.jsonl and the tracker"""
     sample_every_steps: CountOrNone = 0
     """a grid of draws; 0 draws it at the end only"""
-    checkpoint_every_steps: Count = 500
-    """a checkpoint to resume from"""
-    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
-    """newest checkpoints that stay; at least two, as the newest may be damaged"""
-    tracker: Literal["none", "tensorboard", "wandb"] = "tensorboard"
-    """where curves go besides metrics.jsonl"""
-
-    @model_validator(mode="after")
-    def _settings_have_effect(self) -> Self:
-        if self.schedule == "constant" and self.final_learning_rate_share:
-            raise ValueError("train.final_learning_rate_share has no effect with train.schedule constant")
-        if self.warmup_steps > self.steps:
-            raise ValueError(f"train.warmup_steps {self.warmup_steps} is more than train.steps {self.steps}")
-        return self
 
 
 class LatentRunConfig(Section):

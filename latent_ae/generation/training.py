@@ -21,7 +21,7 @@ from latent_ae.image import Pixels
 from latent_ae.training.checkpoints import write_checkpoint
 from latent_ae.training.guard import NonFiniteError
 from latent_ae.training.processes import sum_over_processes
-from latent_ae.training.schedules import learning_rate_share_at
+from latent_ae.training.schedules import learning_rate_at
 from latent_ae.training.signals import SIGNALS, StopRequest
 
 C = TypeVar("C", bound=LatentRunConfig)
@@ -37,27 +37,23 @@ class LatentTraining(ABC, Generic[C, N]):
         accelerator: of the process.
         stop: set by signals.
         source: the latents.
-        network: as built from the seed.
-        samples: what it is shown, by the sample's number in the run.
-        scaling_factor: that the latents are multiplied by; None if by nothing.
     """
 
+    PROGRAM: ClassVar[str]
+    """the file in train/"""
+    SUMMARY: ClassVar[str]
+    """a sentence for --help"""
+    SETTINGS: ClassVar[type[LatentRunConfig]]
+    SCALED: ClassVar[bool]
+    """whether samples are latents times the autoencoder's scaling_factor, or raw"""
     PROMISE: ClassVar[str]
     """what is true of the result that was written, for the user"""
 
-    def __init__(
-        self,
-        config: C,
-        accelerator: Accelerator,
-        stop: StopRequest,
-        source: LatentSource,
-        *,
-        network: N,
-        samples: Dataset[Batch],
-        scaling_factor: float | None,
-    ) -> None:
+    def __init__(self, config: C, accelerator: Accelerator, stop: StopRequest, source: LatentSource) -> None:
         self.config, self.accelerator, self.stop, self.source = config, accelerator, stop, source
-        self.samples = samples
+        torch.manual_seed(config.seed)  # of the start weights alone: all else is drawn by number
+        network = self.build_network()
+        self.samples = self.build_samples(network)
         network.to(accelerator.device).train()
         rate, decay = config.train.learning_rate, config.train.weight_decay
         optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, fused=True)
@@ -66,10 +62,18 @@ class LatentTraining(ABC, Generic[C, N]):
             optimizer,
             ema_decay=config.train.ema_decay,
             latents=source.rows.manifest.fingerprint,
-            scaling_factor=scaling_factor,
+            scaling_factor=source.scaling_factor if self.SCALED else None,
         )
         self.prepared = accelerator.prepare_model(network)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
+
+    @abstractmethod
+    def build_network(self) -> N:
+        """The network at its start. Raises UserError for latents that it does not fit."""
+
+    @abstractmethod
+    def build_samples(self, network: N) -> Dataset[Batch]:
+        """What it is shown, by the sample's number in the run."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -105,7 +109,7 @@ class LatentTraining(ABC, Generic[C, N]):
         """
         train, accelerator = self.config.train, self.accelerator
         for group in self.optimizer.param_groups:
-            group["lr"] = train.learning_rate * learning_rate_share_at(self.state.step, train)
+            group["lr"] = learning_rate_at(self.state.step, train)
         totals: dict[str, float] = {}
         for batch in batches:
             there = tuple(each.to(accelerator.device, non_blocking=True) for each in batch)

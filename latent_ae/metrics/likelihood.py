@@ -42,7 +42,8 @@ class ImageTerms(NamedTuple):
     reconstruction: float
     """mean of log p(x|z) over the draws"""
     kl: float
-    """KL(q(z|x) || p(z)) by its formula; under another prior than N(0, I) the mean of log q - log p over the draws"""
+    """KL(q(z|x) || p(z)) by its formula; under another prior than N(0, I) the mean of log q - log p over the
+    draws, in expectation no less than it"""
     bounds: dict[int, float]
     """L_K by K"""
     effective_share: float

@@ -23,9 +23,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latent_ae.errors import one_line
 from latent_ae.models.errors import ModelError
-from latent_ae.models.loading import quiet_diffusers
+from latent_ae.models.loading import load_checked
 
 _LOGVAR_RANGE = (-15.0, 15.0)
 """deviations of 1/1800 to 1800: far outside of what standardised latents have, and safe to divide by in float32"""
@@ -54,7 +53,7 @@ class HierarchicalPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         encoder_identity: of the autoencoder whose latents z are.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
     def __init__(
         self,
         *,
@@ -235,17 +234,8 @@ def load_prior(name: str) -> HierarchicalPrior:
     found = HierarchicalPrior.load_config(name).get("_class_name")
     if found != HierarchicalPrior.__name__:
         raise ModelError(f"{name} holds a model of class {found}, expected a HierarchicalPrior")
-    try:
-        with torch.random.fork_rng(devices=[]), quiet_diffusers():
-            prior, info = HierarchicalPrior.from_pretrained(
-                name, torch_dtype=torch.float32, output_loading_info=True, low_cpu_mem_usage=False
-            )
-    except (OSError, ValueError, RuntimeError, TypeError, LookupError) as error:
-        raise ModelError(f"cannot load the prior of {name}: {one_line(error)}") from error
-    if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):
-        raise ModelError(f"{name} does not hold the weights of its config.json: {len(wrong)} differ, first {wrong[0]}")
-    loaded: HierarchicalPrior = prior
-    return loaded
+    prior: HierarchicalPrior = load_checked(HierarchicalPrior, name, place=name)
+    return prior
 
 
 def check_prior(prior: HierarchicalPrior, identity: str, name: str) -> None:

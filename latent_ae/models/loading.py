@@ -69,10 +69,28 @@ def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder
     place = name if subfolder is None else f"{name} ({subfolder}/)"
     if not isinstance(found, str) or found not in CLASSES:
         raise ModelError(f"{place} holds a model of class {found}; {' and '.join(CLASSES)} can be loaded")
+    model: Autoencoder = load_checked(CLASSES[found], name, place=place, placed=_PLACED, subfolder=subfolder)
+    return model
+
+
+def load_checked(
+    kind: type[Any], name: str, *, place: str, placed: tuple[str, ...] = ("",), subfolder: str | None = None
+) -> Any:
+    """A model of a diffusers class in float32 and evaluation mode, with exactly the weights that its config asks for.
+
+    Args:
+        kind: of the class.
+        name: a folder or hub id.
+        place: what errors call it.
+        placed: beginnings of names that no tensor without a place in the model may have; any, if not given.
+        subfolder: where it lies in there.
+
+    Raises ModelError if it cannot be loaded or its weights are others.
+    """
     try:
         # Diffusers builds the model at random before it fills it, from the global generator.
         with torch.random.fork_rng(devices=[]), quiet_diffusers():
-            model, info = CLASSES[found].from_pretrained(
+            model, info = kind.from_pretrained(
                 name,
                 subfolder=subfolder,
                 torch_dtype=torch.float32,
@@ -81,8 +99,8 @@ def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder
                 ignore_mismatched_sizes=True,  # they are reported, and refused here
             )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError) as error:
-        raise ModelError(f"cannot load the {found} of {place}: {one_line(error)}") from error
-    _check_weights(place, info)
+        raise ModelError(f"cannot load the {kind.__name__} of {place}: {one_line(error)}") from error
+    _check_weights(place, info, placed)
     return model
 
 
@@ -99,7 +117,7 @@ def quiet_diffusers() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _check_weights(place: str, info: dict[str, Any]) -> None:
+def _check_weights(place: str, info: dict[str, Any], placed: tuple[str, ...]) -> None:
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{place} lacks {len(missing)} of its weights, the first of them {missing[0]}")
     if mismatched := sorted(info["mismatched_keys"]):
@@ -108,7 +126,7 @@ def _check_weights(place: str, info: dict[str, Any]) -> None:
             f"{place} has {len(mismatched)} weights that do not fit its config.json: the first of them, {tensor}, has "
             f"the shape {tuple(got)}, and the config asks for {tuple(expected)}"
         )
-    if unexpected := sorted(key for key in info["unexpected_keys"] if key.startswith(_PLACED)):
+    if unexpected := sorted(key for key in info["unexpected_keys"] if key.startswith(placed)):
         raise ModelError(
             f"{place} holds {len(unexpected)} weights for which its config.json has no place, "
             f"the first of them {unexpected[0]}"

@@ -15,7 +15,8 @@ from latent_ae.service.results import ModelInfo
 
 _GENERAL = ("model", "vae", "vqvae", "movq")
 """folder names that say nothing of what is in them"""
-_SHOWN_DIGITS = 16
+SHOWN_DIGITS = 16
+"""of an identity"""
 
 
 def model_ids(names: Sequence[str]) -> list[str]:
@@ -77,13 +78,13 @@ def choose_for_latents(infos: Mapping[str, ModelInfo], model: str | None, encode
     """The model that decodes latents of `encoder`. Raises WrongModel with the identities, UnknownModel."""
     if model is not None and infos[choose(infos, model)].encoder != encoder:
         raise WrongModel(
-            f"these latents are of the encoder {encoder[:_SHOWN_DIGITS]}, and the encoder of {model} is "
-            f"{infos[model].encoder[:_SHOWN_DIGITS]}: {_fitting(infos, encoder)}"
+            f"these latents are of the encoder {encoder[:SHOWN_DIGITS]}, and the encoder of {model} is "
+            f"{infos[model].encoder[:SHOWN_DIGITS]}: {_fitting(infos, encoder)}"
         )
     found = model or next((name for name, info in infos.items() if info.encoder == encoder), None)
     if found is None:
         raise WrongModel(
-            f"these latents are of the encoder {encoder[:_SHOWN_DIGITS]}, which no model of this server has: "
+            f"these latents are of the encoder {encoder[:SHOWN_DIGITS]}, which no model of this server has: "
             f"{_fitting(infos, encoder)}"
         )
     return found
@@ -100,7 +101,7 @@ def _fitting(infos: Mapping[str, ModelInfo], encoder: str) -> str:
     fitting = [name for name, info in infos.items() if info.encoder == encoder]
     if fitting:
         return f"decode them with {' or '.join(fitting)}"
-    models = ", ".join(f"{name} ({info.encoder[:_SHOWN_DIGITS]})" for name, info in infos.items())
+    models = ", ".join(f"{name} ({info.encoder[:SHOWN_DIGITS]})" for name, info in infos.items())
     return f"there are {models}; encode the images again with one of them"
 
 

@@ -133,7 +133,8 @@ class Hosted:
 
         def run(batch: Sequence[None], tick: Tick) -> list[Tensor]:  # noqa: ARG001 - it is done at once
             how: dict[str, Any] = {"seed": seed, "temperature": temperature}
-            if learned and self.prior is not None:
+            if learned:
+                assert self.prior is not None, "asked for without one"
                 drawn = space.hierarchy_draw(self.prior, count, **how)
             else:
                 drawn = space.draw(self.codec, count, **how, height=side, width=side)

@@ -7,12 +7,12 @@ from latent_ae.codec import Codec
 from latent_ae.models.errors import ModelError
 from latent_ae.models.hierarchy import HierarchicalPrior, load_prior
 from latent_ae.report import PRIOR_STD_RANGE
+from latent_ae.service.catalog import SHOWN_DIGITS
 from latent_ae.service.checks import one_of, whole
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.results import ModelInfo
 
 Prior = Literal["normal", "learned"]
-_SHOWN_DIGITS = 16
 _LEAST_NATS = 0.01
 """of KL a latent value below which latents hardly depend on the image"""
 
@@ -28,7 +28,7 @@ def load_priors(names: Sequence[str], codecs: Mapping[str, Codec]) -> dict[str, 
         models = [model_id for model_id, codec in codecs.items() if codec.identity == prior.encoder_identity]
         if not models:
             raise ModelError(
-                f"the prior {name} is of the latents of the encoder {prior.encoder_identity[:_SHOWN_DIGITS]}, which no "
+                f"the prior {name} is of the latents of the encoder {prior.encoder_identity[:SHOWN_DIGITS]}, which no "
                 f"model of this server has: give its model too"
             )
         if models[0] in priors:

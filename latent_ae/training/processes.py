@@ -18,8 +18,8 @@ from latent_ae.errors import UserError
 T = TypeVar("T")
 _groups: list[object] = []
 """the process group, kept to the end of the process: else DistributedDataParallel would be the last to hold it and
-take it apart under the GIL, waiting for a thread of gloo's that may wait for the GIL. With torch 2.13 one run in
-seventy hung as it ended. Python's own handle, which is what is kept, lets go of the GIL first"""
+take it apart under the GIL, waiting for a thread of gloo's that may wait for the GIL. With torch 2.13 runs on a busy
+machine hung as they ended. Python's own handle, which is what is kept, lets go of the GIL first"""
 
 
 class ProcessGroupError(UserError):

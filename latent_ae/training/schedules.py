@@ -4,39 +4,18 @@
 """
 
 import math
-from typing import Literal, Protocol
 
 import torch
 
-from latent_ae.config import LossConfig, TrainConfig
+from latent_ae.config import LossConfig, OptimizationConfig
 
 
-class LearningRateSettings(Protocol):
-    """What any trainer's settings say of the learning rate's course."""
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-
-    @property
-    def warmup_steps(self) -> int:
-        """Over which it rises."""
-
-    @property
-    def schedule(self) -> Literal["constant", "linear", "cosine"]:
-        """What it does then."""
-
-    @property
-    def final_learning_rate_share(self) -> float:
-        """Of the peak, at the last step."""
-
-
-def learning_rate_at(step: int, config: TrainConfig) -> float:
+def learning_rate_at(step: int, config: OptimizationConfig) -> float:
     """Linear warm-up to the peak, then constant, or down to the final share of it at the run's last update."""
     return config.learning_rate * learning_rate_share_at(step, config)
 
 
-def learning_rate_share_at(step: int, config: LearningRateSettings) -> float:
+def learning_rate_share_at(step: int, config: OptimizationConfig) -> float:
     """The learning rate of an update as a share of the peak."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

@@ -4,7 +4,14 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 
-from latent_ae.diffusion.network import NULL_CLASS, TIMESTEPS, build_network, build_scheduler, denoising_loss
+from latent_ae.diffusion.network import (
+    NULL_CLASS,
+    TIMESTEPS,
+    build_network,
+    build_scheduler,
+    check_classes,
+    denoising_loss,
+)
 from latent_ae.errors import UserError
 from latent_ae.randomness import torch_generator
 
@@ -77,3 +84,10 @@ def test_a_network_that_knows_v_draws_the_latents_it_was_shown() -> None:
 def test_a_side_that_cannot_be_cut_into_patches_is_refused() -> None:
     with pytest.raises(UserError, match=r"network.patch_size 3 does not divide the side of the latents, 8: give"):
         build_network(channels=2, side=8, width=8, depth=1, head_width=4, patch_size=3)
+
+
+def test_labels_that_the_pipeline_has_no_place_for_are_refused() -> None:
+    check_classes(())
+    check_classes((0, 999))
+    with pytest.raises(UserError, match="the latents have the label 1000: DiTPipeline knows the classes 0 to 999"):
+        check_classes((3, 1000))

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 from benchmarks import digits_from_diffusion
 from latent_ae.config import ModelConfig
-from latent_ae.diffusion.settings import DiffusionConfig
 from latent_ae.generation.program import parse
 from latent_ae.generation.source import open_latents
 from latent_ae.models import build_autoencoder
@@ -167,8 +166,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
 def training(program: ModuleType, latents: Path, accelerator: Any) -> Any:
     """The program's `Training`, at its start."""
-    given = words(latents, Path("nowhere"))
-    config, _ = parse(given, program=PROGRAM.name, summary="", settings=DiffusionConfig)
+    config, _ = parse(words(latents, Path("nowhere")), program.Training)
     return program.Training(config, accelerator, SimpleNamespace(signal=None), open_latents(latents, None, seed=0))
 
 
