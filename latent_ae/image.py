@@ -6,6 +6,7 @@
 Values are taken as sRGB: ICC profiles are not applied.
 """
 
+import io
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from latent_ae.atomic import write_atomically
 from latent_ae.errors import UserError
 
 Pixels = NDArray[np.uint8]
@@ -134,8 +136,10 @@ def from_tensor(images: torch.Tensor) -> Pixels:
 
 
 def save_png(path: Path, pixels: Pixels) -> None:
-    """Write [H, W, 1 or 3] uint8 as a PNG; the folder must exist."""
-    to_pil(pixels).save(path, format="PNG")
+    """Write [H, W, 1 or 3] uint8 as a PNG, whole or not at all; the folder must exist. Raises OSError."""
+    stream = io.BytesIO()
+    to_pil(pixels).save(stream, format="PNG")
+    write_atomically(path, stream.getvalue())
 
 
 def image_grid(rows: Sequence[Sequence[Pixels] | Pixels]) -> Pixels:

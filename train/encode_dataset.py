@@ -28,10 +28,11 @@ from latent_ae.command_line import override, print_help, split_options
 from latent_ae.config import ConfigError
 from latent_ae.data import open_source
 from latent_ae.errors import UserError
+from latent_ae.folder_lock import only_run
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import DUPLICATES, INDEX, SKIPPED, Summary, write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.preparing import describe_work, only_run, prepare, require_seen
+from latent_ae.latent_dataset.preparing import describe_work, prepare, require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.views import Images, chosen_parts
 from latent_ae.latent_dataset.work import make_shards
@@ -107,7 +108,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
     with ExitStack() as held, encoder:
         # -- what is there: the same latents, and some of their shards
         def begin() -> list[int]:
-            held.enter_context(only_run(folder))
+            held.enter_context(only_run(folder, instead="another --out"))
             return prepare(folder, wanted, images)
 
         missing, problem = together.on_main(begin)

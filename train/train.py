@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from latent_ae.atomic import write_atomically
 from latent_ae.command_line import Invocation, parse_run
 from latent_ae.config import RunConfig, to_yaml
 from latent_ae.data import Batch, SkippedImages, StreamParts, open_source
@@ -132,7 +133,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
         say(f"going on after step {checkpoint.step}")
     if accelerator.is_main_process:
         config.run_dir.mkdir(parents=True, exist_ok=True)
-        (config.run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        write_atomically(config.run_dir / "config.yaml", to_yaml(config).encode())
     accelerator.wait_for_everyone()
 
     # -- loop and result
@@ -218,7 +219,7 @@ class Training:
             if self.accelerator.is_main_process:
                 file = self.config.run_dir / "nonfinite.json"
                 details = {"step": self.state.step, "sample_ids": error.sample_ids}
-                file.write_text(json.dumps(details, indent=1), encoding="utf-8")
+                write_atomically(file, json.dumps(details, indent=1).encode())
                 if error.sample_ids:
                     print(f"step {self.state.step}: the ids of the samples are in {file}", file=sys.stderr)
             raise

@@ -147,8 +147,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace, exporter: "Exporter") -> int:
+    from latent_ae.atomic import refuse_taken  # noqa: PLC0415
     from latent_ae.export import ModelSource  # noqa: PLC0415
-    from latent_ae.export.placing import refuse_taken  # noqa: PLC0415
 
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
     return _write(arguments, ModelSource.load(arguments.model), exporter)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 
+from latent_ae.atomic import placed
 from latent_ae.diffusion.network import NULL_CLASS, build_scheduler
 from latent_ae.export import ProofFailed
-from latent_ae.export.placing import placed
 from latent_ae.export.source import CARD
 from latent_ae.generation.settings import SAMPLES
 from latent_ae.image import Pixels, image_grid, save_png
@@ -64,7 +64,7 @@ def draw_grid(
 def write_pipeline(pipeline: DiTPipeline, folder: Path, grid: Pixels, card: str) -> None:
     """Write the folder whole or not at all, once stock diffusers has loaded it and drawn the same image from it.
 
-    Raises ExportError if the folder is there, ProofFailed, OSError.
+    Raises PlaceTakenError if the folder is there, ProofFailed, OSError.
     """
     with placed([folder]) as beside:
         made = beside / folder.name

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from latent_ae.export.half import in_type, measure_half, rounded
-from latent_ae.export.placing import writing
 from latent_ae.export.probes import Probe, answer
 from latent_ae.export.proof import Comparison, Proof, compare_answers, compare_scaling
 from latent_ae.export.source import ModelSource, config_of, write_config
@@ -42,8 +41,7 @@ class DiffusersFolder:
             config["force_upcast"] = not halves["fp16"].is_safe
         for variant in self.variants:
             model = source.model if variant == "fp32" else in_type(source.model, variant)
-            with writing(out):
-                model.save_pretrained(out, variant=_suffix(variant))
+            model.save_pretrained(out, variant=_suffix(variant))
         write_config(out, config)
         source.copy_companions(out)
         return tuple(half.warning for half in halves.values() if half.warning)

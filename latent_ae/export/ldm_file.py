@@ -11,7 +11,6 @@ from diffusers import AutoencoderKL
 
 from latent_ae.export.errors import ExportError
 from latent_ae.export.half import DTYPES, measure_half, rounded
-from latent_ae.export.placing import writing
 from latent_ae.export.probes import Probe, answer
 from latent_ae.export.proof import Proof, compare_answers, compare_scaling
 from latent_ae.export.source import ModelSource, config_of, write_config
@@ -53,8 +52,7 @@ class LdmFile:
         metadata = {"format": "pt", CONFIG: json.dumps(config, sort_keys=True)}
         if self.variant == "fp32":  # rounded, it is another encoder
             metadata[IDENTITY] = source.identity
-        with writing(out):
-            safetensors.torch.save_file(tensors, out, metadata=metadata)
+        safetensors.torch.save_file(tensors, out, metadata=metadata)
         sidecar(out).mkdir()
         write_config(sidecar(out), config)
         source.copy_companions(sidecar(out))

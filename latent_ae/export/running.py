@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from latent_ae.atomic import placed
 from latent_ae.config import DataConfig
 from latent_ae.errors import UserError, one_line
 from latent_ae.export.compat import verdict
 from latent_ae.export.errors import ExportError, ProofFailed
-from latent_ae.export.placing import placed
 from latent_ae.export.probes import Probe, make_probes
 from latent_ae.export.proof import Proof
 from latent_ae.export.source import ModelSource
@@ -60,8 +60,8 @@ def export(source: ModelSource, out: Path, exporter: Exporter, *, data: DataConf
         exporter: of `EXPORTERS`.
         data: where held-out images come from; None: the photographs or digits that need no download.
 
-    Raises ExportError for what cannot be exported or a place that is taken, DataError, ProofFailed with what differs,
-    and OSError.
+    Raises ExportError for what cannot be exported, PlaceTakenError, DataError, ProofFailed with what differs, and
+    OSError.
     """
     judged = verdict(source.model, exporter.consumer)
     if not judged.works:

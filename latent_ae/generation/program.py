@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from latent_ae.atomic import write_atomically
 from latent_ae.command_line import override, print_help, split_options
 from latent_ae.config import ConfigError, flatten, to_yaml
 from latent_ae.errors import UserError
@@ -97,7 +98,7 @@ def _run(
         return 0
     if accelerator.is_main_process:
         config.run_dir.mkdir(parents=True, exist_ok=True)
-        (config.run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        write_atomically(config.run_dir / "config.yaml", to_yaml(config).encode())
     accelerator.wait_for_everyone()
 
     # -- loop and result

@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from latent_ae.atomic import placed
 from latent_ae.export import ProofFailed
-from latent_ae.export.placing import placed
 from latent_ae.export.source import CARD
 from latent_ae.generation.settings import SAMPLES
 from latent_ae.image import Pixels, from_tensor, image_grid, save_png
@@ -72,7 +72,7 @@ def levels_grid(prior: HierarchicalPrior, autoencoder: AutoencoderKL, *, seed: i
 def write_prior(prior: HierarchicalPrior, folder: Path, pictures: dict[str, Pixels], card: str) -> None:
     """Write the folder whole or not at all, once it has been loaded again and found the same.
 
-    Raises ExportError if the folder is there, ProofFailed, OSError.
+    Raises PlaceTakenError if the folder is there, ProofFailed, OSError.
     """
     with placed([folder]) as beside:
         made = beside / folder.name

@@ -1,8 +1,5 @@
 """A folder of latents made ready to be worked on by one run at a time."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from latent_ae.codec import Codec
@@ -28,21 +25,6 @@ from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.shard import FOLDER, is_there, read_record
 from latent_ae.latent_dataset.views import Images
 from latent_ae.latent_header import SMALL_CODEBOOK
-
-LOCK = ".lock"
-
-
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it. Raises LatentDatasetError if another run is at work on it, OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
-        try:
-            # A record lock: unlike flock's it is not inherited by loader processes, which may outlive a killed run.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LatentDatasetError(f"another run is writing to {folder}: wait for it or end it") from None
-        yield
 
 
 def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from latent_ae.atomic import placed
 from latent_ae.models.errors import ModelError
 from latent_ae.randomness import torch_generator
 
@@ -115,12 +116,14 @@ def minimum_side(layers: int) -> int:
 
 
 def save_discriminator(folder: Path, discriminator: PatchDiscriminator) -> None:
-    """Write config.json and model.safetensors into `folder`, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a folder of config.json and model.safetensors, in place of an earlier one. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in discriminator.state_dict().items()}
-    (folder / _WEIGHTS).write_bytes(safetensors.torch.save(tensors))
     config = {"_class_name": PatchDiscriminator.__name__, **discriminator.settings()}
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with placed([folder], replace=True) as beside:
+        made = beside / folder.name
+        made.mkdir()
+        safetensors.torch.save_file(tensors, made / _WEIGHTS)
+        (made / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_discriminator(folder: Path, *, in_channels: int) -> PatchDiscriminator:

@@ -1,13 +1,12 @@
 """Checkpoints that are either whole or absent.
 
-A checkpoint is written beside its final place, fsynced, and renamed; its manifest holds the sha256 of every file, and
-older checkpoints go only after the new one was read back. Tensors are safetensors, the rest is JSON: nothing is
+A checkpoint is placed as a whole; its manifest holds the sha256 of every file, and older checkpoints go only after the
+new one was read back. Tensors are safetensors, the rest is JSON: nothing is
 pickled.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from latent_ae.atomic import placed
 from latent_ae.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -43,18 +43,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
     Raises CheckpointError if the disk is full or anything else prevents it; earlier checkpoints stay as they were.
     """
     final = folder / f"step-{checkpoint.step:08d}"
-    partial = folder / f".partial-{final.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        _write_files(partial, checkpoint)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        _fsync(folder)
+        with placed([final], replace=True) as beside:
+            _write_files(beside / final.name, checkpoint)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"cannot write the checkpoint {final}: {error.strerror or error}; earlier checkpoints are untouched"
         ) from None
@@ -114,6 +106,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    folder.mkdir()
     contents = {
         f"{name}.safetensors": safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
         for name, tensors in checkpoint.tensors.items()
@@ -123,19 +116,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents[MANIFEST] = json.dumps({"schema": 1, "sha256": sha256}, indent=1).encode()
     for name, content in contents.items():
-        with (folder / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _fsync(folder)
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        (folder / name).write_bytes(content)
 
 
 def _sha256(file: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from latent_ae.atomic import write_atomically, write_errors
 from latent_ae.config import RunConfig, flatten
 from latent_ae.errors import UserError
 
@@ -128,7 +129,7 @@ class Logbook:
     def _record(self, where: Path, step: int, values: dict[str, float | int | None]) -> None:
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         line = {"step": step, **{name: finite.get(name) for name in values}}  # JSON has no NaN
-        with where.open("a", encoding="utf-8") as file:
+        with write_errors(where), where.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._tensorboard is not None:
             for name, value in finite.items():
@@ -178,9 +179,7 @@ def _cut_after(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue  # half a line, from a process that was killed while writing
-    beside = file.with_suffix(".partial")
-    beside.write_text("".join(kept), encoding="utf-8")
-    beside.replace(file)
+    write_atomically(file, "".join(kept).encode())
 
 
 def _start_wandb(run_dir: Path, name: str, settings: dict[str, object]) -> Any:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from latent_ae._version import __version__
+from latent_ae.atomic import placed, write_atomically
 from latent_ae.config import RunConfig
 from latent_ae.errors import UserError
 from latent_ae.image import save_png
@@ -45,12 +46,13 @@ def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop:
         return False
     if heldout.accelerator.is_main_process:
         pictures = draw_pictures(model, heldout, statistics, logbook, state.step)
-        (run_dir / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
+        write_atomically(run_dir / "evaluation.json", report.to_json().encode())
+        if state.adversary is not None:
+            save_discriminator(run_dir / "discriminator", state.adversary.network)
+        # Last, as it says that the run is finished.
         write_model_directory(
             run_dir / "model", model, config=config, statistics=statistics, report=report, pictures=pictures
         )
-        if state.adversary is not None:
-            save_discriminator(run_dir / "discriminator", state.adversary.network)
         logbook.say(report.summary())
         logbook.say(f"the model is in {run_dir / 'model'}")
     heldout.accelerator.wait_for_everyone()
@@ -100,11 +102,7 @@ def write_model_directory(
     report: EvaluationReport,
     pictures: dict[str, Path],
 ) -> None:
-    """Write the model directory beside its place and rename it there, in place of an earlier one."""
-    partial, old = folder.with_name(".partial-model"), folder.with_name(".old-model")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(partial)
+    """Write the model directory, whole or not at all, in place of an earlier one. Raises OSError."""
     stats = {
         "schema": 1,
         "encoder_identity": encoder_identity(model),
@@ -115,9 +113,6 @@ def write_model_directory(
         "size_rule": size_rule(config.evaluation.size),
         **statistics.to_dict(),
     }
-    (partial / "latent_stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-    for name, file in pictures.items():
-        shutil.copyfile(file, partial / f"{name}.png")
     card = model_card(
         config,
         report,
@@ -127,8 +122,10 @@ def write_model_directory(
         pictures=list(pictures),
         made_with=f"latent_ae {__version__}, {datetime.now(UTC).date().isoformat()}",
     )
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with placed([folder], replace=True) as beside:
+        made = beside / folder.name
+        model.save_pretrained(made)
+        (made / "latent_stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+        (made / "README.md").write_text(card, encoding="utf-8")
+        for name, file in pictures.items():
+            shutil.copyfile(file, made / f"{name}.png")

@@ -7,9 +7,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiTPipeline
 
+from latent_ae.atomic import PlaceTakenError
 from latent_ae.diffusion.network import NULL_CLASS, build_network
 from latent_ae.diffusion.pipeline import assemble, card_text, draw, draw_grid, write_pipeline
-from latent_ae.export import ExportError, ProofFailed
+from latent_ae.export import ProofFailed
 from latent_ae.generation.source import LatentSource
 from latent_ae.models.identity import encoder_identity
 
@@ -69,7 +70,7 @@ def test_a_grid_has_a_row_for_each_class_and_four_without(pipeline: DiTPipeline)
 def test_a_folder_that_is_there_is_left_as_it_is(pipeline: DiTPipeline, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
-    with pytest.raises(ExportError, match="is there already"):
+    with pytest.raises(PlaceTakenError, match="already exists"):
         write_pipeline(pipeline, tmp_path / "out", GRID, "card")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 

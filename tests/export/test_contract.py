@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from latent_ae.atomic import PlaceTakenError
 from latent_ae.export import EXPORTERS, Exporter, ExportError, ModelSource, ProofFailed, compat, export
 from latent_ae.export.compat import CONSUMERS
 from latent_ae.export.probes import make_probes
@@ -99,7 +100,7 @@ def test_a_place_that_is_taken_is_left_as_it_is(target: str, tmp_path: Path, kl:
         file = folder / taken.name / "mine" if taken.suffix != ".safetensors" else folder / taken.name
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
-        with pytest.raises(ExportError, match="is there already: choose another name, or remove it"):
+        with pytest.raises(PlaceTakenError, match="already exists: choose another name, or remove it"):
             export(kl, place(folder, target), exporter)
         assert left(folder) == [taken.name]
         assert file.read_text() == "mine"

@@ -46,7 +46,7 @@ def test_a_taken_place_is_said_before_the_model_is_loaded(tmp_path: Path, run: R
     (tmp_path / "vae/mine").touch()
     status, _, errors = run("export", "diffusers", "--model", tmp_path / "nothing", "-o", tmp_path / "vae")
     assert (status, left(tmp_path / "vae")) == (2, ["mine"])
-    assert errors == [f"{tmp_path / 'vae'} is there already: choose another name, or remove it"]
+    assert errors == [f"{tmp_path / 'vae'} already exists: choose another name, or remove it"]
 
 
 def test_an_empty_folder_is_a_place_and_parents_are_made(models: Path, tmp_path: Path, run: Run) -> None:

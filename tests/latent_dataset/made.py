@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 from latent_ae.codec import Codec
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
+from latent_ae.folder_lock import only_run
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.preparing import describe_work, only_run, prepare
+from latent_ae.latent_dataset.preparing import describe_work, prepare
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.views import Images, chosen_parts
 from latent_ae.latent_dataset.work import make_shards
@@ -47,7 +48,7 @@ def make(
     images = opened(config)
     encoder = encoder_of(config, threads=threads, codec=codec)
     manifest = describe_work(config, images, encoder)
-    with only_run(folder), encoder:
+    with only_run(folder, instead="another --out"), encoder:
         missing = prepare(folder, manifest, images)
         make_shards(folder, manifest, images, encoder, missing[:shards], workers=workers)
         if shards is None:

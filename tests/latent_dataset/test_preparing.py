@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from latent_ae.config import ConfigError, DataConfig, validate
 from latent_ae.data.source import hash_place
 from latent_ae.latent_dataset import LatentDatasetError
 from latent_ae.latent_dataset.manifest import read_manifest, require_same_work
-from latent_ae.latent_dataset.preparing import only_run, require_seen
+from latent_ae.latent_dataset.preparing import require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.shard import read_record
 from tests.data.images import noise_image
@@ -169,27 +167,6 @@ def test_the_manifest_says_how_to_open_the_images_again(latents: Path, pictures:
     assert tree["data"]["path"] == str(pictures)
     assert "workers" not in tree["data"]
     assert read_manifest(latents).fingerprint == tree["fingerprint"]
-
-
-HOLDER = """
-import fcntl, sys
-with open(sys.argv[1], "a") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-S", "-c", HOLDER, str(tmp_path / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(LatentDatasetError, match="another run is writing to"), only_run(tmp_path):
-            pass
-        other.kill()
-        other.communicate()
-    with only_run(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""A folder has one writer, and who comes second is told who the first is."""
+
+import errno
+import fcntl
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latent_ae.folder_lock import FolderInUseError, only_run
+
+HOLDER = """
+import sys
+from pathlib import Path
+from latent_ae.folder_lock import only_run
+with only_run(Path(sys.argv[1]), instead="-"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(FolderInUseError) as caught, only_run(folder, instead="another --name"):
+            pass
+        other.kill()
+        other.communicate()
+    assert str(caught.value) == (
+        f"another run (process {other.pid} on {socket.gethostname()}) is writing to {folder}: "
+        "wait until it ends, end it, or give another --name"
+    )
+    with only_run(folder, instead="another --name") as warning:
+        assert warning is None
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with only_run(tmp_path, instead="another --name") as warning:
+        assert warning == f"{tmp_path} is on a file system without locks: start no second run that writes to it"
