@@ -25,6 +25,7 @@ from latent_ae._version import __version__
 from latent_ae.atomic import write_atomically
 from latent_ae.latent_header import (
     FLOATS,
+    FOREIGN_ADVICE,
     LIMITS,
     MARKER,
     SCHEMA,
@@ -35,6 +36,7 @@ from latent_ae.latent_header import (
     Kind,
     Limits,
     StoredTensor,
+    UnknownEncoder,
     describe,
     open_latent_file,
     read_file_header,
@@ -54,12 +56,14 @@ __all__ = [
     "Latents",
     "Limits",
     "Precision",
+    "UnknownEncoder",
     "WrongEncoder",
     "describe",
     "from_bytes",
     "read_file_header",
     "read_header",
     "read_latents",
+    "tensor_of",
     "to_bytes",
     "write_latents",
 ]
@@ -136,7 +140,7 @@ class Latents:
             of = f" ({self.model})" if self.model else ""
             raise WrongEncoder(
                 f"these latents are of the encoder {self.encoder[:16]}{of}, the model's encoder is {identity[:16]}: "
-                "decode them with the model that made them, or encode the images again"
+                f"decode them with the model that made them; {FOREIGN_ADVICE}"
             )
 
 
@@ -247,7 +251,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _latents(header: Header, data: memoryview) -> Latents:
-    main = _tensor(header.main, data)
+    main = tensor_of(header.main, data)
     logvar = header.tensors.get("latent_logvar")
     if header.kind == "vq_indices":
         main = main.to(torch.int64)
@@ -259,7 +263,7 @@ def _latents(header: Header, data: memoryview) -> Latents:
         height=header.height,
         width=header.width,
         factor=header.factor,
-        logvar=None if logvar is None else _tensor(logvar, data),
+        logvar=None if logvar is None else tensor_of(logvar, data),
         codebook_size=header.codebook_size,
         scaling_factor=header.scaling_factor,
         shift_factor=header.shift_factor,
@@ -270,7 +274,8 @@ def _latents(header: Header, data: memoryview) -> Latents:
     )
 
 
-def _tensor(stored: StoredTensor, data: memoryview) -> Tensor:
+def tensor_of(stored: StoredTensor, data: memoryview) -> Tensor:
+    """A stored tensor from the bytes behind the header. Raises LatentFileError for floats that are not finite."""
     # A copy: the bytes may lie at any address, and belong to somebody else.
     values = torch.frombuffer(bytearray(data[stored.start : stored.end]), dtype=_TORCH[stored.dtype])
     if stored.dtype in FLOATS and not bool(values.isfinite().all()):

@@ -26,6 +26,14 @@ CODES = {"U16": 2, "I32": 4}
 """bytes of a value by safetensors' name of its type"""
 SMALL_CODEBOOK = 1 << 16
 """codes that uint16 tells apart"""
+FOREIGN_ADVICE = (
+    "if you know that a model fits, name it and decode with --foreign (foreign=true at a server), else encode the "
+    "images again"
+)
+
+
+class UnknownEncoder(LatentFileError):  # noqa: N818 - a fact about a file
+    """Latents that do not say which encoder made them: another program wrote the file."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +92,27 @@ class Header:
 
 def read_header(data: bytes, *, limits: Limits) -> Header:
     """The header of a latent file's contents. Raises LatentFileError."""
-    length = _length(data[:8], len(data), limits)
-    return parse_header(data[8 : 8 + length], len(data) - 8 - length, limits=limits)
+    return parse_header(*header_text(data, limits=limits), limits=limits)
 
 
 def read_file_header(file: BinaryIO, *, limits: Limits) -> Header:
     """The header of a latent file on a disk, which is left behind it. Raises LatentFileError, OSError."""
+    return parse_header(*file_header_text(file, limits=limits), limits=limits)
+
+
+def header_text(data: bytes, *, limits: Limits) -> tuple[bytes, int]:
+    """The JSON of a safetensors file's contents, and how many bytes follow it. Raises LatentFileError."""
+    length = _length(data[:8], len(data), limits)
+    return data[8 : 8 + length], len(data) - 8 - length
+
+
+def file_header_text(file: BinaryIO, *, limits: Limits) -> tuple[bytes, int]:
+    """The same of a file on a disk, which is left behind its JSON. Raises LatentFileError, OSError."""
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise LatentFileError("not a latent file: it is no ordinary file")
     length = _length(file.read(8), status.st_size, limits)
-    return parse_header(file.read(length), status.st_size - 8 - length, limits=limits)
+    return file.read(length), status.st_size - 8 - length
 
 
 def open_latent_file(path: Path) -> BinaryIO:
@@ -140,7 +158,7 @@ def describe(path: Path, *, limits: Limits = LIMITS) -> dict[str, object]:
 
 def parse_header(text: bytes, body: int, *, limits: Limits) -> Header:
     """The header from its JSON; `body` is how many bytes follow it. Raises LatentFileError."""
-    entries = _entries(text)
+    entries = header_entries(text)
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise LatentFileError(f"not a latent file: expected strings as metadata, got {shown(metadata)}")
@@ -180,7 +198,8 @@ def _length(start: bytes, total: int, limits: Limits) -> int:
     return length
 
 
-def _entries(text: bytes) -> dict[str, object]:
+def header_entries(text: bytes) -> dict[str, object]:
+    """The entries of a header by name, from its JSON; none of them is checked. Raises LatentFileError."""
     try:
         # Not json.loads of the bytes: it would take UTF-16 and UTF-32 too.
         decoded = text.decode("utf-8")
@@ -203,9 +222,9 @@ def _check_schema(metadata: Mapping[str, str], entries: Mapping[str, object]) ->
             f"a latent file of schema {shown(schema)}; this program reads schema {SCHEMA}: update latent_ae"
         )
     if "latent_tensor" in entries:
-        raise LatentFileError(
-            "latents that do not say which encoder made them (a plain ComfyUI .latent file, for instance), so nothing "
-            "can decode them safely: encode the image again with latent-ae encode"
+        raise UnknownEncoder(
+            "latents that do not say which encoder made them (a plain ComfyUI .latent file, for instance): "
+            f"{FOREIGN_ADVICE}"
         )
     names = ", ".join(shown(name) for name in list(entries)[:3]) or "no tensors"
     raise LatentFileError(f"not a latent file: expected metadata {PREFIX}schema, got a file with {names}")
@@ -221,7 +240,7 @@ def _tensors(entries: Mapping[str, object], *, codes: bool) -> dict[str, StoredT
             f"not a latent file: {len(extra)} tensors too many, among them {shown(extra[0])}; "
             f"expected {', '.join(sorted(allowed))}"
         )
-    tensors = {name: _tensor(name, entry, CODES if codes else FLOATS) for name, entry in entries.items()}
+    tensors = {name: stored_tensor(name, entry, CODES if codes else FLOATS) for name, entry in entries.items()}
     for name, tensor in tensors.items():
         sides = 1 if name == MARKER else 3 if codes else 4
         if len(tensor.shape) != sides or (min(tensor.shape) < 1) != (name == MARKER):
@@ -233,16 +252,17 @@ def _tensors(entries: Mapping[str, object], *, codes: bool) -> dict[str, StoredT
     return tensors
 
 
-def _tensor(name: str, entry: object, dtypes: Mapping[str, int]) -> StoredTensor:
+def stored_tensor(name: str, entry: object, dtypes: Mapping[str, int]) -> StoredTensor:
+    """A tensor's entry, of one of `dtypes`, which are bytes by name. Raises LatentFileError."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise LatentFileError(f"not a latent file: expected dtype, shape and data_offsets of {name}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in dtypes:
         raise LatentFileError(f"not a latent file: {name} is {shown(dtype)}, expected one of {', '.join(dtypes)}")
-    if not (_whole_numbers(shape, most=4) and _whole_numbers(offsets, most=2) and len(offsets) == 2):
+    if not (_whole_numbers(shape, most=5) and _whole_numbers(offsets, most=2) and len(offsets) == 2):
         raise LatentFileError(
             f"not a latent file: {name} has the shape {shown(shape)} and lies at {shown(offsets)}, expected at most "
-            "4 and exactly 2 whole numbers of at least 0"
+            "5 and exactly 2 whole numbers of at least 0"
         )
     start, end = offsets
     if end - start != (expected := math.prod(shape) * dtypes[dtype]):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from latent_ae.cli.messages import complain, say
 from latent_ae.cli.options import add_command, add_model, add_out_folder, load_codec, not_negative
+from latent_ae.errors import UserError
 from latent_ae.latent_header import SUFFIX, SUFFIXES
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def add_commands(commands: "Commands") -> None:
         "--precision", choices=("float32", "float16", "bfloat16"), help="of the stored numbers (default: float32)"
     )
     encode.add_argument("--logvar", action="store_true", help="store the posterior's log-variance too")
+    encode.add_argument(
+        "--suffix",
+        choices=sorted(SUFFIXES),
+        default=SUFFIX,
+        help="of the latent files' names; ComfyUI's LoadLatent lists .latent only (default: %(default)s)",
+    )
     decode = add_command(
         commands,
         "decode",
@@ -55,6 +62,12 @@ def add_commands(commands: "Commands") -> None:
     decode.add_argument("latents", metavar="LATENT", nargs="+", type=Path, help="a latent file, or a folder of them")
     add_out_folder(decode, "PNGs")
     add_model(decode, required=False, more="; left out, the one that the files name, if it is on this machine")
+    decode.add_argument(
+        "--foreign",
+        action="store_true",
+        help="also decode files that name another encoder, or none as ComfyUI's .latent files, if the number of "
+        "channels fits: with --model you say that they are its latents; they are taken as raw, not scaled",
+    )
     reconstruct = add_command(
         commands,
         "reconstruct",
@@ -74,9 +87,15 @@ def _encode(arguments: argparse.Namespace) -> int:
     from latent_ae.image import SUFFIXES as IMAGES  # noqa: PLC0415
     from latent_ae.paths import find_files  # noqa: PLC0415
 
-    targets = plan(find_files(arguments.images, IMAGES, without=arguments.out), arguments.out, SUFFIX)
+    targets = plan(find_files(arguments.images, IMAGES, without=arguments.out), arguments.out, arguments.suffix)
+    codec = load_codec(arguments.model, arguments.compute)
+    if codec.is_vq and arguments.suffix != SUFFIX:
+        raise UserError(
+            f"--suffix {arguments.suffix}: it is for ComfyUI, which reads no codes, and {arguments.model} makes codes: "
+            "leave it out"
+        )
     task = Encode(
-        load_codec(arguments.model, arguments.compute),
+        codec,
         compute=arguments.compute,
         seed=arguments.sample,
         precision=arguments.precision,
@@ -90,11 +109,14 @@ def _decode(arguments: argparse.Namespace) -> int:
     from latent_ae.codec.tasks import Decode, image_count, named_model  # noqa: PLC0415
     from latent_ae.paths import find_files  # noqa: PLC0415
 
+    if arguments.foreign and arguments.model is None:
+        raise UserError("--foreign needs --model: such files do not say which model decodes them")
     sources = find_files(arguments.latents, SUFFIXES, without=arguments.out)
     targets = plan(sources, arguments.out, ".png", count=image_count)
     name = arguments.model or named_model([source.path for source in sources])
     codec = load_codec(name, arguments.compute)
-    return _run(Decode(codec, compute=arguments.compute), targets, arguments.out, "decoded")
+    task = Decode(codec, compute=arguments.compute, foreign=arguments.foreign)
+    return _run(task, targets, arguments.out, "decoded")
 
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
@@ -119,6 +141,8 @@ def _run(task: "Task[Any, Any]", targets: "list[Target]", out: Path, done: str) 
     kept = f", {outcome.kept} were there already" if outcome.kept else ""
     failed = f", {len(outcome.failed)} could not be used" if outcome.failed else ""
     say(f"{done} {outcome.made} of {len(targets)} files into {out}{kept}{failed}")
+    for note, count in outcome.notes.items():
+        say(f"note: {count} {'file' if count == 1 else 'files'} {note}")
     for file, reason in outcome.failed:
         complain(f"{file}: {reason}")
     return 1 if outcome.failed else 0

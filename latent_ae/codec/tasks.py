@@ -12,6 +12,7 @@ from latent_ae.codec.codec import Codec
 from latent_ae.codec.files import BATCH_PIXELS, Item, Target, Task
 from latent_ae.codec.record import decoder_identity, read_record, write_recorded_png
 from latent_ae.errors import UserError
+from latent_ae.foreign_latents import LatentForm, Taken, bare_image_count, take_latents
 from latent_ae.image import Pixels, open_image, to_uint8
 from latent_ae.latent_file import (
     DTYPES,
@@ -19,6 +20,7 @@ from latent_ae.latent_file import (
     LatentFileError,
     Latents,
     Precision,
+    UnknownEncoder,
     describe,
     from_bytes,
     read_latents,
@@ -166,35 +168,48 @@ class Reconstruct(Task[Pixels, Pixels]):
         self._pictures.write(item.target, item.digest, [made])
 
 
-class Decode(Task[Latents, Iterable[Pixels]]):
-    """Latent files to PNGs, one for each of a file's images; see Reconstruct."""
+class Decode(Task[Taken, Iterable[Pixels]]):
+    """Latent files to PNGs, one for each of a file's images; see Reconstruct.
 
-    def __init__(self, codec: Codec, *, compute: str) -> None:
+    With `foreign` also files that name another encoder or none, of latents that the model can decode by their form.
+    """
+
+    def __init__(self, codec: Codec, *, compute: str, foreign: bool = False) -> None:
         self._codec = codec
-        self._pictures = _Pictures(codec, "decode", compute)
+        self._foreign = foreign
+        self._pictures = _Pictures(codec, "decode foreign" if foreign else "decode", compute)
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether every PNG is whole and says that it is what this task makes of the source."""
         return self._pictures.are_there(target, digest)
 
-    def read(self, file: BinaryIO) -> Latents:
-        """Raises LatentFileError for what is none, WrongEncoder for latents of another model."""
-        latents = from_bytes(file.read(LIMITS.header_bytes + LIMITS.tensor_bytes + 9))
+    def read(self, file: BinaryIO) -> Taken:
+        """Raises LatentFileError for what is none; UnknownEncoder, WrongEncoder for foreign latents if not allowed."""
+        data = file.read(LIMITS.header_bytes + LIMITS.tensor_bytes + 9)
+        if self._foreign:
+            codec = self._codec
+            form = LatentForm(codec.name, codec.identity, codec.factor, codec.latent_channels, codec.codebook_size)
+            return take_latents(data, form)
+        latents = from_bytes(data)
         latents.require_encoder(self._codec.identity)
-        return latents
+        return Taken(latents, "")
 
-    def pixels(self, given: Latents) -> int:
+    def note(self, given: Taken) -> str:
+        """What was assumed of foreign latents."""
+        return given.note
+
+    def pixels(self, given: Taken) -> int:
         """N * H * W."""
-        return given.count * given.height * given.width
+        return given.latents.count * given.latents.height * given.latents.width
 
-    def make(self, items: Sequence[Item[Latents]]) -> list[Iterable[Pixels]]:
+    def make(self, items: Sequence[Item[Taken]]) -> list[Iterable[Pixels]]:
         """The images of each file; those of a large one are decoded as they are asked for."""
         if len(items) == 1:
-            return [self._decoded(items[0].given)]
-        images = iter(self._codec.decode([item.given for item in items]))
-        return [[next(images) for _ in range(item.given.count)] for item in items]
+            return [self._decoded(items[0].given.latents)]
+        images = iter(self._codec.decode([item.given.latents for item in items]))
+        return [[next(images) for _ in range(item.given.latents.count)] for item in items]
 
-    def write(self, item: Item[Latents], made: Iterable[Pixels]) -> None:
+    def write(self, item: Item[Taken], made: Iterable[Pixels]) -> None:
         """Each PNG whole or not at all."""
         self._pictures.write(item.target, item.digest, made)
 
@@ -207,12 +222,14 @@ class Decode(Task[Latents, Iterable[Pixels]]):
 
 def image_count(path: Path) -> int:
     """How many images a latent file says that it holds; 1 if it does not say, which will be found out."""
-    try:
-        images = describe(path)["images"]
-    except (LatentFileError, OSError):
-        return 1
-    assert isinstance(images, int)
-    return images
+    with contextlib.suppress(LatentFileError, OSError):
+        try:
+            images = describe(path)["images"]
+        except UnknownEncoder:
+            return bare_image_count(path)
+        assert isinstance(images, int)
+        return images
+    return 1
 
 
 def named_model(files: Sequence[Path]) -> str:
