@@ -71,14 +71,15 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
             "bytes": len(encoded.file),
         }
 
-    def decode(latents: FileData, model: str | None = None) -> tuple[list[FileData], dict]:
+    def decode(latents: FileData, model: str | None = None, foreign: bool = False) -> tuple[list[FileData], dict]:
         """Latents to images: a PNG for each image of the latent file, and their numbers.
 
         Args:
-            latents: an uploaded latent file (safetensors), or from a tool a data: URI.
+            latents: an uploaded latent file (safetensors, or ComfyUI's .latent), or from a tool a data: URI.
             model: an id from `models`; the one whose encoder made the latents if not given.
+            foreign: decode with `model` also what names another encoder, or none; the note says what was assumed.
         """
-        return _images(service.decode(_path(latents), model=model), "decoded")
+        return _images(service.decode(_path(latents), model=model, foreign=foreign), "decoded")
 
     def reconstruct(image: FileData, model: str | None = None, rivals: bool = False) -> tuple[FileData, FileData, dict]:
         """What a model makes of an image: the reconstruction as PNG, the latent file, metrics and sizes.

@@ -67,7 +67,7 @@ def guarded(status: gr.HTML, results: Component) -> Callable[[Callable[..., Upda
             try:
                 return handler(*args)
             except ServiceError as error:
-                message = sentence(error)
+                message = sentence(str(error))
                 gr.Warning(html.escape(message))  # a toast shows HTML
                 return {status: markup.error(message), results: gr.update(visible=False)}
             except Cancelled:
@@ -78,9 +78,9 @@ def guarded(status: gr.HTML, results: Component) -> Callable[[Callable[..., Upda
     return wrap
 
 
-def sentence(error: ServiceError) -> str:
-    """An error's message as a sentence: with a capital letter and a full stop."""
-    message = str(error).strip()
+def sentence(message: str) -> str:
+    """An error's message or a note as a sentence: with a capital letter and a full stop."""
+    message = message.strip()
     return message[:1].upper() + message[1:] + ("" if message.endswith((".", "!", "?")) else ".")
 
 

@@ -6,7 +6,7 @@ import markup
 import panels
 from files import as_chosen, chosen, gallery, png
 from latent_ae.service import Service
-from running import Run, Updates, connect, guarded
+from running import Run, Updates, connect, guarded, sentence
 
 _ANY = "The model that made them"
 
@@ -16,14 +16,20 @@ def add_tab(service: Service) -> None:
     names = [info.id for info in service.models()]
     with gr.Row():
         with panels.controls():
-            file = as_chosen(gr.File(label="Latent file (.safetensors)", file_types=[".safetensors"], height=160))
+            file = as_chosen(
+                gr.File(label="Latent file (.safetensors, .latent)", file_types=[".safetensors", ".latent"], height=160)
+            )
             model = gr.Dropdown(
                 [_ANY, *names],
                 value=_ANY,
                 label="Decode with",
                 info="Only a model with the same encoder can read them; several decoders may share one.",
                 filterable=False,
-                visible=len(names) > 1,
+            )
+            foreign = gr.Checkbox(
+                label="Latents of another program",
+                info="Take them as the chosen model's, raw and not scaled, also where the file names another encoder "
+                "or none, as ComfyUI's.",
             )
             start, cancel, run = panels.buttons("Decode")
         with panels.answers():
@@ -42,10 +48,12 @@ def add_tab(service: Service) -> None:
         run: Run,
         path: str | None,
         name: str,
+        foreign: bool,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
     ) -> Updates:
         tick = run.start(progress, "Decoding")
-        decoded = service.decode(chosen(path, "latent file"), model=None if name == _ANY else name, tick=tick)
+        model = None if name == _ANY else name
+        decoded = service.decode(chosen(path, "latent file"), model=model, foreign=foreign, tick=tick)
         images = decoded.images
         height, width = images[0].shape[:2]
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
@@ -58,9 +66,9 @@ def add_tab(service: Service) -> None:
             many: None if single else gallery(numbered, name="decoded", columns=4),
             alone: gr.update(visible=single),
             several: gr.update(visible=not single),
-            status: markup.note(f"{told} {decoded.note}".strip()),
+            status: markup.note(f"{told} {sentence(decoded.note)}" if decoded.note else told),
             results: gr.update(visible=True),
         }
 
     outputs = [one, many, alone, several, results]
-    connect(start, cancel, decode, run=run, inputs=[file, model], outputs=outputs, status=status)
+    connect(start, cancel, decode, run=run, inputs=[file, model, foreign], outputs=outputs, status=status)

@@ -102,7 +102,7 @@ def _fitting(infos: Mapping[str, ModelInfo], encoder: str) -> str:
     if fitting:
         return f"decode them with {' or '.join(fitting)}"
     models = ", ".join(f"{name} ({info.encoder[:SHOWN_DIGITS]})" for name, info in infos.items())
-    return f"there are {models}; encode the images again with one of them"
+    return f"there are {models}; encode the images again with one of them, or name one with foreign=true if it fits"
 
 
 def _card(file: Path) -> str:

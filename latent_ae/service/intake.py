@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from latent_ae.foreign_latents import LatentForm, Taken, take_latents
 from latent_ae.image import BrokenImage, Pixels, open_image, to_pil, to_uint8
 from latent_ae.latent_file import LatentFileError, Latents, from_bytes
 from latent_ae.latent_header import Limits, read_header
@@ -98,7 +99,7 @@ def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Pixel
 
 def read_latents(upload: Upload, limits: ServiceLimits) -> Latents:
     """Latents whose images, all together, have at most `limits.pixels`. Raises BadLatents or TooLarge."""
-    bounds = Limits(tensor_bytes=limits.upload_bytes, images=limits.samples, side=limits.side)
+    bounds = _latent_limits(limits)
     try:
         header = read_header(upload.data, limits=bounds)
         *_, h, w = header.main.shape
@@ -106,6 +107,18 @@ def read_latents(upload: Upload, limits: ServiceLimits) -> Latents:
         return from_bytes(upload.data, limits=bounds)
     except LatentFileError as error:
         raise BadLatents(str(error)) from error
+
+
+def read_foreign_latents(upload: Upload, info: ModelInfo, limits: ServiceLimits) -> Taken:
+    """The same of latents that `info`'s model is said to decode, whatever encoder their file names."""
+    form = LatentForm(info.id, info.encoder, info.factor, info.latent_channels, info.codebook_size)
+    try:
+        taken = take_latents(upload.data, form, limits=_latent_limits(limits))
+    except LatentFileError as error:
+        raise BadLatents(str(error)) from error
+    h, w = taken.latents.grid
+    check_pixels(h * info.factor, w * info.factor, limits, count=taken.latents.count)
+    return taken
 
 
 def check_latents(latents: Latents, info: ModelInfo) -> None:
@@ -186,6 +199,10 @@ def _has_second_page(image: Image.Image) -> bool:
     except EOFError:
         return False
     return True
+
+
+def _latent_limits(limits: ServiceLimits) -> Limits:
+    return Limits(tensor_bytes=limits.upload_bytes, images=limits.samples, side=limits.side)
 
 
 def _check_webp(data: bytes, limits: ServiceLimits) -> None:

@@ -40,9 +40,12 @@ class RemoteDecode:
     data: bytes
     """the tensor's bytes, row-major, little-endian"""
     shape: tuple[int, ...]
-    """[B,c,h,w]"""
+    """[B,c,h,w], or packed as FLUX's pipeline packs them: [B, h/2 * w/2, 4c]"""
     dtype: str
     """float16, float32 or bfloat16"""
+    height: int | None = None
+    width: int | None = None
+    """of the image in pixels: needed for packed latents; others say it by their shape, whatever is given here"""
     scaling_factor: float | None = None
     """latents are divided by it ..."""
     shift_factor: float | None = None
@@ -60,12 +63,12 @@ class RemoteDecode:
     def from_query(cls, query: Query, data: bytes) -> "RemoteDecode":
         """From a request's query and body. Raises BadRequest for what cannot be read."""
         fields = _fields(query)
-        if "height" in fields or "width" in fields:
-            raise BadRequest("height and width belong to packed latents, which are not decoded here: send [B,c,h,w]")
         return cls(
             data=data,
             shape=_shape(fields.get("shape")),
             dtype=_text(fields, "dtype", ""),
+            height=_whole(fields, "height"),
+            width=_whole(fields, "width"),
             scaling_factor=_float(fields, "scaling_factor"),
             shift_factor=_float(fields, "shift_factor"),
             do_scaling=_bool(fields, "do_scaling"),
@@ -119,8 +122,11 @@ def latents_of(asked: RemoteDecode, info: ModelInfo, limits: ServiceLimits) -> T
         raise BadRequest(f"image_format is jpg or png, got {asked.image_format[:20]!r}")
     if asked.output_type == "pil" and asked.shape[:1] != (1,):
         raise BadRequest("output_type pil gives one image: send one, or ask for pt with partial_postprocess")
-    _check_shape(asked.shape, info.latent_channels, info.factor, limits)
+    shape = _unpacked_shape(asked, info) if len(asked.shape) == 3 else asked.shape
+    _check_shape(shape, info.latent_channels, info.factor, limits)
     latents = _tensor(asked.data, asked.shape, asked.dtype)
+    if shape != asked.shape:
+        latents = _unpack(latents, shape)
     scaling, shift = asked.scaling_factor, asked.shift_factor
     if scaling is None and asked.do_scaling:
         scaling, shift = info.scaling_factor, info.shift_factor if shift is None else shift
@@ -174,6 +180,27 @@ def _check_shape(shape: tuple[int, ...], channels: int, factor: int, limits: Ser
     if shape[0] > limits.samples:
         raise TooLarge(f"these are {shape[0]} images, and this server takes at most {limits.samples} at a time")
     check_pixels(shape[2] * factor, shape[3] * factor, limits, count=shape[0])
+
+
+def _unpacked_shape(asked: RemoteDecode, info: ModelInfo) -> tuple[int, ...]:
+    """[B,c,h,w] of packed latents. The image's sides are brought down to a multiple of twice the factor, as by FLUX."""
+    if asked.height is None or asked.width is None:
+        raise BadRequest("a shape of 3 numbers is that of packed latents, which need height and width in pixels")
+    rows, columns = (side // (2 * info.factor) for side in (asked.height, asked.width))
+    expected = (asked.shape[0], rows * columns, 4 * info.latent_channels)
+    if asked.shape != expected:
+        raise BadRequest(
+            f"packed latents of {asked.width}x{asked.height} pixels have the shape {list(expected)} for this model, "
+            f"got {list(asked.shape)}"
+        )
+    return asked.shape[0], info.latent_channels, 2 * rows, 2 * columns
+
+
+def _unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """[B, h/2 * w/2, 4c], each row a square of 2x2 positions, channel by channel => `shape` [B,c,h,w]."""
+    count, channels, height, width = shape
+    squares = packed.reshape(count, height // 2, width // 2, channels, 2, 2)
+    return squares.permute(0, 3, 1, 4, 2, 5).reshape(shape)
 
 
 def _tensor(data: bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
@@ -232,6 +259,15 @@ def _float(fields: dict[str, list[str]], name: str) -> float | None:
     if not math.isfinite(value):
         raise BadRequest(f"{name} is a number, got {fields[name][-1][:20]!r}")
     return value
+
+
+def _whole(fields: dict[str, list[str]], name: str) -> int | None:
+    if name not in fields:
+        return None
+    word = fields[name][-1]
+    if not (word.isascii() and word.isdigit() and len(word) <= 9):
+        raise BadRequest(f"{name} is a whole number of pixels, got {word[:20]!r}")
+    return int(word)
 
 
 def _bool(fields: dict[str, list[str]], name: str) -> bool:

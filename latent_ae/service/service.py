@@ -114,13 +114,25 @@ class Service:
             drawn = answers.drawn(chosen.info, latents, seed=seed, logvar=logvar)
             return answers.encoded(chosen.info.id, upload, drawn, precision or "float32")
 
-    def decode(self, latents: File, *, model: str | None = None, tick: Tick | None = None) -> Images:
-        """The images of a latent file, by `model` or whichever has its encoder. Raises WrongModel, BadLatents."""
+    def decode(
+        self, latents: File, *, model: str | None = None, foreign: bool = False, tick: Tick | None = None
+    ) -> Images:
+        """The images of a latent file, by `model` or whichever has its encoder. Raises WrongModel, BadLatents.
+
+        With `foreign` also of a file that names another encoder or none, by `model`, which must then be given; the note
+        says what was assumed.
+        """
         with self._door.request("decode", tick) as request:
-            given = self._uploads.latents(request, latents)
-            chosen = self._fitting(given, model)
+            if foreign:
+                if model is None:
+                    raise BadRequest("foreign latents do not say which model decodes them: name one")
+                chosen = self._model(model)
+                given, note = self._uploads.foreign_latents(request, latents, chosen.info)
+            else:
+                given, note = self._uploads.latents(request, latents), ""
+                chosen = self._fitting(given, model)
             decoded = request.model(chosen.decode(given))
-            return Images(chosen.info.id, tuple(each.image for each in decoded), "", request.seconds)
+            return Images(chosen.info.id, tuple(each.image for each in decoded), note, request.seconds)
 
     def reconstruct(
         self, image: File, *, model: str | None = None, rivals: bool = False, tick: Tick | None = None

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from latent_ae.foreign_latents import Taken
 from latent_ae.image import Pixels
 from latent_ae.latent_file import Latents
 from latent_ae.service import intake
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.request import Request
+from latent_ae.service.results import ModelInfo
 
 File = bytes | Path
 """an upload"""
@@ -38,3 +40,8 @@ class Uploads:
         """What is in a latent file."""
         with request.desk():
             return intake.read_latents(intake.read_upload(file, self._limits), self._limits)
+
+    def foreign_latents(self, request: Request, file: File, info: ModelInfo) -> Taken:
+        """What is in a latent file, also in one that names another encoder than the model's, or none."""
+        with request.desk():
+            return intake.read_foreign_latents(intake.read_upload(file, self._limits), info, self._limits)

@@ -20,7 +20,7 @@ from tests.app.pictures import pixels, png, read, written
 FILE, TEXT, WHOLE, NUMBER, SWITCH = "file", "string", "integer", "number", "boolean"
 ENDPOINTS = {
     "encode": {"image": FILE, "model": TEXT, "seed": WHOLE, "precision": "enum", "logvar": SWITCH},
-    "decode": {"latents": FILE, "model": TEXT},
+    "decode": {"latents": FILE, "model": TEXT, "foreign": SWITCH},
     "reconstruct": {"image": FILE, "model": TEXT, "rivals": SWITCH},
     "sample": {"model": TEXT, "count": WHOLE, "seed": WHOLE, "temperature": NUMBER, "size": WHOLE, "prior": "enum"},
     "interpolate": {"a": FILE, "b": FILE, "model": TEXT, "steps": WHOLE, "spherical": SWITCH},

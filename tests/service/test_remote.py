@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import requests
 import torch
+from diffusers import FluxPipeline
 from diffusers.utils import remote_utils
 from PIL import Image
 from torch import Tensor
@@ -153,6 +154,30 @@ def test_what_was_encoded_is_decoded(service: Service, vq: Codec) -> None:
     assert np.abs(np.asarray(found).astype(int) - vq.reconstruct([image])[0]).max() <= 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(12, 20), (12, 16), (24, 8), (999, 1)])
+def test_height_and_width_change_nothing_where_the_shape_says_it(service: Service, height: int, width: int) -> None:
+    """SD.Next sends both with latents [1,c,h,w], and not always those of the latents."""
+    options = {"output_type": "pt", "return_type": "pt", "do_scaling": False}
+    told = remote_decode(service, latents(), height=height, width=width, **options)
+    assert torch.equal(told, remote_decode(service, latents(), **options))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (17, 31), (24, 8)])
+def test_packed_latents_are_those_that_flux_unpacks(service: Service, kl: Codec, height: int, width: int) -> None:
+    """The documented call: what FluxPipeline gives with output_type latent, and its own unpacking as the oracle."""
+    exact = Codec(kl.model, name="exact", precision="exact")
+    rows, columns = 2 * (height // 8), 2 * (width // 8)
+    given = torch.randn(2, 2, rows, columns, generator=torch.Generator().manual_seed(3))
+    packed = FluxPipeline._pack_latents(given, 2, 2, rows, columns)
+    unpacked = FluxPipeline._unpack_latents(packed, height, width, vae_scale_factor=4)
+    options = {"scaling_factor": SCALING, "shift_factor": SHIFT, "output_type": "pt", "return_type": "pt"}
+    with closing(Service({"kl": exact})) as served:
+        found = remote_decode(served, packed, height=height, width=width, **options)
+    stock = torch.cat([decoded(kl, one) for one in (unpacked / SCALING + SHIFT).split(1)])
+    assert torch.equal(unpacked, given)
+    assert torch.equal(found, stock)
+
+
 GOOD = {"shape": ["1", "2", "3", "5"], "dtype": "float32"}
 
 
@@ -160,7 +185,7 @@ GOOD = {"shape": ["1", "2", "3", "5"], "dtype": "float32"}
     ("changes", "error", "words"),
     [
         ({"shape": []}, BadRequest, "shape is a list"),
-        ({"shape": ["1", "2", "3"]}, BadRequest, r"\[B, 2, h, w\]"),
+        ({"shape": ["1", "2"]}, BadRequest, r"\[B, 2, h, w\]"),
         ({"shape": ["1", "4", "3", "5"]}, BadRequest, r"\[B, 2, h, w\]"),
         ({"shape": ["1", "2", "0", "5"]}, BadRequest, r"\[B, 2, h, w\]"),
         ({"shape": ["1", "2", "-3", "5"]}, BadRequest, "whole numbers"),
@@ -182,7 +207,24 @@ GOOD = {"shape": ["1", "2", "3", "5"], "dtype": "float32"}
         ({"scaling_factor": "1e-45"}, BadRequest, "not finite"),
         ({"shift_factor": "inf"}, BadRequest, "is a number"),
         ({"do_scaling": "perhaps"}, BadRequest, "true or false"),
-        ({"height": "16", "width": "16"}, BadRequest, "packed"),
+        ({"height": "16.5", "width": "16"}, BadRequest, "height is a whole number of pixels, got '16.5'"),
+        ({"height": "-16"}, BadRequest, "height is a whole number"),
+        ({"width": "9" * 30}, BadRequest, "width is a whole number"),
+        ({"shape": ["1", "2", "15"]}, BadRequest, "packed latents, which need height and width in pixels"),
+        ({"shape": ["1", "2", "15"], "height": "16"}, BadRequest, "packed latents, which need height and width"),
+        (
+            {"shape": ["1", "4", "8"], "height": "16", "width": "24"},
+            BadRequest,
+            r"packed latents of 24x16 pixels have the shape \[1, 6, 8\] for this model, got \[1, 4, 8\]",
+        ),
+        ({"shape": ["1", "4", "16"], "height": "16", "width": "16"}, BadRequest, r"\[1, 4, 8\] .* got \[1, 4, 16\]"),
+        ({"shape": ["1", "0", "8"], "height": "7", "width": "7"}, BadRequest, r"\[B, 2, h, w\]"),
+        ({"shape": ["1", "6", "8"], "height": "16", "width": "24"}, BadRequest, "has 192 bytes, got 120"),
+        (
+            {"shape": ["1", "1000000", "8"], "height": "8000", "width": "8000"},
+            TooLarge,
+            "at most",
+        ),
     ],
     ids=str,
 )
