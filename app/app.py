@@ -86,6 +86,7 @@ def _serve(
         port=arguments.port,
         auth=auth,
         root_path=arguments.root_path,
+        allow_hosts=arguments.allow_host,
         mcp=arguments.mcp,
         keep_seconds=arguments.keep_seconds,
         stored_bytes=arguments.stored_bytes,
@@ -117,7 +118,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; %(default)s")
     parser.add_argument("--port", type=int, default=7860, help="0 for one that is free; %(default)s")
     parser.add_argument("--auth-file", type=Path, metavar="FILE", help="lines user:password; mode 0600")
-    parser.add_argument("--root-path", metavar="PATH", help="under which a proxy shows the server, as in /vae")
+    parser.add_argument(
+        "--root-path", metavar="PATH_OR_URL", help="where a proxy shows the server: /vae, or https://example.com/vae"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which the server is reached, as vae.example.com; may be given several times. localhost, "
+        "addresses and the name in --root-path need not be given",
+    )
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints to tools of language models too")
     parser.add_argument(
         "--device", metavar="NAME", help="of the models, as cuda:1 or cpu; the accelerator that is there if not given"

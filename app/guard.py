@@ -12,11 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import temporary
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown, TooLarge
+from origins import Origins
 from tools import CALL, ROUTES, RefusedCall
 
 NEEDED = (
     *("app_id", "call/", "cancel", "config", "file=", "heartbeat/", "info", "login_check", "openapi.json", "queue/"),
-    *("reset", "run/", "startup-events", "theme.css", "token", "upload", "upload_progress", "user"),
+    *("reset", "run/", "startup-events", "theme.css", "upload", "upload_progress", "user"),
 )
 """Gradio's routes under /gradio_api/ that the page, the clients and the app itself use, by how they start."""
 _WORKING = ("call/", "queue/join", "run/")
@@ -56,16 +57,26 @@ class Traffic:
 
 
 class Guard:
-    """ASGI middleware in front of Gradio; the app's plain routes pass it untouched.
+    """ASGI middleware in front of everything: Gradio, its middleware, and the app's plain routes.
 
-    Gradio's own checks stay behind it. What it adds: routes that nothing here needs do not exist (proxy, recordings,
-    editor, monitoring), no URL is fetched for a visitor, and no body is held that is larger than a request needs.
+    Gradio's own checks stay behind it. What it adds: pages of other sites are refused, routes that nothing here needs
+    do not exist (proxy, recordings, editor, monitoring, the login cookie's value), no URL is fetched for a visitor, and
+    no body is held that is larger than a request needs.
     """
 
     def __init__(
-        self, app: ASGIApp, *, folder: Path, upload_bytes: int, stored_bytes: int, traffic: Traffic, mcp: bool
+        self,
+        app: ASGIApp,
+        *,
+        origins: Origins,
+        folder: Path,
+        upload_bytes: int,
+        stored_bytes: int,
+        traffic: Traffic,
+        mcp: bool,
     ) -> None:
         self.app = app
+        self.origins = origins
         self.traffic = traffic
         self.folder = folder
         self.upload_bytes = upload_bytes
@@ -74,19 +85,29 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or hand it on."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] != "http":  # a web socket: nothing here speaks by one, and no browser asks before it opens one
+            await send({"type": "websocket.close", "code": 1008})
+            return
         path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
+
+        async def send_own(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.origins.own_headers(message, scope)
+            await send(message)
+
         counted = "/heartbeat/" not in path
         self.traffic.requests += counted
         try:
-            await self._answer(path, scope, receive, send)
+            await self._answer(path, scope, receive, send_own)
         finally:
             self.traffic.requests -= counted
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            self.origins.check(scope, path)
             if self.traffic.closing and scope["method"] == "POST":
                 raise ShuttingDown("the server is shutting down: try again later")
             if path.startswith("gradio_api/"):

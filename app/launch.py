@@ -6,13 +6,14 @@ import functools
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from starlette.middleware import Middleware
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 import look
 import temporary
@@ -21,6 +22,7 @@ from accounts import Accounts
 from guard import Guard, Traffic, tool_bytes
 from latent_ae.errors import UserError
 from latent_ae.service import Service
+from origins import Origins
 from routes import plain_routes
 
 _SWEEP_SECONDS = 30.0
@@ -63,6 +65,7 @@ def launch(
     port: int = 7860,
     auth: Accounts | None = None,
     root_path: str | None = None,
+    allow_hosts: Sequence[str] = (),
     mcp: bool = False,
     keep_seconds: float = 3600.0,
     stored_bytes: int = 2 * 10**9,
@@ -77,12 +80,14 @@ def launch(
         host: an address of this machine.
         port: 0 for one that is free.
         auth: who may use the server; everybody if None.
-        root_path: under which a proxy shows the server, as in /vae.
+        root_path: under which a proxy shows the server, as in /vae or https://example.com/vae.
+        allow_hosts: names by which the server is reached, besides localhost, addresses, `host` and that of `root_path`.
         mcp: offer the endpoints to language models' tools too.
         keep_seconds: that uploads and results stay: longer than a request takes and a page is looked at.
         stored_bytes: of uploads and results, above which nothing is taken that adds to them.
 
-    Raises UserError if the port, or what `mcp` needs, cannot be had, and for `mcp` with `auth`.
+    Raises UserError if the port, or what `mcp` needs, cannot be had, for `mcp` with `auth`, and for a name or root path
+    that cannot be.
     """
     if mcp:
         tools.require_usable(accounts=auth is not None)
@@ -93,8 +98,9 @@ def launch(
         tools.prepare(folder, tool_bytes(service.limits.upload_bytes))
     port = _free_port(host, port)
     traffic = Traffic()
-    guard = Middleware(
+    guard = functools.partial(
         Guard,
+        origins=Origins(host=host, names=allow_hosts, root_path=root_path or ""),
         folder=folder,
         upload_bytes=service.limits.upload_bytes,
         stored_bytes=stored_bytes,
@@ -109,6 +115,7 @@ def launch(
         most=stored_bytes,
         spared_seconds=2 * service.limits.deadline_seconds,
     )
+    sweeping = functools.partial(_sweeping, demo, sweep, traffic, stored_bytes, min(_SWEEP_SECONDS, keep_seconds))
     _, url, _ = demo.launch(
         server_name=host,
         server_port=port,
@@ -116,10 +123,7 @@ def launch(
         auth=None if auth is None else auth.allows,
         app_kwargs={
             "routes": plain_routes(service, traffic, auth),
-            "middleware": [guard],
-            "lifespan": functools.partial(
-                _sweeping, demo, sweep, traffic, stored_bytes, min(_SWEEP_SECONDS, keep_seconds)
-            ),
+            "lifespan": functools.partial(_lifespan, guard, sweeping),
             "openapi_url": None,  # FastAPI's list of all of Gradio's inner routes
         },
         # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.
@@ -169,13 +173,21 @@ def _free_port(host: str, port: int) -> int:
 
 
 @contextlib.asynccontextmanager
+async def _lifespan(
+    guard: Callable[[ASGIApp], ASGIApp],
+    sweeping: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+    app: Starlette,
+) -> AsyncIterator[None]:
+    """What is in front of the app, put there before the port opens, and what goes on beside it."""
+    # As one of Starlette's own middlewares it would stand behind Gradio's, which let other sites read answers.
+    app.middleware_stack = guard(app.middleware_stack)
+    async with sweeping():
+        yield
+
+
+@contextlib.asynccontextmanager
 async def _sweeping(
-    demo: gr.Blocks,
-    sweep: Callable[..., temporary.Swept],
-    traffic: Traffic,
-    stored_bytes: int,
-    seconds: float,
-    _app: object,
+    demo: gr.Blocks, sweep: Callable[..., temporary.Swept], traffic: Traffic, stored_bytes: int, seconds: float
 ) -> AsyncIterator[None]:
     """Remove old temporary files as long as the server runs, apart from the page's own that are there now."""
     kept = temporary.files_under(Path(demo.GRADIO_CACHE))

@@ -32,7 +32,7 @@ def sending(url: str, body: bytes, length: int) -> socket.socket:
     """A connection that has sent `body` of a request that says it has `length` bytes."""
     address = httpx.URL(url)
     connection = socket.create_connection((address.host, address.port), timeout=20)
-    connection.sendall(b"POST /remote/encode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length + body)
+    connection.sendall(b"POST /remote/encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length + body)
     return connection
 
 

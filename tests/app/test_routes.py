@@ -140,7 +140,7 @@ def test_a_body_without_a_length_is_cut_off_while_it_comes(server: str) -> None:
     host, port = httpx.URL(server).host, httpx.URL(server).port
     sent = 0
     with socket.create_connection((host, port), timeout=10) as connection:
-        connection.sendall(b"POST /remote/encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /remote/encode HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         # A refusal ends the connection; without one this would go on to 100 times the limit.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while sent < 100 * UPLOAD_BYTES:

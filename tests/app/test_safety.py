@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from guard import Guard, Traffic
+from origins import Origins
 from temporary import files_under
 from tests.app.pictures import pixels, png, written
 
@@ -141,6 +142,7 @@ def test_routes_of_gradio_that_nothing_needs_do_not_exist(server: str) -> None:
         ("POST", "/gradio_api/vibe-edit"),
         ("POST", "/gradio_api/run-history/connect"),
         ("GET", "/gradio_api/deep_link"),
+        ("GET", "/gradio_api/token"),
         ("GET", "/openapi.json"),
         ("GET", "/docs"),
     ):
@@ -218,12 +220,18 @@ def test_tools_give_no_addresses_either(tmp_path: Path) -> None:
         await PlainTextResponse((await receive())["body"])(scope, receive, send)
 
     guard = Guard(
-        behind, folder=tmp_path, upload_bytes=UPLOAD_BYTES, stored_bytes=UPLOAD_BYTES, traffic=Traffic(), mcp=True
+        behind,
+        origins=Origins(),
+        folder=tmp_path,
+        upload_bytes=UPLOAD_BYTES,
+        stored_bytes=UPLOAD_BYTES,
+        traffic=Traffic(),
+        mcp=True,
     )
 
     async def post(params: dict[str, Any]) -> tuple[int, Any]:
         transport = httpx.ASGITransport(guard)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             request = {"id": 3, "method": "tools/call", "params": params}
             answer = await client.post("/gradio_api/mcp/", json=request)
         return answer.status_code, answer.json()

@@ -1,0 +1,144 @@
+"""Which requests come from this server's own pages or from no page at all; all others are refused.
+
+A browser lets any web site send requests here, with the visitor's cookie and from behind the visitor's firewall. It
+says where a request comes from (`Origin`, `Sec-Fetch-*`) and which name it looked up (`Host`); programs say the latter.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from urllib.parse import SplitResult, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import Message, Scope
+
+from latent_ae.errors import UserError
+from latent_ae.service.errors import ServiceError
+
+_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+_SHOWN = 80
+"""characters of a name that a refusal repeats"""
+_PAGES = ("",)
+"""paths that a link on another site may lead to"""
+_HEADERS = {"X-Frame-Options": "SAMEORIGIN", "Cross-Origin-Resource-Policy": "same-origin"}
+"""on every answer: other sites neither frame nor embed it, also in browsers without Sec-Fetch"""
+
+
+class ForeignRequest(ServiceError):  # noqa: N818 - named as HTTP names it
+    """A request that a page of another site made, or one for a name that is not this server's."""
+
+    code = "forbidden"
+    status = 403
+
+
+class Origins:
+    """The names of this server, and whether a request belongs to it."""
+
+    def __init__(self, *, host: str = "127.0.0.1", names: Iterable[str] = (), root_path: str = "") -> None:
+        """`host` is what it listens on, `names` are others it has, `root_path` is the path or URL that a proxy shows.
+
+        Raises UserError for a name or URL that is none.
+        """
+        given = [host_name(name) for name in names]
+        self._https = False
+        if root_path and not root_path.startswith("/"):
+            url = _split(root_path)
+            if url.scheme not in ("http", "https") or not url.hostname:
+                raise UserError(
+                    f"--root-path {root_path}: expected a path as /vae, or a URL as https://example.com/vae"
+                )
+            self._https = url.scheme == "https"
+            given.append(url.hostname)
+        self._own = frozenset(given)
+        """names whose pages are this server's, whatever `Host` the proxy sends"""
+        self._known = self._own | {"localhost", host.strip("[]").lower()}
+
+    def check(self, scope: Scope, path: str) -> None:
+        """Raise ForeignRequest for a request to `path`, without its leading slash, that is not from here."""
+        headers = Headers(scope=scope)
+        for name in ("host", "x-forwarded-host"):
+            for value in headers.getlist(name):
+                self._check_host(value)
+        for origin in headers.getlist("origin"):
+            self._check_origin(origin, headers.get("host", ""), https=self._secure(scope, headers))
+        site = headers.get("sec-fetch-site", "none")
+        if site not in ("same-origin", "none") and "origin" not in headers and not _followed_link(scope, headers, path):
+            raise ForeignRequest("pages of other sites may not use this server")
+
+    def own_headers(self, message: Message, scope: Scope) -> None:
+        """Take from an answer's head what lets other sites read it, and keep its cookies from their requests."""
+        headers = MutableHeaders(scope=message)
+        for name in [name for name in headers if name.startswith("access-control-")]:
+            del headers[name]
+        if cookies := headers.getlist("set-cookie"):
+            del headers["set-cookie"]
+            secure = self._secure(scope, Headers(scope=scope))
+            for cookie in cookies:
+                headers.append("set-cookie", _own_cookie(cookie, secure=secure))
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+
+    def _check_host(self, value: str) -> None:
+        host = _hostname(value.partition(",")[0].strip())
+        if not host or not (host in self._known or _literal(host)):
+            raise ForeignRequest(
+                f"this server is not known as {host[:_SHOWN]!r}: start it with --allow-host and this name"
+            )
+
+    def _check_origin(self, origin: str, host: str, *, https: bool) -> None:
+        url = _split(origin)
+        own = url.netloc.lower() == host.lower() or (url.hostname or "") in self._own
+        if not (own and url.netloc and url.scheme in (("https",) if https else ("http", "https"))):
+            raise ForeignRequest("pages of other sites may not use this server")
+
+    def _secure(self, scope: Scope, headers: Headers) -> bool:
+        """Whether the visitor's side speaks TLS, as far as is known; who lies about it is only trusted less."""
+        forwarded = headers.get("x-forwarded-proto", "").partition(",")[0].strip()
+        return self._https or scope.get("scheme") == "https" or forwarded == "https"
+
+
+def host_name(text: str) -> str:
+    """A name or address as --allow-host takes it, without a port. Raises UserError for what is none."""
+    name = text.lower().rstrip(".")
+    if not _NAME.fullmatch(name) and not _literal(name.strip("[]")):
+        raise UserError(f"--allow-host {text}: expected a name without scheme and port, as vae.example.com")
+    return name.strip("[]")
+
+
+def _followed_link(scope: Scope, headers: Headers, path: str) -> bool:
+    """Whether a visitor came to a page by a link on another site."""
+    how = (scope["method"], headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    return path in _PAGES and how == ("GET", "navigate", "document")
+
+
+def _own_cookie(cookie: str, *, secure: bool) -> str:
+    """A cookie that comes along only where this server's own pages, or links to them, ask."""
+    parts = [part.strip() for part in cookie.split(";")]
+    kept = [part for part in parts if not part.lower().startswith("samesite") and part]
+    if secure and "secure" not in [part.lower() for part in kept]:
+        kept.append("Secure")
+    return "; ".join([*kept, "SameSite=Lax"])
+
+
+def _hostname(netloc: str) -> str:
+    """The name in NAME[:PORT], in lower case; empty if it is none."""
+    return (_split(f"//{netloc}").hostname or "").rstrip(".") if "@" not in netloc else ""
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; empty ones if it is none."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises for one that is none
+    except ValueError:
+        return urlsplit("")
+    return parts
+
+
+def _literal(host: str) -> bool:
+    """Whether this is an address: no name server can be made to say that it is another one."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
