@@ -140,10 +140,16 @@ def _pt2(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     from latent_ae.export import DiffusersFolder  # noqa: PLC0415
-    from latent_ae.export.importing import Unsaid, read_single_file  # noqa: PLC0415
+    from latent_ae.export.importing import Unsaid, read_single_file, unstated_scaling  # noqa: PLC0415
+    from latent_ae.export.placing import refuse_taken  # noqa: PLC0415
 
+    exporter = DiffusersFolder(measure=False)
+    refuse_taken(exporter.places(arguments.out))  # before the model is loaded
     unsaid = Unsaid(arguments.norm_num_groups, arguments.scaling_factor, arguments.shift_factor)
-    return _write(arguments, read_single_file(arguments.file, unsaid), DiffusersFolder(measure=False))
+    status = _write(arguments, read_single_file(arguments.file, unsaid), exporter)
+    if status == 0 and (warning := unstated_scaling(arguments.file, unsaid)) is not None:
+        say(f"warning: {warning}")
+    return status
 
 
 def _export(arguments: argparse.Namespace, exporter: "Exporter") -> int:

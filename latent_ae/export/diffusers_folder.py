@@ -10,8 +10,7 @@ from latent_ae.export.half import in_type, measure_half, rounded
 from latent_ae.export.probes import Probe, answer
 from latent_ae.export.proof import Comparison, Proof, compare_answers, compare_scaling
 from latent_ae.export.source import ModelSource, config_of, write_config
-from latent_ae.models.autoencoder import class_name
-from latent_ae.models.loading import CLASSES
+from latent_ae.models.autoencoder import CLASSES, class_name
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from latent_ae.export.proof import Proof, compare_answers, compare_scaling
 from latent_ae.export.source import ModelSource, config_of, write_config
 from latent_ae.models.ldm_keys import to_ldm_keys
 from latent_ae.models.loading import quiet_diffusers
+from latent_ae.models.single_file import CONFIG
 
-CONFIG = "latent_ae.config"
 IDENTITY = "latent_ae.encoder_identity"
-"""entries of the file's metadata"""
+"""entry of the file's metadata, beside CONFIG"""
 PREFIX = "first_stage_model."
 """of an autoencoder's tensors in the checkpoint of a whole diffusion model"""
 

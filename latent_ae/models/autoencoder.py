@@ -9,6 +9,9 @@ from torch import Tensor
 Autoencoder: TypeAlias = AutoencoderKL | VQModel
 """the Gaussian one, whose encoder gives moments, or the vector-quantised one, whose latents are quantised to decode"""
 
+CLASSES: dict[str, type[Autoencoder]] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+"""by `_class_name` in config.json"""
+
 
 def class_name(model: Autoencoder) -> str:
     """The name of its stock class, as `_class_name` in its config.json."""

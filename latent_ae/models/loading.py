@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, VQModel
+from diffusers import AutoencoderKL
 from diffusers.utils import logging
 
 from latent_ae.errors import one_line
-from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
-from latent_ae.models.single_file import SUFFIXES, load_single_file
+from latent_ae.models.single_file import SUFFIXES, load_single_file, stated_config
 
-CLASSES = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
-"""by `_class_name` in config.json"""
 _SUBFOLDERS = (None, "vae", "vqvae", "movq")
 """where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
 _PLACED = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
@@ -56,6 +54,15 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
     else:
         reason = f"there is no such folder, and none of the hub can be had: {reasons[0]}"
     raise ModelError(f"cannot load an autoencoder from {name}: {reason}")
+
+
+def states_scaling(name: str) -> bool:
+    """Whether what `load_autoencoder` loads by this name states the scale of its latents.
+
+    A config.json does, if by diffusers' default; a single file only in the metadata of `latent-ae export ldm`.
+    """
+    path = Path(name)
+    return not path.is_file() or stated_config(path) is not None
 
 
 def _subfolders(path: Path) -> Iterator[str | None]:

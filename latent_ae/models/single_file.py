@@ -1,10 +1,11 @@
 """An autoencoder from one file of tensors, as latent-diffusion, ComfyUI and others keep it.
 
-Such a file has no config: the architecture follows from the names and shapes of its tensors. Three things do not.
-`norm_num_groups` is 32 where nothing else is said, the activation is SiLU, and the scaling of the latents stays neutral
-(`scaling_factor` 1, `shift_factor` 0): it belongs to a diffusion model, and a run here measures its own.
+A file by `latent-ae export ldm` has its config in the metadata. Others have none: the architecture follows from the
+names and shapes of the tensors. Three things do not: `norm_num_groups` is 32 unless given, the activation is SiLU, and
+the scale of the latents stays neutral (`scaling_factor` 1, `shift_factor` 0), as only the diffusion model has it.
 """
 
+import json
 import re
 import warnings
 import zipfile
@@ -12,18 +13,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, VQModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.errors import one_line
+from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.ldm_keys import from_ldm_keys, linear_attention, to_ldm_name
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """of single files; all but the first are pickles"""
 
+CONFIG = "latent_ae.config"
+"""entry of a safetensors file's metadata: the model's config.json"""
 _PREFIXES = ("", "first_stage_model.", "vae.")
 """of an autoencoder's tensors, alone or in the checkpoint of a diffusion model"""
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.", "bn.")
@@ -46,22 +49,69 @@ def load_single_file(path: Path | str, *, norm_num_groups: int | None = None) ->
 
     Raises ModelError if the file cannot be read, holds no autoencoder, or one whose tensors do not fit one another.
     """
-    file = _open(Path(path))
-    arguments = _architecture(file, 32 if norm_num_groups is None else norm_num_groups)
-    kind = VQModel if "num_vq_embeddings" in arguments else AutoencoderKL
-    try:
-        with torch.device("meta"):  # shapes alone: nothing is drawn at random, or allocated for what does not fit
-            model = kind(**arguments)
-    except ValueError as error:
-        raise ModelError(f"{path} holds no {kind.__name__}: {' '.join(str(error).split())}") from error
-    _check(file, model)
+    path = Path(path)
+    config = stated_config(path)
+    if config is not None and norm_num_groups is not None:
+        raise ModelError(f"{path} states its norm_num_groups by itself: leave it out")
+    file = _open(path)
     # Copies: what was read may be a view of the file, which may be overwritten.
     weights = {
         name: tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         for name, tensor in file.tensors.items()
     }
+    groups = norm_num_groups if config is None else config["norm_num_groups"]
+    model = _inferred(file, 32 if groups is None else groups)
+    if config is not None:
+        model = _configured(file, config)
     model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def stated_config(path: Path) -> dict[str, Any] | None:
+    """The config of an autoencoder in the metadata of a safetensors file; None if there is none.
+
+    Raises ModelError for metadata that are no such config.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None  # the reader says what is wrong with it
+    if CONFIG not in metadata:
+        return None
+    try:
+        config = json.loads(metadata[CONFIG])
+    except ValueError as error:
+        raise ModelError(f"the metadata {CONFIG} of {path} is no JSON: {one_line(error)}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"the metadata {CONFIG} of {path} is no object: got {type(config).__name__}")
+    if config.get("_class_name") not in CLASSES or not isinstance(config.get("norm_num_groups"), int):
+        raise ModelError(f"the metadata {CONFIG} of {path} is no config of {' or '.join(CLASSES)}")
+    return config
+
+
+def _inferred(file: "_File", norm_num_groups: int) -> Autoencoder:
+    """The model without weights that the tensors of a file are of."""
+    arguments = _architecture(file, norm_num_groups)
+    kind = CLASSES["VQModel" if "num_vq_embeddings" in arguments else "AutoencoderKL"]
+    try:
+        with torch.device("meta"):  # shapes alone: nothing is drawn at random, or allocated for what does not fit
+            model = kind(**arguments)
+    except ValueError as error:
+        raise ModelError(f"{file.path} holds no {kind.__name__}: {one_line(error)}") from error
+    _check(file, model)
+    return model
+
+
+def _configured(file: "_File", config: dict[str, Any]) -> Autoencoder:
+    """The model without weights that a config describes. Raises ModelError if the tensors of the file do not fit it."""
+    try:
+        with torch.device("meta"):
+            model: Autoencoder = CLASSES[config["_class_name"]].from_config(config)
+        model.load_state_dict(file.tensors, assign=True)
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise ModelError(f"the metadata {CONFIG} of {file.path} contradict its tensors: {one_line(error)}") from error
+    return model
 
 
 class _File(NamedTuple):

@@ -7,6 +7,7 @@ from latent_ae.data import SourceParts, StreamParts
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.training.build import weights_at
 from latent_ae.training.guard import GradientGuard
+from latent_ae.training.scaling import keeps_scaling, unstated_scaling
 from latent_ae.training.schedules import beta_conventions, learning_rate_at
 from latent_ae.training.step import StepResult
 
@@ -22,6 +23,10 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         f"{config.name}: {every:,} parameters{frozen}, {channels}x{side}x{side} -> {'x'.join(map(str, shape))} latents",
         f"data: {config.data.source}, {_amount(parts)}",
     ]
+    if keeps_scaling(config):
+        lines.append(f"latents: those of {config.model.init_from}, whose encoder is frozen; their scale is kept")
+    elif (warning := unstated_scaling(config)) is not None:
+        lines.append(f"warning: {warning}")
     if config.loss.beta:
         latent_values = math.prod(shape)
         lines.append(f"KL: {beta_conventions(config.loss.beta, channels * side * side, latent_values)}")

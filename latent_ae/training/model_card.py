@@ -1,9 +1,12 @@
 """The README.md of a model directory."""
 
+from typing import Any
+
 import yaml
 
 from latent_ae.config import RunConfig
 from latent_ae.report import EvaluationReport, shown_bias
+from latent_ae.training.scaling import unstated_scaling
 
 _CAPTIONS = {
     "reconstructions": "Held-out images above their reconstructions.",
@@ -19,26 +22,19 @@ _KINDS = {
     "fsq": "A vector-quantised autoencoder (`diffusers.VQModel`, its codebook the grid of finite scalar quantisation)",
     "gumbel": "A vector-quantised autoencoder (`diffusers.VQModel`, trained with the Gumbel-softmax)",
 }
-_USE = {
-    "AutoencoderKL": """from diffusers import AutoencoderKL
-
-vae = AutoencoderKL.from_pretrained("path/to/this/folder")
-latents = (vae.encode(pixels).latent_dist.sample() - vae.config.shift_factor) * vae.config.scaling_factor
-pixels = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample""",
-    "VQModel": """from diffusers import VQModel
+_USE_CODES = """from diffusers import VQModel
 
 vqvae = VQModel.from_pretrained("path/to/this/folder")
 vectors = vqvae.encode(pixels).latents
 codes = vqvae.quantize(vectors)[2][2]  # indices into vqvae.quantize.embedding, image by image, row by row
-pixels = vqvae.decode(vectors).sample  # takes the nearest codes by itself""",
-}
+pixels = vqvae.decode(vectors).sample  # takes the nearest codes by itself"""
 _SCALED = {"kl": "latents drawn from the posterior", "identity": "the latents"}
 
 
 def model_card(
     config: RunConfig,
     report: EvaluationReport,
-    stats: dict[str, object],
+    stats: dict[str, Any],
     *,
     factor: int,
     parameters: int,
@@ -58,7 +54,9 @@ def model_card(
     """
     recipe = config.model_dump(mode="json", exclude={"name", "output_dir"})
     shown = "\n\n".join(f"{_CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in pictures)
-    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in report.warnings)
+    unstated = unstated_scaling(config)
+    told = [*report.warnings, *([] if unstated is None else [unstated])]
+    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in told)
     return f"""---
 library_name: diffusers
 tags: [autoencoder, vae]
@@ -70,7 +68,7 @@ tags: [autoencoder, vae]
 `{config.data.source}` for {config.train.steps:,} steps of {config.train.batch_size} images. {made_with}.
 
 ```python
-{_USE[config.bottleneck.stock_class]}
+{_usage(stats["config"]) if config.bottleneck.stock_class == "AutoencoderKL" else _USE_CODES}
 ```
 
 Pixels are float NCHW in [-1, 1].
@@ -83,9 +81,7 @@ Pixels are float NCHW in [-1, 1].
 
 {_metric_table(report)}
 {warnings}
-`scaling_factor` {stats["scaling_factor"]} and `shift_factor` {stats["shift_factor"]} were measured over
-{stats["images"]} images ({stats["split"]}) on {_SCALED.get(config.bottleneck.kind, "the codes' vectors")};
-`latent_stats.json` has them per channel.
+{_scaling(config, stats)}
 
 Encoder identity: `{stats["encoder_identity"]}`
 
@@ -95,6 +91,45 @@ Encoder identity: `{stats["encoder_identity"]}`
 {yaml.safe_dump(recipe, sort_keys=False).strip()}
 ```
 """
+
+
+def _usage(stated: dict[str, Any]) -> str:
+    """Pixels to scaled latents and back, by the config keys that state the scale."""
+    factor = "vae.config.scaling_factor"
+    by_channel = ""
+    if stated.get("latents_mean") is not None and stated.get("latents_std") is not None:
+        by_channel = """
+mean, std = (torch.tensor(vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))"""
+        there, back = f"(z - mean) * {factor} / std", f"latents * std / {factor} + mean"
+    elif stated.get("shift_factor") is not None:
+        there, back = f"(z - vae.config.shift_factor) * {factor}", f"latents / {factor} + vae.config.shift_factor"
+    else:
+        there, back = f"z * {factor}", f"latents / {factor}"
+    return f"""{"import torch" + chr(10) if by_channel else ""}from diffusers import AutoencoderKL
+
+vae = AutoencoderKL.from_pretrained("path/to/this/folder"){by_channel}
+z = vae.encode(pixels).latent_dist.sample()
+latents = {there}
+pixels = vae.decode({back}).sample"""
+
+
+def _scaling(config: RunConfig, stats: dict[str, Any]) -> str:
+    """Where the scale in the config comes from, and what was measured."""
+    names = {"scaling_factor": "`scaling_factor`", "shift_factor": "`shift_factor`"}
+    measured = stats["measured"]
+    what = _SCALED.get(config.bottleneck.kind, "the codes' vectors")
+    where = (
+        f"{stats['images']} images ({stats['split']}) on {what};\n`latent_stats.json` has the statistics per channel."
+    )
+    if stats["config_is"] == "measured":
+        told = " and ".join(f"{names[key]} {measured[key]}" for key in names if key in stats["config"])
+        return f"{told} were measured over\n{where}"
+    told = ", ".join(f"`{key}` {'null' if value is None else value}" for key, value in stats["config"].items())
+    return (
+        f"The encoder was frozen, so the latents are those of `{config.model.init_from}`, and the config states their "
+        f"scale as it does: {told}.\nFor comparison, 1/std {measured['scaling_factor']} and mean "
+        f"{measured['shift_factor']} were measured over\n{where}"
+    )
 
 
 def _metric_table(report: EvaluationReport) -> str:

@@ -21,6 +21,7 @@ from latent_ae.training.heldout import Heldout
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.model_card import model_card
 from latent_ae.training.pictures import morph, prior_draws
+from latent_ae.training.scaling import keeps_scaling, record_scaling, stated_scaling, unstated_scaling
 from latent_ae.training.state import TrainingState
 
 _MORPH_ROWS = 6
@@ -40,7 +41,7 @@ def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop:
         raise UserError(
             f"the trained model is unusable: {statistics.nonfinite_images} training images have non-finite latents"
         )
-    record_scaling(model, statistics)
+    record_scaling(model, statistics, config)
     report = heldout.evaluate(model, stop)
     if report is None:
         return False
@@ -54,16 +55,11 @@ def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop:
             run_dir / "model", model, config=config, statistics=statistics, report=report, pictures=pictures
         )
         logbook.say(report.summary())
+        if (warning := unstated_scaling(config)) is not None:
+            logbook.say(f"warning: {warning}")
         logbook.say(f"the model is in {run_dir / 'model'}")
     heldout.accelerator.wait_for_everyone()
     return True
-
-
-def record_scaling(model: Autoencoder, statistics: LatentStatistics) -> None:
-    """Write the measured scaling into the model's config; a VQModel's has no shift_factor."""
-    scaling = statistics.scaling()
-    shift = {"shift_factor": scaling.shift_factor} if "shift_factor" in model.config else {}
-    model.register_to_config(scaling_factor=scaling.scaling_factor, **shift)
 
 
 def draw_pictures(
@@ -104,10 +100,11 @@ def write_model_directory(
 ) -> None:
     """Write the model directory, whole or not at all, in place of an earlier one. Raises OSError."""
     stats = {
-        "schema": 1,
+        "schema": 2,
         "encoder_identity": encoder_identity(model),
-        "scaling_factor": model.config["scaling_factor"],
-        "shift_factor": statistics.scaling().shift_factor,
+        "config": stated_scaling(model),
+        "config_is": f"kept from {config.model.init_from}" if keeps_scaling(config) else "measured",
+        "measured": statistics.scaling()._asdict(),
         "of": {"kl": "sample", "identity": "mode"}.get(config.bottleneck.kind, "codes"),
         "split": f"{config.data.source}, training part",
         "size_rule": size_rule(config.evaluation.size),

@@ -65,7 +65,8 @@ class TrainingState:
 
     def averaged_autoencoder(self) -> Autoencoder:
         """A copy of the autoencoder with the averaged weights (or the present ones if none are kept), in eval mode."""
-        copy = type(self.autoencoder).from_config(dict(self.autoencoder.config)).to(self.autoencoder.device)
+        config = {key: value for key, value in self.autoencoder.config.items() if key != "_name_or_path"}
+        copy = type(self.autoencoder).from_config(config).to(self.autoencoder.device)  # a result shows no local path
         copy.load_state_dict(self.autoencoder.state_dict())
         if self.ema is not None:
             self.ema.copy_to(copy.parameters())

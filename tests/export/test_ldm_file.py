@@ -14,11 +14,11 @@ from diffusers import AutoencoderKL
 from latent_ae.config import DataConfig
 from latent_ae.export import ExportError, LdmFile, ModelSource, export
 from latent_ae.export.importing import Unsaid, read_single_file
-from latent_ae.export.ldm_file import CONFIG
 from latent_ae.export.probes import make_probes
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.identity import encoder_identity
+from latent_ae.models.single_file import CONFIG
 from tests.export.conftest import Run, left
 from tests.models.stock_models import GAUSSIAN, stock
 
@@ -132,6 +132,39 @@ def test_what_a_file_does_not_say_is_given(bare: Path, tmp_path: Path, kl: Model
     assert (model.config["scaling_factor"], model.config["shift_factor"]) == (0.5, 0.25)
 
 
+def test_a_scale_that_nobody_states_is_warned_of(bare: Path, tmp_path: Path, run: Run) -> None:
+    _, said, _ = run("import", bare, "-o", tmp_path / "unstated", "--norm-num-groups", 4)
+    assert f"warning: {bare} does not state the scale of its latents, so the config has scaling_factor 1" in said
+    _, said, _ = run("import", bare, "-o", tmp_path / "given", "--norm-num-groups", 4, "--scaling-factor", 0.5)
+    assert "warning" not in said
+    _, said, _ = run("import", bare.with_name("full.safetensors"), "-o", tmp_path / "stated")
+    assert "warning" not in said
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--scaling-factor", "0", "must be a positive number, got 0"),
+        ("--scaling-factor", "nan", "must be a positive number, got nan"),
+        ("--shift-factor", "inf", "must be a finite number, got inf"),
+    ],
+)
+def test_a_scale_that_cannot_be_is_refused(
+    option: str, value: str, message: str, *, bare: Path, tmp_path: Path, run: Run
+) -> None:
+    status, _, errors = run("import", bare, "-o", tmp_path / "model", "--norm-num-groups", 4, option, value)
+    assert (status, errors) == (2, [f"{option} {message}"])
+
+
+def test_the_file_is_a_model_as_its_folder_is(tmp_path: Path, kl: ModelSource) -> None:
+    export(kl, tmp_path / "vae.safetensors", LdmFile())
+    model = load_autoencoder(str(tmp_path / "vae.safetensors"))
+    assert encoder_identity(model) == kl.identity
+    assert plain_config(model) == plain_config(kl.model)
+    with pytest.raises(ModelError, match="states its norm_num_groups by itself: leave it out"):
+        load_autoencoder(str(tmp_path / "vae.safetensors"), norm_num_groups=4)
+
+
 def test_groups_that_are_not_given_are_asked_for(bare: Path, tmp_path: Path, run: Run) -> None:
     status, _, errors = run("import", bare, "-o", tmp_path / "model")
     assert status == 2
@@ -149,7 +182,7 @@ def test_what_a_file_says_is_not_given_again(tmp_path: Path, kl: ModelSource) ->
     [
         ("{", "is no JSON"),
         ("[]", "is no object: got list"),
-        ("{}", "is none of an AutoencoderKL"),
+        ("{}", "is no config of AutoencoderKL or VQModel"),
         ('{"_class_name": "AutoencoderKL", "norm_num_groups": 3}', "norm_num_groups 3 does not divide"),
         ('{"_class_name": "AutoencoderKL", "norm_num_groups": 4}', "contradict its tensors"),
         ('{"_class_name": "AutoencoderKL", "norm_num_groups": 4, "block_out_channels": 7}', "contradict its tensors"),

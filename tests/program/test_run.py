@@ -80,8 +80,9 @@ def test_the_sample_grid_has_inputs_above_reconstructions(run_dir: Path) -> None
 def test_stock_diffusers_loads_the_model_with_measured_scaling(run_dir: Path) -> None:
     model = AutoencoderKL.from_pretrained(run_dir / "model")
     stats = json.loads((run_dir / "model" / "latent_stats.json").read_text())
-    assert model.config["scaling_factor"] == stats["scaling_factor"] == pytest.approx(1 / stats["sample"]["std"])
-    assert model.config["shift_factor"] == stats["shift_factor"] == pytest.approx(stats["sample"]["mean"])
+    measured = {"scaling_factor": 1 / stats["sample"]["std"], "shift_factor": stats["sample"]["mean"]}
+    assert {key: model.config[key] for key in measured} == stats["measured"] == stats["config"]
+    assert stats["measured"] == pytest.approx(measured)
     assert stats["encoder_identity"] == encoder_identity(model)
     assert stats["images"] == 32
     source = open_source(DataConfig()).train

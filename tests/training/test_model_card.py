@@ -1,6 +1,8 @@
 """The model card: its program runs, its recipe is the recipe, its numbers are the report's."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,9 +35,10 @@ REPORT = EvaluationReport(
     equivariance=None,
     warnings=("two latent channels are dead",),
 )
-STATS: dict[str, object] = {
-    "scaling_factor": 0.75,
-    "shift_factor": -0.125,
+STATS: dict[str, Any] = {
+    "config": {"scaling_factor": 0.75, "shift_factor": -0.125},
+    "config_is": "measured",
+    "measured": {"scaling_factor": 0.75, "shift_factor": -0.125},
     "images": 1437,
     "split": "digits, training part",
     "encoder_identity": "0123abcd",
@@ -55,19 +58,41 @@ def block(card: str, language: str) -> str:
     return after.split("\n```")[0]
 
 
-def test_its_program_takes_pixels_to_scaled_latents_and_back(card: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stated", "scaled"),
+    [
+        ({"scaling_factor": 0.75, "shift_factor": -0.125}, lambda z: (z + 0.125) * 0.75),
+        ({"scaling_factor": 0.75, "shift_factor": None}, lambda z: z * 0.75),
+        (
+            {
+                "scaling_factor": 0.75,
+                "shift_factor": None,
+                "latents_mean": [0.5, -0.5],
+                "latents_std": [2.0, 0.25],
+            },
+            lambda z: (z - torch.tensor([0.5, -0.5])[:, None, None]) / torch.tensor([2, 0.25])[:, None, None] * 0.75,
+        ),
+    ],
+    ids=["shift", "no shift", "by channel"],
+)
+def test_its_program_takes_pixels_to_scaled_latents_and_back(
+    stated: dict[str, Any], scaled: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
     model = build_autoencoder(CONFIG.model, seed=0, resolution=16)
-    model.register_to_config(scaling_factor=0.75, shift_factor=-0.125)
+    model.register_to_config(**stated)
     with torch.no_grad():  # a posterior so narrow that its draw is its mean
         model.quant_conv.weight[2:] = 0
         model.quant_conv.bias[2:] = -30
     model.save_pretrained(tmp_path)
+    written = model_card(
+        CONFIG, REPORT, STATS | {"config": stated}, factor=2, parameters=1, pictures=[], made_with="latent_ae"
+    )
     pixels = torch.rand(1, 1, 16, 16) * 2 - 1
     names = {"pixels": pixels}
     with torch.no_grad():
-        exec(block(card, "python").replace("path/to/this/folder", str(tmp_path)), names)
+        exec(block(written, "python").replace("path/to/this/folder", str(tmp_path)), names)
         mode = model.encode(pixels).latent_dist.mode()
-        torch.testing.assert_close(names["latents"], (mode + 0.125) * 0.75, atol=1e-5, rtol=0)
+        torch.testing.assert_close(names["latents"], scaled(mode), atol=1e-5, rtol=0)
         torch.testing.assert_close(names["pixels"], model.decode(mode).sample, atol=1e-4, rtol=0)
 
 
