@@ -139,9 +139,9 @@ def _pt2(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
+    from latent_ae.atomic import refuse_taken  # noqa: PLC0415
     from latent_ae.export import DiffusersFolder  # noqa: PLC0415
     from latent_ae.export.importing import Unsaid, read_single_file, unstated_scaling  # noqa: PLC0415
-    from latent_ae.export.placing import refuse_taken  # noqa: PLC0415
 
     exporter = DiffusersFolder(measure=False)
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
