@@ -1,11 +1,13 @@
 """Settings from a recipe and the command line: `--config NAME_OR_PATH --FIELD VALUE ...`, nested fields with a dot."""
 
 import difflib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 import tyro
+import yaml
 
 from latent_ae.config import ConfigError, RunConfig, S, Section, flatten, load_yaml, validate
 
@@ -137,7 +139,7 @@ def _set(kind: type[Section], tree: dict[str, object], path: str, value: object)
         assert isinstance(branch, dict), f"{path} was checked against the settings"
         tree = branch
     if _is_tuple(kind, path) and isinstance(value, str):
-        value = [value]
+        value = _listed(value)
     tree[last] = value
 
 
@@ -145,7 +147,16 @@ def _is_tuple(kind: type[Section], path: str) -> bool:
     annotation: object = kind
     for part in path.split("."):
         annotation = annotation.model_fields[part].annotation  # type: ignore[attr-defined]  # names were checked
-    return "tuple" in str(annotation)
+    return any(get_origin(arm) is tuple for arm in (annotation, *get_args(annotation)))
+
+
+def _listed(word: str) -> list[object]:
+    """What one word gives where a list is expected: that in YAML's brackets, or itself alone."""
+    if word.lstrip().startswith("["):
+        with suppress(yaml.YAMLError):
+            found = yaml.safe_load(word)
+            return found if isinstance(found, list) else [word]
+    return [word]
 
 
 def print_help(default: Section, program: str, description: str) -> None:

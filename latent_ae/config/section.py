@@ -1,10 +1,11 @@
 """What every section of a config is, and what reads and compares them."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from latent_ae.errors import UserError
 
@@ -24,6 +25,42 @@ class Section(BaseModel):
     """Frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _choice_by_its_text(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        return _choice(cls.model_fields[info.field_name].annotation, value)
+
+
+_YAML_BOOLEANS = {True: ("true", "yes", "on", "y"), False: ("false", "no", "off", "n")}
+"""words that YAML 1.1 reads as booleans"""
+
+
+def _choice(annotation: Any, value: Any) -> Any:
+    """The choice of a Literal that a text or a YAML boolean spells; any other value as it is.
+
+    Pydantic turns text into numbers and booleans by itself, except where a Literal asks for one of them.
+    """
+    arguments = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin is Literal:
+            return next((choice for choice in arguments if _spells(value, choice)), value)
+        case origin if origin is tuple and isinstance(value, list | tuple):
+            kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+            return [_choice(kind, part) for kind, part in zip(kinds, value, strict=False)] + list(value[len(kinds) :])
+        case origin if origin in (Union, UnionType):
+            choices = [_choice(arm, value) for arm in arguments]
+            return next((choice for choice in choices if choice is not value), value)
+        case origin if origin is Annotated:
+            return _choice(arguments[0], value)
+    return value
+
+
+def _spells(value: object, choice: object) -> bool:
+    if isinstance(value, bool):
+        return isinstance(choice, str) and choice in _YAML_BOOLEANS[value]
+    return isinstance(value, str) and not isinstance(choice, str) and value.lower() == str(choice).lower()
 
 
 def validate(kind: type[S], tree: dict[str, object]) -> S:
