@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -45,8 +46,17 @@ def add_commands(commands: "Commands") -> None:
     file.add_argument(
         "--prefix", action="store_true", help="name tensors as in a whole checkpoint: first_stage_model.encoder. ..."
     )
-    _add_target(targets, "onnx", _onnx, "two ONNX graphs, encoder and decoder, laid out as optimum's")
-    _add_target(targets, "pt2", _pt2, "two programs of torch.export that run without diffusers")
+    for name, function, summary in (
+        ("onnx", _onnx, "two ONNX graphs, encoder and decoder, laid out as optimum's"),
+        ("pt2", _pt2, "two programs of torch.export that run without diffusers"),
+    ):
+        _add_target(targets, name, function, summary).add_argument(
+            "--size",
+            type=_size,
+            metavar="HxW",
+            help="height and width in pixels: take one image of exactly this size at a time, for converters and "
+            "runtimes that need fixed shapes (default: batches of any size)",
+        )
     _add_import(commands)
     compat = add_command(
         commands,
@@ -93,6 +103,13 @@ def _add_target(
     return parser
 
 
+def _size(text: str) -> tuple[int, int]:
+    """HxW, for argparse."""
+    if not (match := re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected height and width in pixels, as 512x768")
+    return int(match[1]), int(match[2])
+
+
 def _add_import(commands: "Commands") -> None:
     parser = add_command(
         commands,
@@ -129,13 +146,13 @@ def _ldm(arguments: argparse.Namespace) -> int:
 def _onnx(arguments: argparse.Namespace) -> int:
     from latent_ae.export import OnnxGraphs  # noqa: PLC0415
 
-    return _export(arguments, OnnxGraphs())
+    return _export(arguments, OnnxGraphs(arguments.size))
 
 
 def _pt2(arguments: argparse.Namespace) -> int:
     from latent_ae.export import Pt2Programs  # noqa: PLC0415
 
-    return _export(arguments, Pt2Programs())
+    return _export(arguments, Pt2Programs(arguments.size))
 
 
 def _import(arguments: argparse.Namespace) -> int:

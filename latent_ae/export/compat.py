@@ -39,12 +39,20 @@ class _Facts:
     activation: str
     latent_channels: int
     factor: int
-    level_attention: bool
+    down_attention: tuple[bool, ...]
+    """by level, from the image side, as up_attention"""
+    up_attention: tuple[bool, ...]
     middle_attention: bool
     quant_convs: tuple[bool, bool]
     scaling: float | None
     shift: float | None
     has_latent_statistics: bool
+    spatial_norm: bool
+
+    @property
+    def level_attention(self) -> bool:
+        """Whether there is attention anywhere but in the middle."""
+        return any((*self.down_attention, *self.up_attention))
 
 
 def compat(model: Autoencoder) -> list[Verdict]:
@@ -73,12 +81,14 @@ def _facts(model: Autoencoder) -> _Facts:
         activation=str(config["act_fn"]),
         latent_channels=latent_shape(model, factor_of(model))[0],
         factor=factor_of(model),
-        level_attention=any("Attn" in kind for kind in (*config["down_block_types"], *config["up_block_types"])),
+        down_attention=tuple("Attn" in kind for kind in config["down_block_types"]),
+        up_attention=tuple("Attn" in kind for kind in reversed(config["up_block_types"])),
         middle_attention=bool(config["mid_block_add_attention"]),
         quant_convs=(model.quant_conv is not None, model.post_quant_conv is not None),
         scaling=config.get("scaling_factor"),
         shift=config.get("shift_factor"),
         has_latent_statistics=any(config.get(name) is not None for name in ("latents_mean", "latents_std")),
+        spatial_norm=config.get("norm_type") == "spatial",
     )
 
 
@@ -125,6 +135,25 @@ def _super_resolution(facts: _Facts) -> _Judged:
     if facts.latent_channels != 3:
         return [f"it puts latents beside an RGB image: they need 3 channels, and have {facts.latent_channels}"], ""
     return [], f"for images of a {facts.factor}th of the side"
+
+
+def _latent_diffusion(facts: _Facts) -> _Judged:
+    reasons = []
+    if facts.groups != 32:
+        reasons.append(f"it needs 32 groups, and there are {facts.groups}")
+    if not facts.middle_attention:
+        reasons.append("it needs attention in the middle")
+    if facts.activation != "silu":
+        reasons.append(f"it needs the activation silu, and it is {facts.activation}")
+    if any(width % facts.widths[0] for width in facts.widths):
+        reasons.append(f"it needs widths that are multiples of the first, and they are {_listed(facts.widths)}")
+    if not all(facts.quant_convs):
+        reasons.append("it needs both 1x1 convolutions around the latents")
+    if facts.spatial_norm:
+        reasons.append("its decoder is not normalised by the latents (MoVQ)")
+    if facts.down_attention != facts.up_attention:
+        reasons.append("it needs attention at the same levels of encoder and decoder")
+    return reasons, "instantiate_from_config(ldm.yaml) and load_state_dict of the one file (latent-ae export ldm)"
 
 
 def _comfy(facts: _Facts) -> _Judged:
@@ -183,6 +212,7 @@ CONSUMERS: dict[str, Callable[[_Facts], _Judged]] = {
     "diffusers SDXL pipelines": _xl,
     "diffusers SD3 and FLUX pipelines": _shifting,
     "diffusers LDM super-resolution": _super_resolution,
+    "latent-diffusion": _latent_diffusion,
     "ComfyUI": _comfy,
     "A1111 and Forge": _web_ui,
     "kohya sd-scripts": _kohya,

@@ -23,6 +23,7 @@ class DiffusersFolder:
     """whether `force_upcast` is to say what fp16 was measured to do, instead of what the model's config says"""
 
     consumer = "diffusers"
+    size = None
 
     def places(self, out: Path) -> list[Path]:
         """The folder alone."""

@@ -74,32 +74,43 @@ def sides(model: Autoencoder) -> tuple[nn.Module, nn.Module]:
     return CodeEncoder(encoder, embedding).eval(), CodeDecoder(decoder, embedding).eval()
 
 
-def programs(model: Autoencoder) -> tuple[ExportedProgram, ExportedProgram]:
-    """Encoder and decoder as programs whose batch, height and width are free."""
-    factor = factor_of(model)
+def programs(model: Autoencoder, size: tuple[int, int] | None = None) -> tuple[ExportedProgram, ExportedProgram]:
+    """Encoder and decoder as programs whose batch, height and width are free.
+
+    With a `size`, they take one image of that height and width in pixels, which the model's factor divides, and
+    nothing else.
+    """
+    factor, is_kl = factor_of(model), isinstance(model, AutoencoderKL)
     encoder, decoder = sides(model)
     # Two of each: torch.export takes a size of 1 for a constant. Height and width differ, or they would be taken for
     # one and the same.
-    pixels = torch.zeros(2, int(model.config["in_channels"]), 4 * factor, 6 * factor)
-    with torch.no_grad():
-        encoded = encoder(pixels)
-    is_kl = isinstance(model, AutoencoderKL)
-    # Contiguous: a program keeps the strides of its example as a condition.
-    latents = encoded.chunk(2, dim=1)[0].contiguous() if is_kl else encoded
+    count, (height, width) = (2, (4 * factor, 6 * factor)) if size is None else (1, size)
+    grid = (height // factor, width // factor)
+    pixels = torch.zeros(count, int(model.config["in_channels"]), height, width)
+    latents = (
+        torch.zeros(count, int(model.config["latent_channels"]), *grid)
+        if is_kl
+        else torch.zeros(count, *grid, dtype=torch.int64)
+    )
     first = 2 if is_kl else 1
-    return (program_of(encoder, pixels, free=(2, 3)), program_of(decoder, latents, free=(first, first + 1)))
+    free = [(2, 3), (first, first + 1)] if size is None else [None, None]
+    return program_of(encoder, pixels, free=free[0]), program_of(decoder, latents, free=free[1])
 
 
-def program_of(module: nn.Module, example: Tensor, *, free: tuple[int, int]) -> ExportedProgram:
-    """A module as a program, for batches like an example, of which these axes are free beside the first."""
+def program_of(module: nn.Module, example: Tensor, *, free: tuple[int, int] | None) -> ExportedProgram:
+    """A module as a program, for batches like an example, of which these axes are free beside the first; None: none."""
     # AUTO: torch derives what sides must be multiples of; said by hand it contradicts what the layers ask for.
-    dynamic = dict.fromkeys((0, *free), Dim.AUTO)
+    dynamic = None if free is None else (dict.fromkeys((0, *free), Dim.AUTO),)
     with torch.no_grad():
-        program = torch.export.export(module, (example,), dynamic_shapes=(dynamic,))
+        program = torch.export.export(module, (example,), dynamic_shapes=dynamic)
     for node in list(program.graph.nodes):
         node.meta.pop("stack_trace", None)  # paths of this machine
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             # Attention asks for the example's type and device, and it could run nowhere else.
             program.graph.erase_node(node)
     program.graph_module.recompile()
+    # A program is for inference: with parameters that ask for gradients, every call would keep what these need.
+    program.state_dict.update(
+        {name: nn.Parameter(tensor.detach(), requires_grad=False) for name, tensor in program.named_parameters()}
+    )
     return program

@@ -46,6 +46,9 @@ class OnnxGraphs:
     mean and log-variance one after the other, or codes.
     """
 
+    size: tuple[int, int] | None = None
+    """height and width in pixels of the one image that is taken at a time; None: batches of any size"""
+
     consumer = "ONNX Runtime"
 
     def places(self, out: Path) -> list[Path]:
@@ -57,7 +60,7 @@ class OnnxGraphs:
     def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:  # noqa: ARG002 - as all exporters
         """Raises OSError."""
         config = config_of(source.model)
-        for graph, program in zip(_graphs(source.model), programs(source.model), strict=True):
+        for graph, program in zip(_graphs(source.model), programs(source.model, self.size), strict=True):
             folder = out / graph.folder
             folder.mkdir(parents=True)
             _convert(program, graph, source.identity).save(folder / "model.onnx")

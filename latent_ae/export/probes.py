@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
@@ -70,28 +71,36 @@ def answer(model: Autoencoder, pixels: Tensor, *, latents: Tensor | None = None)
         return Answer(encoded, latents, codes, model.decode(latents).sample)
 
 
-def make_probes(model: Autoencoder, data: DataConfig | None) -> list[Probe]:
+def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int, int] | None = None) -> list[Probe]:
     """Held-out images of a source, and noise, in two sizes and three odd batches.
 
     Args:
         model: that is to be exported.
         data: where images come from; None: the photographs or digits that need no download, as its channels are.
+        size: height and width in pixels that one held-out image is resized to, and one of noise has, instead.
 
-    Raises ExportError if no image is large enough or the model answers one with NaN, and DataError.
+    Raises ExportError if no image is large enough, the model answers one with NaN, or its factor does not divide the
+    size; and DataError.
     """
     probes = []
     channels, factor = int(model.config["in_channels"]), factor_of(model)
+    if size is not None and any(side < 1 or side % factor for side in size):
+        raise ExportError(f"size {size[0]}x{size[1]}: both sides must be multiples of the model's factor {factor}")
     if channels in _CHANNELS:
         data = data or DataConfig(source="digits" if channels == 1 else "photos")
         batch = _real_images(data, channels, factor)
-        probes.append(_probe(model, f"held-out images of {data.source}: {', '.join(batch.sample_ids)}", batch.pixels))
+        pixels, shown = batch.pixels, batch.sample_ids
+        if size is not None:
+            pixels, shown = F.interpolate(pixels[:1], size, mode="bilinear", antialias=True), shown[:1]
+        probes.append(_probe(model, f"held-out images of {data.source}: {', '.join(shown)}", pixels))
     elif data is not None:
         raise ExportError(
             f"the model takes images of {channels} channels, and no source has them: leave out data.source"
         )
     step = -(-16 // factor) * factor
-    for place, (count, height, width) in enumerate(_RANDOM):
-        noise = torch.rand(count, channels, height * step, width * step, generator=torch_generator(0, "probe", place))
+    noisy = [(count, height * step, width * step) for count, height, width in _RANDOM]
+    for place, (count, height, width) in enumerate(noisy if size is None else [(1, *size)]):
+        noise = torch.rand(count, channels, height, width, generator=torch_generator(0, "probe", place))
         probes.append(_probe(model, "uniform noise", 2 * noise - 1))
     return probes
 

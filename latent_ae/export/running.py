@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 from latent_ae.atomic import placed
 from latent_ae.config import DataConfig
-from latent_ae.errors import UserError, one_line
-from latent_ae.export.compat import verdict
-from latent_ae.export.errors import ExportError, ProofFailed
+from latent_ae.errors import one_line
+from latent_ae.export.errors import ProofFailed
 from latent_ae.export.probes import Probe, make_probes
 from latent_ae.export.proof import Proof
 from latent_ae.export.source import ModelSource
@@ -26,7 +25,12 @@ class Exporter(Protocol):
     """One target; `out` is free, and its parent a folder that holds nothing but this export."""
 
     consumer: str
-    """the row of `compat` that says whether a model can be exported"""
+    """what the proof loads it with"""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the only images that are taken; None: any."""
+        ...
 
     def places(self, out: Path) -> list[Path]:
         """What is written, beside one another, `out` last. Raises ExportError for what cannot be."""
@@ -63,12 +67,9 @@ def export(source: ModelSource, out: Path, exporter: Exporter, *, data: DataConf
     Raises ExportError for what cannot be exported, PlaceTakenError, DataError, ProofFailed with what differs, and
     OSError.
     """
-    judged = verdict(source.model, exporter.consumer)
-    if not judged.works:
-        raise ExportError(f"{source.name} cannot be exported: {judged.consumer}: {'; '.join(judged.reasons)}")
     places = exporter.places(out)
     with placed(places) as folder:
-        probes = make_probes(source.model, data)
+        probes = make_probes(source.model, data, size=exporter.size)
         made = folder / out.name
         warnings = exporter.write(source, made, probes)
         proof = _proven(source, made, exporter, probes)
@@ -85,7 +86,7 @@ def export(source: ModelSource, out: Path, exporter: Exporter, *, data: DataConf
 def _proven(source: ModelSource, made: Path, exporter: Exporter, probes: Sequence[Probe]) -> Proof:
     try:
         proof = exporter.prove(source, made, probes)
-    except (UserError, MemoryError):
+    except (MemoryError, ProofFailed):
         raise
     except Exception as error:  # a consumer says in its own way that it cannot use a file
         raise ProofFailed(f"{exporter.consumer} cannot use what was written: {one_line(error)}") from error

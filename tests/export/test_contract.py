@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from latent_ae.atomic import PlaceTakenError
-from latent_ae.export import EXPORTERS, Exporter, ExportError, ModelSource, ProofFailed, compat, export
-from latent_ae.export.compat import CONSUMERS
+from latent_ae.export import EXPORTERS, Exporter, ModelSource, ProofFailed, export
 from latent_ae.export.probes import make_probes
 from latent_ae.models import load_autoencoder
 from tests.export.conftest import Exports, left, place
@@ -25,7 +24,8 @@ class Deceived:
 
     def __init__(self, exporter: Exporter, other: ModelSource) -> None:
         self._exporter, self._other = exporter, other
-        self.consumer, self.places, self.prove = exporter.consumer, exporter.places, exporter.prove
+        self.consumer, self.size = exporter.consumer, exporter.size
+        self.places, self.prove = exporter.places, exporter.prove
 
     def write(self, source, out, probes) -> tuple[str, ...]:
         return self._exporter.write(self._other, out, probes)
@@ -107,24 +107,10 @@ def test_a_place_that_is_taken_is_left_as_it_is(target: str, tmp_path: Path, kl:
 
 
 @pytest.mark.parametrize("target", EXPORTERS)
-def test_an_exporter_belongs_to_a_row_of_compat_and_has_plain_options(target: str) -> None:
+def test_an_exporter_has_plain_options(target: str) -> None:
     exporter = EXPORTERS[target]()
-    assert exporter.consumer in CONSUMERS
     assert dataclasses.is_dataclass(exporter)
     json.dumps(vars(exporter))
-
-
-@pytest.mark.parametrize("target", EXPORTERS)
-def test_a_model_that_compat_says_no_to_is_refused_with_its_reasons(
-    target: str, tmp_path: Path, vq: ModelSource
-) -> None:
-    exporter = EXPORTERS[target]()
-    verdict = {each.consumer: each for each in compat(vq.model)}[exporter.consumer]
-    assert verdict.works == (target != "ldm")
-    if not verdict.works:
-        with pytest.raises(ExportError, match=r"vq cannot be exported: .*there is no VQModel\.from_single_file"):
-            export(vq, place(tmp_path, target), exporter)
-        assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize("target", FAST)

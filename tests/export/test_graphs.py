@@ -1,6 +1,7 @@
 """`latent-ae export onnx` and `pt2`: graphs of any batch, height and width."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.export import ModelSource
-from latent_ae.export.graphs import program_of, sides
+from latent_ae.export import ModelSource, ProofFailed, Pt2Programs, export, pt2_programs
+from latent_ae.export.graphs import program_of, programs, sides
 from latent_ae.export.probes import answer
 from tests.export.conftest import Exports, Run, left
 from tests.models.stock_models import ARCHITECTURES, stock
@@ -109,6 +110,93 @@ def test_a_vq_model_becomes_codes_and_comes_from_codes(vq: ModelSource, exports:
     assert len(np.unique(codes)) > 16
     (decoded,) = decoder.run(["sample"], {"indices": codes})
     assert np.abs(decoded - expected.pixels.numpy()).max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_program_keeps_nothing_for_gradients(kind: str, models: Path, exports: Exports) -> None:
+    """Used as the documentation shows, without torch.no_grad; the model that was exported can still be trained."""
+    source = ModelSource.load(str(models / kind))
+    pixels = torch.rand(2, 1, 8, 12) * 2 - 1
+    given = answer(source.model, pixels)
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    for side, inputs in (("encoder", pixels), ("decoder", given.latents if given.codes is None else given.codes)):
+        program = torch.export.load(exports(kind, "pt2").out / f"{side}.pt2").module()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            assert not program(inputs).requires_grad
+    assert kept == []
+    programs(source.model)
+    assert all(parameter.requires_grad for parameter in source.model.parameters())
+
+
+@pytest.mark.slow
+def test_a_program_that_keeps_what_gradients_need_fails_its_proof(
+    kl: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainable(*_arguments: object) -> list[torch.export.ExportedProgram]:
+        made = programs(kl.model)
+        for program in made:
+            for parameter in program.parameters():
+                parameter.requires_grad_()
+        return list(made)
+
+    monkeypatch.setattr(pt2_programs, "programs", trainable)
+    with pytest.raises(ProofFailed, match="keeps what gradients need"):
+        export(kl, tmp_path / "vae", Pt2Programs())
+    assert left(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_fixed_size_is_proven_at_that_size_and_refuses_others(
+    kind: str, target: str, models: Path, tmp_path: Path, run: Run
+) -> None:
+    import onnxruntime
+
+    out = tmp_path / "vae"
+    status, _, errors = run("export", target, "--model", models / kind, "-o", out, "--size", "8x12")
+    assert (status, errors) == (0, [])
+    report = json.loads((out / "export_report.json").read_text())
+    assert report["options"] == {"size": [8, 12]}
+    assert {tuple(each["shape"]) for each in report["comparisons"]} == {(1, 1, 8, 12)}
+    assert len({each["images"] for each in report["comparisons"]}) == 2
+
+    if target == "onnx":
+        session = onnxruntime.InferenceSession(next(out.glob("*_encoder")) / "model.onnx")
+        assert session.get_inputs()[0].shape == [1, 1, 8, 12]
+        assert all(isinstance(side, int) for side in session.get_outputs()[0].shape)
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(None, {"sample": pixels.numpy()})[0])
+    else:
+        encode = torch.export.load(out / "encoder.pt2").module()
+
+    model = ModelSource.load(str(models / kind)).model
+    pixels = torch.rand(1, 1, 8, 12) * 2 - 1
+    expected = answer(model, pixels)
+    torch.testing.assert_close(encode(pixels), expected.encoded if expected.codes is None else expected.codes)
+    for other in ((2, 1, 8, 12), (1, 1, 16, 12), (1, 1, 8, 8)):
+        with pytest.raises(Exception, match=r"(?i)invalid dimensions|expected|guard"):
+            encode(torch.zeros(other))
+
+
+@pytest.mark.parametrize("size", ["512", "0x8", "8x-8", "8x8x8"])
+def test_a_size_is_height_and_width(size: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("export", "pt2", "--model", "model", "-o", "vae", "--size", size)
+    assert f"got {size!r}, expected height and width in pixels, as 512x768" in capsys.readouterr().err
+
+
+def test_a_size_that_the_factor_does_not_divide_is_refused(models: Path, tmp_path: Path, run: Run) -> None:
+    status, _, errors = run("export", "pt2", "--model", models / "kl", "-o", tmp_path / "vae", "--size", "8x9")
+    assert (status, left(tmp_path)) == (2, [])
+    assert errors == ["size 8x9: both sides must be multiples of the model's factor 2"]
 
 
 WITHOUT_DIFFUSERS = """

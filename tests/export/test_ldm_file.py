@@ -4,23 +4,26 @@ import json
 import socket
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL
+import yaml
+from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import DataConfig
 from latent_ae.export import ExportError, LdmFile, ModelSource, export
 from latent_ae.export.importing import Unsaid, read_single_file
-from latent_ae.export.probes import make_probes
+from latent_ae.export.ldm_config import ldm_config
+from latent_ae.export.source import config_of
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.identity import encoder_identity
 from latent_ae.models.single_file import CONFIG
 from tests.export.conftest import Run, left
-from tests.models.stock_models import GAUSSIAN, stock
+from tests.models.stock_models import GAUSSIAN, QUANTISED, arguments, filled, ldm_tensors, stock
 
 DIGITS = DataConfig(source="digits")
 ODD = {"one 1x1 convolution"}
@@ -95,14 +98,118 @@ def test_a_file_in_half_precision_is_the_model_rounded(tmp_path: Path, kl: Model
     assert tensors["decoder.conv_out.weight"].equal(kl.model.decoder.conv_out.weight.half())
 
 
-def test_attention_in_a_level_is_refused(tmp_path: Path) -> None:
+UNREAD = {
+    "latent-diffusion f16": "attention in a level of its own is left out by its key map",
+    **dict.fromkeys(QUANTISED, "there is no VQModel.from_single_file"),
+}
+"""what diffusers' from_single_file does not know, which is no limit of the format"""
+
+
+@pytest.mark.parametrize(("name", "prefix"), [*zip(UNREAD, cycle(["", "first_stage_model."]), strict=False)])
+def test_what_one_loader_cannot_read_is_written_and_comes_back(name: str, prefix: str, tmp_path: Path) -> None:
+    stock(name).save_pretrained(tmp_path / "model")
+    source = ModelSource.load(str(tmp_path / "model"))
+    exported = export(source, tmp_path / "vae.safetensors", LdmFile(prefix=prefix), data=DIGITS)
+    assert exported.warnings[0] == f"diffusers' AutoencoderKL.from_single_file cannot read this file: {UNREAD[name]}"
+    assert exported.proof.loader == "latent-ae import"
+    assert {comparison.max_abs_difference for comparison in exported.proof.comparisons} == {0.0}
+    back = read_single_file(exported.out, Unsaid())
+    assert back.identity == source.identity
+    assert config_of(back.model) == config_of(source.model)
+    assert all(tensor.equal(source.model.state_dict()[key]) for key, tensor in back.model.state_dict().items())
+
+
+def test_from_single_file_does_not_read_attention_in_a_level(tmp_path: Path) -> None:
     source = source_of("latent-diffusion f16", tmp_path / "model")
-    with pytest.raises(ExportError, match="attention in a level of its own is left out by its key map"):
-        export(source, tmp_path / "vae.safetensors", LdmFile())
-    # And rightly: what would be written does not load.
-    LdmFile().write(source, tmp_path / "vae.safetensors", make_probes(source.model, DIGITS))
+    export(source, tmp_path / "vae.safetensors", LdmFile())
     with pytest.raises(NotImplementedError):
         AutoencoderKL.from_single_file(str(tmp_path / "vae.safetensors"), config=str(tmp_path / "vae.config"))
+
+
+def ldm_layout(embed_dim: int, ddconfig: dict[str, Any], n_embed: int | None = None, **_: Any) -> dict[str, list[int]]:
+    """Names and shapes of latent-diffusion's AutoencoderKL, or VQModel, by its own constructors' rules."""
+    z, width, mult = ddconfig["z_channels"], ddconfig["ch"], ddconfig["ch_mult"]
+    layers, attended, moments = ddconfig["num_res_blocks"], ddconfig["attn_resolutions"], 1 + ddconfig["double_z"]
+    weights: dict[str, list[int]] = {}
+
+    def conv(name: str, given: int, made: int, kernel: int = 3) -> None:
+        weights[name] = [made, given, kernel, kernel]
+
+    def block(name: str, given: int, made: int) -> None:
+        weights.update({f"{name}.norm1": [given], f"{name}.norm2": [made]})
+        conv(f"{name}.conv1", given, made)
+        conv(f"{name}.conv2", made, made)
+        if given != made:
+            conv(f"{name}.nin_shortcut", given, made, 1)
+
+    def attention(name: str, channels: int) -> None:
+        weights[f"{name}.norm"] = [channels]
+        for part in ("q", "k", "v", "proj_out"):
+            conv(f"{name}.{part}", channels, channels, 1)
+
+    widths = [width * each for each in mult]
+    for side, resampled, order in (("encoder", "down", 1), ("decoder", "up", -1)):
+        levels = list(range(len(widths)))[::order]
+        channels = width if side == "encoder" else widths[-1]
+        conv(f"{side}.conv_in", *((ddconfig["in_channels"], width) if side == "encoder" else (z, channels)))
+        for level in levels:
+            for layer in range(layers + (side == "decoder")):
+                block(f"{side}.{resampled}.{level}.block.{layer}", channels, widths[level])
+                channels = widths[level]
+                if ddconfig["resolution"] // 2**level in attended:
+                    attention(f"{side}.{resampled}.{level}.attn.{layer}", channels)
+            if level != levels[-1]:
+                conv(f"{side}.{resampled}.{level}.{resampled}sample.conv", channels, channels)
+        for number in (1, 2):
+            block(f"{side}.mid.block_{number}", widths[-1], widths[-1])
+        attention(f"{side}.mid.attn_1", widths[-1])
+        weights[f"{side}.norm_out"] = [channels]
+        conv(f"{side}.conv_out", channels, moments * z if side == "encoder" else ddconfig["out_ch"])
+    conv("quant_conv", moments * z, moments * embed_dim, 1)
+    conv("post_quant_conv", embed_dim, z, 1)
+    layout = {f"{name}.weight": shape for name, shape in weights.items()}
+    layout |= {f"{name}.bias": shape[:1] for name, shape in weights.items()}
+    return layout if n_embed is None else layout | {"quantize.embedding.weight": [n_embed, embed_dim]}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["one level", "stable diffusion", "latent-diffusion f16", "codebook", "wider vectors", "vqgan"],
+)
+def test_names_and_shapes_are_those_of_latent_diffusions_own_model(name: str) -> None:
+    tensors = ldm_tensors(stock(name))
+    params = ldm_config(stock(name))["params"]
+    assert {key: list(tensor.shape) for key, tensor in tensors.items()} == ldm_layout(**params)
+
+
+def test_the_config_of_latent_diffusion_goes_beside_the_file_where_it_has_such_a_model(
+    vq: ModelSource, tmp_path: Path
+) -> None:
+    wide = arguments(32, 64, attention=(1,), layers_per_block=2, num_vq_embeddings=7, vq_embed_dim=6, latent_channels=2)
+    filled(VQModel, wide | {"norm_num_groups": 32}).save_pretrained(tmp_path / "model")
+    export(ModelSource.load(str(tmp_path / "model")), tmp_path / "vae.safetensors", LdmFile(), data=DIGITS)
+    assert yaml.safe_load((tmp_path / "vae.config" / "ldm.yaml").read_text()) == {
+        "target": "ldm.models.autoencoder.VQModel",
+        "params": {
+            "embed_dim": 6,
+            "n_embed": 7,
+            "ddconfig": {
+                "double_z": False,
+                "z_channels": 2,
+                "resolution": 64,
+                "in_channels": 3,
+                "out_ch": 3,
+                "ch": 32,
+                "ch_mult": [1, 2],
+                "num_res_blocks": 2,
+                "attn_resolutions": [32],
+                "dropout": 0.0,
+            },
+            "lossconfig": {"target": "torch.nn.Identity"},
+        },
+    }
+    export(vq, tmp_path / "four groups.safetensors", LdmFile())  # it has 32, always
+    assert not (tmp_path / "four groups.config" / "ldm.yaml").exists()
 
 
 def test_another_suffix_is_refused_before_the_model_is_loaded(tmp_path: Path, run: Run) -> None:
