@@ -3,56 +3,56 @@
     file -> open_image -> PIL image -> to_uint8 -> uint8 HWC -> to_tensor -> float32 CHW in [-1, 1]
     file <- save_png  <- image_grid  <-            uint8 HWC <- from_tensor <- float  CHW or NCHW
 
-Values are taken as sRGB: ICC profiles are not applied.
+Values are sRGB: a file's colour profile is applied as it is opened, unless it is asked to be kept.
 """
 
 import io
-import threading
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from latent_ae.atomic import write_atomically
-from latent_ae.errors import UserError
+from latent_ae.errors import BrokenImage
+from latent_ae.image_file import color, tiff
+from latent_ae.image_file.containers import place_kept
+from latent_ae.image_file.opening import FORMATS, SUFFIXES, opened, upright
+
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "WHITE",
+    "BrokenImage",
+    "Color",
+    "ColorRule",
+    "Pixels",
+    "from_tensor",
+    "image_grid",
+    "open_image",
+    "remarks",
+    "save_png",
+    "to_pil",
+    "to_tensor",
+    "to_uint8",
+]
 
 Pixels = NDArray[np.uint8]
 """[H, W, C] uint8, C = 1 (grey) or 3 (RGB)"""
 Color = tuple[int, int, int]
 """R, G, B in 0..255"""
+ColorRule = Literal["convert", "keep"]
+"""convert values to sRGB by the file's colour profile, or keep values and profile as they are"""
 
 WHITE: Color = (255, 255, 255)
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
-"""PIL's names of what is read: rasters only. EPS would start Ghostscript on a stranger's program."""
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm"}
-    | {".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"}
-)
-"""File name endings, in lower case, of the files in FORMATS."""
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _GAP_PIXELS = 2
-
-
-class BrokenImage(UserError):  # noqa: N818 - a fact about a file, met once in a thousand, not a fault of the program
-    """Something is not an image that can be used.
-
-    `reason` is one line and `name` says which image, where that is known.
-    """
-
-    def __init__(self, reason: str, name: str | None = None) -> None:
-        self.reason = " ".join(reason.split())
-        self.name = name
-        super().__init__(f"cannot use the image{f' {name}' if name else ''}: {self.reason}")
-
-    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str | None]]:
-        # An exception that crosses a process border is rebuilt from its message alone otherwise.
-        return type(self), (self.reason, self.name)
+_REMARKS = "latent_ae.remarks"
+_KEPT = ("transparency", "icc_profile", _REMARKS)
 
 
 def open_image(
@@ -60,34 +60,55 @@ def open_image(
     *,
     formats: tuple[str, ...] = FORMATS,
     check: Callable[[Image.Image], None] | None = None,
+    colors: ColorRule = "convert",
+    limited: bool = False,
 ) -> Image.Image:
-    """The first frame of an image file, decoded and turned upright by its EXIF orientation.
+    """The first frame of an image file, decoded, turned upright by its EXIF orientation, in sRGB by its profile.
 
     What kind of file it is follows from its content, not from its name. The image no longer needs `file`, which stays
-    open if it was. `check` sees the image when its header has been read and before a pixel is decoded; the UserError
-    that it may raise goes to the caller. Raises BrokenImage if `file` cannot be read, is not one of `formats` (a
-    choice from FORMATS), is cut short or damaged, or has more pixels than PIL holds to be safe
-    (`PIL.Image.MAX_IMAGE_PIXELS`).
+    open if it was. `remarks` says what a person should know about how it was read.
+
+    Args:
+        file: a path or an open stream.
+        formats: a choice from FORMATS.
+        check: sees the image when its header has been read and before a pixel is decoded; the UserError that it may
+            raise goes to the caller.
+        colors: with "keep", RGB values stay as they are, and the profile that they belong to is `info["icc_profile"]`
+            of the result. Grey and CMYK are converted all the same.
+        limited: for strangers' files: PIL's own limit of pixels (`PIL.Image.MAX_IMAGE_PIXELS`) holds.
+
+    Raises BrokenImage if `file` cannot be read, is not one of `formats`, is cut short or
+    damaged, is a camera raw file, or its values have no meaning in sRGB (HDR, signed integers).
     """
-    name = str(file) if isinstance(file, Path) else None
-    try:
-        with _quiet, Image.open(file, formats=formats) as image:
-            if check is not None:
-                check(image)
-            _widen_transparent_grey(image)
-            image.load()
-            if min(image.size) < 1:
-                raise BrokenImage(f"it has no pixels ({image.width}x{image.height})", name)
-            upright = _upright(image)
-            return upright.copy() if upright is image else upright  # a copy holds on to no file
-    except UserError:
-        raise
-    except UnidentifiedImageError:
-        raise BrokenImage(f"it is none of {', '.join(formats)}", name) from None
-    except FileNotFoundError:
-        raise BrokenImage("there is no such file", name) from None
-    except Exception as error:  # a damaged or hostile file makes PIL's decoders raise nearly anything
-        raise BrokenImage(str(error) or type(error).__name__, name) from error
+    with opened(file, formats=formats, limited=limited) as image:
+        if check is not None:
+            check(image)
+        if image.format == "TIFF":
+            tiff.check(image)
+        profile = color.declared_profile(image)
+        opaque = _has_no_alpha(image)
+        _widen_transparent_grey(image)
+        image.load()
+        if min(image.size) < 1:
+            raise BrokenImage(f"it has no pixels ({image.width}x{image.height})")
+        whole = upright(image)
+        if image.format == "TIFF":
+            whole = tiff.in_full_range(whole, image.tag_v2)  # type: ignore[attr-defined]
+        if opaque:
+            whole = whole.convert("RGB")
+        whole.info.pop("icc_profile", None)
+        said: str | None = None
+        if profile is not None and (mode := color.color_mode(whole)) is not None:
+            whole, said = _in_srgb(whole, profile, mode, keep=colors == "keep")
+        whole = whole.copy() if whole is image else whole  # a copy holds on to no file
+        whole.info = {key: value for key, value in whole.info.items() if key in _KEPT}
+        whole.info[_REMARKS] = () if said is None else (said,)
+        return whole
+
+
+def remarks(image: Image.Image) -> tuple[str, ...]:
+    """What a person should know about how `open_image` read the file, each in a line."""
+    return tuple(image.info.get(_REMARKS, ()))
 
 
 def to_uint8(image: Image.Image, channels: int, background: Color = WHITE) -> Pixels:
@@ -95,11 +116,14 @@ def to_uint8(image: Image.Image, channels: int, background: Color = WHITE) -> Pi
 
     Transparent pixels are laid over `background`. Grey is PIL's luma (ITU-R 601). 16-bit grey (modes I;16 and I) goes
     from 0..65535 to 0..255, rounded; PIL itself cuts 16-bit colour to its upper 8 bits. Floats (mode F) are in [0, 1].
-    Raises BrokenImage for values outside of these ranges, ValueError if `channels` is neither 1 nor 3.
+    Raises BrokenImage for values outside of these ranges and where every pixel is transparent, ValueError if `channels`
+    is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise ValueError(f"images have 1 (grey) or 3 (RGB) channels, got {channels}")
-    pixels, alpha = _straight(_upright(image))
+    pixels, alpha = _straight(upright(image))
+    if alpha is not None and not alpha.any():
+        raise BrokenImage("every pixel of it is transparent: take its alpha channel away to use the colours beneath")
     if alpha is not None:
         pixels = _over(pixels, alpha, background)
     if pixels.shape[2] == channels:
@@ -167,48 +191,30 @@ def image_grid(rows: Sequence[Sequence[Pixels] | Pixels]) -> Pixels:
     return grid
 
 
-class _Quiet:
-    """Silences PIL's remarks on odd files, except that a decompression bomb is an error.
-
-    Warning filters belong to the whole process, and threads that each set and restored them would restore each other's.
-    So the first that comes sets them and the last that goes restores them, and nobody waits for a slow file.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._before = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._users == 0:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-            self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._before.__exit__(None, None, None)
+def _in_srgb(image: Image.Image, profile: color.Profile, mode: str, *, keep: bool) -> tuple[Image.Image, str | None]:
+    """The image, of colour mode `mode`, in sRGB or with its profile, and what was done."""
+    if not color.changes_colors(profile, mode):
+        return image, color.remark_on(profile, mode)
+    if keep and mode == "RGB":
+        image.info["icc_profile"] = profile.icc
+        return image, f"its colours are those of {color.profile_name(profile)}, not converted to sRGB"
+    if mode == "CMYK":
+        return color.to_srgb(image, profile), color.remark_on(profile, mode)
+    pixels, alpha = _straight(image)
+    converted = color.to_srgb(to_pil(pixels), profile)
+    if alpha is not None:
+        converted.putalpha(Image.fromarray(alpha[:, :, 0]))
+    return converted, color.remark_on(profile, mode)
 
 
-_quiet = _Quiet()
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image itself, or one turned by its EXIF orientation. EXIF that cannot be parsed counts as none, as in any
-    viewer.
-    """
-    image.load()
-    try:
-        with _quiet:
-            turn = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-            return ImageOps.exif_transpose(image) if turn else image
-    except Exception:  # pixels are decoded by now, and broken EXIF makes PIL raise nearly anything
-        return image
+def _has_no_alpha(image: Image.Image) -> bool:
+    """Whether a TGA says that the fourth byte of its pixels is not alpha, which PIL takes it for."""
+    if image.format != "TGA" or image.mode != "RGBA":
+        return False
+    stream: BinaryIO = image.fp  # type: ignore[attr-defined]
+    with place_kept(stream):
+        stream.seek(17)
+        return stream.read(1)[0] & 0x0F == 0
 
 
 def _widen_transparent_grey(image: Image.Image) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from latent_ae.foreign_latents import LatentForm, Taken, take_latents
 from latent_ae.image import BrokenImage, Pixels, open_image, to_pil, to_uint8
+from latent_ae.image_file.opening import other_kind
 from latent_ae.latent_file import LatentFileError, Latents, from_bytes
 from latent_ae.latent_header import Limits, read_header
 from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge, UnsupportedFormat
@@ -23,15 +24,6 @@ _MOST_SCANS = 50
 """of a progressive JPEG, which has about 10: a scan of nothing takes 33 bytes and the time of a whole image"""
 _FRAME_SIDE = 256
 """longest side of pictures between images, in pixels"""
-_OTHERS = {
-    b"GIF8": "GIF",
-    b"%PDF": "PDF",
-    b"<svg": "SVG",
-    b"<?xml": "SVG or XML",
-    b"%!PS": "PostScript",
-    b"\x00\x00\x01\x00": "ICO",
-    b"8BPS": "PSD",
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,9 @@ def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Pixel
     if kind == "JPEG" and (scans := upload.data.count(b"\xff\xda")) > _MOST_SCANS:
         raise TooLarge(f"the JPEG has {scans} scans, this server takes at most {_MOST_SCANS}: save it anew")
     try:
-        image = open_image(io.BytesIO(upload.data), formats=(kind,), check=lambda image: _check_header(image, limits))
+        image = open_image(
+            io.BytesIO(upload.data), formats=(kind,), check=lambda image: _check_header(image, limits), limited=True
+        )
         return to_uint8(image, channels)
     except BrokenImage as error:
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
@@ -173,9 +167,9 @@ def _kind(data: bytes) -> str:
         return "BMP"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
-    name = next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
-    if data[4:8] == b"ftyp":
-        name = "AVIF or HEIC"
+    name = "a GIF" if data.startswith(b"GIF8") else other_kind(data[:264])
+    if name is None and data[4:8] == b"ftyp":
+        name = "an AVIF"
     raise UnsupportedFormat(f"the upload is {name or 'no image of a kind that is known'}; {READ} are read")
 
 

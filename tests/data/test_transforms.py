@@ -168,8 +168,9 @@ def test_the_same_draw_gives_the_same_crop() -> None:
 
 def test_transparency_is_gone_before_pixels_are_mixed() -> None:
     # Red lies hidden below full transparency: resizing straight RGBA would let it bleed in.
-    hidden = np.zeros((64, 64, 4), np.uint8)
+    hidden = np.zeros((128, 64, 4), np.uint8)
     hidden[:, :, 0] = 255
+    hidden[0] = 255  # not all of it is transparent, but all of the square in its middle
     pixels = crop(Image.fromarray(hidden), crop="center", background=(10, 20, 30))
     assert np.array_equal(pixels, np.full((16, 16, 3), (10, 20, 30), np.uint8))
 

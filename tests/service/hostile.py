@@ -74,6 +74,8 @@ def images() -> Iterator[Case]:
     for mode in ("CMYK", "I;16", "P", "LA", "1", "YCbCr", "RGBA"):
         kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
         yield f"an honest {mode}", "reconstruct", plain(mode, kind), {"ok"}
+    for mode in ("P", "LA", "RGBA"):
+        yield f"nothing but transparency, {mode}", "reconstruct", plain(mode, "PNG", opaque=False), {"broken_image"}
     for orientation in (0, 5, 9, 65_535):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -112,9 +114,11 @@ def latent_files(service: Service) -> Iterator[Case]:
     yield "a header without end", "decode", (2**63).to_bytes(8, "little") + bytes(100), {"bad_latents"}
 
 
-def plain(mode: str, kind: str) -> bytes:
+def plain(mode: str, kind: str, *, opaque: bool = True) -> bytes:
     stream = io.BytesIO()
     image = Image.new(mode, (20, 12))
+    if opaque and mode in ("P", "LA", "RGBA"):
+        image.putpixel((0, 0), 1 if mode == "P" else (9, 255) if mode == "LA" else (9, 9, 9, 255))
     options = {"transparency": 0} if mode == "P" else {}
     image.save(stream, kind, **options)
     return stream.getvalue()
