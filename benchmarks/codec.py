@@ -32,9 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusers import AutoencoderKL
 
-from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, wait_for
+from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, rounded, wait_for
 from latent_ae.codec import PRECISIONS, Codec
 from latent_ae.codec.picture import photo_like
+from latent_ae.codec.precision import form_of
+from latent_ae.codec.sides import DecoderSide, EncoderSide, Side
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.export.graphs import programs
@@ -119,7 +121,7 @@ def openvino_request(file: Path) -> Callable[[Tensor], Tensor]:
 def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, object]:
     """Everything that the line says."""
     model = network(given).to(device).eval()
-    say("measuring precisions")
+    say("choosing precisions")
     codec = Codec(model, name=given.model or given.preset, precision=given.precision, tile=None)
     say(str(codec.precision))
     others, skipped = runtimes(model, folder)
@@ -138,6 +140,7 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
     for each, sides in work.items():
         seconds[each], outputs[each] = take_turns(sides, given.turns, device, each)
     medians = {each: {name: statistics.median(turns) for name, turns in seconds[each].items()} for each in work}
+    formats = compare_formats(model, pixels, latents, turns=given.turns, bf16=support)
     say("memory and operations")
     # The runtimes keep what they have ever taken, so that their growth would say nothing.
     memory = {
@@ -159,10 +162,10 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
         "bf16_instructions": support,
         "bf16_instructions_how": how,
         "precision": {each: str(form.chosen) for each, form in forms.items()},
-        "seconds": {each: rounded(medians[each]) for each in work},
-        "ratio": {each: rounded(against_ours(medians[each])) for each in work},
+        "seconds": {each: each_rounded(medians[each]) for each in work},
+        "ratio": {each: each_rounded(against_ours(medians[each])) for each in work},
         "ratio_of_each_turn": {
-            each: [round(theirs / ours, 3) for ours, theirs in zip(turns["ours"], turns["diffusers"], strict=True)]
+            each: [rounded(theirs / ours) for ours, theirs in zip(turns["ours"], turns["diffusers"], strict=True)]
             for each, turns in seconds.items()
         },
         "error": {
@@ -171,15 +174,16 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
                 name: decibel(got, outputs["decode"]["diffusers"]) for name, got in outputs["decode"].items()
             },
         },
+        "formats": formats,
         "peak_memory_mib": {each: {name: round(peak, 1) for name, (peak, _) in memory[each].items()} for each in work},
         "peak_memory_how": memory["encode"]["ours"][1],
         "predicted_memory_mib": {
             "encode": round(codec.plan(given.resolution, given.resolution).encode_bytes / 2**20, 1),
             "decode": round(codec.plan(given.resolution, given.resolution).decode_bytes / 2**20, 1),
         },
-        "tflop": rounded(tflop),
-        "matmul_tflops": {str(dtype).removeprefix("torch."): round(peak, 4) for dtype, peak in peaks.items()},
-        "share_of_matmul": {each: round(tflop[each] / medians[each]["ours"] / peaks[dtypes[each]], 4) for each in work},
+        "tflop": each_rounded(tflop),
+        "matmul_tflops": {str(dtype).removeprefix("torch."): rounded(peak) for dtype, peak in peaks.items()},
+        "share_of_matmul": {each: rounded(tflop[each] / medians[each]["ours"] / peaks[dtypes[each]]) for each in work},
         "skipped": skipped,
         "versions": {
             "python": platform.python_version(),
@@ -219,6 +223,38 @@ def take_turns(
     return seconds, outputs
 
 
+def compare_formats(
+    model: AutoencoderKL, pixels: Tensor, latents: Tensor, *, turns: int, bf16: bool
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Seconds and error of every format that the device has instructions for, by direction."""
+    device = model.device
+    precisions = ["exact", "fp32", *(["tf32", "fp16"] if device.type == "cuda" else []), *["bf16"] * bf16]
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    modules = {"encode": (EncoderSide(model), pixels), "decode": (DecoderSide(model), latents)}
+    for direction, (module, inputs) in modules.items():
+        forms = {precision: Side(module, form_of(precision, device)) for precision in precisions}
+        sides = {name: partial(no_gradients, side, inputs) for name, side in forms.items()}
+        seconds, outputs = take_turns(sides, turns, device, direction)
+        means = {
+            name: each[:, : module.channels].clamp(-1, 1) if direction == "decode" else each[:, : module.channels]
+            for name, each in outputs.items()
+        }
+        measured = {
+            name: decibel(each, means["exact"]) if direction == "decode" else relative(each, means["exact"])
+            for name, each in means.items()
+        }
+        found[direction] = {
+            name: {"seconds": rounded(statistics.median(seconds[name])), "error": measured[name]} for name in forms
+        }
+    return found
+
+
+def no_gradients(side: Side, inputs: Tensor) -> Tensor:
+    """What a side gives, on the CPU."""
+    with torch.no_grad():
+        return side(inputs).cpu()
+
+
 def operations(run: Callable[[], Tensor]) -> float:
     """TFLOP of the stock model's layers, a multiply-add being two."""
     with FlopCounterMode(display=False) as counter:
@@ -242,9 +278,9 @@ def decibel(pixels: Tensor, reference: Tensor) -> float | None:
     return round(value, 1) if value < float("inf") else None
 
 
-def rounded(values: Mapping[str, float]) -> dict[str, float]:
-    """To four digits."""
-    return {name: float(f"{value:.4g}") for name, value in values.items()}
+def each_rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """To four significant digits."""
+    return {name: rounded(value) for name, value in values.items()}
 
 
 def say(text: str) -> None:

@@ -27,7 +27,7 @@ import latent_ae  # noqa: F401  # before diffusers: makes torchvision importable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import device_name, wait_for
+from benchmarks.machine import device_name, rounded, wait_for
 from latent_ae.codec import Codec
 from latent_ae.codec.picture import photo_like
 from latent_ae.config import DataConfig, ModelConfig
@@ -156,10 +156,10 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         "workers": given.workers,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "images_per_second": {name: round(speed, 4) for name, speed in medians.items()},
-        "share_of_codec": round(medians["ours"] / medians["codec"], 3),
-        "ratio": round(medians["ours"] / medians["plain"], 3),
-        "ratio_of_each_turn": [round(a / b, 3) for a, b in zip(speeds["ours"], speeds["plain"], strict=True)],
+        "images_per_second": {name: rounded(speed) for name, speed in medians.items()},
+        "share_of_codec": rounded(medians["ours"] / medians["codec"]),
+        "ratio": rounded(medians["ours"] / medians["plain"]),
+        "ratio_of_each_turn": [rounded(a / b) for a, b in zip(speeds["ours"], speeds["plain"], strict=True)],
         "versions": {name: version(name) for name in ("torch", "diffusers")} | {"python": platform.python_version()},
     }
 

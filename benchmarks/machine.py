@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import platform
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_SAMPLING_SECONDS = 0.002
+from latent_ae.codec.device import multiplies_bf16
+
 _MATMUL_SECONDS = 1.0
 
 
@@ -20,8 +19,7 @@ def bf16_support(device: torch.device) -> tuple[bool, str]:
     """Whether the device multiplies bfloat16 by instructions of its own, and how that was told."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False), "torch.cuda.is_bf16_supported, no emulation"
-    flags = set(_cpuinfo("flags").split()) | set(_cpuinfo("Features").split())  # x86 and Arm
-    return bool(flags & _BF16_FLAGS), f"/proc/cpuinfo lists {' or '.join(sorted(_BF16_FLAGS))}"
+    return multiplies_bf16(), "/proc/cpuinfo lists them, and ONEDNN_MAX_CPU_ISA allows them"
 
 
 def device_name(device: torch.device) -> str:
@@ -49,22 +47,12 @@ def peak_memory(work: Callable[[], None], device: torch.device) -> tuple[float, 
     # glibc keeps freed memory, which would hide the growth of whatever runs second.
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
-    process, done = psutil.Process(), threading.Event()
-    before = highest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(_SAMPLING_SECONDS):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        work()
-    finally:
-        done.set()
-        watcher.join()
-    return (highest - before) / 2**20, f"growth of the resident set, sampled every {_SAMPLING_SECONDS * 1e3:g} ms"
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the kernel's high-water mark starts anew
+    before = psutil.Process().memory_info().rss
+    work()
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    highest = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return (highest - before) / 2**20, "growth of the resident set at its peak, which the kernel notes (VmHWM)"
 
 
 def matmul_tflops(dtype: torch.dtype, device: torch.device, *, native: bool) -> float:
@@ -79,6 +67,11 @@ def matmul_tflops(dtype: torch.dtype, device: torch.device, *, native: bool) -> 
         wait_for(device)
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds) / 1e12
+
+
+def rounded(value: float) -> float:
+    """To four significant digits, whatever its size."""
+    return float(f"{value:.4g}")
 
 
 def _cpuinfo(key: str) -> str:

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
 
-from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, wait_for
+from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, rounded, wait_for
 from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 from latent_ae.data import Batch
 from latent_ae.errors import UserError
@@ -207,14 +207,14 @@ def measure(setup: Setup, *, steps: int, blocks: int) -> dict[str, object]:
         "bf16_instructions": support,
         "bf16_instructions_how": how,
         "precision": {"ours": precision, "example": "fp32"},
-        "images_per_second": {name: round(value, 4) for name, value in medians.items()},
-        "ratio": round(medians["ours"] / medians["example"], 3),
-        "ratio_of_each_turn": [round(ratio, 3) for ratio in ratios],
+        "images_per_second": {name: rounded(value) for name, value in medians.items()},
+        "ratio": rounded(medians["ours"] / medians["example"]),
+        "ratio_of_each_turn": [rounded(ratio) for ratio in ratios],
         "peak_memory_mib": {name: round(value, 1) for name, value in memory.items()},
         "peak_memory_how": memory_how,
-        "tflop_per_step": round(tflop, 6),
-        "matmul_tflops": {name: round(value, 4) for name, value in peaks.items()},
-        "share_of_matmul": round(tflop * medians["ours"] / setup.batch / peaks[precision], 4),
+        "tflop_per_step": rounded(tflop),
+        "matmul_tflops": {name: rounded(value) for name, value in peaks.items()},
+        "share_of_matmul": rounded(tflop * medians["ours"] / setup.batch / peaks[precision]),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("torch", "diffusers", "accelerate")},

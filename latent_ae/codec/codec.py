@@ -3,6 +3,7 @@
 images --pad, group by size, tile--> encoder (its precision) --> Latents --> decoder (its precision) --crop--> images
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from latent_ae.codec.codebook import Codebook
 from latent_ae.codec.memory import Plan
-from latent_ae.codec.precision import Precision, choose
+from latent_ae.codec.picture import photo_like
+from latent_ae.codec.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Precision, choose
 from latent_ae.codec.running import Grid, Progress, Runner, Tick, part_of
 from latent_ae.codec.sides import Side
 from latent_ae.codec.tiling import Seam, Tiling
@@ -28,6 +30,7 @@ TILE = 512
 
 _LOGVAR_RANGE = (-30.0, 20.0)
 """diffusers clamps to it before it draws"""
+_TIMED_PICTURE = 64
 _ENCODING_SHARE = 0.3
 """of a reconstruction's work, in the architectures there are"""
 _BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 1024 * 1024}
@@ -44,19 +47,20 @@ class Codec:
         model: Autoencoder,
         *,
         name: str,
-        precision: Precision = "auto",
+        precision: Precision | None = None,
         encoder_precision: Precision | None = None,
         decoder_precision: Precision | None = None,
         tile: int | None = TILE,
         memory_bytes: int | None = None,
     ) -> None:
-        """Measures the precisions that are `auto`; see `precision.choose`.
+        """Chooses the precisions that are `auto` by what the device can do and the error; see `precision.choose`.
 
         Args:
             model: in float32, on its device.
             name: for people.
             precision: of both sides: `auto`, `exact` (float32, and every image alone: bit for bit the same in any
-                company, and in any process of as many threads), `fp32`, `bf16` or `fp16`.
+                company, and in any process of as many threads), `fp32`, `bf16` or `fp16`. None: `fp32` for the encoder,
+                because latents are kept, and `auto` for the decoder.
             encoder_precision: where it is another.
             decoder_precision: where it is another.
             tile: side in pixels; what is larger is coded in overlapping tiles of it, which is not exact. None: never.
@@ -80,7 +84,11 @@ class Codec:
         """of the last call that decoded: PSNR of tiles to one another where they overlap, the worst image's; None if
         nothing was tiled"""
         tiling = None if tile is None else Tiling.of_pixels(tile, self.factor)
-        encoder, decoder, self.precision = choose(model, encoder_precision or precision, decoder_precision or precision)
+        encoder, decoder, self.precision = choose(
+            model,
+            encoder_precision or precision or ENCODER_DEFAULT,
+            decoder_precision or precision or DECODER_DEFAULT,
+        )
         self._encoder = self._runner(encoder, tiling, encodes=True)
         self._decoder = self._runner(decoder, tiling, encodes=False)
 
@@ -90,7 +98,7 @@ class Codec:
         name: str,
         *,
         device: torch.device | str | None = None,
-        precision: Precision = "auto",
+        precision: Precision | None = None,
         encoder_precision: Precision | None = None,
         decoder_precision: Precision | None = None,
         tile: int | None = TILE,
@@ -109,6 +117,18 @@ class Codec:
             tile=tile,
             memory_bytes=memory_bytes,
         )
+
+    @torch.no_grad()
+    def seconds_per_pixel(self) -> tuple[float, float]:
+        """What encoding and decoding take on a small picture, the better of two runs. An estimate: it decides nothing
+        about how images are coded.
+        """
+        side = max(_TIMED_PICTURE, self.factor)
+        inputs = pad_to_factor(photo_like(self.channels, side), self.factor)
+        outputs = self._encoder.run(inputs, lambda _: None)
+        latents = outputs[:, : self.latent_channels]
+        pixels = inputs[0, 0].numel()
+        return _seconds(self._encoder, inputs) / pixels, _seconds(self._decoder, latents) / pixels
 
     def plan(self, height: int, width: int) -> Plan:
         """What an image of so many pixels would take."""
@@ -314,3 +334,12 @@ class Codec:
             batch_positions=_BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // self.factor**2,
             memory_bytes=self.memory_bytes,
         )
+
+
+def _seconds(runner: Runner, inputs: Tensor) -> float:
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        runner.run(inputs, lambda _: None).cpu()  # which waits for an accelerator
+        taken.append(time.perf_counter() - start)
+    return min(taken)

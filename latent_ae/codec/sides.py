@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.codec.lean import lean
-from latent_ae.codec.winograd import with_winograd
 from latent_ae.models import Autoencoder, factor_of, latent_shape
 
 _DTYPES = {
@@ -61,8 +60,6 @@ class Format:
     precision: str
     """exact, fp32, bf16 or fp16; or tf32: float32 that a GPU's convolutions round to 10 bits"""
     channels_last: bool = False
-    winograd: bool = False
-    """in channels-last order, 3x3 convolutions with fewer multiplications"""
 
     @property
     def stock(self) -> bool:
@@ -75,7 +72,7 @@ class Format:
         return _DTYPES[self.precision]
 
     def __str__(self) -> str:
-        return f"{self.precision}{' channels-last' * self.channels_last}{' Winograd' * self.winograd}"
+        return f"{self.precision}{' channels-last' * self.channels_last}"
 
 
 class Side:
@@ -93,9 +90,7 @@ class Side:
         # The scores of its attention are rounded, for which the check leaves room in latents and little in pixels.
         half_encoder = isinstance(module, EncoderSide) and form.dtype != torch.float32
         self.module = module if form.stock else lean(module, attention=half_encoder)
-        if form.winograd:
-            self.module = with_winograd(self.module)
-        elif any(not self._fits(weight) for weight in self.module.parameters()):
+        if any(not self._fits(weight) for weight in self.module.parameters()):
             self.module = copy.deepcopy(self.module).to(form.dtype)
             self.module.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's types lack it
         self.device = next(self.module.parameters()).device

@@ -7,9 +7,8 @@ batch is therefore computed by one thread, and as many batches at a time as ther
 import copy
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,7 +19,8 @@ from torch import Tensor
 from latent_ae.codec import Codec
 from latent_ae.codec.memory import amount, available_bytes, peak_bytes
 from latent_ae.codec.picture import photo_like
-from latent_ae.codec.sides import EncoderSide, Format, Side
+from latent_ae.codec.precision import form_of
+from latent_ae.codec.sides import EncoderSide, Side
 from latent_ae.image import Pixels, from_tensor
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import Kind
@@ -62,7 +62,7 @@ class Encoder:
         """
         Args:
             codec: of the model.
-            precision: `exact`, `fp32`, `bf16` or `fp16`; its order in memory follows from the device.
+            precision: `exact`, `fp32`, `bf16` or `fp16`; see `precision.form_of`.
             logvar: keep the log-variance of what has one.
             dtype: of the stored floats.
             threads: batches at a time on a CPU; changes no latents.
@@ -70,7 +70,7 @@ class Encoder:
         """
         self.codec = codec
         device = codec.model.device
-        self._side = Side(EncoderSide(codec.model), _form(precision, device))
+        self._side = Side(EncoderSide(codec.model), form_of(precision, device))
         self._dtype = DTYPES[dtype]
         self.kind: Kind = "vq_indices" if codec.is_vq else "moments" if logvar and _has_posterior(codec) else "mean"
         workers = threads if device.type == "cpu" else 1
@@ -137,23 +137,6 @@ class Encoder:
                 self._shapes, size, form.dtype, channels_last=form.channels_last, device=self._side.device.type
             )
         return self._predicted[size]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch's own operations on a single thread: their sums do not depend on how many there might be."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _form(precision: str, device: torch.device) -> Format:
-    """The order in memory is not measured as a Codec's is: two processes might choose differently."""
-    winograd = precision == "fp32" and device.type == "cpu"
-    return Format(precision, channels_last=winograd or precision in ("bf16", "fp16"), winograd=winograd)
 
 
 def _bad_values(values: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from latent_ae.codec.device import one_thread
 from latent_ae.latent_dataset.again import Again, NotPossible
-from latent_ae.latent_dataset.encoder import one_thread
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.index import INDEX, STATISTICS, Gathered
 from latent_ae.latent_dataset.index_check import IndexCheck

@@ -51,7 +51,7 @@ class Hosted:
     def of(
         cls, info: ModelInfo, codec: Codec, memory_bytes: int | None, prior: HierarchicalPrior | None = None
     ) -> "Hosted":
-        """With the paces that were measured when the model was loaded.
+        """With the paces of a small picture, which is encoded and decoded here.
 
         Raises ValueError for a codec of another `memory_bytes`, as it is the codec that holds this limit.
         """
@@ -59,8 +59,8 @@ class Hosted:
             raise ValueError(
                 f"expected a codec that may take {memory_bytes} bytes, got {codec.memory_bytes}: give both the same"
             )
-        encoder, decoder = codec.precision.encoder, codec.precision.decoder
-        return cls(info, codec, Pace(encoder.seconds_per_pixel), Pace(decoder.seconds_per_pixel), prior)
+        encoding, decoding = map(Pace, codec.seconds_per_pixel())
+        return cls(info, codec, encoding, decoding, prior)
 
     def encode(self, image: Pixels, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Work:
         """[H,W,C] uint8 => Latents of one image; with `and_decode` only if there is memory to decode them too."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import codec
 from latent_ae.config import BottleneckConfig, ModelConfig
@@ -21,32 +22,46 @@ FIELDS = {
         "bf16_instructions",
         "bf16_instructions_how",
     ),
-    *("precision", "seconds", "ratio", "ratio_of_each_turn", "error", "peak_memory_mib", "peak_memory_how"),
+    *("precision", "seconds", "ratio", "ratio_of_each_turn", "error", "formats", "peak_memory_mib", "peak_memory_how"),
     *("predicted_memory_mib", "tflop", "matmul_tflops", "share_of_matmul", "skipped", "versions"),
 }
 
 
+ROUNDED = 3e-3
+"""what four numbers of four digits each may be off by together, relative"""
+
+
 @pytest.mark.slow  # writes graphs where the packages for them are there
-def test_it_prints_one_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
-    argv = ["--preset", "tiny", "--resolution", "32", "--turns", "3", "--device", "cpu"]
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_it_prints_one_line_of_json(
+    precision: str, dtype: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In either precision on any processor: one without instructions for bfloat16 emulates it."""
+    monkeypatch.setattr(codec, "matmul_tflops", lambda dtype, device, native: 0.25 if dtype == torch.float32 else 0.5)
+    argv = ["--preset", "tiny", "--resolution", "32", "--turns", "3", "--device", "cpu", "--precision", precision]
     assert codec.main(argv) == 0
     out = capfd.readouterr().out
     assert out.count("\n") == 1
     line = json.loads(out)
     assert line.keys() == FIELDS
+    assert line["matmul_tflops"] == {dtype: {"float32": 0.25, "bfloat16": 0.5}[dtype]}
     sides = {"ours", "diffusers", *codec.RUNTIMES} - line["skipped"].keys()
     for direction in ("encode", "decode"):
         seconds = line["seconds"][direction]
         assert seconds.keys() == sides
+        assert line["precision"][direction] == f"{precision} channels-last"
         assert line["peak_memory_mib"][direction].keys() == {"ours", "diffusers"}
         assert line["ratio"][direction].keys() == sides - {"ours"}
-        assert line["ratio"][direction]["diffusers"] == pytest.approx(seconds["diffusers"] / seconds["ours"], rel=1e-2)
+        ratio = seconds["diffusers"] / seconds["ours"]
+        assert line["ratio"][direction]["diffusers"] == pytest.approx(ratio, rel=ROUNDED)
         assert len(line["ratio_of_each_turn"][direction]) == 3
-        work = line["tflop"][direction] / seconds["ours"] / line["matmul_tflops"]["float32"]
-        assert line["share_of_matmul"][direction] == pytest.approx(work, rel=0.05, abs=1e-4)
-    assert line["error"]["encode"]["diffusers"] == 0
-    # Without instructions for bf16 all of them compute in float32; with them ours may be within the codec's check.
-    assert max(line["error"]["encode"].values()) < (0.01 if line["bf16_instructions"] else 1e-4)
+        work = line["tflop"][direction] / seconds["ours"] / line["matmul_tflops"][dtype]
+        assert line["share_of_matmul"][direction] == pytest.approx(work, rel=ROUNDED)
+        formats = line["formats"][direction]
+        assert formats.keys() == {"exact", "fp32"} | ({"bf16"} if line["bf16_instructions"] else set())
+        assert all(each["seconds"] > 0 for each in formats.values())
+    assert line["error"]["encode"]["diffusers"] == line["formats"]["encode"]["exact"]["error"] == 0
+    assert 0 < line["error"]["encode"]["ours"] < (1e-5 if precision == "fp32" else 0.02)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,16 @@
 """Where models run: on what is there, not on what torch was compiled for."""
 
+import os
+import platform
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from latent_ae.codec import Codec, best_device, device_named
+from latent_ae.codec.device import multiplies_bf16
 from latent_ae.codec.precision import _psnr, _relative
 from latent_ae.codec.space import interpolate
 from latent_ae.codec.tiling import Seam
@@ -66,15 +73,77 @@ def test_sums_in_float64_are_taken_on_the_cpu() -> None:
     assert seams[0].decibel == seams[1].decibel
 
 
-def test_a_time_is_taken_when_the_accelerator_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[torch.device] = []
-    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
-    Codec(stock(), name="m", precision="bf16")
-    assert waited == []
-    codec = Codec(stock(), name="m", precision="fp32")
-    monkeypatch.setattr(codec._encoder.side, "device", torch.device("meta"))
-    from latent_ae.codec.precision import _run
+def test_a_time_is_a_pixels_and_of_finished_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accelerator was given is done when its result is on the CPU."""
+    codec = Codec(stock(), name="m")
+    clock = iter([0.0, 10.0, 20.0, 24.0, 30.0, 31.0, 40.0, 48.0])
+    fetched: list[torch.Size] = []
+    fetch = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.shape) or fetch(tensor))
+    monkeypatch.setattr("latent_ae.codec.codec.time.perf_counter", lambda: next(clock))
+    assert codec.seconds_per_pixel() == (4 / 64**2, 1 / 64**2)
+    assert len(fetched) == 4
 
-    monkeypatch.setattr(type(codec._encoder.side), "__call__", lambda side, inputs: inputs.to(side.device))
-    _run(codec._encoder.side, torch.zeros(1, 3, 4, 4))
-    assert waited == [torch.device("meta")]
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags : fpu avx2", False),
+        ("flags : avx512_bf16 fpu", True),
+        ("flags : amx_bf16", True),
+        ("Features: bf16", True),
+    ],
+)
+def test_bf16_is_told_by_the_processors_flags(monkeypatch: pytest.MonkeyPatch, text: str, expected: bool) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path, encoding: text)
+    assert multiplies_bf16() is expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        *((each, False) for each in ("SSE41", "AVX2", "avx2", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")),
+        *((each, True) for each in ("AVX512_CORE_BF16", "AVX512_CORE_AMX", "AVX10_1_512", "DEFAULT", "", "nonsense")),
+    ],
+)
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_instructions_that_onednn_may_not_use_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, name: str, limit: str, expected: bool
+) -> None:
+    """Read off oneDNN 3.12's own log: which kernel it takes for a bfloat16 convolution under each limit."""
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path, encoding: "flags : avx512_bf16")
+    for each in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, limit)
+    assert multiplies_bf16() is expected
+
+
+KERNELS = """
+import torch
+from latent_ae.codec.device import multiplies_bf16
+inputs = torch.ones(1, 64, 32, 32).bfloat16()
+with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+    torch.nn.functional.conv2d(inputs.to(memory_format=torch.channels_last), torch.ones(64, 64, 3, 3).bfloat16())
+print("multiplies_bf16", multiplies_bf16())
+"""
+
+
+@pytest.mark.slow  # starts a process for each limit
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="kernels have other names on other processors"
+)
+@pytest.mark.parametrize("limit", ["ALL", "AVX512_CORE", "AVX2"])
+def test_what_is_told_is_what_onednn_does(limit: str) -> None:
+    """Whichever processor this is: the kernel that multiplies bfloat16 by its own instructions runs, or does not."""
+    done = subprocess.run(
+        [sys.executable, "-c", KERNELS],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    own = re.search(r"exec,cpu,convolution,[^,]*(avx512_core_bf16|avx512_core_fp16|amx)", done.stdout) is not None
+    assert f"multiplies_bf16 {own}" in done.stdout

@@ -19,8 +19,8 @@ def runs(codec: Codec) -> list[bool]:
 
 def test_an_images_size_costs_no_run_of_its_own() -> None:
     codec = Codec(tiny(), name="kl", precision="fp32")
-    found = runs(codec)
     with closing(Service({"kl": codec})) as service:
+        found = runs(codec)
         for side in (8, 12, 20, 24):
             image = png(pixels(side, 16))
             service.reconstruct(image)
@@ -34,8 +34,8 @@ def test_what_cannot_be_decoded_is_not_encoded() -> None:
     plan = Codec(tiny(), name="kl", precision="fp32", tile=None).plan(96, 96)
     assert plan.encode_bytes < plan.decode_bytes
     codec = Codec(tiny(), name="kl", precision="fp32", tile=None, memory_bytes=plan.decode_bytes - 1)
-    found = runs(codec)
     with closing(Service({"kl": codec}, limits=ServiceLimits(memory_bytes=plan.decode_bytes - 1))) as service:
+        found = runs(codec)
         with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory"):
             service.reconstruct(png(pixels(96, 96)))
         assert found
