@@ -62,8 +62,8 @@ class Ours:
     def __call__(self, folder: Path) -> None:
         """Once over all images."""
         folder.mkdir()
-        missing = prepare(folder, self.manifest, self.images)
-        make_shards(folder, self.manifest, self.images, self.encoder, missing, workers=self.workers)
+        work = prepare(folder, self.manifest, self.images)
+        make_shards(folder, self.manifest, self.images, self.encoder, work.missing, workers=self.workers)
         write_index(folder)
 
 

@@ -30,9 +30,9 @@ from latent_ae.data import open_source
 from latent_ae.errors import UserError
 from latent_ae.folder_lock import only_run
 from latent_ae.latent_dataset.encoder import Encoder
-from latent_ae.latent_dataset.index import DUPLICATES, INDEX, SKIPPED, Summary, write_index
+from latent_ae.latent_dataset.index import DUPLICATES, SKIPPED, Summary, write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.preparing import describe_work, prepare, require_seen
+from latent_ae.latent_dataset.preparing import Work, describe_work, prepare, require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.views import Images, chosen_parts
 from latent_ae.latent_dataset.work import make_shards
@@ -70,7 +70,7 @@ def parse(argv: list[str]) -> EncodeConfig:
     if idle := [f"--{name}" for name in options if name.removeprefix("data.") in TRAINING_ONLY and "." in name]:
         raise ConfigError(
             f"{', '.join(idle)} cuts training images and has no effect on what is encoded: leave it out (--resolution "
-            "and --flips are what there is)"
+            "and --flips say what is encoded)"
         )
     return override(EncodeConfig, {}, options)
 
@@ -107,16 +107,19 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
     together = Together(accelerator)
     with ExitStack() as held, encoder:
         # -- what is there: the same latents, and some of their shards
-        def begin() -> list[int]:
-            held.enter_context(only_run(folder, instead="another --out"))
+        def begin() -> Work:
+            if (warning := held.enter_context(only_run(folder, instead="another --out"))) is not None:
+                together.say(warning)
             return prepare(folder, wanted, images)
 
-        missing, problem = together.on_main(begin)
+        work, problem = together.on_main(begin)
         if problem is None:
             problem = together.first(attempted(lambda: require_seen(folder, wanted))[1])
-        if missing is None or problem is not None:
+        if work is None or problem is not None:
             return together.complain(problem)
-        together.say(describe(wanted, folder, len(missing), accelerator))
+        for damage in work.damaged:
+            together.say(f"{damage}: the shard is made anew")
+        together.say(describe(wanted, folder, len(work.missing), accelerator))
 
         # -- the shards of this process
         problem = make(
@@ -124,7 +127,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
             wanted,
             images,
             encoder,
-            missing[together.rank :: together.count],
+            work.missing[together.rank :: together.count],
             workers=config.data.workers,
             stop=stop,
             watched=together.main,
@@ -137,13 +140,10 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
             return 128 + numbers[0]
 
         # -- index, statistics, lists of what is left out
-        if not missing and (folder / INDEX).is_file():
-            together.say(f"{folder} is complete")
-            return 0
         summary, problem = together.on_main(lambda: write_index(folder))
         if summary is None:
             return together.complain(problem)
-        together.say(describe_result(summary, folder))
+        together.say(describe_result(summary, folder) if summary.written else f"{folder} is complete")
     return 0
 
 

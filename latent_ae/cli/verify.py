@@ -68,4 +68,6 @@ def _verify(arguments: argparse.Namespace) -> int:
         say(note)
     for problem in found.problems:
         complain(problem)
+    if found.cure is not None:
+        say(f"to make only what is damaged anew, run: {found.cure}")
     return 1 if found.problems else 0

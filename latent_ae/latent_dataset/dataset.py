@@ -1,19 +1,20 @@
 """The latents of a folder for training."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from latent_ae.errors import one_line
 from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.index import INDEX, STATISTICS
-from latent_ae.latent_dataset.manifest import Manifest, read_manifest
+from latent_ae.latent_dataset.index import INDEX, changed_files, completed_with, read_statistics
+from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest
+from latent_ae.latent_dataset.settings import command
 from latent_ae.metrics import LOGVAR_RANGE, Scaling
 from latent_ae.randomness import torch_generator
 
@@ -60,11 +61,12 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
                 f"{folder} holds {kind} without log-variances: nothing can be drawn, take the mode"
             )
         self._draws = draw == "sample" or (draw is None and kind == "moments")
-        self.scaling = _scaling(self.folder, self.manifest, scaling)
         self._seed = seed
         self._epoch = 0
-        self._read_index(flipped=flipped, duplicates=duplicates)
         self._open: dict[int, dict[str, Tensor]] = {}
+        statistics = self._read_index(flipped=flipped, duplicates=duplicates)
+        self.scaling = _scaling(self.folder, self.manifest, statistics, scaling)
+        self._require_shards()
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew. Workers that run on from an epoch to the next (persistent_workers) do not hear of it."""
@@ -74,7 +76,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         return len(self._numbers)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Raises LatentDatasetError if its shard is not there or is no safetensors file."""
+        """Raises LatentDatasetError if its shard cannot be read any more."""
         if not -len(self) <= number < len(self):
             raise IndexError(f"there are {len(self)} rows, got {number}")
         number %= len(self)
@@ -112,18 +114,27 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
             try:
                 with safe_open(path, "pt") as file:
                     self._open[shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            except Exception as error:  # safetensors' own type, or an OSError
-                raise LatentDatasetError(f"the shard {path} cannot be read: {error}") from error
+            except (SafetensorError, OSError) as error:
+                raise self._incomplete(f"{self._files[shard]} cannot be read: {one_line(error)}") from None
         return self._open[shard]
 
-    def _read_index(self, *, flipped: bool, duplicates: bool) -> None:
+    def _read_index(self, *, flipped: bool, duplicates: bool) -> dict[str, Any]:
+        """Gives the statistics."""
         path = self.folder / INDEX
         if not path.is_file():
-            raise LatentDatasetError(
-                f"{self.folder} is not complete (no {INDEX}): run the same train/encode_dataset.py again, it goes on"
-            )
+            raise self._incomplete(f"it has no {INDEX}")
+        try:
+            statistics = read_statistics(self.folder, self.manifest)
+        except LatentDatasetError as error:
+            raise self._incomplete(str(error)) from None
+        digests = completed_with(statistics)
+        if INDEX in digests and changed_files(self.folder, {INDEX: digests[INDEX]}):
+            raise self._incomplete(f"{INDEX} was damaged or changed")
         columns = ["id", "shard", "row", "grid", "label", "flipped"]
-        table = pq.read_table(path, columns=columns)
+        try:
+            table = pq.read_table(path, columns=columns)
+        except (OSError, ValueError) as error:  # pyarrow's errors are either
+            raise self._incomplete(f"{INDEX} cannot be read: {one_line(error)}") from None
         ids = np.frombuffer(bytes.fromhex("".join(table["id"].to_pylist())), np.uint8).reshape(-1, 32)
         mirrored = table["flipped"].to_numpy()
         keep = np.ones(len(table), bool) if flipped else ~mirrored
@@ -143,9 +154,26 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         self._grid_numbers = grids.indices.to_numpy()
         self._rows = table["row"].to_numpy()
         self._labels = table["label"].fill_null(NO_LABEL).to_numpy()
+        return statistics
+
+    def _require_shards(self) -> None:
+        """Raises LatentDatasetError unless every row is in its shard, as far as the headers of the shards say."""
+        needed = np.zeros((len(self._files), len(self._grids)), np.int64)
+        np.maximum.at(needed, (self._shards, self._grid_numbers), self._rows + 1)
+        for shard, grid in np.argwhere(needed):
+            for kind in TENSORS[self.manifest.kind]:
+                tensor = self._tensors(int(shard)).get(f"{kind}.{self._grids[grid]}")
+                if tensor is None or len(tensor) < needed[shard, grid]:
+                    raise self._incomplete(f"{self._files[shard]} does not hold the rows of {INDEX}")
+
+    def _incomplete(self, reason: str) -> LatentDatasetError:
+        return LatentDatasetError(
+            f"{self.folder} is not complete: {reason}; to make what is missing or damaged, run: "
+            f"{command(self.folder, self.manifest)}"
+        )
 
 
-def _scaling(folder: Path, manifest: Manifest, wanted: str) -> Scaling | None:
+def _scaling(folder: Path, manifest: Manifest, statistics: dict[str, Any], wanted: str) -> Scaling | None:
     if wanted == "none":
         return None
     if manifest.kind == "vq_indices":
@@ -153,7 +181,7 @@ def _scaling(folder: Path, manifest: Manifest, wanted: str) -> Scaling | None:
     if wanted == "model":
         scale, shift = manifest.model.scaling_factor, manifest.model.shift_factor
     elif wanted == "measured":
-        latents = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))["latents"]
+        latents = statistics["latents"]
         scale, shift = latents["scaling_factor"], latents["shift_factor"]
     else:
         raise LatentDatasetError(f"scaling {wanted} is unknown: take none, model or measured")

@@ -1,11 +1,14 @@
 """What is written once every shard is there: the index, the statistics, and lists of what is left out.
 
-All of it follows from the shards' records in their order, so that it is the same whoever made them.
+All of it follows from the shards' records in their order, so that it is the same whoever made them. The statistics
+hold the sha256 of everything else that the data set is complete with, and the index is written after them: where both
+agree, a data set is as it was when it was completed.
 """
 
+import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latent_ae.atomic import write_atomically
+from latent_ae.latent_dataset.checksum import read_checked, with_checksum
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest
-from latent_ae.latent_dataset.shard import Record, file_name, read_record
+from latent_ae.latent_dataset.shard import Record, file_name, read_record, record_name
 from latent_ae.latent_dataset.statistics import LatentSums, merged, sums_from_json
 
 INDEX = "index.parquet"
@@ -39,10 +43,13 @@ class Summary:
     """among them, for latents that are not finite"""
     duplicates: int
     """rows whose image is that of a row before them"""
+    written: tuple[str, ...]
+    """the files that were not there as they should be"""
 
 
 def write_index(folder: Path) -> Summary:
-    """Read the manifest and the records of all shards and write the files of this room, the index last.
+    """Read the manifest and the records of all shards and write those files of this room that are not there, or not as
+    they should be; the index last.
 
     Raises LatentDatasetError if one of them cannot be read or there is no row at all, OSError if a file cannot be
     written.
@@ -56,7 +63,7 @@ def write_index(folder: Path) -> Summary:
     schema, stream = index_schema(manifest), io.BytesIO()
     with pq.ParquetWriter(stream, schema) as writer:
         for number in range(manifest.shards):
-            record = read_record(folder, number)
+            record = read_record(folder, manifest, number)
             gathered.add(record)
             skipped += record.skipped
             for row in record.rows:
@@ -70,12 +77,45 @@ def write_index(folder: Path) -> Summary:
     if not gathered.rows:
         raise LatentDatasetError(_nothing(folder, skipped))
     statistics = gathered.described(skipped=len(skipped), duplicates=len(duplicates))
-    write_atomically(folder / STATISTICS, (json.dumps(statistics, indent=1) + "\n").encode())
-    write_atomically(folder / SKIPPED, _lines(skipped))
-    write_atomically(folder / DUPLICATES, _lines(duplicates))
-    write_atomically(folder / CARD, _card(manifest, statistics).encode())
-    write_atomically(folder / INDEX, stream.getvalue())
-    return Summary(gathered.rows, len(skipped), gathered.nonfinite_images, len(duplicates))
+    files = {SKIPPED: _lines(skipped), DUPLICATES: _lines(duplicates), INDEX: stream.getvalue()}
+    statistics |= {
+        "fingerprint": manifest.fingerprint,
+        "files": {
+            **{name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+            **{name: _sha256(folder / name) for name in map(record_name, range(manifest.shards))},
+        },
+    }
+    files = {STATISTICS: (json.dumps(with_checksum(statistics), indent=1) + "\n").encode(), **files}
+    if not (folder / CARD).exists():  # which is the user's to edit
+        files = {CARD: _card(manifest, statistics).encode(), **files}
+    written = tuple(name for name, content in files.items() if not _holds(folder / name, content))
+    for name in written:
+        write_atomically(folder / name, files[name])
+    return Summary(gathered.rows, len(skipped), gathered.nonfinite_images, len(duplicates), written)
+
+
+def read_statistics(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """What stats.json says. Raises LatentDatasetError if it is not there, damaged, or another data set's."""
+    path = folder / STATISTICS
+    statistics, checked = read_checked(path)
+    if checked and statistics.get("fingerprint") != manifest.fingerprint:
+        raise LatentDatasetError(f"{path} holds the statistics of another data set")
+    if not isinstance(statistics.get("latents"), dict):
+        raise LatentDatasetError(f"{path} is damaged: it has no statistics of the latents")
+    return statistics
+
+
+def completed_with(statistics: Mapping[str, Any]) -> dict[str, str]:
+    """The sha256 that the index, the lists and the records had when the data set was completed, by name.
+
+    Empty if an earlier version completed it.
+    """
+    return dict(statistics.get("files", {}))
+
+
+def changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Those of the named files that are not there or have another sha256."""
+    return [name for name, digest in digests.items() if _sha256(folder / name) != digest]
 
 
 def index_schema(manifest: Manifest) -> Any:
@@ -144,6 +184,20 @@ class Gathered:
 
 def _table(record: Record, number: int, schema: Any) -> Any:
     return pa.Table.from_pylist([{**row, "shard": file_name(number)} for row in record.rows], schema=schema)
+
+
+def _sha256(path: Path) -> str | None:
+    """In hex; None if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether it is a file of this content."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def _lines(entries: Iterable[dict[str, str]]) -> bytes:

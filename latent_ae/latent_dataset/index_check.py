@@ -19,7 +19,7 @@ class IndexCheck:
         self.rows = 0
         """that it has"""
         self.sampled: list[dict[str, Any]] = []
-        self._name = path.name
+        self._name = path
         self._unreadable: str | None = None
         self._all_known = True
         self._recorded = self._differing = 0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latent_ae.image import Pixels
 from latent_ae.latent_dataset.encoder import Encoded, Encoder
+from latent_ae.latent_dataset.manifest import Manifest
 from latent_ae.latent_dataset.shard import write_shard
 from latent_ae.latent_dataset.statistics import sums_of
 from latent_ae.latent_dataset.views import Unusable, View
@@ -44,7 +45,7 @@ class ShardMaker:
                 self._known[key] = self._encoded(view.pixels[:, ::-1] if flipped else view.pixels)
             self._rows.append((_described(index, view, flipped=flipped), self._known[key]))
 
-    def write(self, folder: Path, number: int) -> None:
+    def write(self, folder: Path, manifest: Manifest, number: int) -> None:
         """Wait for what is not encoded yet, and write the shard. Raises OSError."""
         self._close_batches()
         kept: dict[str, list[_Latents]] = {}
@@ -77,7 +78,7 @@ class ShardMaker:
             "nonfinite_values": sum(latents.bad_values for latents in left_out),
             "statistics": None if sums is None else sums.to_json(),
         }
-        write_shard(folder, number, tensors, record)
+        write_shard(folder, manifest, number, tensors, record)
 
     def _encoded(self, pixels: Pixels) -> "_Latents":
         batch = self._open.setdefault(pixels.shape, _Batch())

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import diffusers
 import torch
@@ -13,6 +13,7 @@ import torch
 from latent_ae._version import __version__
 from latent_ae.atomic import write_atomically
 from latent_ae.config import ConfigError, DataConfig, Section, differences, validate
+from latent_ae.latent_dataset.checksum import read_checked, with_checksum
 from latent_ae.latent_dataset.errors import LatentDatasetError
 
 SCHEMA = 1
@@ -154,7 +155,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, whole or not at all. Raises OSError."""
     tree = manifest.model_dump(mode="json", exclude={"data"})
     tree["data"] = manifest.data.model_dump(mode="json", include=_OPENS_IMAGES)
+    data = tree.pop("data")
     content = {"schema": tree.pop("schema_version"), "fingerprint": manifest.fingerprint, **tree}
+    content = {**with_checksum(content), "data": data}  # where the images lie may be changed by hand
     write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -162,20 +165,23 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder. Raises LatentDatasetError if there is none, or it is damaged or of another schema."""
     path = folder / NAME
     if not path.is_file():
-        raise LatentDatasetError(f"{folder} is no data set of latents: it has no {NAME}")
+        raise LatentDatasetError(f"{folder} is not a data set of latents: it has no {NAME}")
+    cure = "restore it from a copy, or encode into another --out"
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tree, _ = read_checked(path, without="data")
         schema, fingerprint = tree.pop("schema"), tree.pop("fingerprint")
-    except (ValueError, KeyError, TypeError) as error:
-        raise LatentDatasetError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    except LatentDatasetError as error:
+        raise LatentDatasetError(f"{error}: {cure}") from None
+    except KeyError as error:
+        raise LatentDatasetError(f"{path} is damaged, it has no {error}: {cure}") from None
     if schema != SCHEMA:
         raise LatentDatasetError(f"{path} has schema {schema}, this program reads {SCHEMA}")
     try:
         manifest = validate(Manifest, {"schema_version": schema, **tree})
     except ConfigError as error:
-        raise LatentDatasetError(f"{path} is damaged: {error}") from None
+        raise LatentDatasetError(f"{path} is damaged: {error}: {cure}") from None
     if manifest.fingerprint != fingerprint:
-        raise LatentDatasetError(f"{path} was changed: it does not match its own fingerprint")
+        raise LatentDatasetError(f"{path} was changed, it does not match its own fingerprint: {cure}")
     return manifest
 
 

@@ -1,11 +1,24 @@
 """A folder of latents made ready to be worked on by one run at a time."""
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from latent_ae.atomic import remove_partials
 from latent_ae.codec import Codec
 from latent_ae.latent_dataset.again import seen_again
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.index import (
+    DUPLICATES,
+    INDEX,
+    SKIPPED,
+    STATISTICS,
+    changed_files,
+    completed_with,
+    read_statistics,
+)
 from latent_ae.latent_dataset.manifest import (
     NAME,
     ComputePart,
@@ -22,7 +35,7 @@ from latent_ae.latent_dataset.manifest import (
     write_manifest,
 )
 from latent_ae.latent_dataset.settings import EncodeConfig
-from latent_ae.latent_dataset.shard import FOLDER, is_there, read_record
+from latent_ae.latent_dataset.shard import FOLDER, file_name, inconsistency, read_record, record_name, require_unchanged
 from latent_ae.latent_dataset.views import Images
 from latent_ae.latent_header import SMALL_CODEBOOK
 
@@ -63,8 +76,21 @@ def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Man
     )
 
 
-def prepare(folder: Path, wanted: Manifest, images: Images) -> list[int]:
+@dataclass(frozen=True)
+class Work:
+    """What is to be done in a folder."""
+
+    missing: list[int]
+    """shards to make"""
+    damaged: list[str]
+    """what is wrong with those of them that were made before"""
+
+
+def prepare(folder: Path, wanted: Manifest, images: Images) -> Work:
     """Write the manifest, or go on with the one that is there; the shards that are still to be made.
+
+    Every shard that is there is read and compared with its checksums. If any is to be made, the index is removed: a
+    data set without one is not complete.
 
     To be called by the one process that holds the folder. Raises LatentDatasetError if the folder holds something
     else, DataError, OSError.
@@ -75,14 +101,16 @@ def prepare(folder: Path, wanted: Manifest, images: Images) -> list[int]:
         if strangers := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
             raise LatentDatasetError(f"{folder} holds other files ({strangers[0]}) and no {NAME}: take an empty folder")
         write_manifest(folder, wanted)
-    shards = folder / FOLDER
-    shards.mkdir(exist_ok=True)
-    for place in (folder, shards):
-        for partial in place.glob(".partial-*"):  # of a run that was killed while it wrote
-            partial.unlink()
-    there = {number: is_there(folder, number) for number in range(wanted.shards)}
-    _require_same_images(folder, wanted, images, [number for number, complete in there.items() if complete])
-    return [number for number, complete in there.items() if not complete]
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for place in (folder, folder / FOLDER):
+        remove_partials(place)
+    _require_files(folder, wanted)
+    damages = _damages(folder, wanted)
+    _require_same_images(folder, wanted, images, [number for number, damage in damages.items() if damage is None])
+    missing = [number for number in range(wanted.shards) if damages.get(number, "") is not None]
+    if missing:
+        (folder / INDEX).unlink(missing_ok=True)
+    return Work(missing, [damage for damage in damages.values() if damage is not None])
 
 
 def require_seen(folder: Path, wanted: Manifest) -> None:
@@ -96,12 +124,52 @@ def require_seen(folder: Path, wanted: Manifest) -> None:
     require_same_work(folder, read_manifest(folder), wanted)
 
 
+def _require_files(folder: Path, manifest: Manifest) -> None:
+    """Raises LatentDatasetError for a folder, or something else that is no file, in the place of a file."""
+    shards = (name(number) for number in range(manifest.shards) for name in (file_name, record_name))
+    for path in (folder / name for name in (INDEX, STATISTICS, SKIPPED, DUPLICATES, *shards)):
+        if path.exists() and not path.is_file():
+            raise LatentDatasetError(f"{path} is not a file: move it to another place")
+
+
+def _damages(folder: Path, manifest: Manifest) -> dict[int, str | None]:
+    """What is wrong with each shard that has a record; None if nothing."""
+    known = _completed_records(folder, manifest)
+
+    def damage(number: int) -> str | None:
+        try:
+            record = read_record(folder, manifest, number)
+            require_unchanged(folder, number, record)
+        except LatentDatasetError as error:
+            return str(error)
+        if record.fingerprint is None:  # of an earlier version: without a checksum
+            return inconsistency(folder, manifest, number, record)
+        name = record_name(number)
+        if name in known and changed_files(folder, {name: known[name]}):
+            return f"{folder / name} is not the record that the data set was completed with"
+        return None
+
+    made = [number for number in range(manifest.shards) if (folder / record_name(number)).exists()]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(made, pool.map(damage, made), strict=True))
+
+
+def _completed_records(folder: Path, manifest: Manifest) -> Mapping[str, str]:
+    """The sha256 of each record when the data set was completed; empty unless statistics and index agree on that."""
+    try:
+        digests = completed_with(read_statistics(folder, manifest))
+    except LatentDatasetError:
+        return {}
+    index = {name: digest for name, digest in digests.items() if name == INDEX}
+    return digests if index and not changed_files(folder, index) else {}
+
+
 def _require_same_images(folder: Path, manifest: Manifest, images: Images, shards: list[int]) -> None:
     """Raises LatentDatasetError unless the first image of the first and of the last shard is what it was. Names alone
     do not say: those of many data sets are numbers.
     """
     for number in sorted({*shards[:1], *shards[-1:]}):
-        for row in read_record(folder, number).rows[:1]:
+        for row in read_record(folder, manifest, number).rows[:1]:
             try:
                 seen_again(images, manifest.preprocessing, row)
             except LatentDatasetError as error:

@@ -1,10 +1,13 @@
 """What turning a data set into latents asks for."""
 
+import shlex
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latent_ae.config import DataConfig, Section
+from latent_ae.config import DataConfig, Section, flatten
+from latent_ae.latent_dataset.manifest import Manifest
 from latent_ae.latent_file import Precision
 
 Count = Annotated[int, Field(ge=1)]
@@ -63,3 +66,40 @@ class EncodeConfig(Section):
                 "data.source hub with the same data.path, which unpacks the data set once"
             )
         return self
+
+
+def command(folder: Path, manifest: Manifest) -> str:
+    """The command that made a folder, in one line: run again, it makes what is missing or damaged."""
+    exact, codes = manifest.compute.precision == "exact", manifest.kind == "vq_indices"
+    config = EncodeConfig.model_validate(
+        {
+            "model": manifest.model.name,
+            "out": str(folder),
+            "part": manifest.images.part,
+            "resolution": manifest.preprocessing.resolution,
+            "flips": manifest.preprocessing.flips,
+            "logvar": manifest.kind != "mean",
+            "dtype": EncodeConfig().dtype if codes else manifest.dtype,
+            "precision": manifest.compute.precision,
+            "batch_size": None if exact else manifest.compute.batch_size,
+            "shard_images": manifest.images.shard_images,
+            "label_column": manifest.images.label_column,
+            "caption_column": manifest.images.caption_column,
+            "data": manifest.data,
+        }
+    )
+    usual = flatten(EncodeConfig().model_dump(mode="json"))
+    given = {
+        name: value
+        for name, value in flatten(config.model_dump(mode="json")).items()
+        if value != usual[name] or name == "data.source"
+    }
+    options = (word for name, value in given.items() for word in (f"--{name}", *_words(value)))
+    return shlex.join(["python", "train/encode_dataset.py", *options])
+
+
+def _words(value: object) -> list[str]:
+    """As a command line takes it."""
+    if isinstance(value, list):
+        return [str(each) for each in value]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]

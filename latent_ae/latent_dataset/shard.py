@@ -14,12 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from latent_ae.atomic import write_atomically
+from latent_ae.codec.device import one_thread
+from latent_ae.errors import one_line
+from latent_ae.latent_dataset.checksum import read_checked, with_checksum
 from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.manifest import TENSORS, Manifest
+from latent_ae.latent_dataset.statistics import sums_from_json, sums_of
 
 FOLDER = "shards"
+
+_ROW_KEYS = {
+    *("id", "name", "source_index", "height", "width", "flipped", "original_height", "original_width", "crop"),
+    *("label", "caption", "row", "grid"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,10 @@ class Record:
     nonfinite_values: int
     statistics: dict[str, Any] | None
     """LatentSums or CodeSums; None without a row"""
+    fingerprint: str | None = None
+    """of the manifest; None in records of earlier versions, which have no checksum either"""
+    shard: int | None = None
+    """its number; None likewise"""
 
 
 def file_name(number: int) -> str:
@@ -46,39 +62,101 @@ def file_name(number: int) -> str:
     return f"{FOLDER}/{number:05d}.safetensors"
 
 
-def shard_file(folder: Path, number: int) -> Path:
-    """Where the latents of shard `number` are."""
-    return folder / file_name(number)
+def record_name(number: int) -> str:
+    """The record of shard `number`, relative to the folder."""
+    return f"{FOLDER}/{number:05d}.json"
 
 
-def record_file(folder: Path, number: int) -> Path:
-    """Where the record of shard `number` is."""
-    return folder / FOLDER / f"{number:05d}.json"
-
-
-def is_there(folder: Path, number: int) -> bool:
-    """Whether a shard is complete, as far as its size tells."""
-    file = shard_file(folder, number)
-    if not record_file(folder, number).is_file() or not file.is_file():
-        return False
+def read_record(folder: Path, manifest: Manifest, number: int) -> Record:
+    """Raises LatentDatasetError if it is not there, damaged, or another shard's or data set's."""
+    path = folder / record_name(number)
+    tree, checked = read_checked(path)
     try:
-        return file.stat().st_size == read_record(folder, number).size
-    except LatentDatasetError:
-        return False  # it is made anew
+        record = Record(**tree)
+        if not checked:  # of an earlier version
+            _require_form(record)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise LatentDatasetError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    if checked and (record.fingerprint, record.shard) != (manifest.fingerprint, number):
+        raise LatentDatasetError(f"{path} is the record of another shard or data set")
+    return record
 
 
-def read_record(folder: Path, number: int) -> Record:
-    """Raises LatentDatasetError if it is not there or damaged."""
-    path = record_file(folder, number)
-    try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise LatentDatasetError(f"the record {path} cannot be read: {type(error).__name__}: {error}") from None
-
-
-def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+def write_shard(
+    folder: Path, manifest: Manifest, number: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
+) -> None:
     """Write the file and then its record, each whole or not at all. Raises OSError."""
     content = safetensors.torch.save(dict(tensors))
-    record = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), **record}
-    write_atomically(shard_file(folder, number), content)
-    write_atomically(record_file(folder, number), json.dumps(record, separators=(",", ":")).encode())
+    record = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "fingerprint": manifest.fingerprint,
+        "shard": number,
+        **record,
+    }
+    write_atomically(folder / file_name(number), content)
+    write_atomically(folder / record_name(number), json.dumps(with_checksum(record), separators=(",", ":")).encode())
+
+
+def require_unchanged(folder: Path, number: int, record: Record) -> None:
+    """Raises LatentDatasetError unless the latents of a shard are to the last bit what was written with its record."""
+    path = folder / file_name(number)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LatentDatasetError(f"{path} cannot be read: {error.strerror or error}") from None
+    if digest != record.sha256:
+        raise LatentDatasetError(f"{path} does not match its sha256: it was damaged or changed")
+
+
+def inconsistency(folder: Path, manifest: Manifest, number: int, record: Record) -> str | None:
+    """How the tensors of an unchanged shard differ from what its record and the manifest say; None if they do not."""
+    path = folder / file_name(number)
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no dict
+    except (SafetensorError, OSError) as error:
+        return f"{path} cannot be read: {one_line(error)}"
+    problem = _inconsistency(manifest, tensors, record)
+    return None if problem is None else f"{path} {problem}"
+
+
+def _require_form(record: Record) -> None:
+    """What nothing else checks in a record without a checksum. Raises ValueError, KeyError, TypeError."""
+    for row in record.rows:
+        if row.keys() != _ROW_KEYS:
+            raise ValueError(f"a row has the entries {sorted(row)}")
+    if record.statistics is not None:
+        sums_from_json(record.statistics)
+
+
+def _inconsistency(manifest: Manifest, tensors: dict[str, Tensor], record: Record) -> str | None:
+    counts: dict[str, int] = {}
+    for row in record.rows:
+        counts[row["grid"]] = max(counts.get(row["grid"], 0), row["row"] + 1)
+    expected = {f"{kind}.{grid}": count for grid, count in counts.items() for kind in TENSORS[manifest.kind]}
+    if {key: len(tensor) for key, tensor in tensors.items()} != expected:
+        return "does not hold the tensors of its record"
+    if any(str(tensor.dtype) != f"torch.{manifest.dtype}" for tensor in tensors.values()):
+        return f"is not in {manifest.dtype}"
+    if bad := [key for key, tensor in tensors.items() if not _valid(tensor, manifest)]:
+        return f"holds values in {bad[0]} that are not finite, or codes that are not in the codebook"
+    # Earlier versions added grids up in the order in which they came.
+    recorded, orders = (record.statistics or {}) | {"pixels": 0}, (sorted(counts), list(counts))
+    same = any(_computed_statistics(tensors, order) == recorded for order in orders)
+    return None if same else "has other statistics than its record says"
+
+
+def _computed_statistics(tensors: dict[str, Tensor], order: list[str]) -> dict[str, Any]:
+    """As in a record, but for how many pixels codes stand for, which is not in the file."""
+    with one_thread():  # as when it was made
+        sums = sums_of(tensors, 0, order=order)
+    return ({} if sums is None else sums.to_json()) | {"pixels": 0}
+
+
+def _valid(tensor: Tensor, manifest: Manifest) -> bool:
+    if manifest.kind == "vq_indices":
+        least, most = tensor.to(torch.int64).aminmax()
+        return int(least) >= 0 and int(most) < (manifest.encoder.codebook_size or 0)
+    return bool(tensor.isfinite().all())

@@ -59,4 +59,4 @@ def make_shards(
                 on_image()
                 if stop():
                     return
-            maker.write(folder, number)
+            maker.write(folder, manifest, number)

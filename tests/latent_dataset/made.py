@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from latent_ae.codec import Codec
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
-from latent_ae.folder_lock import only_run
+from latent_ae.folder_lock import LOCK, only_run
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import Manifest
@@ -49,17 +49,19 @@ def make(
     encoder = encoder_of(config, threads=threads, codec=codec)
     manifest = describe_work(config, images, encoder)
     with only_run(folder, instead="another --out"), encoder:
-        missing = prepare(folder, manifest, images)
-        make_shards(folder, manifest, images, encoder, missing[:shards], workers=workers)
+        work = prepare(folder, manifest, images)
+        make_shards(folder, manifest, images, encoder, work.missing[:shards], workers=workers)
         if shards is None:
             write_index(folder)
     return manifest
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All of a folder."""
+    """All of a folder but the lock, which says who held it last."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != LOCK
     }
 
 

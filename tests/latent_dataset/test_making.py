@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_ends_in_the_same_bytes(models: Path, pictures: Path,
     make(settings(models / "kl", tmp_path / "whole", path=pictures))
     config = settings(models / "kl", tmp_path / "parts", path=pictures)
     make(config, shards=1)
-    (tmp_path / "parts" / "shards" / ".partial-0123").write_bytes(b"of a run that was killed")
+    (tmp_path / "parts" / "shards" / ".partial-0123456789abcdef").write_bytes(b"of a run that was killed")
     (tmp_path / "parts" / "shards" / "00001.safetensors").write_bytes(b"renamed, but its record was not written")
     before = (tmp_path / "parts" / "shards" / "00000.safetensors").stat().st_mtime_ns
     make(config)

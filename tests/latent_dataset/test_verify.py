@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from latent_ae.latent_dataset import LatentDatasetError, verify
 from latent_ae.latent_dataset.again import Again
+from latent_ae.latent_dataset.checksum import with_checksum
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import read_manifest
 from latent_ae.latent_dataset.shard import read_record, write_shard
@@ -60,34 +61,34 @@ def test_a_damaged_shard_is_named(latents: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert verify(latents, samples=0).problems == [
-        "shards/00001.safetensors does not match its sha256: it was damaged or changed"
-    ]
+    assert verify(latents, samples=0).problems == [f"{path} does not match its sha256: it was damaged or changed"]
 
 
 def test_a_shard_or_record_that_is_gone_is_named(latents: Path) -> None:
     (latents / "shards" / "00000.safetensors").unlink()
     (latents / "shards" / "00002.json").unlink()
     problems = verify(latents, samples=0).problems
-    assert problems[0] == "shards/00000.safetensors cannot be read: No such file or directory"
+    assert problems[0] == f"{latents}/shards/00000.safetensors cannot be read: No such file or directory"
     assert "00002.json cannot be read" in problems[1]
 
 
 def test_an_index_that_says_something_else_is_named(latents: Path) -> None:
     table = pq.read_table(latents / "index.parquet")
     pq.write_table(table.slice(1), latents / "index.parquet")
-    assert verify(latents, samples=0).problems == ["index.parquet has 8 rows, the shards have 9"]
+    file = latents / "index.parquet"
+    assert verify(latents, samples=0).problems == [f"{file} has 8 rows, the shards have 9"]
     pq.write_table(table.take([1, 0, *range(2, 9)]), latents / "index.parquet")
-    assert verify(latents, samples=0).problems == [
-        "index.parquet: 2 rows are not what the shards' records say, first row 0"
-    ]
+    assert verify(latents, samples=0).problems == [f"{file}: 2 rows are not what the shards' records say, first row 0"]
     (latents / "shards" / "00002.json").rename(latents / "shards" / "00002")
     found = verify(latents, samples=9)
-    assert [problem.partition(" cannot be read")[2][:1] for problem in found.problems] == [":"]  # not where rows belong
+    assert [problem.removeprefix(f"{latents}/").partition(" ")[0] for problem in found.problems] == [
+        "shards/00002.json",
+        "index.parquet",  # but not where its rows belong
+    ]
     assert found.encoded_again == 9
     (latents / "shards" / "00002").rename(latents / "shards" / "00002.json")
     (latents / "index.parquet").write_bytes(b"none")
-    assert verify(latents).problems[0].startswith("index.parquet cannot be read: ")
+    assert verify(latents).problems[0].startswith(f"{file} cannot be read: ")
 
 
 def test_statistics_that_say_something_else_are_named(latents: Path) -> None:
@@ -95,21 +96,24 @@ def test_statistics_that_say_something_else_are_named(latents: Path) -> None:
     stats = json.loads(path.read_text())
     stats["latents"]["scaling_factor"] = 0.18215
     path.write_text(json.dumps(stats))
-    assert verify(latents, samples=0).problems == ["stats.json is not what the shards' records add up to"]
+    assert verify(latents, samples=0).problems == [f"{path} does not match its checksum: it was damaged or changed"]
+    path.write_text(json.dumps(with_checksum({key: value for key, value in stats.items() if key != "checksum"})))
+    assert verify(latents, samples=0).problems == [f"{path} is not what the shards' records add up to"]
 
 
 def rewrite(folder: Path, number: int, factor: float) -> None:
     """A shard whose latents are others, and whose sha256 is right."""
-    record = vars(read_record(folder, number))
+    manifest = read_manifest(folder)
+    record = vars(read_record(folder, manifest, number))
     tensors = load_file(folder / "shards" / f"{number:05d}.safetensors")
     tensors = {name: tensor * factor for name, tensor in tensors.items()}
-    write_shard(folder, number, tensors, {k: v for k, v in record.items() if k not in ("sha256", "size")})
+    write_shard(folder, manifest, number, tensors, {k: v for k, v in record.items() if k not in ("sha256", "size")})
 
 
 def test_latents_of_other_images_are_found_by_encoding_again(latents: Path) -> None:
     rewrite(latents, 0, 1.05)
     problems = verify(latents, samples=9).problems
-    assert problems[0] == "shards/00000.safetensors has other statistics than its record says"
+    assert problems[0] == f"{latents}/shards/00000.safetensors has other statistics than its record says"
     assert sum("its stored latents are not those of its image (error 0.0" in problem for problem in problems) == 4
 
 
@@ -125,16 +129,18 @@ def test_latents_of_several_sizes_are_whole_in_whatever_order_these_come(models:
         file.parent.mkdir(exist_ok=True)
         noise_image(seed, width, height).save(file)
     folder = tmp_path / "latents"
-    make(settings(models / "kl", folder, path=tmp_path / "pictures", shard_images=64))
+    manifest = make(settings(models / "kl", folder, path=tmp_path / "pictures", shard_images=64))
     assert verify(folder, samples=0).problems == []
-    record = vars(read_record(folder, 0))
+    record = vars(read_record(folder, manifest, 0))
     tensors = load_file(folder / "shards" / "00000.safetensors")
     came = list(dict.fromkeys(row["grid"] for row in record["rows"]))
     sums = sums_of(tensors, 0, order=came)
     assert sums is not None
     assert sums.to_json() != record["statistics"]
     changed = {**record, "statistics": sums.to_json()}  # as earlier versions wrote it
-    write_shard(folder, 0, tensors, {key: value for key, value in changed.items() if key not in ("sha256", "size")})
+    write_shard(
+        folder, manifest, 0, tensors, {key: value for key, value in changed.items() if key not in ("sha256", "size")}
+    )
     write_index(folder)
     assert verify(folder, samples=0).problems == []
 
@@ -160,5 +166,5 @@ def test_a_model_with_another_encoder_is_refused(latents: Path, models: Path) ->
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LatentDatasetError, match=r"is no data set of latents: it has no manifest.json"):
+    with pytest.raises(LatentDatasetError, match=r"is not a data set of latents: it has no manifest.json"):
         verify(tmp_path)
