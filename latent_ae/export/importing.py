@@ -9,6 +9,7 @@ from latent_ae.export.ldm_file import sidecar
 from latent_ae.export.source import ModelSource
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.identity import encoder_identity
+from latent_ae.models.loading import refuse_part_of_folder
 from latent_ae.models.single_file import load_single_file, stated_config
 
 
@@ -33,6 +34,7 @@ def read_single_file(path: Path, unsaid: Unsaid) -> ModelSource:
     given = unsaid.given()
     if given and path.is_file() and stated_config(path) is not None:
         raise ExportError(f"{path} says its {next(iter(given))} by itself: leave it out")
+    refuse_part_of_folder(path)
     model = load_single_file(path, norm_num_groups=unsaid.norm_num_groups)
     factor, shift = unsaid.scaling_factor, unsaid.shift_factor
     if factor is not None and not (math.isfinite(factor) and factor > 0):

@@ -1,9 +1,10 @@
 """A stock autoencoder from wherever it lies: a diffusers folder, a pipeline, the hub, or a single file."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -12,10 +13,20 @@ from diffusers.utils import logging
 from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
-from latent_ae.models.single_file import SUFFIXES, load_single_file, stated_config
+from latent_ae.models.single_file import load_single_file, stated_config
+from latent_ae.models.tensor_file import SUFFIXES, refuse_foreign
+
+T = TypeVar("T")
 
 _SUBFOLDERS = (None, "vae", "vqvae", "movq")
 """where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
+_VARIANTS = ("fp16", "bf16")
+"""names of weights that are taken where those in full precision are not there; fp16 rounds less"""
+_WEIGHTS = re.compile(
+    r"diffusion_pytorch_model(?:\.(?P<variant>[\w-]+?))??(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
+    r"(?P<index>\.index(?:\.(?P<indexed>[\w-]+))?\.json)?"
+)
+"""diffusers' names of files of weights, in one or several pieces with an index"""
 _PLACED = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
 """tensors that a model without a place for them was not trained as"""
 
@@ -33,7 +44,7 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
     """
     path = Path(name)
     if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
-        _refuse_part_of_folder(path)
+        refuse_part_of_folder(path)
         return load_single_file(path, norm_num_groups=norm_num_groups)
     if norm_num_groups is not None:
         raise ModelError(f"norm_num_groups has no effect on {name}, whose config.json has it: leave it out")
@@ -76,13 +87,56 @@ def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder
     place = name if subfolder is None else f"{name} ({subfolder}/)"
     if not isinstance(found, str) or found not in CLASSES:
         raise ModelError(f"{place} holds a model of class {found}; {' and '.join(CLASSES)} can be loaded")
-    model: Autoencoder = load_checked(CLASSES[found], name, place=place, placed=_PLACED, subfolder=subfolder)
-    return model
+    kind, folder = CLASSES[found], Path(name, subfolder or "")
+    if folder.is_dir():
+        variant = _variant(folder)
+        return load_checked(kind, name, place=place, placed=_PLACED, subfolder=subfolder, variant=variant)
+    try:
+        return load_checked(kind, name, place=place, placed=_PLACED, subfolder=subfolder)
+    except ModelError as error:
+        for variant in _VARIANTS:
+            with suppress(ModelError):
+                return load_checked(kind, name, place=place, placed=_PLACED, subfolder=subfolder, variant=variant)
+        raise error
+
+
+def _variant(folder: Path) -> str | None:
+    """Which of a folder's weights to load: those without a variant's name, else fp16's, bf16's, or the only ones.
+
+    Raises ModelError if there are none, several others, or files that hold no tensors.
+    """
+    found = {path: match for path in sorted(folder.iterdir()) if (match := _WEIGHTS.fullmatch(path.name))}
+    if not found:
+        raise ModelError(f"{folder} holds a config.json without weights: {_where_weights_are(folder)}")
+    variants = {match["variant"] or match["indexed"] for match in found.values()}
+    preferred = [variant for variant in (None, *_VARIANTS) if variant in variants]
+    if not preferred and len(variants) > 1:
+        raise ModelError(f"{folder} holds the variants {', '.join(sorted(map(str, variants)))}: give one of the files")
+    variant = (preferred or list(variants))[0]
+    for path, match in found.items():
+        if (match["variant"] or match["indexed"]) == variant and not match["index"]:
+            refuse_foreign(path)
+    return variant
+
+
+def _where_weights_are(folder: Path) -> str:
+    if (file := folder.with_suffix(".safetensors")).is_file():
+        return f"give the file that it belongs to, {file}"
+    for pattern, what in {"*/model.onnx": "an ONNX export", "*.pt2": "an export of torch.export"}.items():
+        if any(folder.glob(pattern)):
+            return f"it is {what}; give the model that it was made from"
+    return "give the folder that has both"
 
 
 def load_checked(
-    kind: type[Any], name: str, *, place: str, placed: tuple[str, ...] = ("",), subfolder: str | None = None
-) -> Any:
+    kind: type[T],
+    name: str,
+    *,
+    place: str,
+    placed: tuple[str, ...] = ("",),
+    subfolder: str | None = None,
+    variant: str | None = None,
+) -> T:
     """A model of a diffusers class in float32 and evaluation mode, with exactly the weights that its config asks for.
 
     Args:
@@ -91,15 +145,18 @@ def load_checked(
         place: what errors call it.
         placed: beginnings of names that no tensor without a place in the model may have; any, if not given.
         subfolder: where it lies in there.
+        variant: in the names of its files of weights, such as fp16.
 
     Raises ModelError if it cannot be loaded or its weights are others.
     """
+    loader: Any = kind  # diffusers is untyped
     try:
         # Diffusers builds the model at random before it fills it, from the global generator.
         with torch.random.fork_rng(devices=[]), quiet_diffusers():
-            model, info = kind.from_pretrained(
+            model, info = loader.from_pretrained(
                 name,
                 subfolder=subfolder,
+                variant=variant,
                 torch_dtype=torch.float32,
                 output_loading_info=True,
                 low_cpu_mem_usage=False,
@@ -108,7 +165,8 @@ def load_checked(
     except (OSError, ValueError, RuntimeError, TypeError, LookupError) as error:
         raise ModelError(f"cannot load the {kind.__name__} of {place}: {one_line(error)}") from error
     _check_weights(place, info, placed)
-    return model
+    loaded: T = model
+    return loaded
 
 
 @contextmanager
@@ -140,7 +198,7 @@ def _check_weights(place: str, info: dict[str, Any], placed: tuple[str, ...]) ->
         )
 
 
-def _refuse_part_of_folder(path: Path) -> None:
-    """A file's config beside it says what the file cannot, the number of groups above all."""
+def refuse_part_of_folder(path: Path) -> None:
+    """Raise ModelError for a file whose folder has a config, which says what the file cannot: the groups above all."""
     if path.name.startswith("diffusion_pytorch_model") and (path.parent / "config.json").is_file():
         raise ModelError(f"{path} is part of a diffusers folder: give the folder, {path.parent}")

@@ -7,28 +7,25 @@ the scale of the latents stays neutral (`scaling_factor` 1, `shift_factor` 0), a
 
 import json
 import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.ldm_keys import from_ldm_keys, linear_attention, to_ldm_name
-
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""of single files; all but the first are pickles"""
+from latent_ae.models.tensor_file import read_tensors
 
 CONFIG = "latent_ae.config"
 """entry of a safetensors file's metadata: the model's config.json"""
-_PREFIXES = ("", "first_stage_model.", "vae.")
-"""of an autoencoder's tensors, alone or in the checkpoint of a diffusion model"""
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""parts of a name that stand for what a module was wrapped in, anywhere: by DDP, torch.compile, FSDP, checkpointing"""
+_LEVEL = re.compile(r"((?:[^.]+\.)*?)(encoder\.down|decoder\.up)(_blocks)?\.([0-9]{1,3})\.")
+"""what stands before an autoencoder in its names, side, diffusers' names or LDM's, level"""
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.", "bn.")
 """An autoencoder's own tensors, `bn.` being FLUX.2's; others, as of a loss or an average, are left aside."""
 _SAMPLE_SIZE = 512
@@ -43,9 +40,10 @@ def load_single_file(path: Path | str, *, norm_num_groups: int | None = None) ->
     """The AutoencoderKL of a file, or VQModel if there is a codebook in it, in float32 and evaluation mode.
 
     Args:
-        path: a `.safetensors` file, or a pickle (`.ckpt`, `.pt`, `.pth`, `.bin`), from which nothing but tensors is
-            taken; an autoencoder alone or a checkpoint with one in it, under LDM's names or diffusers'.
-        norm_num_groups: of the group normalisations; 32 if not given.
+        path: a safetensors file, or a pickle by torch.save, from which nothing but tensors is taken, whatever its
+            suffix; an autoencoder alone or a checkpoint with one in it, under LDM's names or diffusers', with anything
+            before them.
+        norm_num_groups: of the group normalisations; 32 if neither given nor in the file's metadata.
 
     Raises ModelError if the file cannot be read, holds no autoencoder, or one whose tensors do not fit one another.
     """
@@ -114,6 +112,16 @@ def _configured(file: "_File", config: dict[str, Any]) -> Autoencoder:
     return model
 
 
+_OTHERS = {
+    "latent_tensor": "latents, which `latent-ae decode` takes",
+    "|exp_avg": "an optimizer's state",
+    "lora_": "a LoRA",
+    "diffusion_model.": "a diffusion model",
+    "taesd": "a TAESD",
+}
+"""(part of a name, what has such names)"""
+
+
 class _File(NamedTuple):
     path: Path
     prefix: str
@@ -128,64 +136,60 @@ class _File(NamedTuple):
 
 
 def _open(path: Path) -> _File:
-    tensors = _read(path)
-    found: list[re.Match[str]] = []
-    for prefix in _PREFIXES:
-        level = re.compile(re.escape(prefix) + r"(encoder\.down|decoder\.up)(_blocks)?\.([0-9]{1,3})\.")
-        if found := [match for name in tensors if (match := level.match(name))]:
-            break
-    else:
-        raise ModelError(
-            f"{path} holds no autoencoder: names like encoder.down.0.block.0.norm1.weight were expected, the first of "
-            f"its {len(tensors)} tensors are {', '.join(sorted(tensors)[:3]) or 'none'}"
-        )
+    tensors = _without_wrappers(path, read_tensors(path))
+    matches = [match for name in tensors if (match := _LEVEL.match(name))]
+    prefix = _only_prefix(path, matches, tensors)
+    found = [match for match in matches if match[1] == prefix]
     down, up = (
-        sorted({int(match[3]) for match in found if match[1] == side}) for side in ("encoder.down", "decoder.up")
+        sorted({int(match[4]) for match in found if match[2] == side}) for side in ("encoder.down", "decoder.up")
     )
     if down != up or down != list(range(len(down))):
         raise ModelError(
             f"{path} has the levels {down} in its encoder and {up} in its decoder; the same are expected, from 0 on"
         )
-    is_ldm, levels = found[0][2] is None, len(down)
+    is_ldm, levels = found[0][3] is None, len(down)
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     own = {name: tensor for name, tensor in own.items() if name.startswith(_PARTS)}
     named = from_ldm_keys(own, levels) if is_ldm else _from_old_attention(own)
     return _File(path, prefix, is_ldm, levels, named)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise ModelError(f"{path} is no file of tensors that can be read here: {', '.join(SUFFIXES)} can")
-    if path.suffix.lower() == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
-    content = _unpickled(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}, and a dict of tensors is expected")
-    return {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+def _without_wrappers(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    bare: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        own = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if own in bare:
+            raise ModelError(f"{path} holds {own} more than once, with and without what it was wrapped in")
+        bare[own] = tensor
+    return bare
 
 
-def _unpickled(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's protocol, before it is refused
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # bytes that are no pickle of tensors can fail in any way
-        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ModelError(
-                f"{path} is a pickle that asks for {foreign[1]}, and only tensors are taken from pickles: "
-                "convert it to safetensors where you trust it"
-            ) from error
+def _only_prefix(path: Path, matches: list[re.Match[str]], tensors: dict[str, Tensor]) -> str:
+    """What stands before the one autoencoder's names."""
+    sides: dict[str, set[str]] = {}
+    for match in matches:
+        sides.setdefault(match[1], set()).add(match[2])
+    if not sides:
+        raise ModelError(f"{path} holds {_other_content(tensors)}")
+    prefixes = [prefix for prefix, found in sides.items() if len(found) == 2] or list(sides)
+    if len(prefixes) > 1:
+        named = ", ".join(prefix or "encoder." for prefix in sorted(prefixes))
         raise ModelError(
-            f"{path} is no complete file of tensors by torch.save ({type(error).__name__}): fetch it again, "
-            "or convert it to safetensors where you trust it"
-        ) from error
+            f"{path} holds {len(prefixes)} autoencoders, under the names {named}: save the one that you mean in a file "
+            "of its own"
+        )
+    return prefixes[0]
+
+
+def _other_content(tensors: dict[str, Tensor]) -> str:
+    """What a file holds that is no autoencoder, where its names are known."""
+    for part, what in _OTHERS.items():
+        if any(part in name for name in tensors):
+            return f"{what}, and no autoencoder"
+    return (
+        "no autoencoder: names like encoder.down.0.block.0.norm1.weight were expected, the first of its "
+        f"{len(tensors)} tensors are {', '.join(sorted(tensors)[:3]) or 'none'}"
+    )
 
 
 def _from_old_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 from latent_ae.codec import Codec
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.hierarchy import HierarchicalPrior
-from latent_ae.models.single_file import SUFFIXES
+from latent_ae.models.tensor_file import SUFFIXES
 from latent_ae.service.errors import UnknownModel, WrongModel
 from latent_ae.service.results import ModelInfo
 

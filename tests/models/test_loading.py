@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,18 @@ def test_a_folder_and_a_pipelines_folder(kind: str, subfolder: str, tmp_path: Pa
     assert not loaded.training
 
 
+@pytest.mark.parametrize("variant", [None, "fp16"])
 @pytest.mark.parametrize("subfolder", ["", "vae", "vqvae", "movq"])
 @pytest.mark.parametrize("kind", BUILDERS)
-def test_a_repository_of_the_hub(kind: str, subfolder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_of_the_hub(
+    kind: str, subfolder: str, variant: str | None, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repository, commit = tmp_path / "models--someone--something", "0" * 40
     model = BUILDERS[kind]()
-    model.save_pretrained(repository / "snapshots" / commit / subfolder)
+    if variant is not None:
+        model.half()
+    model.save_pretrained(repository / "snapshots" / commit / subfolder, variant=variant)
+    model.float()
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -81,6 +88,46 @@ def test_a_repository_of_the_hub(kind: str, subfolder: str, tmp_path: Path, monk
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     gaussian().half().save_pretrained(tmp_path)
     assert {tensor.dtype for tensor in load_autoencoder(str(tmp_path)).state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("shard_size", ["10GB", "10KB"], ids=["whole", "sharded"])
+@pytest.mark.parametrize("variants", [["fp16"], ["bf16"], ["bf16", "fp16"], ["mine"], ["fp16", None]], ids=str)
+@pytest.mark.parametrize("subfolder", ["", "vae"])
+def test_a_folder_whose_weights_bear_a_variants_name(
+    subfolder: str, variants: list[str | None], shard_size: str, *, tmp_path: Path
+) -> None:
+    model = gaussian()
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16, "mine": torch.float16, None: torch.float32}
+    for variant in variants:
+        rounded = deepcopy(model).to(types[variant])
+        rounded.save_pretrained(tmp_path / subfolder, variant=variant, max_shard_size=shard_size)
+    best = next(each for each in (None, "fp16", "bf16", "mine") if each in variants)
+    assert_same(load_autoencoder(str(tmp_path)), deepcopy(model).to(types[best]).float())
+
+
+def test_of_two_unknown_variants_none_is_taken_unasked(tmp_path: Path) -> None:
+    for variant in ("one", "two"):
+        gaussian().save_pretrained(tmp_path, variant=variant)
+    assert refusal(tmp_path) == f"{tmp_path} holds the variants one, two: give one of the files"
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
+def test_a_folders_weights_may_be_pickles(safe: bool, tmp_path: Path) -> None:
+    model = gaussian()
+    model.save_pretrained(tmp_path, safe_serialization=safe)
+    assert_same(load_autoencoder(str(tmp_path)), model)
+
+
+def test_weights_that_were_not_downloaded_are_named(tmp_path: Path) -> None:
+    gaussian().save_pretrained(tmp_path)
+    for content, what in {
+        b"version https://git-lfs.github.com/spec/v1\n": "is a Git LFS pointer",
+        b"": "is empty",
+    }.items():
+        (tmp_path / WEIGHTS).write_bytes(content)
+        assert refusal(tmp_path).startswith(f"{tmp_path / WEIGHTS} {what}")
+    (tmp_path / WEIGHTS).unlink()
+    assert refusal(tmp_path).startswith(f"{tmp_path} holds a config.json without weights")
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -158,8 +205,8 @@ def test_nothing_there_is_refused(tmp_path: Path) -> None:
     for name in (tmp_path / "nowhere", "runs/nowhere/model", "../nowhere"):
         assert refusal(name) == f"cannot load an autoencoder from {name}: there is no such folder or file"
     assert refusal(tmp_path / "vae.safetensors") == f"there is no file {tmp_path / 'vae.safetensors'}"
-    (tmp_path / "vae.onnx").touch()
-    assert refusal(tmp_path / "vae.onnx").startswith(f"{tmp_path / 'vae.onnx'} is no file of tensors")
+    (tmp_path / "vae.dat").write_bytes(b"something")
+    assert refusal(tmp_path / "vae.dat").startswith(f"{tmp_path / 'vae.dat'} is no file of tensors")
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
@@ -212,7 +259,7 @@ def test_weights_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-10])
     assert refusal(tmp_path).startswith(f"cannot load the AutoencoderKL of {tmp_path} (vae/): ")
     weights.unlink()
-    assert refusal(tmp_path).startswith(f"cannot load the AutoencoderKL of {tmp_path} (vae/): ")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'vae'} holds a config.json without weights: ")
 
 
 def test_weights_of_something_else_beside_the_model_are_left_aside(tmp_path: Path) -> None:
