@@ -107,7 +107,7 @@ def open_image(
 
 
 def remarks(image: Image.Image) -> tuple[str, ...]:
-    """What a person should know about how `open_image` read the file, each in a line."""
+    """What a person should know about how `open_image` read the file, each to follow on its name: had colours of ..."""
     return tuple(image.info.get(_REMARKS, ()))
 
 
@@ -197,7 +197,7 @@ def _in_srgb(image: Image.Image, profile: color.Profile, mode: str, *, keep: boo
         return image, color.remark_on(profile, mode)
     if keep and mode == "RGB":
         image.info["icc_profile"] = profile.icc
-        return image, f"its colours are those of {color.profile_name(profile)}, not converted to sRGB"
+        return image, f"has colours of {color.profile_name(profile)}, which were kept"
     if mode == "CMYK":
         return color.to_srgb(image, profile), color.remark_on(profile, mode)
     pixels, alpha = _straight(image)

@@ -1,13 +1,15 @@
 """Files named on a command line, and names for what is made of them. Needs no torch."""
 
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path, PurePath
 
 from latent_ae.errors import UserError
+
+_SHOWN_SUFFIXES = 6
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,15 @@ class Source:
     """where it lies below the folder it was found in; its name alone if it was named itself"""
 
 
-def find_files(paths: Sequence[Path], suffixes: Collection[str], *, without: Path | None = None) -> list[Source]:
+@dataclass(frozen=True)
+class Found:
+    """The files to work on, and those in the same folders that are of no kind to work on."""
+
+    sources: list[Source]
+    others: list[Path]
+
+
+def find_files(paths: Sequence[Path], suffixes: Collection[str], *, without: Path | None = None) -> Found:
     """The files among `paths` as they are, and those in the folders among them, sorted, whose names end in `suffixes`.
 
     Every file comes once. What is hidden (its name starts with a dot) is passed over, links to folders are followed,
@@ -27,16 +37,29 @@ def find_files(paths: Sequence[Path], suffixes: Collection[str], *, without: Pat
     exist. Raises UserError for a folder that holds nothing or cannot be listed.
     """
     sources: dict[Path, Source] = {}
+    others: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
             sources.setdefault(path.resolve(), Source(path, PurePath(path.name)))
             continue
-        found = sorted(_walk(path, suffixes, without), key=lambda source: source.place.as_posix())
+        every = sorted(_walk(path, without), key=lambda source: source.place.as_posix())
+        found = [source for source in every if source.path.suffix.lower() in suffixes]
         if not found:
-            raise UserError(f"{path} holds no files that end in {', '.join(sorted(suffixes))}")
+            there = f": it holds {count_by_suffix([source.path for source in every])}" if every else ""
+            raise UserError(f"{path} holds no files that end in {', '.join(sorted(suffixes))}{there}")
         for source in found:
             sources.setdefault(source.path.resolve(), source)
-    return list(sources.values())
+        rest = (source.path for source in every if source.path.suffix.lower() not in suffixes)
+        others |= {path.resolve(): path for path in rest}
+    return Found(list(sources.values()), [path for real, path in others.items() if real not in sources])
+
+
+def count_by_suffix(paths: Iterable[PurePath]) -> str:
+    """How many files of which suffix there are, the most frequent first: `.heic (2), .zip (1)`."""
+    suffixes = Counter(sorted(path.suffix.lower() or "no suffix" for path in paths)).most_common()
+    shown = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes[:_SHOWN_SUFFIXES])
+    more = sum(count for _, count in suffixes[_SHOWN_SUFFIXES:])
+    return f"{shown} and {more} of other kinds" if more else shown
 
 
 def output_names(places: Sequence[PurePath], suffix: str) -> list[PurePath]:
@@ -62,7 +85,7 @@ def output_names(places: Sequence[PurePath], suffix: str) -> list[PurePath]:
     return names
 
 
-def _walk(root: Path, suffixes: Collection[str], without: Path | None) -> Iterator[Source]:
+def _walk(root: Path, without: Path | None) -> Iterator[Source]:
     entered = {os.path.realpath(without)} - {os.path.realpath(root)} if without else set()
     for folder, names, files in os.walk(root, followlinks=True, onerror=_refuse):
         if (real := os.path.realpath(folder)) in entered:
@@ -71,9 +94,8 @@ def _walk(root: Path, suffixes: Collection[str], without: Path | None) -> Iterat
         entered.add(real)
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in files:
-            path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in suffixes:
-                yield Source(path, path.relative_to(root))
+            if not name.startswith("."):
+                yield Source(path := Path(folder, name), path.relative_to(root))
 
 
 def _refuse(error: OSError) -> None:

@@ -303,7 +303,7 @@ PROFILES = {
         remark="Crafted",
     ),
     "profile of grey in RGB": Case(
-        encoded(Image.fromarray(COLORS), icc_profile=PAGE), COLORS, remark="is for grey images, and this one is RGB"
+        encoded(Image.fromarray(COLORS), icc_profile=PAGE), COLORS, remark="is for grey images, while it is RGB"
     ),
     "damaged profile": Case(
         encoded(Image.fromarray(COLORS), icc_profile=b"words" * 40), COLORS, remark="cannot be used"

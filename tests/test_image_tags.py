@@ -55,7 +55,7 @@ def test_kept_colours_come_with_their_profile() -> None:
     image = open_image(io.BytesIO(encoded(Image.fromarray(COLORS), icc_profile=ROCKET)), colors="keep")
     assert np.array_equal(to_uint8(image, 3), COLORS)
     assert image.info["icc_profile"] == ROCKET
-    assert remarks(image) == ("its colours are those of Adobe RGB (1998), not converted to sRGB",)
+    assert remarks(image) == ("has colours of Adobe RGB (1998), which were kept",)
 
 
 def test_alpha_survives_a_conversion() -> None:

@@ -16,7 +16,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def places(root: Path, **more: Path) -> list[str]:
-    return [str(source.place) for source in find_files([root], {".png", ".jpg"}, **more)]
+    return [str(source.place) for source in find_files([root], {".png", ".jpg"}, **more).sources]
 
 
 def test_a_folder_stands_for_what_is_in_it_sorted_without_what_is_hidden(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_files_that_are_named_come_as_they_are_and_once(tmp_path: Path) -> None:
         tmp_path / "gone.png",
         tmp_path / ".hidden.png",
     ]
-    found = find_files(named, {".png"})
+    found = find_files(named, {".png"}).sources
     assert [source.path for source in found] == [named[0], tmp_path / "x/a.png", named[3], named[4]]
     assert [str(source.place) for source in found] == ["b.txt", "a.png", "gone.png", ".hidden.png"]
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from latent_ae.codec.files import Target, Task
 
 RESUMED = ("encode", "decode", "reconstruct")
+_SHOWN_FILES = 5
 GOES_ON = (
     "A folder stands for all that is in it. What an earlier run made is kept if it is whole and was made of the same "
     "bytes by the same model with the same options; anything else is made anew. Exit status 0 for complete success, 1 "
@@ -31,7 +32,7 @@ def add_commands(commands: "Commands") -> None:
         more=GOES_ON,
         example="photos/ -o latents --model runs/kl-photos/model --precision float16",
     )
-    encode.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="an image file, or a folder of them")
+    _add_images(encode)
     add_out_folder(encode, "latent files")
     add_model(encode)
     encode.add_argument(
@@ -76,18 +77,38 @@ def add_commands(commands: "Commands") -> None:
         more=GOES_ON,
         example="photo.jpg scan.tif -o out --model runs/kl-photos/model",
     )
-    reconstruct.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="an image file, or a folder of them")
+    _add_images(reconstruct)
     add_out_folder(reconstruct, "PNGs")
     add_model(reconstruct)
 
 
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Image files and how they are read."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="an image file, or a folder of them")
+    parser.add_argument(
+        "--color",
+        choices=("convert", "keep"),
+        default="convert",
+        help="convert colours to sRGB by the file's profile (ICC, relative colorimetric), or keep RGB values as they "
+        "are, with their profile in a reconstruction (default: convert)",
+    )
+    parser.add_argument(
+        "--accept-damaged",
+        action="store_true",
+        help="also read files whose damage leaves the pixels whole: a PNG with damaged or too large metadata, a PNG "
+        "or JPEG without its end",
+    )
+
+
 def _encode(arguments: argparse.Namespace) -> int:
     from latent_ae.codec.files import plan  # noqa: PLC0415
+    from latent_ae.codec.reading import ReadingRule  # noqa: PLC0415
     from latent_ae.codec.tasks import Encode  # noqa: PLC0415
     from latent_ae.image import SUFFIXES as IMAGES  # noqa: PLC0415
     from latent_ae.paths import find_files  # noqa: PLC0415
 
-    targets = plan(find_files(arguments.images, IMAGES, without=arguments.out), arguments.out, arguments.suffix)
+    found = find_files(arguments.images, IMAGES, without=arguments.out)
+    targets = plan(found.sources, arguments.out, arguments.suffix)
     codec = load_codec(arguments.model, arguments.compute)
     if codec.is_vq and arguments.suffix != SUFFIX:
         raise UserError(
@@ -100,8 +121,9 @@ def _encode(arguments: argparse.Namespace) -> int:
         seed=arguments.sample,
         precision=arguments.precision,
         logvar=arguments.logvar,
+        rule=ReadingRule(arguments.color, arguments.accept_damaged),
     )
-    return _run(task, targets, arguments.out, "encoded")
+    return _run(task, targets, found.others, arguments.out, "encoded")
 
 
 def _decode(arguments: argparse.Namespace) -> int:
@@ -111,38 +133,48 @@ def _decode(arguments: argparse.Namespace) -> int:
 
     if arguments.foreign and arguments.model is None:
         raise UserError("--foreign needs --model: such files do not say which model decodes them")
-    sources = find_files(arguments.latents, SUFFIXES, without=arguments.out)
-    targets = plan(sources, arguments.out, ".png", count=image_count)
-    name = arguments.model or named_model([source.path for source in sources])
+    found = find_files(arguments.latents, SUFFIXES, without=arguments.out)
+    targets = plan(found.sources, arguments.out, ".png", count=image_count)
+    name = arguments.model or named_model([source.path for source in found.sources])
     codec = load_codec(name, arguments.compute)
     task = Decode(codec, compute=arguments.compute, foreign=arguments.foreign)
-    return _run(task, targets, arguments.out, "decoded")
+    return _run(task, targets, found.others, arguments.out, "decoded")
 
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from latent_ae.codec.files import plan  # noqa: PLC0415
+    from latent_ae.codec.reading import ReadingRule  # noqa: PLC0415
     from latent_ae.codec.tasks import Reconstruct  # noqa: PLC0415
     from latent_ae.image import SUFFIXES as IMAGES  # noqa: PLC0415
     from latent_ae.paths import find_files  # noqa: PLC0415
 
-    targets = plan(find_files(arguments.images, IMAGES, without=arguments.out), arguments.out, ".png")
+    found = find_files(arguments.images, IMAGES, without=arguments.out)
+    targets = plan(found.sources, arguments.out, ".png")
     codec = load_codec(arguments.model, arguments.compute)
-    return _run(Reconstruct(codec, compute=arguments.compute), targets, arguments.out, "reconstructed")
+    rule = ReadingRule(arguments.color, arguments.accept_damaged)
+    task = Reconstruct(codec, compute=arguments.compute, rule=rule)
+    return _run(task, targets, found.others, arguments.out, "reconstructed")
 
 
-def _run(task: "Task[Any, Any]", targets: "list[Target]", out: Path, done: str) -> int:
+def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], out: Path, done: str) -> int:
+    """Do the task; `others` are files beside the targets that are not read."""
     from tqdm import tqdm  # noqa: PLC0415
 
     from latent_ae.codec.files import run  # noqa: PLC0415
+    from latent_ae.paths import count_by_suffix  # noqa: PLC0415
 
     out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(targets), unit="file", disable=None) as bar:  # not where nobody watches
         outcome = run(task, targets, on_file=bar.update)
     kept = f", {outcome.kept} were there already" if outcome.kept else ""
     failed = f", {len(outcome.failed)} could not be used" if outcome.failed else ""
-    say(f"{done} {outcome.made} of {len(targets)} files into {out}{kept}{failed}")
-    for note, count in outcome.notes.items():
-        say(f"note: {count} {'file' if count == 1 else 'files'} {note}")
+    outputs = {output for target in targets for output in target.outputs}
+    others = [path for path in others if path not in outputs]  # what was made before may lie among them
+    unread = f", {len(others)} are of kinds that are not read: {count_by_suffix(others)}" if others else ""
+    say(f"{done} {outcome.made} of {len(targets) + len(others)} files into {out}{kept}{failed}{unread}")
+    for note, files in outcome.notes.items():
+        shown = ", ".join(map(str, files[:_SHOWN_FILES])) + (", ..." if len(files) > _SHOWN_FILES else "")
+        say(f"note: {len(files)} {'file' if len(files) == 1 else 'files'} {note} ({shown})")
     for file, reason in outcome.failed:
         complain(f"{file}: {reason}")
     return 1 if outcome.failed else 0

@@ -41,7 +41,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     told: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
-    for source in find_files(arguments.files, SUFFIXES):
+    for source in find_files(arguments.files, SUFFIXES).sources:
         try:
             told.append({"file": str(source.path), **describe(source.path)})
         except LatentFileError as error:

@@ -8,7 +8,7 @@ was made of the same bytes by the same model in the same way, so that an interru
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -49,8 +49,8 @@ class Outcome:
     """were there, whole, from an earlier run"""
     failed: list[tuple[Path, str]] = field(default_factory=list)
     """each with the reason, a line"""
-    notes: Counter[str] = field(default_factory=Counter)
-    """what was assumed of files that were made, each with how many files it is about"""
+    notes: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    """what a person should know about files that were made, each with the files it is about"""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Task(ABC, Generic[Given, Made]):
     def read(self, file: BinaryIO) -> Given:
         """Raises UserError for a file that cannot be used."""
 
-    def note(self, given: Given) -> str:  # noqa: ARG002 - most tasks assume nothing
-        """What was assumed of a file, for the user to check; '' if nothing."""
-        return ""
+    def notes(self, given: Given) -> Sequence[str]:  # noqa: ARG002 - most tasks assume nothing
+        """What was assumed, changed or left out of a file, for the user to check, each to follow on its name."""
+        return ()
 
     @abstractmethod
     def pixels(self, given: Given) -> int:
@@ -130,7 +130,8 @@ def run(task: Task[Given, Made], targets: Sequence[Target], *, on_file: Callable
             for (item, _), reason in zip(pairs, written, strict=True):
                 if reason is None:
                     outcome.made += 1
-                    outcome.notes.update(filter(None, [task.note(item.given)]))
+                    for note in task.notes(item.given):
+                        outcome.notes[note].append(item.target.source)
                 else:
                     outcome.failed.append((item.target.source, reason))
             for _ in batch:

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from latent_ae.atomic import write_atomically
 from latent_ae.image import Pixels, to_pil
+from latent_ae.image_file.opening import reading
 from latent_ae.models import Autoencoder
 
 KEY = "latent_ae"
@@ -24,12 +25,15 @@ _COMPRESSION = 3
 _DECODER_SIDE = ("decoder.", "post_quant_conv.")
 
 
-def write_recorded_png(path: Path, pixels: Pixels, record: Mapping[str, object]) -> None:
-    """Write [H,W,1 or 3] uint8 as a PNG, whole or not at all, with a record in it. Raises OSError."""
+def write_recorded_png(path: Path, pixels: Pixels, record: Mapping[str, object], profile: bytes | None = None) -> None:
+    """Write [H,W,1 or 3] uint8 as a PNG, whole or not at all, with a record in it. Raises OSError.
+
+    `profile` is the ICC profile of its colours; None for sRGB.
+    """
     text = PngInfo()
     text.add_text(KEY, json.dumps(record, sort_keys=True))
     stream = io.BytesIO()
-    to_pil(pixels).save(stream, "PNG", pnginfo=text, compress_level=_COMPRESSION)
+    to_pil(pixels).save(stream, "PNG", pnginfo=text, compress_level=_COMPRESSION, icc_profile=profile)
     write_atomically(path, stream.getvalue())
 
 
@@ -37,7 +41,7 @@ def read_record(path: Path) -> dict[str, object] | None:
     """The record in a PNG; None if there is no such file, it is damaged, or it has none."""
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        with reading(limited=False), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             record = json.loads(image.info[KEY])
             image.verify()  # every chunk's checksum
     except Exception:  # a file that cannot be read is one that has to be made again, whatever is wrong with it

@@ -10,10 +10,12 @@ import numpy as np
 
 from latent_ae.codec.codec import Codec
 from latent_ae.codec.files import BATCH_PIXELS, Item, Target, Task
+from latent_ae.codec.reading import PLAIN, Picture, ReadingRule, read_picture
 from latent_ae.codec.record import decoder_identity, read_record, write_recorded_png
 from latent_ae.errors import UserError
 from latent_ae.foreign_latents import LatentForm, Taken, bare_image_count, take_latents
-from latent_ae.image import Pixels, open_image, to_uint8
+from latent_ae.image import Pixels
+from latent_ae.image_file.color import Profile, profile_name
 from latent_ae.latent_file import (
     DTYPES,
     LIMITS,
@@ -29,7 +31,7 @@ from latent_ae.latent_file import (
 from latent_ae.randomness import derived_seed
 
 
-class Encode(Task[Pixels, Latents]):
+class Encode(Task[Picture, Latents]):
     """Image files to latent files, each with the sha256 of its source.
 
     Args:
@@ -39,14 +41,24 @@ class Encode(Task[Pixels, Latents]):
             file's sha256, and is written down; the posterior's mode if None.
         precision: of the stored floats.
         logvar: store the posterior's log-variance too.
+        rule: how image files are read; is written down, and asked for again by a later run.
 
     Raises UserError for what has no effect with this model.
     """
 
     def __init__(
-        self, codec: Codec, *, compute: str, seed: int | None, precision: Precision | None, logvar: bool
+        self,
+        codec: Codec,
+        *,
+        compute: str,
+        seed: int | None,
+        precision: Precision | None,
+        logvar: bool,
+        rule: ReadingRule = PLAIN,
     ) -> None:
+        _require_effect(codec, rule)
         self._codec = codec
+        self._rule = rule
         self._compute = compute
         self._seed = seed
         self._precision: Precision = precision or "float32"
@@ -73,23 +85,28 @@ class Encode(Task[Pixels, Latents]):
             and (codes or there.tensor.dtype == DTYPES[self._precision])
             and (there.logvar is not None) == self._logvar
             and there.versions.get("compute") == self._compute
+            and there.versions.get("color") == self._rule.color
         )
 
-    def read(self, file: BinaryIO) -> Pixels:
-        """[H,W,C] with the model's number of channels."""
-        return to_uint8(open_image(file), self._codec.channels)
+    def read(self, file: BinaryIO) -> Picture:
+        """With the model's number of channels."""
+        return read_picture(file, self._codec.channels, self._rule)
 
-    def pixels(self, given: Pixels) -> int:
+    def notes(self, given: Picture) -> Sequence[str]:
+        """What was changed or left out of the file."""
+        return given.remarks
+
+    def pixels(self, given: Picture) -> int:
         """H * W."""
-        return int(given.shape[0] * given.shape[1])
+        return int(given.pixels.shape[0] * given.pixels.shape[1])
 
-    def make(self, items: Sequence[Item[Pixels]]) -> list[Latents]:
+    def make(self, items: Sequence[Item[Picture]]) -> list[Latents]:
         """Latents that know their sources."""
         if self._seed is None:
-            made = self._codec.encode([item.given for item in items], logvar=self._logvar)
+            made = self._codec.encode([item.given.pixels for item in items], logvar=self._logvar)
         else:  # alone, as each has a seed of its own: with one for all, all images would get the same noise
             made = [
-                self._codec.encode([item.given], seed=self._seed_of(item.digest), logvar=self._logvar)[0]
+                self._codec.encode([item.given.pixels], seed=self._seed_of(item.digest), logvar=self._logvar)[0]
                 for item in items
             ]
         return [
@@ -97,12 +114,17 @@ class Encode(Task[Pixels, Latents]):
                 latents,
                 sources=(item.digest,),
                 seed=self._seed_of(item.digest),
-                versions={**latents.versions, "compute": self._compute},
+                versions={**latents.versions, "compute": self._compute, **self._reading(item.given)},
             )
             for item, latents in zip(items, made, strict=True)
         ]
 
-    def write(self, item: Item[Pixels], made: Latents) -> None:
+    def _reading(self, given: Picture) -> dict[str, str]:
+        """How the image was read, as it is written down."""
+        kept = {} if given.profile is None else {"profile": profile_name(Profile(given.profile))}
+        return {"color": self._rule.color, **kept, **({"damage": given.damage} if given.damage else {})}
+
+    def write(self, item: Item[Picture], made: Latents) -> None:
         """Whole or not at all."""
         output = item.target.outputs[0]
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -112,60 +134,81 @@ class Encode(Task[Pixels, Latents]):
         return None if self._seed is None else derived_seed(self._seed, "encode file", int(digest, 16))
 
 
+def _require_effect(codec: Codec, rule: ReadingRule) -> None:
+    if rule.color == "keep" and codec.channels == 1:
+        raise UserError(f"--color keep: {codec.name} is a model of grey images, which have no colours: leave it out")
+
+
 class _Pictures:
     """PNGs that say what they were made of and by what."""
 
-    def __init__(self, codec: Codec, what: str, compute: str) -> None:
+    def __init__(self, codec: Codec, what: str, compute: str, **more: str) -> None:
         self._made_by = {
             "what": what,
             "compute": compute,
             "encoder": codec.identity,
             "decoder": decoder_identity(codec.model),
+            **more,
         }
 
     def are_there(self, target: Target, digest: str) -> bool:
-        return all(read_record(output) == self._record(digest, index) for index, output in enumerate(target.outputs))
+        return all(self._is_there(output, digest, index) for index, output in enumerate(target.outputs))
 
-    def write(self, target: Target, digest: str, images: Iterable[Pixels]) -> None:
+    def write(self, target: Target, digest: str, images: Iterable[Pixels], source: Picture | None = None) -> None:
+        damage = {} if source is None or not source.damage else {"damage": source.damage}
+        profile = None if source is None else source.profile
         for index, (output, image) in enumerate(zip(target.outputs, images, strict=True)):
             output.parent.mkdir(parents=True, exist_ok=True)
-            write_recorded_png(output, image, self._record(digest, index))
+            write_recorded_png(output, image, self._record(digest, index) | damage, profile)
+
+    def _is_there(self, output: Path, digest: str, index: int) -> bool:
+        found = read_record(output)
+        if found is not None:
+            found.pop("damage", None)  # of the source, which is the same one
+        return found == self._record(digest, index)
 
     def _record(self, digest: str, index: int) -> dict[str, object]:
         return {**self._made_by, "source": digest, "index": index}
 
 
-class Reconstruct(Task[Pixels, Pixels]):
+class Reconstruct(Task[Picture, Pixels]):
     """Image files to PNGs of what the model makes of them, each of exactly its image's size.
 
     Args:
         codec: of the model.
         compute: what its precision was asked to be; is written down, and asked for again by a later run.
+        rule: how image files are read; the same holds for it. Colours that are kept come with their profile.
     """
 
-    def __init__(self, codec: Codec, *, compute: str) -> None:
+    def __init__(self, codec: Codec, *, compute: str, rule: ReadingRule = PLAIN) -> None:
+        _require_effect(codec, rule)
         self._codec = codec
-        self._pictures = _Pictures(codec, "reconstruct", compute)
+        self._rule = rule
+        self._pictures = _Pictures(codec, "reconstruct", compute, color=rule.color)
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether the PNG is whole and says that it is what this task makes of the source."""
         return self._pictures.are_there(target, digest)
 
-    def read(self, file: BinaryIO) -> Pixels:
-        """[H,W,C] with the model's number of channels."""
-        return to_uint8(open_image(file), self._codec.channels)
+    def read(self, file: BinaryIO) -> Picture:
+        """With the model's number of channels."""
+        return read_picture(file, self._codec.channels, self._rule)
 
-    def pixels(self, given: Pixels) -> int:
+    def notes(self, given: Picture) -> Sequence[str]:
+        """What was changed or left out of the file."""
+        return given.remarks
+
+    def pixels(self, given: Picture) -> int:
         """H * W."""
-        return int(given.shape[0] * given.shape[1])
+        return int(given.pixels.shape[0] * given.pixels.shape[1])
 
-    def make(self, items: Sequence[Item[Pixels]]) -> list[Pixels]:
+    def make(self, items: Sequence[Item[Picture]]) -> list[Pixels]:
         """Of the same sizes."""
-        return self._codec.reconstruct([item.given for item in items])
+        return self._codec.reconstruct([item.given.pixels for item in items])
 
-    def write(self, item: Item[Pixels], made: Pixels) -> None:
+    def write(self, item: Item[Picture], made: Pixels) -> None:
         """Whole or not at all."""
-        self._pictures.write(item.target, item.digest, [made])
+        self._pictures.write(item.target, item.digest, [made], item.given)
 
 
 class Decode(Task[Taken, Iterable[Pixels]]):
@@ -194,9 +237,11 @@ class Decode(Task[Taken, Iterable[Pixels]]):
         latents.require_encoder(self._codec.identity)
         return Taken(latents, "")
 
-    def note(self, given: Taken) -> str:
-        """What was assumed of foreign latents."""
-        return given.note
+    def notes(self, given: Taken) -> Sequence[str]:
+        """What was assumed of foreign latents, and whose colours the images have if not sRGB's."""
+        profile = given.latents.versions.get("profile")
+        kept = f"has colours of {profile}, which were kept: the PNG carries no profile"
+        return [*filter(None, [given.note]), *([] if profile is None else [kept])]
 
     def pixels(self, given: Taken) -> int:
         """N * H * W."""

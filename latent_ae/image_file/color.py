@@ -179,7 +179,7 @@ def _conversion(icc: bytes, mode: str) -> _Conversion:
         opened = ImageCms.ImageCmsProfile(BytesIO(icc))
         space = opened.profile.xcolor_space
         if _SPACES.get(space) != mode:
-            return _left(f"is for {_WORDS.get(space, space.strip())} images, and this one is {_MODE_WORDS[mode]}")
+            return _left(f"is for {_WORDS.get(space, space.strip())} images, while it is {_MODE_WORDS[mode]}")
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
         if mode == "L":  # littlecms resamples curves of grey, too coarsely for the dark end of a steep one
             flags |= ImageCms.Flags.NOOPTIMIZE
@@ -188,7 +188,7 @@ def _conversion(icc: bytes, mode: str) -> _Conversion:
         )
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         return _left(f"cannot be used ({one_line(error)})")
-    remark = f"its colours were converted to sRGB from {profile_name(Profile(icc))}"
+    remark = f"had colours of {profile_name(Profile(icc))}, which were converted to sRGB"
     if mode == "CMYK":
         return _Conversion(remark, transform)
     probe = _probe(mode)
@@ -199,12 +199,13 @@ def _conversion(icc: bytes, mode: str) -> _Conversion:
 
 
 def _left(why: str) -> _Conversion:
-    return _Conversion(f"its colour profile {why}: its values are taken as sRGB")
+    return _Conversion(f"had a colour profile that {why}, so that its values were taken as sRGB")
 
 
 def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
     converted = ImageCms.applyTransform(image, transform)
     assert converted is not None, "it was not asked to work in place"
+    del converted.info["icc_profile"]  # sRGB's
     return converted
 
 

@@ -67,7 +67,7 @@ def run_sizes(folder: Path, sizes: Sequence[object]) -> tuple[Sizes, Outcome, in
     (folder / "out").mkdir()
     for number, size in enumerate(sizes):
         (folder / "in" / f"{number:04d}.txt").write_text(str(size))
-    targets = plan(find_files([folder / "in"], {".txt"}), folder / "out", ".done")
+    targets = plan(find_files([folder / "in"], {".txt"}).sources, folder / "out", ".done")
     task, done = Sizes(), []
     outcome = run(task, targets, on_file=lambda: done.append(1))
     return task, outcome, len(done)
@@ -107,7 +107,7 @@ def test_a_defect_ends_the_run(tmp_path: Path) -> None:
 def test_a_source_is_never_an_output(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"a\.png is one of the files to read and would be overwritten"):
-        plan(find_files([tmp_path / "a.png"], ()), tmp_path / "x" / "..", ".png")
+        plan(find_files([tmp_path / "a.png"], ()).sources, tmp_path / "x" / "..", ".png")
 
 
 # ------------------------------------------------------------------------------------------------- files of every kind
