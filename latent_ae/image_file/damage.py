@@ -55,7 +55,7 @@ def _mended_png(data: bytes) -> Mended | None:
             damage.append(f"{name} of {size >> 20} MiB or more")
             continue
         elif part.name in _TEXT and (text_bytes := text_bytes + size) > PngImagePlugin.MAX_TEXT_MEMORY:
-            damage.append(f"{name} beyond {PngImagePlugin.MAX_TEXT_MEMORY >> 20} MiB of text")
+            damage.append(f"{name} beyond {PngImagePlugin.MAX_TEXT_MEMORY:,} bytes of text")
             continue
         kept.append(data[part.start - 8 : part.start + part.length + 4])
         if part.name == b"IEND":

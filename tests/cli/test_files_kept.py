@@ -93,7 +93,7 @@ def test_another_decoder_of_the_same_encoder_makes_everything_anew(
 
 
 class FailingSync:
-    """Stands in for os.fsync, and after some calls for a full disk or for Ctrl-C."""
+    """Stands in for os.fsync, and after some calls (two a file: it and its folder) for a full disk or for Ctrl-C."""
 
     def __init__(self, calls: int, fail: Callable[[], object]) -> None:
         self.left = calls
@@ -116,9 +116,9 @@ def test_a_disk_that_is_full_ends_the_run(
 ) -> None:
     words = ("encode", photos, "-o", tmp_path / "out", "--model", models / "kl", *FP32)
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", FailingSync(2, disk_is_full))
+        patch.setattr("os.fsync", FailingSync(4, disk_is_full))
         status, _, errors = run(*words)
-    assert (status, errors) == (1, ["No space left on device: while writing"])
+    assert (status, errors) == (1, [f"No space left on device: {tmp_path / 'out' / 'b.safetensors'}"])
     assert len(state(tmp_path / "out")) == 2
     assert run(*words)[1] == f"encoded 5 of 7 files into {tmp_path / 'out'}, 2 were there already\n"
     assert len(state(tmp_path / "out")) == 7
@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     monkeypatch.setattr("latent_ae.codec.files.BATCH_COUNT", 2)
     words = ("reconstruct", photos, "-o", tmp_path / "out", "--model", models / "kl", "--compute", "exact")
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", FailingSync(3, lambda: signal.raise_signal(signal.SIGINT)))
+        patch.setattr("os.fsync", FailingSync(6, lambda: signal.raise_signal(signal.SIGINT)))
         status, said, errors = run(*words)
     assert (status, said) == (130, "")
     assert errors == ["interrupted: what was written is whole; the same command goes on from there"]
