@@ -15,6 +15,7 @@ import tab_sample
 from endpoints import add_endpoints
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
+from running import info_of
 
 TITLE = "latent-ae"
 _PURPOSE = "See what an image autoencoder keeps of a picture, what it loses, and take the latents home."
@@ -52,7 +53,7 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
             with gr.Tab("Inspect"):
                 tab_inspect.add_tab(service, model=model, examples=examples)
         model.change(
-            lambda name: model_facts(infos[name]),
+            lambda name: model_facts(info_of(infos, name)),
             model,
             facts,
             queue=False,

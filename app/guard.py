@@ -1,18 +1,18 @@
 """What reaches Gradio at all: its own routes that the app needs, bodies of a bounded size, files that were uploaded."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gradio_client.utils import is_http_url_like
 from starlette.formparsers import MultiPartException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import temporary
+from calls import Calls, NotFound, check_path, leave_range_to_starlette, parsed
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown, TooLarge
 from origins import Origins
+from replies import Replies
 from tools import CALL, ROUTES, RefusedCall
 
 NEEDED = (
@@ -69,6 +69,8 @@ class Guard:
         app: ASGIApp,
         *,
         origins: Origins,
+        calls: Calls,
+        replies: Replies,
         folder: Path,
         upload_bytes: int,
         stored_bytes: int,
@@ -77,6 +79,8 @@ class Guard:
     ) -> None:
         self.app = app
         self.origins = origins
+        self.calls = calls
+        self.replies = replies
         self.traffic = traffic
         self.folder = folder
         self.upload_bytes = upload_bytes
@@ -108,19 +112,20 @@ class Guard:
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self.origins.check(scope, path)
+            check_path(path)
             if self.traffic.closing and scope["method"] == "POST":
                 raise ShuttingDown("the server is shutting down: try again later")
             if path.startswith("gradio_api/"):
                 receive = await self._checked(path.removeprefix("gradio_api/"), scope, receive)
             elif path.startswith("monitoring"):
-                raise _NotFound("there is no such page")
+                raise NotFound("there is no such page")
             elif scope["method"] == "POST" and not path.startswith("remote/"):
                 receive = await _held(receive, JSON_BYTES, scope)
         except RefusedCall as refused:
             await refused.response()(scope, receive, send)
             return
         except ServiceError as error:
-            await JSONResponse({"error": error.code, "message": str(error)}, error.status)(scope, receive, send)
+            await self.replies.refusal(path, error)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -128,9 +133,12 @@ class Guard:
         """What the app is to read the request from. Raises ServiceError for what is refused."""
         tools = self.mcp and route in ROUTES
         if not tools and not route.startswith(NEEDED):
-            raise _NotFound("there is no such page")
+            raise NotFound("there is no such page")
         if route.startswith("file="):
             _require_no_url(route.removeprefix("file="))
+            leave_range_to_starlette(scope)
+        if scope["method"] == "GET":
+            self.calls.check_stream(route, scope["query_string"])
         if scope["method"] != "POST":
             return receive
         if route.startswith("upload"):
@@ -139,11 +147,14 @@ class Guard:
             self._require_room()
         receive = await _held(receive, tool_bytes(self.upload_bytes) if tools else JSON_BYTES, scope)
         message = await receive()
-        if body := message.get("body"):
+        if message["type"] == "http.request":
+            body = message["body"]
+            value = parsed(body)
             if tools:
-                self._check_tool(_parsed(body), len(body))
+                self._check_tool(value, len(body))
             else:
-                self._check_files(_parsed(body))
+                self._check_files(value)
+                self.calls.check(route, value)
         return _replay(message, receive)
 
     def _check_tool(self, value: Any, size: int) -> None:
@@ -208,11 +219,6 @@ def tool_bytes(upload_bytes: int) -> int:
     return 2 * (4 * upload_bytes // 3) + JSON_BYTES
 
 
-class _NotFound(ServiceError):  # noqa: N818 - named as HTTP names it
-    code = "not_found"
-    status = 404
-
-
 def _require_no_url(path: object) -> None:
     if is_http_url_like(str(path).strip().lower()):
         raise BadRequest("addresses are not fetched: upload the file, or give it as a data: URI from a tool")
@@ -227,13 +233,6 @@ def _require_uploaded(path: object, folder: Path) -> None:
     _require_no_url(path)
     if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(folder):
         raise BadRequest("the file was not uploaded to this server: upload it first")
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadRequest("expected JSON in the request's body") from None
 
 
 def _require_size(size: int, limit: int) -> None:

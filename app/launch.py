@@ -19,10 +19,12 @@ import look
 import temporary
 import tools
 from accounts import Accounts
+from calls import Calls
 from guard import Guard, Traffic, tool_bytes
 from latent_ae.errors import UserError
 from latent_ae.service import Service
 from origins import Origins
+from replies import ErrorReplies, Replies
 from routes import plain_routes
 
 _SWEEP_SECONDS = 30.0
@@ -97,9 +99,11 @@ def launch(
     if mcp:
         tools.prepare(folder, tool_bytes(service.limits.upload_bytes))
     port = _free_port(host, port)
-    traffic = Traffic()
+    traffic, replies = Traffic(), Replies()
     guard = functools.partial(
         Guard,
+        calls=Calls(demo),
+        replies=replies,
         origins=Origins(host=host, names=allow_hosts, root_path=root_path or ""),
         folder=folder,
         upload_bytes=service.limits.upload_bytes,
@@ -122,8 +126,8 @@ def launch(
         root_path=root_path or "",
         auth=None if auth is None else auth.allows,
         app_kwargs={
-            "routes": plain_routes(service, traffic, auth),
-            "lifespan": functools.partial(_lifespan, guard, sweeping),
+            "routes": plain_routes(service, traffic, replies, auth),
+            "lifespan": functools.partial(_lifespan, lambda app: guard(ErrorReplies(app, replies=replies)), sweeping),
             "openapi_url": None,  # FastAPI's list of all of Gradio's inner routes
         },
         # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.

@@ -30,16 +30,17 @@ from guard import Traffic
 from latent_ae.service import Service
 from latent_ae.service.errors import Busy, DeadlineExceeded, ServiceError, ShuttingDown, TooLarge
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
+from replies import Replies
 
 Answer = Callable[[Request], Awaitable[Response]]
 
 _log = logging.getLogger(__name__)
 
 
-def plain_routes(service: Service, traffic: Traffic, accounts: Accounts | None) -> list[BaseRoute]:
+def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts: Accounts | None) -> list[BaseRoute]:
     """The routes, to stand before Gradio's. With `accounts` all but /healthz ask for a name and password."""
     registry = CollectorRegistry()
-    registry.register(StatsCollector(service))
+    registry.register(StatsCollector(service, replies))
     remote = _Remote(service)
 
     async def healthz(_: Request) -> Response:
@@ -69,8 +70,9 @@ def plain_routes(service: Service, traffic: Traffic, accounts: Accounts | None) 
 class StatsCollector(Collector):
     """What the service counts of itself, for Prometheus."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, replies: Replies) -> None:
         self._service = service
+        self._replies = replies
 
     def collect(self) -> Iterator[Metric]:
         """One family a figure, read when it is asked for."""
@@ -85,7 +87,12 @@ class StatsCollector(Collector):
         )
         for endpoint, total in stats.seconds.items():
             seconds.add_metric([endpoint], total)
-        yield from (requests, seconds)
+        errors = CounterMetricFamily(
+            "latent_ae_http_errors", "Answers of HTTP that were errors.", labels=["route", "error"]
+        )
+        for (route, code), count in list(self._replies.counts.items()):
+            errors.add_metric([route, code], count)
+        yield from (requests, seconds, errors)
         yield CounterMetricFamily("latent_ae_batches", "Batches that the models worked on.", value=stats.batches)
         yield CounterMetricFamily("latent_ae_batched_images", "Images in these batches.", value=stats.batched)
         yield GaugeMetricFamily("latent_ae_requests_inside", "Requests that are not answered yet.", value=stats.inside)

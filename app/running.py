@@ -2,14 +2,17 @@
 
 import functools
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.context import LocalContext
 
 import markup
+from latent_ae.service.catalog import choose
 from latent_ae.service.errors import ServiceError
+from latent_ae.service.results import ModelInfo
 
 Updates = dict[Component, Any]
 MODEL_EVENTS = 8
@@ -68,7 +71,8 @@ def guarded(status: gr.HTML, results: Component) -> Callable[[Callable[..., Upda
                 return handler(*args)
             except ServiceError as error:
                 message = sentence(str(error))
-                gr.Warning(html.escape(message))  # a toast shows HTML
+                if LocalContext.event_id.get(None):  # else there is no page, and Gradio would print it
+                    gr.Warning(html.escape(message))  # a toast shows HTML
                 return {status: markup.error(message), results: gr.update(visible=False)}
             except Cancelled:
                 return {status: markup.note("Cancelled.")}
@@ -76,6 +80,14 @@ def guarded(status: gr.HTML, results: Component) -> Callable[[Callable[..., Upda
         return handle
 
     return wrap
+
+
+def info_of(infos: Mapping[str, ModelInfo], name: str | None) -> ModelInfo:
+    """What is known of the model that a chooser says, by its id; anybody may say anything in its place."""
+    try:
+        return infos[choose(infos, name)]
+    except ServiceError as error:
+        raise gr.Error(f"{error.code}: {error}", duration=None, print_exception=False) from None
 
 
 def sentence(message: str) -> str:

@@ -11,7 +11,7 @@ import panels
 from files import animation, chosen, download, gallery, png
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
-from running import Run, Updates, connect, guarded
+from running import Run, Updates, connect, guarded, info_of
 
 _WALK_GRID = 8
 """latents along a side"""
@@ -30,7 +30,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         gr.HTML(markup.title("Between four images"))
         _between_four(service, model, examples)
     model.change(
-        lambda name: gr.update(visible=suits_walks(infos[name])),
+        lambda name: gr.update(visible=suits_walks(info_of(infos, name))),
         model,
         walk,
         queue=False,

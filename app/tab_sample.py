@@ -10,7 +10,7 @@ from files import gallery
 from latent_ae.service import Service
 from latent_ae.service.priors import Prior
 from latent_ae.service.results import ModelInfo
-from running import Run, Updates, connect, guarded
+from running import Run, Updates, connect, guarded, info_of
 
 _SEEDS = 2**31 - 1
 _PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]
@@ -89,7 +89,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
         status=status,
     )
     model.change(
-        lambda name: gr.update(**_of_model(infos[name])),
+        lambda name: gr.update(**_of_model(info_of(infos, name))),
         model,
         prior,
         queue=False,

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gradio as gr
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from calls import Calls
 from guard import Guard, Traffic
 from origins import Origins
+from replies import Replies
 from temporary import files_under
 from tests.app.pictures import pixels, png, written
 
@@ -222,6 +225,8 @@ def test_tools_give_no_addresses_either(tmp_path: Path) -> None:
     guard = Guard(
         behind,
         origins=Origins(),
+        calls=Calls(gr.Blocks()),
+        replies=Replies(),
         folder=tmp_path,
         upload_bytes=UPLOAD_BYTES,
         stored_bytes=UPLOAD_BYTES,
