@@ -9,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+from gradio.context import LocalContext
 from PIL import Image, ImageSequence
 
 import figures
@@ -147,8 +148,14 @@ def test_an_error_is_a_sentence_on_the_page_and_hides_older_results() -> None:
     def fail(text: str) -> dict:
         raise BadRequest(text)
 
-    with pytest.warns(UserWarning, match="&lt;img"):  # the toast, which shows HTML
-        answer = fail("no <img src=x onerror=alert(1)> here")
+    told = "no <img src=x onerror=alert(1)> here"
+    assert fail(told)[status] == markup.error("No <img src=x onerror=alert(1)> here.")  # called without a page
+    token = LocalContext.event_id.set("as from a page")
+    try:
+        with pytest.warns(UserWarning, match="&lt;img"):  # the toast, which shows HTML
+            answer = fail(told)
+    finally:
+        LocalContext.event_id.reset(token)
     assert answer[status] == markup.error("No <img src=x onerror=alert(1)> here.")
     assert "<img" not in answer[status]
     assert answer[results]["visible"] is False

@@ -13,10 +13,11 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError, ValidationError
 from prometheus_client.parser import text_string_to_metric_families
 
+import replies
 from calls import parsed
 from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
-from replies import _ROUTES, Replies
+from replies import Replies
 from tests.app.pictures import pixels, png
 from tests.app.test_origins import routes
 
@@ -337,7 +338,7 @@ def test_errors_are_counted_by_a_few_names(server: str) -> None:
     after = errors(server)
     changed = {key: value - before.get(key, 0) for key, value in after.items() if value != before.get(key, 0)}
     assert changed == {("call", "not_found"): 5, ("page", "not_found"): 5, ("remote", "broken_image"): 1}
-    assert {route for route, _ in after} <= {*_ROUTES.values(), "page"}
+    assert {route for route, _ in after} <= {*replies._ROUTES.values(), "page"}
     assert {code for _, code in after} <= CODES | {"internal"}
 
 
@@ -371,3 +372,13 @@ def test_an_error_that_is_typed_already_stays(server: str) -> None:
     assert answer.json().keys() == {"error", "message"}
     assert (answer.status_code, told(answer)) == (404, "unknown_model")
     assert Replies().refusal("x", BadRequest("no such thing")).status_code == 400
+
+
+def test_the_docs_name_every_code_with_its_status() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    table = text.split("### Errors")[1].split("## For operators")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \| (\d+) \|", table, re.MULTILINE)
+    named = {code: int(status) for codes, status in rows for code in re.findall(r"`(\w+)`", codes)}
+    typed = {kind.code: kind.status for kind in ServiceError.__subclasses__() if hasattr(kind, "code")}
+    of_http = {code: status for status, code in replies._CODES.items() if code not in typed}
+    assert named == {**of_http, **typed, "internal": 500}
