@@ -94,6 +94,13 @@ def refuse_taken(places: Sequence[Path]) -> None:
             raise PlaceTakenError(f"{place} already exists: choose another name, or remove it")
 
 
+def discard(path: Path) -> None:
+    """Remove a folder. A kill leaves all of it, or what `remove_partials` removes. Raises OSError."""
+    partial = _beside(path)
+    path.rename(partial)
+    shutil.rmtree(partial)
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what killed writers left in a folder. Only for the process that has the folder to itself."""
     for path in folder.iterdir() if folder.is_dir() else ():

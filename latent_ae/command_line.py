@@ -15,7 +15,8 @@ DEFAULT_RECIPE = "kl-digits"
 
 _TRAIN_DESCRIPTION = (
     "Train an image autoencoder. Beside the settings below: --config NAME_OR_PATH (a recipe of train/configs or a YAML "
-    "file), --resume auto|never|PATH (a checkpoint folder), --preflight only (print the gradient table and stop)."
+    "file), --resume auto|never|changed-data|PATH (a checkpoint folder), --preflight only (print the gradient table "
+    "and stop)."
 )
 
 Preflight = Literal["on", "only"]
@@ -27,7 +28,7 @@ class Invocation:
 
     config: RunConfig
     resume: str
-    """auto, never, or the path of a checkpoint"""
+    """auto, never, changed-data, or the path of a checkpoint"""
     preflight: Preflight
 
 

@@ -7,7 +7,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
+from latent_ae.atomic import write_errors
 from latent_ae.errors import UserError
 
 LOCK = ".lock"
@@ -20,7 +22,8 @@ class FolderInUseError(UserError):
 
 @contextmanager
 def only_run(folder: Path, *, instead: str) -> Iterator[str | None]:
-    """Make the folder and hold it to the end of the block, or of the process however it ends.
+    """Make the folder and hold it to the end of the block, or of the process however it ends. If nothing was written
+    to it, it goes again.
 
     Gives None, or a warning for the user where the file system has no locks and nothing keeps another run out.
 
@@ -33,8 +36,7 @@ def only_run(folder: Path, *, instead: str) -> Iterator[str | None]:
 
     Raises FolderInUseError if another run holds it, OSError if it cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+    with _opened(folder) as file:
         try:
             # A record lock: unlike flock's it is not inherited by loader processes, which may outlive a killed run.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +52,29 @@ def only_run(folder: Path, *, instead: str) -> Iterator[str | None]:
                 raise
             yield f"{folder} is on a file system without locks: start no second run that writes to it"
             return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield None
+        if not _is_at(folder / LOCK, file):  # the run that held it has just ended and removed it
+            with only_run(folder, instead=instead) as warning:
+                yield warning
+            return
+        with write_errors(folder / LOCK):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        try:
+            yield None
+        finally:
+            if [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
+
+
+def _opened(folder: Path) -> TextIO:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / LOCK).open("a+", encoding="utf-8")
+
+
+def _is_at(path: Path, file: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -12,6 +12,7 @@ It runs the same way under `torchrun` and as plain `python train/train.py`.
 import json
 import signal
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from latent_ae.training.build import (
 )
 from latent_ae.training.checkpoints import Checkpoint, write_checkpoint
 from latent_ae.training.data import TrainingData
+from latent_ae.training.data_record import LEDGER, begin_run, checked_data
 from latent_ae.training.describe import describe_run, log_line
 from latent_ae.training.draws import Draws
 from latent_ae.training.guard import NonFiniteError
@@ -51,8 +53,8 @@ from latent_ae.training.processes import (
     start_accelerator,
     sum_over_processes,
 )
-from latent_ae.training.result import write_result
-from latent_ae.training.resume import agreed_checkpoint, checkpoint_to_resume
+from latent_ae.training.result import why_unfinished, write_result
+from latent_ae.training.resume import CHANGED_DATA, agreed_checkpoint, checkpoint_to_resume, held_run, on_main
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
 from latent_ae.training.settle import settled
 from latent_ae.training.signals import SIGNALS, StopRequest
@@ -84,7 +86,9 @@ def train(invocation: Invocation) -> int:
     try:
         with StopRequest() as stop:
             config = settled(config, precision=accelerator.mixed_precision, device_type=accelerator.device.type)
-            return run(config, invocation, accelerator, stop)
+            only_preflight = invocation.preflight == "only"
+            with nullcontext() if only_preflight else held_run(config.run_dir, accelerator):
+                return run(config, invocation, accelerator, stop)
     finally:
         accelerator.end_training()
 
@@ -95,19 +99,19 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     # -- checkpoint: before anything is built, as what goes on needs no start weights
     checkpoint: Checkpoint | None = None
     if not only_preflight:
-        result = config.run_dir / "model" / "config.json"
+        unfinished = why_unfinished(config)
         find = partial(checkpoint_to_resume, config, invocation.resume)
-        checkpoint, notes = agreed_checkpoint(
-            find, output_dir=config.output_dir, result=result, accelerator=accelerator
-        )
+        checkpoint, notes = agreed_checkpoint(find, config.output_dir, accelerator, finished=unfinished is None)
         for note in notes:
             say(note)
-        if result.is_file() and checkpoint is not None and checkpoint.step == config.train.steps:
-            say(f"{config.run_dir} is finished; --name starts another run")
-            return 0
+        if checkpoint is not None and checkpoint.step == config.train.steps:
+            say(unfinished or f"{config.run_dir} is finished; --name starts another run")
+            if not unfinished:
+                return 0
 
     # -- data, model, losses
     parts, fresh = open_source(config.data), checkpoint is None
+    record = None if only_preflight else checked_data(config, parts, checkpoint, invocation.resume, accelerator)
     autoencoder = build_model(config, parts, start=fresh)
     bottleneck = build_bottleneck(autoencoder, config, parts, start=fresh, device=accelerator.device)
     objective = build_objective(autoencoder, bottleneck, config)
@@ -131,14 +135,13 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     if checkpoint is not None:
         training.state.restore(checkpoint, accelerator)
         say(f"going on after step {checkpoint.step}")
-    if accelerator.is_main_process:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(config.run_dir / "config.yaml", to_yaml(config).encode())
-    accelerator.wait_for_everyone()
+    training.images = None if record is None else record.fingerprint()
+    same_data = checkpoint is not None and invocation.resume != CHANGED_DATA
+    on_main(partial(begin_run, config, parts, record, same_data=same_data), accelerator)
 
     # -- loop and result
     total = None if isinstance(parts, StreamParts) else len(parts.train)
-    skipped = SkippedImages(config.run_dir / "skipped.jsonl", total, config.data.max_bad_share)
+    skipped = SkippedImages(config.run_dir / LEDGER, total, config.data.max_bad_share)
     skipped.add(data.bad)
     with open_logbook(config, training.state.step, accelerator) as logbook:
         place = None if checkpoint is None else checkpoint.values["data"]
@@ -194,6 +197,7 @@ class Training:
         draws: Draws,
     ) -> None:
         self.config, self.accelerator, self.draws, self.stop, self.data = config, accelerator, draws, stop, data
+        self.images: object = None
         objective.to(accelerator.device).train()  # a loaded model comes in eval mode, without checkpointing
         if config.train.channels_last:
             objective.to(memory_format=torch.channels_last)
@@ -217,11 +221,10 @@ class Training:
             result = self.update(batches)
         except NonFiniteError as error:
             if self.accelerator.is_main_process:
-                file = self.config.run_dir / "nonfinite.json"
-                details = {"step": self.state.step, "sample_ids": error.sample_ids}
-                write_atomically(file, json.dumps(details, indent=1).encode())
+                file, step = self.config.run_dir / "nonfinite.json", self.state.step
+                write_atomically(file, json.dumps({"step": step, "sample_ids": error.sample_ids}, indent=1).encode())
                 if error.sample_ids:
-                    print(f"step {self.state.step}: the ids of the samples are in {file}", file=sys.stderr)
+                    print(f"step {step}: the ids of the samples are in {file}", file=sys.stderr)
             raise
         self.state.step += 1
         return result
@@ -281,12 +284,14 @@ class Training:
         """Write a checkpoint of the present step, once."""
         if self.saved_step == self.state.step:
             return
-        place = self.data.state()
-        if self.accelerator.is_main_process:
-            checkpoint = self.state.checkpoint(self.accelerator, to_yaml(self.config), place)
-            write_checkpoint(self.config.run_dir / "checkpoints", checkpoint, keep=self.config.train.keep_checkpoints)
+        config, place = self.config, self.data.state()
+
+        def write() -> None:
+            now = self.state.checkpoint(self.accelerator, to_yaml(config), place, self.images)
+            write_checkpoint(config.run_dir / "checkpoints", now, keep=config.train.keep_checkpoints)
+
+        on_main(write, self.accelerator)
         self.saved_step = self.state.step
-        self.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":

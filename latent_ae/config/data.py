@@ -40,7 +40,8 @@ class DataConfig(Section):
     ] = (255, 255, 255)
     """colour (R, G, B) behind transparent pixels"""
     max_bad_share: Share = 0.01
-    """the run ends once more than this share of the training images could not be read"""
+    """the run ends once more than this share of the training images could not be used; unless it is 0, 3 images always
+    may be bad, or a tenth of a data set of fewer than 30"""
     streams: Count = 8
     """stream: parts of the data that are read side by side; processes x train.accumulation must divide their number,
     and it train.batch_size"""

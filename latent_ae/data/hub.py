@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from PIL import Image
 
 from latent_ae.config import DataConfig
 from latent_ae.data.header import header_size
-from latent_ae.data.source import DataError, SourceParts, split_by_hash
+from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
 from latent_ae.image import BrokenImage, open_image
 
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}
@@ -62,6 +62,15 @@ class HubImages:
             return header_size(_stored_file(self._dataset[int(self._rows[index])][self._column], sample_id))
         except BrokenImage as error:
             raise BrokenImage(error.reason, sample_id) from error
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(id, bytes) of every row, without reading the images."""
+        sizes = _stored_sizes(self._dataset, self._column)
+        return ((self.sample_id(index), sizes[row]) for index, row in enumerate(self._rows))
+
+    def stored_bytes(self, index: int) -> bytes:
+        """The image file in a row. Raises BrokenImage, OSError."""
+        return stored_content(self._dataset[int(self._rows[index])][self._column], self.sample_id(index))
 
 
 class HubColumn:
@@ -170,6 +179,29 @@ def open_stored(stored: dict[str, Any] | None, sample_id: str) -> Image.Image:
         return open_image(_stored_file(stored, sample_id))
     except BrokenImage as error:
         raise BrokenImage(error.reason, sample_id) from error
+
+
+def stored_content(stored: dict[str, Any] | None, sample_id: str) -> bytes:
+    """The image file in a row's undecoded image column. Raises BrokenImage, OSError."""
+    file = _stored_file(stored, sample_id)
+    return file.read_bytes() if isinstance(file, Path) else file.getvalue()
+
+
+def _stored_sizes(dataset: Any, column: str) -> list[int]:
+    """Bytes of the images in the rows of a data set; -1 where nobody knows. Reads the offsets between them alone."""
+    import pyarrow as pa  # noqa: PLC0415 - comes with datasets, as late
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    sizes: list[int] = []
+    for chunk in dataset.data.column(column).chunks:
+        lengths = pc.binary_length(chunk.field("bytes"))
+        if lengths.null_count:  # files beside the table
+            paths = chunk.field("path").to_pylist()
+            beside = [-1 if path is None or "://" in path else file_size(Path(path)) for path in paths]
+            lengths = pc.coalesce(lengths, pa.array(beside, lengths.type))
+        sizes += lengths.to_pylist()
+    order = dataset._indices  # of a data set that was filtered, sorted or shuffled
+    return sizes if order is None else [sizes[row] for row in order.column(0).to_pylist()]
 
 
 def _stored_file(stored: dict[str, Any] | None, sample_id: str) -> Path | io.BytesIO:

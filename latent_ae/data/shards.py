@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from PIL import Image
 
-from latent_ae.data.hub import choose_splits, image_column, locate, open_stored, unreadable
-from latent_ae.data.source import DataError, SourceParts, hash_place
+from latent_ae.data.hub import choose_splits, image_column, locate, open_stored, stored_content, unreadable
+from latent_ae.data.source import DataError, SourceParts, file_size, hash_place
 from latent_ae.randomness import numpy_generator
 
 _FILES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -75,6 +75,15 @@ class Shards:
     def identity(self) -> str:
         """Changes when shards come, go or are renamed."""
         return hashlib.sha256("\n".join(self._names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(name, size of the file) of every shard; -1 for one that is cut short, as it may be got again."""
+        for shard, name in enumerate(self._names):
+            try:
+                self._check_end(shard)
+                yield name, file_size(Path(self._files[shard])) if self._files else -1
+            except DataError:
+                yield name, -1
 
     def images(self, shard: int, first_row: int = 0) -> Iterator[tuple[int, StoredImage]]:
         """(row, image) of a shard in order, from `first_row`. Raises DataError if it is cut short or damaged.
@@ -148,6 +157,14 @@ class CollectedImages:
     def load(self, index: int) -> Image.Image:
         """Raises BrokenImage."""
         return self._images[index].load()
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(name, size) of the shards that they come from."""
+        return self._shards.stored()
+
+    def stored_bytes(self, index: int) -> bytes:
+        """The image file. Raises BrokenImage, OSError."""
+        return stored_content(self._images[index].content, self.sample_id(index))
 
     @cached_property
     def _images(self) -> list[StoredImage]:

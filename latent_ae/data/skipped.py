@@ -2,14 +2,20 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from latent_ae.atomic import write_atomically
+from latent_ae.data.source import ImageSource
+from latent_ae.image import BrokenImage
 
 Bad = tuple[str, str]
 """(id of a sample, why it could not be used)"""
 
 _SHOWN_IDS = 5
 _FEWEST_SEEN = 1000
+ALWAYS_ALLOWED = 3
+"""a share of a small data set is less than an image: so many may be bad, but no more than a tenth"""
 
 
 class SkippedImages:
@@ -45,14 +51,29 @@ class SkippedImages:
         self._reasons |= new
         if self._path is None or not new:
             return
-        lines = "".join(json.dumps({"id": sample_id, "reason": reason}) + "\n" for sample_id, reason in new.items())
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # One write in append mode, so that lines of several processes do not mix.
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, (("" if self._ends_with_line() else "\n") + lines).encode())
+            os.write(descriptor, (b"" if self._ends_with_line() else b"\n") + _lines(new))
         finally:
             os.close(descriptor)
+
+    def drop_mended(self, source: ImageSource) -> None:
+        """Forget the images that are gone or can be read now. For the process that has the file to itself."""
+        if self._path is None or not self._reasons:
+            return
+        indices = {name: index for index in range(len(source)) if (name := source.sample_id(index)) in self._reasons}
+        kept = {name: self._reasons[name] for name, index in indices.items() if _is_bad(source, index)}
+        if kept != self._reasons:
+            write_atomically(self._path, _lines(kept))
+            self._reasons, self._known_bytes, self._read_bytes = {}, 0, 0
+            self._read()
+
+    def ids(self) -> set[str]:
+        """Of the images in the ledger."""
+        self._read()
+        return set(self._reasons)
 
     def error(self, seen: int = 0) -> str | None:
         """Why the run has to end, in one line; None while no more than the allowed share is unusable.
@@ -62,7 +83,7 @@ class SkippedImages:
         """
         self._read()
         total = max(seen, _FEWEST_SEEN) if self._total is None else self._total
-        if len(self) <= self._max_share * total:
+        if len(self) <= max(self._max_share * total, min(ALWAYS_ALLOWED, total // 10) if self._max_share else 0):
             return None
         where = f"; all are listed in {self._path}" if self._path else ""
         first = ", ".join(f"{name} ({reason})" for name, reason in list(self._reasons.items())[:_SHOWN_IDS])
@@ -94,3 +115,15 @@ class SkippedImages:
                 return True
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
+
+
+def _lines(reasons: Mapping[str, str]) -> bytes:
+    return "".join(json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in reasons.items()).encode()
+
+
+def _is_bad(source: ImageSource, index: int) -> bool:
+    try:
+        source.load(index)
+    except BrokenImage:
+        return True
+    return False

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -56,12 +57,33 @@ class CaptionedSource(Protocol):
         ...
 
 
+@runtime_checkable
+class StoredImages(Protocol):
+    """An ImageSource whose images may change between two runs, and which can say so without decoding them."""
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(id, bytes as it is stored) of every image, or of every shard of a stream; -1 bytes where nobody knows."""
+        ...
+
+    def stored_bytes(self, index: int) -> bytes:
+        """An image as it is stored. Raises BrokenImage, OSError."""
+        ...
+
+
 @dataclass(frozen=True)
 class SourceParts:
     """One source in two parts that share no image."""
 
     train: ImageSource
     heldout: ImageSource
+
+
+def file_size(file: Path) -> int:
+    """In bytes; -1 for a file that is not there or cannot be asked."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 def hash_place(sample_id: str) -> float:

@@ -62,11 +62,11 @@ def draw_grid(
 
 
 def write_pipeline(pipeline: DiTPipeline, folder: Path, grid: Pixels, card: str) -> None:
-    """Write the folder whole or not at all, once stock diffusers has loaded it and drawn the same image from it.
+    """Write the folder in place of an earlier one, once stock diffusers has loaded it and drawn the same image from it.
 
-    Raises PlaceTakenError if the folder is there, ProofFailed, OSError.
+    Raises ProofFailed, OSError.
     """
-    with placed([folder]) as beside:
+    with placed([folder], replace=True) as beside:
         made = beside / folder.name
         pipeline.save_pretrained(made)
         save_png(made / SAMPLES, grid)

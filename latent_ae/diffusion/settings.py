@@ -47,6 +47,7 @@ class DiffusionConfig(LatentRunConfig):
     """One diffusion model."""
 
     RESULT: ClassVar[str] = "pipeline"
+    INDEX: ClassVar[str] = "model_index.json"
 
     name: str = "diffusion"
     """the run's folder under output_dir"""

@@ -4,6 +4,7 @@ settings -> processes -> latents, their autoencoder, network -> resume
 -> loop { step, average, log, draw, checkpoint } -> the result
 """
 
+import os
 import signal
 import sys
 from functools import partial
@@ -21,10 +22,19 @@ from latent_ae.generation.settings import FREE_TO_CHANGE, SAMPLES, LatentRunConf
 from latent_ae.generation.source import open_latents
 from latent_ae.generation.training import LatentTraining
 from latent_ae.image import save_png
+from latent_ae.training.checkpoints import CheckpointError
+from latent_ae.training.finished import damage_of_result
 from latent_ae.training.guard import NonFiniteError
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.processes import describe_processes, start_accelerator
-from latent_ae.training.resume import agreed_checkpoint, find_checkpoint, require_same
+from latent_ae.training.resume import (
+    CHANGED_DATA,
+    agreed_checkpoint,
+    find_checkpoint,
+    held_run,
+    on_main,
+    require_same,
+)
 from latent_ae.training.schedules import learning_rate_at
 from latent_ae.training.signals import StopRequest
 
@@ -37,7 +47,7 @@ def run_program(argv: list[str], training: type[LatentTraining[Any, Any]]) -> in
             mixed_precision=config.train.mixed_precision, accumulation=config.train.accumulation
         )
         try:
-            with StopRequest() as stop:
+            with StopRequest() as stop, held_run(config.run_dir, accelerator):
                 return _run(config, resume, accelerator, stop, training)
         finally:
             accelerator.end_training()
@@ -60,6 +70,8 @@ def parse(argv: list[str], training: type[LatentTraining[Any, Any]]) -> tuple[La
     resume = options.pop("resume", "auto")
     if not isinstance(resume, str):
         raise ConfigError("--resume needs one value: auto, never, or the path of a checkpoint")
+    if resume == CHANGED_DATA:
+        raise ConfigError("--resume changed-data is of train.py: a prior goes on with the latents that it began with")
     if options.get("latents") is None:
         raise ConfigError(
             "--latents DIR has to be given, a folder that train/encode_dataset.py made; --help lists all settings"
@@ -84,20 +96,22 @@ def _run(
     say(describe_processes(accelerator))
 
     # -- resume
-    result, output_dir = config.result_dir, config.output_dir
+    result = config.result_dir
+    unfinished = _why_unfinished(config)
     find = partial(find_checkpoint, config, config.run_dir, resume, lambda _step: FREE_TO_CHANGE)
-    checkpoint, notes = agreed_checkpoint(find, output_dir=output_dir, result=result, accelerator=accelerator)
+    checkpoint, notes = agreed_checkpoint(find, config.output_dir, accelerator, finished=unfinished is None)
     require_same("latents", str(config.latents), source.rows.manifest.fingerprint, accelerator)
     for note in notes:
         say(note)
     if checkpoint is not None:
         training.state.restore(checkpoint, accelerator)
         say(f"going on after step {checkpoint.step}")
-    if result.exists():
+    if unfinished is None:
         say(f"{config.run_dir} is finished; --name starts another run")
         return 0
+    if unfinished:
+        say(unfinished)
     if accelerator.is_main_process:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(config.run_dir / "config.yaml", to_yaml(config).encode())
     accelerator.wait_for_everyone()
 
@@ -117,12 +131,25 @@ def _run(
                 f"{signal.Signals(number).name}: saved after step {training.state.step}; the same command goes on"
             )
             return 128 + number
-        if accelerator.is_main_process:
-            training.write(result)
+        on_main(lambda: training.write(result), accelerator)
+        if logbook.active:
             logbook.picture(config.train.steps, "draws", result / SAMPLES)
     accelerator.wait_for_everyone()
     say(f"wrote {result}; {training.PROMISE}")
     return 0
+
+
+def _why_unfinished(config: LatentRunConfig) -> str | None:
+    """None if the result is there and whole, else what to tell the user about it. Raises CheckpointError if another
+    thing is in its place.
+    """
+    result = config.result_dir
+    if not os.path.lexists(result):
+        return ""
+    if not (result / config.INDEX).is_file():
+        raise CheckpointError(f"{result} is in the way of the result and has no {config.INDEX}: move it away")
+    damage = damage_of_result(result, config.INDEX)
+    return damage and f"{damage}: it is written again"
 
 
 def _loop(training: LatentTraining[Any, Any], logbook: Logbook) -> int:

@@ -37,6 +37,8 @@ class LatentRunConfig(Section):
 
     RESULT: ClassVar[str]
     """folder of the result in that of the run"""
+    INDEX: ClassVar[str]
+    """JSON file that diffusers knows the result by"""
 
     latents: str | None = None
     """folder that train/encode_dataset.py made; has to be given"""

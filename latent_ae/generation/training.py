@@ -21,6 +21,7 @@ from latent_ae.image import Pixels
 from latent_ae.training.checkpoints import write_checkpoint
 from latent_ae.training.guard import NonFiniteError
 from latent_ae.training.processes import sum_over_processes
+from latent_ae.training.resume import on_main
 from latent_ae.training.schedules import learning_rate_at
 from latent_ae.training.signals import SIGNALS, StopRequest
 
@@ -151,7 +152,9 @@ class LatentTraining(ABC, Generic[C, N]):
 
     def save(self) -> None:
         """Write a checkpoint of the present step."""
-        if self.accelerator.is_main_process:
+
+        def write() -> None:
             checkpoint = self.state.checkpoint(self.accelerator, to_yaml(self.config))
             write_checkpoint(self.config.run_dir / "checkpoints", checkpoint, keep=self.config.train.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+
+        on_main(write, self.accelerator)

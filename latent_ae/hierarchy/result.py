@@ -70,11 +70,11 @@ def levels_grid(prior: HierarchicalPrior, autoencoder: AutoencoderKL, *, seed: i
 
 
 def write_prior(prior: HierarchicalPrior, folder: Path, pictures: dict[str, Pixels], card: str) -> None:
-    """Write the folder whole or not at all, once it has been loaded again and found the same.
+    """Write the folder in place of an earlier one, once it has been loaded again and found the same.
 
-    Raises PlaceTakenError if the folder is there, ProofFailed, OSError.
+    Raises ProofFailed, OSError.
     """
-    with placed([folder]) as beside:
+    with placed([folder], replace=True) as beside:
         made = beside / folder.name
         prior.save_pretrained(made)
         for name, picture in pictures.items():

@@ -45,6 +45,7 @@ class HierarchyConfig(LatentRunConfig):
     """One hierarchical prior."""
 
     RESULT: ClassVar[str] = "prior"
+    INDEX: ClassVar[str] = "config.json"
 
     name: str = "hierarchy"
     """the run's folder under output_dir"""

@@ -1,6 +1,7 @@
 """The result of a run: a model directory that stock diffusers loads, with what was measured beside it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,10 +18,12 @@ from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.identity import encoder_identity
 from latent_ae.report import PRIOR_STD_RANGE, EvaluationReport
+from latent_ae.training.finished import damage_of_result
 from latent_ae.training.heldout import Heldout
 from latent_ae.training.logbook import Logbook
 from latent_ae.training.model_card import model_card
 from latent_ae.training.pictures import morph, prior_draws
+from latent_ae.training.resume import on_main
 from latent_ae.training.scaling import keeps_scaling, record_scaling, stated_scaling, unstated_scaling
 from latent_ae.training.state import TrainingState
 
@@ -31,7 +34,8 @@ def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop:
     """Measure the latents, evaluate, draw, and write runs/NAME/{evaluation.json,samples,model,discriminator}.
 
     The averaged weights are exported; the model's config receives the measured scaling_factor and shift_factor.
-    Returns False, with nothing of `model/` touched, if a process was told to stop meanwhile.
+    `model/` comes last: it says that the run is finished. Returns False, with nothing written, if a process was told
+    to stop meanwhile. What cannot be written is a CheckpointError on every process; the same command writes it later.
     """
     config, run_dir, model = heldout.config, heldout.config.run_dir, state.averaged_autoencoder()
     statistics = heldout.measure_training_latents(model, stop)
@@ -45,12 +49,12 @@ def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop:
     report = heldout.evaluate(model, stop)
     if report is None:
         return False
-    if heldout.accelerator.is_main_process:
+
+    def write() -> None:
         pictures = draw_pictures(model, heldout, statistics, logbook, state.step)
         write_atomically(run_dir / "evaluation.json", report.to_json().encode())
         if state.adversary is not None:
             save_discriminator(run_dir / "discriminator", state.adversary.network)
-        # Last, as it says that the run is finished.
         write_model_directory(
             run_dir / "model", model, config=config, statistics=statistics, report=report, pictures=pictures
         )
@@ -58,8 +62,20 @@ def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop:
         if (warning := unstated_scaling(config)) is not None:
             logbook.say(f"warning: {warning}")
         logbook.say(f"the model is in {run_dir / 'model'}")
-    heldout.accelerator.wait_for_everyone()
+
+    on_main(write, heldout.accelerator)
     return True
+
+
+def why_unfinished(config: RunConfig) -> str | None:
+    """What a run that has made its last update lacks, for the user; None if it is finished."""
+    model, discriminator = config.run_dir / "model", config.run_dir / "discriminator"
+    if not os.path.lexists(model):
+        return f"{config.run_dir} has no model yet"
+    damage = damage_of_result(model, "config.json", "latent_stats.json")
+    if damage is None and config.adversarial.loss != "none":
+        damage = damage_of_result(discriminator, "config.json")
+    return damage and f"{damage}: the results are written again"
 
 
 def draw_pictures(

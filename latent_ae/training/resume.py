@@ -1,16 +1,30 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from accelerate import Accelerator
 
+from latent_ae.atomic import remove_partials
 from latent_ae.config import ConfigError, RunConfig, Section, differences, validate
 from latent_ae.errors import UserError
-from latent_ae.training.checkpoints import Checkpoint, CheckpointError, list_checkpoints, newest_whole, read_checkpoint
+from latent_ae.folder_lock import only_run
+from latent_ae.training.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    list_checkpoints,
+    newest_whole,
+    read_checkpoint,
+    step_of,
+)
 from latent_ae.training.processes import gather_from_processes
 
+CHANGED_DATA = "changed-data"
+"""for --resume: go on with other images than before"""
+T = TypeVar("T")
 Found = tuple[Checkpoint | None, list[str]]
 """where to go on, and what to tell the user about damaged checkpoints"""
 FREE_TO_CHANGE = (
@@ -31,22 +45,56 @@ FREE_TO_CHANGE = (
 """settings (or sections) that do not change which model is trained, so that a resumed run may differ in them"""
 
 
-def agreed_checkpoint(find: Callable[[], Found], *, output_dir: str, result: Path, accelerator: Accelerator) -> Found:
+@contextmanager
+def held_run(run_dir: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Hold a run's folder, in the main process for all, and remove what a killed run had half written.
+
+    Raises CheckpointError on every process if another run holds it, or if it cannot be made.
+    """
+    with ExitStack() as held:
+
+        def hold() -> None:
+            if warning := held.enter_context(only_run(run_dir, instead="another --name")):
+                accelerator.print(f"warning: {warning}")
+            for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
+                remove_partials(folder)
+
+        on_main(hold, accelerator)
+        yield
+
+
+def on_main(work: Callable[[], T], accelerator: Accelerator) -> T | None:
+    """What `work` gives on the main process, and None on the others, which wait for it. Raises as `on_all`."""
+    return on_all(work if accelerator.is_main_process else lambda: None, accelerator)
+
+
+def on_all(work: Callable[[], T], accelerator: Accelerator) -> T:
+    """What `work` gives to this process. What goes wrong on any is raised on all, so that none waits for another.
+
+    Raises CheckpointError.
+    """
+    done: list[T] = []
+    problem = None
+    try:
+        done.append(work())
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    if problems := [text for text in gather_from_processes(problem, accelerator) if text]:
+        raise CheckpointError(problems[0])
+    return done[0]
+
+
+def agreed_checkpoint(find: Callable[[], Found], output_dir: str, accelerator: Accelerator, *, finished: bool) -> Found:
     """What `find` gives, the same on every process; what any of them finds wrong is raised on all.
 
     Machines that each have an `output_dir` of their own would otherwise mix the weights of several steps, or wait for
-    one that is finished, whose `result` is there.
+    one that sees a `finished` run.
     """
-    found: Found = (None, [])
-    problem = None
-    try:
-        found = find()
-    except (UserError, OSError) as error:
-        problem = str(error)
-    if problems := [text for text in gather_from_processes(problem, accelerator) if text]:
-        raise CheckpointError(problems[0])
+    found = on_all(find, accelerator)
     place = "no checkpoint" if found[0] is None else f"step {found[0].step}"
-    require_same("output_dir", output_dir, place + ", finished" * result.exists(), accelerator)
+    require_same("output_dir", output_dir, place + ", finished" * finished, accelerator)
     return found
 
 
@@ -66,8 +114,8 @@ def checkpoint_to_resume(config: RunConfig, resume: str) -> Found:
 
     Args:
         config: settings of this start.
-        resume: "auto" takes the run's newest checkpoint that verifies; "never" demands a fresh run directory; anything
-            else is the path of a checkpoint.
+        resume: "auto" takes the run's newest checkpoint that verifies, and so does CHANGED_DATA; "never" demands a
+            fresh run directory; anything else is the path of a checkpoint.
 
     Raises CheckpointError if there is nothing sound to resume where there should be, or if the settings disagree.
     """
@@ -83,7 +131,7 @@ def find_checkpoint(config: Section, run_dir: Path, resume: str, free: Callable[
                 f"--resume never, but {run_dir} already holds checkpoints: give another --name or remove it"
             )
         return None, []
-    if resume == "auto":
+    if resume in ("auto", CHANGED_DATA):
         path, notes = newest_whole(folder)
         if path is None:
             if notes:
@@ -94,8 +142,8 @@ def find_checkpoint(config: Section, run_dir: Path, resume: str, free: Callable[
     else:
         path, notes = Path(resume), []
     checkpoint = read_checkpoint(path)
-    later = [other for other in list_checkpoints(folder) if int(other.name.removeprefix("step-")) > checkpoint.step]
-    if resume != "auto" and later:
+    later = [other for other in list_checkpoints(folder) if (step_of(other) or 0) > checkpoint.step]
+    if resume not in ("auto", CHANGED_DATA) and later:
         raise CheckpointError(
             f"{folder} holds later checkpoints than {path} (up to {later[-1].name}): "
             "move them away or give another --name"

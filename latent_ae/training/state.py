@@ -12,7 +12,7 @@ from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.bottlenecks.quantizer import stock_codebook
 from latent_ae.models.identity import encoder_identity
 from latent_ae.training.adversary import Adversary
-from latent_ae.training.checkpoints import Checkpoint, CheckpointError
+from latent_ae.training.checkpoints import IMAGES, Checkpoint, CheckpointError
 from latent_ae.training.guard import GradientGuard
 from latent_ae.training.objective import Objective
 from latent_ae.training.tensors import load_optimizer, load_tensors, on_cpu, optimizer_tensors
@@ -74,8 +74,13 @@ class TrainingState:
             self.objective.model.bottleneck.fold(copy)
         return copy.eval()
 
-    def checkpoint(self, accelerator: Accelerator, config_yaml: str, data: object = None) -> Checkpoint:
-        """The present state, on the CPU; `data` is the position of the data loader, if it has one (JSON)."""
+    def checkpoint(
+        self, accelerator: Accelerator, config_yaml: str, data: object = None, images: object = None
+    ) -> Checkpoint:
+        """The present state, on the CPU.
+
+        `data` is the position of the data loader, if it has one, and `images` the fingerprint of its images (JSON).
+        """
         tensors = {
             "weights": {name: on_cpu(tensor) for name, tensor in self._own().items()},
             "optimizer": optimizer_tensors(self._own(), self.optimizer),
@@ -96,6 +101,7 @@ class TrainingState:
                 "discriminator_scaler": None if self.adversary is None else self.adversary.scaler.state_dict(),
                 "skips": {side: guard.state() for side, guard in self.guards.items()},
                 "data": data,
+                IMAGES: images,
                 "encoder_identity": encoder_identity(self.autoencoder),
                 "versions": {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers_version},
             },

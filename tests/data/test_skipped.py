@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from latent_ae.data import SkippedImages, skipped
+from latent_ae.config import DataConfig
+from latent_ae.data import SkippedImages, folder, skipped
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -75,13 +77,13 @@ def test_a_line_that_another_process_has_half_written_is_read_when_it_is_whole(t
 def test_the_error_comes_above_the_share_and_says_all(tmp_path: Path) -> None:
     path = tmp_path / "skipped.jsonl"
     ledger = SkippedImages(path, total=200, max_share=0.01)
-    ledger.add([("a", "cut"), ("b", "empty")])
+    ledger.add([("a", "cut"), ("b", "empty"), ("d", "cut")])
     assert ledger.error() is None
     ledger.add([("c", "words")])
     error = ledger.error()
     assert error is not None
     assert "\n" not in error
-    for part in ("3 of 200", "1.50%", "data.max_bad_share 0.01", str(path), "a (cut), b (empty), c (words)"):
+    for part in ("4 of 200", "2.00%", "data.max_bad_share 0.01", str(path), "a (cut), b (empty), d (cut), c (words)"):
         assert part in error
 
 
@@ -93,3 +95,43 @@ def test_without_a_file_the_ledger_stays_in_memory() -> None:
     assert error is not None
     assert "0 (cut), 1 (cut), 2 (cut), 3 (cut), 4 (cut)" in error
     assert "5 (cut)" not in error
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "allowed"),
+    [
+        (9, 0.01, 0),
+        (10, 0.01, 1),
+        (55, 0.01, 3),
+        (299, 0.01, 3),
+        (400, 0.01, 4),
+        (55, 0.0, 0),
+        (4, 0.5, 2),
+        (1, 0.01, 0),
+    ],
+)
+def test_a_small_data_set_may_have_a_few_bad_images_and_never_all(total: int, share: float, allowed: int) -> None:
+    ledger = SkippedImages(None, total=total, max_share=share)
+    ledger.add([(str(number), "cut") for number in range(allowed)])
+    assert ledger.error() is None
+    ledger.add([("more", "cut")])
+    assert ledger.error() is not None
+
+
+def test_images_that_are_gone_or_repaired_leave_the_ledger(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in range(20):
+        Image.new("L", (16, 16)).save(images / f"{name}.png")
+    source = folder.build(DataConfig(source="folder", path=str(images), heldout_share=0.3)).train
+    gone, repaired, bad, *_ = [source.sample_id(index) for index in range(len(source))]
+    (images / gone).unlink()
+    (images / bad).write_bytes(b"words")
+    ledger = SkippedImages(tmp_path / "skipped.jsonl", total=20, max_share=0.5)
+    ledger.add([("elsewhere.png", "cut"), (gone, "cut"), (repaired, "cut"), (bad, "words")])
+    present = folder.build(DataConfig(source="folder", path=str(images), heldout_share=0.3)).train
+    ledger.drop_mended(present)
+    assert ledger.ids() == {bad}
+    assert [line["id"] for line in lines(tmp_path / "skipped.jsonl")] == [bad]
+    ledger.add([("new.png", "cut")])
+    assert SkippedImages(tmp_path / "skipped.jsonl", total=20, max_share=0.5).ids() == {bad, "new.png"}

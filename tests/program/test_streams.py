@@ -221,6 +221,8 @@ def test_a_place_in_other_streams_is_no_place_to_go_on_from(
     assert main(streaming(tmp_path, copied, 3)) == 0
     (copied / "train-1.tar").unlink()
     line = refused(main, capsys, streaming(tmp_path, copied, 5))
+    assert line.endswith("1 removed (train-1.tar). Give the old ones back, or give another --name for a new run")
+    line = refused(main, capsys, streaming(tmp_path, copied, 5, "--resume", "changed-data"))
     assert "the saved place in the stream is one of other data (there -> here): shards " in line
 
 

@@ -1,7 +1,6 @@
 """Several processes go on from one place, or not at all."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,13 @@ Agree = Callable[..., Found]
 
 
 @pytest.fixture
-def agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agree:
+def agree(monkeypatch: pytest.MonkeyPatch) -> Agree:
     """`agreed_checkpoint` beside a process that answers with `problem` and `place`."""
 
-    def agreed(find: Callable[[], Found], *, problem: str | None, place: str, result: str = "none") -> Found:
+    def agreed(find: Callable[[], Found], *, problem: str | None, place: str, finished: bool = False) -> Found:
         other: list[Any] = [problem, place]
         monkeypatch.setattr(resume, "gather_from_processes", lambda own, _: [other.pop(0), own])
-        return agreed_checkpoint(find, output_dir="runs", result=tmp_path / result, accelerator=Accelerator(cpu=True))
+        return agreed_checkpoint(find, "runs", Accelerator(cpu=True), finished=finished)
 
     return agreed
 
@@ -31,15 +30,14 @@ def broken() -> Found:
     raise CheckpointError("wrong here")
 
 
-def test_processes_that_find_the_same_go_on(agree: Agree, tmp_path: Path) -> None:
+def test_processes_that_find_the_same_go_on(agree: Agree) -> None:
     assert agree(lambda: SAVED, problem=None, place="step 3") is SAVED
     assert agree(lambda: (None, []), problem=None, place="no checkpoint") == (None, [])
-    (tmp_path / "result").touch()
-    assert agree(lambda: SAVED, problem=None, place="step 3, finished", result="result") is SAVED
+    assert agree(lambda: SAVED, problem=None, place="step 3, finished", finished=True) is SAVED
 
 
-def test_one_process_goes_on_where_it_was(tmp_path: Path) -> None:
-    alone = agreed_checkpoint(lambda: SAVED, output_dir="", result=tmp_path, accelerator=Accelerator(cpu=True))
+def test_one_process_goes_on_where_it_was() -> None:
+    alone = agreed_checkpoint(lambda: SAVED, "", Accelerator(cpu=True), finished=True)
     assert alone is SAVED
 
 
