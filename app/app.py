@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         action="append",
         metavar="DIR_OR_ID",
-        help="a model directory, a single file or a hub id; may be given several times. The newest finished run under "
+        help="a model or run directory, a single file or a hub id; may be given several times. The newest finished run under "
         "runs/ if not given",
     )
     parser.add_argument(

@@ -57,7 +57,7 @@ def add_commands(commands: "Commands") -> None:
 def _add_images(parser: argparse.ArgumentParser) -> None:
     """What every command has that measures a model on images."""
     parser.set_defaults(rest=[])
-    parser.add_argument("model", metavar="MODEL", help="a model directory or a hub id")
+    parser.add_argument("model", metavar="MODEL", help="a model or run directory, a single file or a hub id")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
     parser.add_argument("--part", choices=("heldout", "train"), default="heldout", help="part of the data to measure")
     parser.add_argument("--settings", action="store_true", help="list the data and evaluation settings and exit")

@@ -66,7 +66,7 @@ def add_commands(commands: "Commands") -> None:
         more="By its config alone: nothing is run.",
         example="runs/kl-photos/model",
     )
-    compat.add_argument("model", metavar="MODEL", help="a model directory, a single file or a hub id")
+    compat.add_argument("model", metavar="MODEL", help="a model or run directory, a single file or a hub id")
     compat.add_argument("--json", type=Path, metavar="FILE", help="write the table there, a list with an object a row")
     push = add_command(
         commands,
@@ -95,7 +95,9 @@ def _add_target(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, rest=[])
-    parser.add_argument("--model", required=True, metavar="MODEL", help="a model directory, a single file or a hub id")
+    parser.add_argument(
+        "--model", required=True, metavar="MODEL", help="a model or run directory, a single file or a hub id"
+    )
     kind = (
         "the file to make, NAME.safetensors; NAME.config/ is made beside it" if name == "ldm" else "the folder to make"
     )
@@ -120,7 +122,9 @@ def _add_import(commands: "Commands") -> None:
         "not say comes from the file's metadata, if `latent-ae export ldm` wrote it, or from the options.",
         example="vae.safetensors -o model --scaling-factor 0.18215",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help=".safetensors, or a pickle (.ckpt, .pt, .pth, .bin)")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="of tensors, safetensors or a pickle; or a run's checkpoint"
+    )
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR", help="the folder to make")
     parser.add_argument(
         "--norm-num-groups", type=positive, metavar="N", help="groups of the normalisations (default: 32)"

@@ -33,7 +33,7 @@ def add_command(
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: str = "") -> None:
     """--model and --compute."""
     parser.add_argument(
-        "--model", required=required, metavar="MODEL", help=f"a model directory, a single file or a hub id{more}"
+        "--model", required=required, metavar="MODEL", help=f"a model or run directory, a single file or a hub id{more}"
     )
     parser.add_argument(
         "--compute",

@@ -15,7 +15,7 @@ class ModelConfig(Section):
     preset: str | None = "digits"
     """name of an architecture in latent_ae.models.PRESETS; none with init_from"""
     init_from: str | None = None
-    """start from this VAE: a diffusers folder (or a folder with vae/ in it), a hub id, or an LDM single file"""
+    """start from this VAE: a diffusers folder (or one with vae/ in it), a run's folder, a hub id, or a single file"""
     image_channels: Literal[1, 3] | None = None
     """colour channels of the images, instead of the preset's"""
     latent_channels: Count | None = None

@@ -7,9 +7,10 @@ from pathlib import Path
 from latent_ae.export.errors import ExportError
 from latent_ae.export.ldm_file import sidecar
 from latent_ae.export.source import ModelSource
-from latent_ae.models.autoencoder import class_name
+from latent_ae.models.autoencoder import Autoencoder, class_name
 from latent_ae.models.identity import encoder_identity
-from latent_ae.models.loading import refuse_part_of_folder
+from latent_ae.models.loading import refuse_part_of_folder, states_scaling
+from latent_ae.models.run_folders import is_checkpoint, load_from_checkpoint
 from latent_ae.models.single_file import load_single_file, stated_config
 
 
@@ -27,15 +28,19 @@ class Unsaid:
 
 
 def read_single_file(path: Path, unsaid: Unsaid) -> ModelSource:
-    """The model of a single file, with the config of its metadata where it has one.
+    """The model of a single file, with the config of its metadata where it has one, or of a run's checkpoint.
 
     Raises ModelError for a file that cannot be used, and ExportError for what is given without effect.
     """
     given = unsaid.given()
     if given and path.is_file() and stated_config(path) is not None:
         raise ExportError(f"{path} says its {next(iter(given))} by itself: leave it out")
-    refuse_part_of_folder(path)
-    model = load_single_file(path, norm_num_groups=unsaid.norm_num_groups)
+    if is_checkpoint(path):
+        if unsaid.norm_num_groups is not None:
+            raise ExportError(f"--norm-num-groups has no effect on the checkpoint {path}: leave it out")
+        model = load_from_checkpoint(path)
+    else:
+        model = _of_file(path, unsaid.norm_num_groups)
     factor, shift = unsaid.scaling_factor, unsaid.shift_factor
     if factor is not None and not (math.isfinite(factor) and factor > 0):
         raise ExportError(f"--scaling-factor must be a positive number, got {factor:g}")
@@ -49,9 +54,16 @@ def read_single_file(path: Path, unsaid: Unsaid) -> ModelSource:
     return ModelSource(str(path), model, encoder_identity(model), folder if folder.is_dir() else None)
 
 
+def _of_file(path: Path, norm_num_groups: int | None) -> Autoencoder:
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder: give a single file, or a run's checkpoint")
+    refuse_part_of_folder(path)
+    return load_single_file(path, norm_num_groups=norm_num_groups)
+
+
 def unstated_scaling(path: Path, unsaid: Unsaid) -> str | None:
     """A warning for a file that does not state the scale of its latents, where it was not given either."""
-    if unsaid.scaling_factor is not None or stated_config(path) is not None:
+    if unsaid.scaling_factor is not None or states_scaling(str(path)):
         return None
     return (
         f"{path} does not state the scale of its latents, so the config has scaling_factor 1, which pipelines take as "

@@ -9,6 +9,7 @@ from typing import Any
 
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.models.identity import encoder_identity
+from latent_ae.models.run_folders import located
 
 CARD, STATISTICS = "README.md", "latent_stats.json"
 _PICTURE = re.compile(r"!\[[^]]*\]\(([\w-]+\.png)\)")
@@ -28,7 +29,7 @@ class ModelSource:
     def load(cls, name: str) -> "ModelSource":
         """A model directory, a single file or a hub id. Raises ModelError."""
         model = load_autoencoder(name)
-        folder = Path(name)
+        folder = located(Path(name))
         return cls(name, model, encoder_identity(model), folder if (folder / "config.json").is_file() else None)
 
     def copy_companions(self, target: Path, *, card: bool = True) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from latent_ae.atomic import placed
 from latent_ae.models.errors import ModelError
+from latent_ae.models.run_folders import result_in
 from latent_ae.randomness import torch_generator
 
 Normalization = Literal["group", "none"]
@@ -127,10 +128,11 @@ def save_discriminator(folder: Path, discriminator: PatchDiscriminator) -> None:
 
 
 def load_discriminator(folder: Path, *, in_channels: int) -> PatchDiscriminator:
-    """The discriminator that was saved in `folder`, in float32 on the CPU, for images of `in_channels` channels.
+    """The discriminator in its folder or its run's, in float32 on the CPU, for images of `in_channels` channels.
 
     Raises ModelError if there is none, if it takes other images, or if its weights are not those of its config.
     """
+    folder = result_in(folder, "discriminator")
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(

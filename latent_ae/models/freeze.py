@@ -31,3 +31,9 @@ def freeze_all_but(model: Autoencoder, parts: Sequence[str]) -> frozenset[str]:
         parameter.requires_grad_(parameter.requires_grad and name in wanted)
     modules = {name.split(".")[0] for name in parameters}
     return frozenset(modules - {name.split(".")[0] for name in wanted})
+
+
+def encoder_learns(trained: Sequence[str] | None) -> bool:
+    """Whether anything on the encoder's side learns where these parts do (None: all), so that latents become others."""
+    side = _SIDES["encoder"]
+    return trained is None or any(part == "encoder" or f"{part}.".startswith(side) for part in trained)

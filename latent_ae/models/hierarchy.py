@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from latent_ae.models.errors import ModelError
 from latent_ae.models.loading import load_checked
+from latent_ae.models.run_folders import result_in
 
 _LOGVAR_RANGE = (-15.0, 15.0)
 """deviations of 1/1800 to 1800: far outside of what standardised latents have, and safe to divide by in float32"""
@@ -225,10 +226,11 @@ class _Level(nn.Module):
 
 
 def load_prior(name: str) -> HierarchicalPrior:
-    """The prior in a folder that train/train_hierarchy.py wrote, in float32 and evaluation mode.
+    """The prior in a folder that train/train_hierarchy.py wrote, or in that of its run, in float32 and evaluation mode.
 
     Raises ModelError if there is none or it is not whole.
     """
+    name = str(result_in(Path(name), "prior"))
     if not Path(name, "config.json").is_file():
         raise ModelError(f"cannot load a prior from {name}: it has no config.json; train/train_hierarchy.py makes one")
     found = HierarchicalPrior.load_config(name).get("_class_name")

@@ -13,13 +13,19 @@ from diffusers.utils import logging
 from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
+from latent_ae.models.run_folders import (
+    SUBFOLDERS,
+    source_of_scale,
+    is_checkpoint,
+    load_from_checkpoint,
+    located,
+    what_else,
+)
 from latent_ae.models.single_file import load_single_file, stated_config
 from latent_ae.models.tensor_file import SUFFIXES, refuse_foreign
 
 T = TypeVar("T")
 
-_SUBFOLDERS = (None, "vae", "vqvae", "movq")
-"""where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
 _VARIANTS = ("fp16", "bf16")
 """names of weights that are taken where those in full precision are not there; fp16 rounds less"""
 _WEIGHTS = re.compile(
@@ -36,18 +42,22 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
 
     Args:
         name: a diffusers folder; a pipeline's folder or hub id with `vae/`, `vqvae/` or `movq/` in it; the hub id of an
-            autoencoder; or a single file (`load_single_file`), known by its suffix.
+            autoencoder; a run's folder, for its result; a checkpoint's folder or one of its files of weights; or a
+            single file (`load_single_file`).
         norm_num_groups: of a single file, which does not say it.
 
     Raises ModelError if there is none, if it is of another class, or if its weights are not exactly those that its
     config asks for: diffusers would fill what is missing at random and leave out what is too much.
     """
-    path = Path(name)
+    path = located(Path(name))
+    name = name if path == Path(name) else str(path)
+    if is_checkpoint(path):
+        _refuse_groups(name, norm_num_groups, "checkpoint")
+        return load_from_checkpoint(path)
     if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
         refuse_part_of_folder(path)
         return load_single_file(path, norm_num_groups=norm_num_groups)
-    if norm_num_groups is not None:
-        raise ModelError(f"norm_num_groups has no effect on {name}, whose config.json has it: leave it out")
+    _refuse_groups(name, norm_num_groups, "config.json")
     if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2 or path.parts[0] in ("..", "~")):
         raise ModelError(f"cannot load an autoencoder from {name}: there is no such folder or file")
     reasons = []
@@ -72,12 +82,20 @@ def states_scaling(name: str) -> bool:
 
     A config.json does, if by diffusers' default; a single file only in the metadata of `latent-ae export ldm`.
     """
-    path = Path(name)
+    path = located(Path(name))
+    if is_checkpoint(path):
+        source = source_of_scale(path)
+        return source is not None and states_scaling(source)
     return not path.is_file() or stated_config(path) is not None
 
 
+def _refuse_groups(name: str, norm_num_groups: int | None, where: str) -> None:
+    if norm_num_groups is not None:
+        raise ModelError(f"norm_num_groups has no effect on {name}, whose {where} has it: leave it out")
+
+
 def _subfolders(path: Path) -> Iterator[str | None]:
-    for subfolder in _SUBFOLDERS:
+    for subfolder in SUBFOLDERS:
         # Diffusers takes the folder's own config where a local subfolder has none.
         if not path.is_dir() or (path / (subfolder or "") / "config.json").is_file():
             yield subfolder
@@ -107,7 +125,8 @@ def _variant(folder: Path) -> str | None:
     """
     found = {path: match for path in sorted(folder.iterdir()) if (match := _WEIGHTS.fullmatch(path.name))}
     if not found:
-        raise ModelError(f"{folder} holds a config.json without weights: {_where_weights_are(folder)}")
+        reason = what_else(folder) or "holds a config.json without weights: give a folder with both"
+        raise ModelError(f"{folder} {reason}")
     variants = {match["variant"] or match["indexed"] for match in found.values()}
     preferred = [variant for variant in (None, *_VARIANTS) if variant in variants]
     if not preferred and len(variants) > 1:
@@ -117,15 +136,6 @@ def _variant(folder: Path) -> str | None:
         if (match["variant"] or match["indexed"]) == variant and not match["index"]:
             refuse_foreign(path)
     return variant
-
-
-def _where_weights_are(folder: Path) -> str:
-    if (file := folder.with_suffix(".safetensors")).is_file():
-        return f"give the file that it belongs to, {file}"
-    for pattern, what in {"*/model.onnx": "an ONNX export", "*.pt2": "an export of torch.export"}.items():
-        if any(folder.glob(pattern)):
-            return f"it is {what}; give the model that it was made from"
-    return "give the folder that has both"
 
 
 def load_checked(

@@ -9,6 +9,7 @@ from typing import Any
 from latent_ae.codec import Codec
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.models.run_folders import located
 from latent_ae.models.tensor_file import SUFFIXES
 from latent_ae.service.errors import UnknownModel, WrongModel
 from latent_ae.service.results import ModelInfo
@@ -41,7 +42,7 @@ def model_ids(names: Sequence[str]) -> list[str]:
 
 def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None) -> ModelInfo:
     """What is known of a model, from its config and the files beside it."""
-    folder, config = Path(codec.name), codec.model.config
+    folder, config = located(Path(codec.name)), codec.model.config
     said = "sample_size" not in config.get("_use_default_values", ())
     native = config.get("sample_size") if said else None
     return ModelInfo(

@@ -11,7 +11,7 @@ from latent_ae.data import SourceParts
 from latent_ae.data.buckets import bucket_sizes
 from latent_ae.errors import UserError
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
-from latent_ae.models.bottlenecks import BOTTLENECKS, Bottleneck
+from latent_ae.models.bottlenecks import Bottleneck, make_bottleneck
 from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
 from latent_ae.models.freeze import freeze_all_but
@@ -61,7 +61,7 @@ def build_bottleneck(
     `device` is where the start's images are encoded; the autoencoder stays on the CPU. Raises UserError.
     """
     before = {name: tensor.clone() for name, tensor in autoencoder.state_dict().items() if name.startswith(CODEBOOK)}
-    bottleneck = BOTTLENECKS[config.bottleneck.kind](**_bottleneck_arguments(autoencoder, config))
+    bottleneck = make_bottleneck(autoencoder, config.bottleneck, config.loss)
     if not learns(config.model.trained, CODEBOOK):
         after = autoencoder.state_dict()
         if any(not torch.equal(tensor, after[name]) for name, tensor in before.items()):
@@ -79,34 +79,6 @@ def build_bottleneck(
         autoencoder.to("cpu")
         bottleneck.start_from(vectors.movedim(1, -1).flatten(0, 2), seed=config.seed)
     return bottleneck
-
-
-def _bottleneck_arguments(autoencoder: Autoencoder, config: RunConfig) -> dict[str, object]:
-    settings, loss = config.bottleneck, config.loss
-    if settings.kind == "kl":
-        return {"free_bits": loss.free_bits}
-    if settings.kind == "identity":
-        return {}
-    codebook = {"codebook": autoencoder.quantize.embedding}
-    if settings.kind == "fsq":
-        return {**codebook, "levels": settings.levels}
-    if settings.kind == "gumbel":
-        return {
-            **codebook,
-            "temperature": settings.temperature,
-            "temperature_steps": settings.temperature_steps,
-            "straight_through": settings.straight_through,
-        }
-    shared = {
-        **codebook,
-        "l2_normalized": settings.l2_normalized,
-        "rotation_trick": settings.rotation_trick,
-        "kmeans_start": settings.kmeans_start,
-        "revive_below": settings.revive_below,
-        "entropy": loss.entropy_weight > 0,
-        "entropy_temperature": loss.entropy_temperature,
-    }
-    return {**shared, "decay": settings.decay} if settings.kind == "ema_vq" else shared
 
 
 def _start_crops(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 from latent_ae.config import RunConfig
 from latent_ae.metrics import LatentStatistics
 from latent_ae.models import Autoencoder
+from latent_ae.models.freeze import encoder_learns
 from latent_ae.models.loading import states_scaling
-from latent_ae.training.settle import latents_move
 
 SCALING_KEYS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 """config keys by which diffusers' pipelines scale latents"""
@@ -32,7 +32,7 @@ def record_scaling(model: Autoencoder, statistics: LatentStatistics, config: Run
         return
     scaling = statistics.scaling()
     given: dict[str, Any] = scaling._asdict() | {"latents_mean": None, "latents_std": None}
-    if latents_move(config.model.trained):
+    if encoder_learns(config.model.trained):
         given["force_upcast"] = inspect.signature(type(model).__init__).parameters["force_upcast"].default
     model.register_to_config(**{key: value for key, value in given.items() if key in model.config})
 
@@ -50,11 +50,11 @@ def unstated_scaling(config: RunConfig) -> str | None:
     source = config.model.init_from
     return (
         f"{source} does not state the scale of its latents, which stay the same as its encoder is frozen: the result "
-        "states one measured on these images, not the one that diffusion models made for it expect. For those, first "
-        f"run `latent-ae import {source} -o DIR --scaling-factor X` (Stable Diffusion 1: 0.18215, XL: 0.13025) and "
-        "give DIR as model.init_from"
+        "states one measured on these images, not the one that diffusion models made for it expect. For those, give a "
+        f"folder as model.init_from: `latent-ae import {source} -o DIR --scaling-factor X` makes one of a file (Stable "
+        "Diffusion 1: 0.18215, XL: 0.13025)"
     )
 
 
 def _keeps_latents(config: RunConfig) -> bool:
-    return config.model.init_from is not None and not latents_move(config.model.trained)
+    return config.model.init_from is not None and not encoder_learns(config.model.trained)

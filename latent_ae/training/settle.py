@@ -50,8 +50,3 @@ def learns(trained: tuple[str, ...] | None, module: str) -> bool:
     """Whether anything of a module of the autoencoder learns with these `model.trained`."""
     side = _SIDE.get(module, "decoder")
     return trained is None or any(part == side or part.split(".")[0] == module for part in trained)
-
-
-def latents_move(trained: tuple[str, ...] | None) -> bool:
-    """Whether a run with these `model.trained` gives other latents: anything on the encoder's side learns."""
-    return any(learns(trained, module) for module in _SIDE)

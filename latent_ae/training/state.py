@@ -1,5 +1,7 @@
 """Everything of a run that changes with the steps, in one place: what a checkpoint holds."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from diffusers import __version__ as diffusers_version
@@ -7,10 +9,11 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from latent_ae._version import __version__
-from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.models.autoencoder import Autoencoder, class_name
 from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.bottlenecks.quantizer import stock_codebook
 from latent_ae.models.identity import encoder_identity
+from latent_ae.models.run_folders import AUTOENCODER
 from latent_ae.training.adversary import Adversary
 from latent_ae.training.checkpoints import IMAGES, Checkpoint, CheckpointError
 from latent_ae.training.guard import GradientGuard
@@ -65,8 +68,7 @@ class TrainingState:
 
     def averaged_autoencoder(self) -> Autoencoder:
         """A copy of the autoencoder with the averaged weights (or the present ones if none are kept), in eval mode."""
-        config = {key: value for key, value in self.autoencoder.config.items() if key != "_name_or_path"}
-        copy = type(self.autoencoder).from_config(config).to(self.autoencoder.device)  # a result shows no local path
+        copy = type(self.autoencoder).from_config(self._config()).to(self.autoencoder.device)
         copy.load_state_dict(self.autoencoder.state_dict())
         if self.ema is not None:
             self.ema.copy_to(copy.parameters())
@@ -103,6 +105,7 @@ class TrainingState:
                 "data": data,
                 IMAGES: images,
                 "encoder_identity": encoder_identity(self.autoencoder),
+                AUTOENCODER: {"_class_name": class_name(self.autoencoder), **self._config()},
                 "versions": {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers_version},
             },
             config_yaml=config_yaml,
@@ -133,6 +136,10 @@ class TrainingState:
         for side, guard in self.guards.items():
             guard.restore(skips[side])
         self.step = checkpoint.step
+
+    def _config(self) -> dict[str, Any]:
+        """The autoencoder's, without the path that it was loaded from and what diffusers notes for itself."""
+        return {key: value for key, value in self.autoencoder.config.items() if not key.startswith("_")}
 
     def _modules(self) -> set[str]:
         return {name.split(".")[0] for name, _ in self.autoencoder.named_parameters()}

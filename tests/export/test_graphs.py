@@ -13,6 +13,8 @@ import torch
 from latent_ae.export import ModelSource, ProofFailed, Pt2Programs, export, pt2_programs
 from latent_ae.export.graphs import program_of, programs, sides
 from latent_ae.export.probes import answer
+from latent_ae.models import load_autoencoder
+from latent_ae.models.errors import ModelError
 from tests.export.conftest import Exports, Run, left
 from tests.models.stock_models import ARCHITECTURES, stock
 
@@ -246,3 +248,20 @@ def test_a_missing_package_is_said_before_the_model_is_loaded(
     status, _, errors = run("export", "onnx", "--model", tmp_path / "nothing", "-o", tmp_path / "onnx")
     assert (status, left(tmp_path)) == (2, [])
     assert errors == [f'{name} is not installed: pip install "latent-ae[onnx]"']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "file", "what"),
+    [
+        ("onnx", "vae_encoder/model.onnx", "is an ONNX model"),
+        ("onnx", "vae_encoder", "is an export for ONNX"),
+        ("onnx", "", "is an export for ONNX"),
+        ("pt2", "encoder.pt2", "is a program of torch.export"),
+        ("pt2", "", "is an export of torch.export"),
+    ],
+)
+def test_given_as_a_model_it_says_what_it_is(target: str, file: str, what: str, *, exports: Exports) -> None:
+    path = exports("kl", target).out / file
+    with pytest.raises(ModelError, match=f"{what}.*: give the model that it was made from"):
+        load_autoencoder(str(path))

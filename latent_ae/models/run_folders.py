@@ -1,0 +1,145 @@
+"""What a run leaves, given where a model is expected: its folder, its checkpoints, and what is no model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from latent_ae.config import RunConfig, load_yaml, validate
+from latent_ae.errors import one_line
+from latent_ae.models.autoencoder import CLASSES, Autoencoder
+from latent_ae.models.bottlenecks import make_bottleneck
+from latent_ae.models.errors import ModelError
+from latent_ae.models.freeze import encoder_learns
+
+SUBFOLDERS = (None, "vae", "vqvae", "movq")
+"""where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
+AUTOENCODER = "autoencoder"
+"""entry of a checkpoint's values: the autoencoder's config.json"""
+_VALUES, _MANIFEST, _SETTINGS = "trainer.json", "manifest.json", "config.yaml"
+_TRAINED, _AVERAGE = "weights.safetensors", "ema.safetensors"
+_NO_MODELS = {
+    "index.parquet": "is a data set of latents: give the model that made them",
+    "model.onnx": "is an export for ONNX: give the model that it was made from",
+    "*/model.onnx": "is an export for ONNX: give the model that it was made from",
+    "*.pt2": "is an export of torch.export: give the model that it was made from",
+}
+"""(what lies in a folder, what such a folder is and what to do)"""
+_PREFIX = "autoencoder."
+"""of the autoencoder's tensors among the trained ones"""
+
+
+def located(path: Path) -> Path:
+    """What a path means where a model is expected: a run's folder its `model/`, any other path itself.
+
+    Raises ModelError for a folder that is known to hold no model, with what it is and what to give.
+    """
+    if not path.is_dir() or is_checkpoint(path):
+        return path
+    if any((path / (subfolder or "") / "config.json").is_file() for subfolder in SUBFOLDERS):
+        return path
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    if (reason := what_else(path)) is not None:
+        raise ModelError(f"{path} {reason}")
+    return path
+
+
+def result_in(folder: Path, name: str) -> Path:
+    """A folder, or that of this name in it if it is a run's."""
+    inside = folder / name
+    return inside if (inside / "config.json").is_file() and not (folder / "config.json").is_file() else folder
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether it is the folder of a run's checkpoint, or a file in one."""
+    folder = path.parent if path.is_file() else path
+    return (folder / _VALUES).is_file() and (folder / _MANIFEST).is_file()
+
+
+def source_of_scale(path: Path) -> str | None:
+    """The source whose scale of latents holds for a checkpoint, as its encoder is frozen; None if there is none."""
+    model = _settings(path).model
+    return None if encoder_learns(model.trained) else model.init_from
+
+
+def load_from_checkpoint(path: Path) -> Autoencoder:
+    """The autoencoder in a checkpoint, in float32 and evaluation mode, its latents without a scale unless it is known.
+
+    `path` is its folder, for the weights that the run would export (the averaged ones, if it keeps an average), or one
+    of its files of weights, for those. Raises ModelError if there is no autoencoder in it.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.name not in (_TRAINED, _AVERAGE):
+        raise ModelError(f"{path} is part of a checkpoint and holds no model: give the folder, {folder}")
+    file = next(each for each in (folder / _AVERAGE, folder / _TRAINED) if each.is_file()) if path.is_dir() else path
+    try:
+        values = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
+        tensors = load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"the checkpoint {folder} is damaged: {one_line(error)}") from error
+    config = values.get(AUTOENCODER)
+    if not isinstance(config, dict) or config.get("_class_name") not in CLASSES:
+        raise ModelError(
+            f"{folder} is a checkpoint without the config of an autoencoder, of a training on latents or of an earlier "
+            "version: give the result of its run"
+        )
+    if file.name == _TRAINED:
+        tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
+    return _folded(_built(folder, config, tensors), _settings(folder))
+
+
+def _built(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Autoencoder:
+    try:
+        with torch.device("meta"):
+            model: Autoencoder = CLASSES[config["_class_name"]].from_config(config)
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise ModelError(f"the checkpoint {folder} contradicts its config: {one_line(error)}") from error
+    return model.requires_grad_().eval()
+
+
+def _folded(model: Autoencoder, settings: RunConfig) -> Autoencoder:
+    """As the run would export it, apart from what it has yet to measure."""
+    if encoder_learns(settings.model.trained):
+        make_bottleneck(model, settings.bottleneck, settings.loss).fold(model)
+        neutral = {"scaling_factor": 1.0, "shift_factor": 0.0, "latents_mean": None, "latents_std": None}
+        model.register_to_config(**{key: value for key, value in neutral.items() if key in model.config})
+    return model
+
+
+def _settings(path: Path) -> RunConfig:
+    return validate(RunConfig, load_yaml((path if path.is_dir() else path.parent) / _SETTINGS))
+
+
+def what_else(folder: Path) -> str | None:
+    """What a folder without a model is, where the programs here write such folders, and what to give instead."""
+    if (folder / _SETTINGS).is_file():
+        return _unfinished(folder)
+    if steps := _checkpoints(folder):
+        return f"holds the checkpoints of a run: give one of them, such as {steps[-1]}"
+    if runs := sorted(folder.glob("*/model/config.json"), key=lambda file: file.stat().st_mtime):
+        return f"holds runs: give one of them, such as {runs[-1].parent.parent}"
+    for pattern, reason in _NO_MODELS.items():
+        if any(folder.glob(pattern)):
+            return reason
+    file = folder.with_suffix(".safetensors")
+    return f"goes with a single file: give that, {file}" if file.is_file() else None
+
+
+def _unfinished(run: Path) -> str:
+    for result, remedy in {"pipeline": "give that", "prior": "give that as a prior"}.items():
+        if (run / result).is_dir():
+            return f"is the folder of a run on latents, whose result is {run / result}: {remedy}"
+    if steps := _checkpoints(run / "checkpoints"):
+        return (
+            f"is the folder of a run without a result yet: the same command goes on; or give a checkpoint, {steps[-1]}"
+        )
+    return "is the folder of a run without a result or a checkpoint yet: the same command goes on"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if is_checkpoint(path))
