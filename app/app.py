@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         action="append",
         metavar="DIR_OR_ID",
-        help="a model or run directory, a single file or a hub id; may be given several times. The newest finished run under "
-        "runs/ if not given",
+        help="a model or run directory, a single file or a hub id; may be given several times. The newest finished run "
+        "under runs/ if not given",
     )
     parser.add_argument(
         "--prior",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
     from latent_ae.export import Exporter, ModelSource
 
+_MODEL = "a model or run directory, a single file or a hub id"
 VARIANTS = ("fp32", "fp16", "bf16")
 PROOF = (
     "What is written is loaded as its consumer loads it and compared with the model on held-out images and on noise; "
@@ -66,7 +67,7 @@ def add_commands(commands: "Commands") -> None:
         more="By its config alone: nothing is run.",
         example="runs/kl-photos/model",
     )
-    compat.add_argument("model", metavar="MODEL", help="a model or run directory, a single file or a hub id")
+    compat.add_argument("model", metavar="MODEL", help=_MODEL)
     compat.add_argument("--json", type=Path, metavar="FILE", help="write the table there, a list with an object a row")
     push = add_command(
         commands,

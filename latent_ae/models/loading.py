@@ -15,10 +15,10 @@ from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.run_folders import (
     SUBFOLDERS,
-    source_of_scale,
     is_checkpoint,
     load_from_checkpoint,
     located,
+    source_of_scale,
     what_else,
 )
 from latent_ae.models.single_file import load_single_file, stated_config
