@@ -32,8 +32,8 @@ class Calls:
 
     def __init__(self, demo: gr.Blocks) -> None:
         self._demo = demo
-        self._endpoints: Mapping[str, Any] = demo.get_api_info()["named_endpoints"]  # type: ignore[assignment, index]
-        demo.preprocess_data = _told(demo.preprocess_data)  # type: ignore[method-assign]
+        self._endpoints: Mapping[str, Any] = demo.get_api_info()["named_endpoints"]
+        demo.preprocess_data = _told(demo.preprocess_data)
 
     def check(self, route: str, body: Any) -> None:
         """Raise NotFound or BadRequest for a call at a route below /gradio_api/ that Gradio would fail over."""

@@ -133,8 +133,8 @@ class ErrorReplies:
         status: int = start["status"]
         headers = MutableHeaders(raw=list(start["headers"]))
         found = _json(body)
-        if isinstance(found, dict) and {"error", "message"} <= found.keys():
-            self.replies.count(path, str(found["error"]))
+        if isinstance(found, dict) and ({"error", "message"} <= found.keys() or "jsonrpc" in found):
+            self.replies.count(path, "bad_request" if "jsonrpc" in found else found["error"])
             return Response(body, status, dict(headers))
         code, message, status = _named(status, found)
         detail = found.get("detail") if status == 401 and isinstance(found, dict) else None

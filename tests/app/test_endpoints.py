@@ -1,6 +1,9 @@
 """The public interface as programs see it: through gradio_client, and as openapi.json describes it."""
 
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,3 +193,17 @@ def test_latents_of_another_encoder_are_refused_by_name(
     own = handle_file(written(tmp_path / "b.safetensors", to_bytes(latents)))
     with pytest.raises(AppError, match=r"^wrong_model: "):
         client.predict(latents=own, model="tiny-vq", api_name="/decode")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_lines_with_curl_in_the_docs_encode_a_photo(server: str, tmp_path: Path, codecs: dict[str, Codec]) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "serving.md"
+    (lines,) = re.findall(r"```bash\n(server=.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    written(tmp_path / "photo.jpg", png(pixels(19, 30)))
+    script = lines.replace("http://127.0.0.1:7860", server.rstrip("/"))
+    run = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    event, data = run.stdout.strip().splitlines()
+    assert event == "event: complete"
+    _, numbers = json.loads(data.removeprefix("data: "))
+    assert (numbers["encoder"], numbers["shape"]) == (codecs["tiny-kl"].identity, [1, 4, 5, 8])

@@ -119,6 +119,14 @@ def test_a_request_may_be_as_large_as_its_files(tools: Running) -> None:
     assert post(tools, call).status_code == 413
 
 
+def test_errors_of_the_protocol_stay_as_its_clients_read_them(tools: Running) -> None:
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    answer = httpx.post(f"{tools.url}gradio_api/mcp/", json=asked, headers={"Accept": "text/html"})
+    assert answer.status_code == 406
+    assert answer.json()["jsonrpc"] == "2.0"
+    assert "error" in answer.json()
+
+
 def test_the_older_transport_is_not_there(tools: Running) -> None:
     for method, path in (("GET", "sse"), ("POST", "messages/"), ("POST", "messages/?session_id=1")):
         assert httpx.request(method, f"{tools.url}gradio_api/mcp/{path}").status_code == 404

@@ -1,11 +1,14 @@
 """Reconstruct and Decode as a visitor meets them; what the browser has is compared with the service to the bit."""
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from latent_ae.latent_file import read_latents, write_latents
 from tests.app.browser.conftest import MISSING, App
@@ -16,7 +19,7 @@ from playwright.sync_api import expect
 
 from tests.app.browser.visitor import Visitor, as_shown
 
-LATENTS = "Latent file (.safetensors)"
+LATENTS = "Latent file (.safetensors, .latent)"
 
 
 def test_what_is_shown_is_what_the_decoder_gave(app: App, visitor: Visitor, photo: Path) -> None:
@@ -82,11 +85,29 @@ def test_latents_of_another_encoder_are_refused_with_both_identities(
     assert all(model.encoder[:16] in told for model in app.service.models())
 
 
+def test_latents_of_another_program_are_decoded_by_the_model_that_is_chosen(
+    app: App, visitor: Visitor, photo: Path, tmp_path: Path
+) -> None:
+    encoded = app.service.encode(photo, model="run")
+    file = tmp_path / "comfy.latent"
+    marker = torch.empty(0)
+    safetensors.torch.save_file({"latent_tensor": encoded.latents.tensor, "latent_format_version_0": marker}, file)
+    visitor.open("Decode")
+    visitor.upload(file, LATENTS)
+    visitor.page.get_by_label("Latents of another program").check()
+    visitor.press("Decode")
+    visitor.page.get_by_role("alert").first.wait_for()
+    assert visitor.told() == "Foreign latents do not say which model decodes them: name one."
+    visitor.page.get_by_label("Decode with").click()
+    visitor.page.get_by_role("option", name="run").click()
+    visitor.press("Decode")
+    visitor.page.get_by_text("Taken as raw latents of run").wait_for()
+    (decoded,) = visitor.pictures(visitor.part("Image"))
+    whole = app.service.decode(file, model="run", foreign=True).images[0]
+    assert np.array_equal(decoded, as_shown(whole))
+
+
 def test_several_images_of_one_file_are_all_decoded(app: App, visitor: Visitor, tmp_path: Path) -> None:
-    import dataclasses
-
-    import torch
-
     ones = [app.service.encode(digit).latents for digit in app.digits]
     file = tmp_path / "four.safetensors"
     both = dataclasses.replace(ones[0], tensor=torch.cat([each.tensor for each in ones]), logvar=None, sources=())
