@@ -25,7 +25,7 @@ from latent_ae.metrics import (
     InceptionFeatures,
     LatentStatistics,
 )
-from latent_ae.metrics.comparison import COLOR_BIAS, PSNR_LIMIT, UNITS_AND_PROTOCOLS
+from latent_ae.metrics.comparison import COLOR_BIAS, FLAT_PSNR, PSNR_LIMIT, UNITS_AND_PROTOCOLS
 from latent_ae.models import Autoencoder, factor_of, pad_to_factor
 from latent_ae.models.coding import Encoded, decode_latents, encode_pixels, inference
 from latent_ae.perceptual import PerceptualDistance
@@ -34,6 +34,7 @@ from latent_ae.report import (
     EvaluationReport,
     Metric,
     codebook_warnings,
+    flat_warnings,
     latent_warnings,
     mean_metric,
     scaled_latents,
@@ -178,6 +179,7 @@ class Evaluator:
         found["rfid"] = self._rfid()
         measured = {name for row in self._values.values() for name in row}
         warnings = [f"no {name}: {found[name].reason}" for name in found if name in measured and found[name].reason]
+        warnings += flat_warnings(found["psnr"].value, found[FLAT_PSNR].value)
         latents, codebook = self._latents(), self._statistics["codebook"]
         if latents is not None:
             found["active_units"] = _active_units(latents)
@@ -230,7 +232,7 @@ class Evaluator:
         if name == "perceptual":
             protocol = self.protocol["perceptual"]
         values = {sample_id: row[name] for sample_id, row in self._values.items() if name in row}
-        if name == "psnr":  # infinite for an identical image, which would hide all others
+        if name in ("psnr", FLAT_PSNR):  # infinite for an identical image, which would hide all others
             values = {sample_id: min(value, PSNR_LIMIT) for sample_id, value in values.items()}
         return mean_metric(values, unit=unit, protocol=protocol, absent=self._reasons.get(name, "nothing was measured"))
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from latent_ae.codec import best_device
 from latent_ae.config import DataConfig, EvaluationConfig, Section
 from latent_ae.data import evaluation_batches, open_source
-from latent_ae.data.source import ImageSource
+from latent_ae.data.source import ImageSource, SourceParts
 from latent_ae.evaluation import EvaluationReport, Evaluator, evaluate
 from latent_ae.likelihood import LikelihoodEstimator, LikelihoodReport, check_numbers, check_posterior, fit_std
 from latent_ae.metrics import FidUnavailable, InceptionFeatures
@@ -48,12 +48,15 @@ def measure(
     Raises UserError if the model or the images cannot be had.
     """
     images = open_source(config.data)
-    source = images.heldout if part == "heldout" else images.train
+    source = _part(images, part)
     model = load_autoencoder(model_name).to(best_device())
     networks = build_networks(config.evaluation, model.config["in_channels"])
-    with tqdm(total=min(config.evaluation.max_images, len(source)), unit="image") as bar:
+    bad: list[str] = []
+    asked = min(config.evaluation.max_images, len(source))
+    with tqdm(total=asked, unit="image") as bar:
         evaluator = build_evaluator(model, config.evaluation, data=_data(config, part), networks=networks, mode=mode)
-        return evaluate(evaluator, _batches(model, source, config), progress=bar.update)
+        report = evaluate(evaluator, _batches(model, source, config, bad=bad), progress=bar.update)
+    return report.with_unusable(bad, asked)
 
 
 def measure_likelihood(
@@ -73,7 +76,7 @@ def measure_likelihood(
     """
     check_numbers(samples, std)
     images = open_source(config.data)
-    source = images.heldout if part == "heldout" else images.train
+    source = _part(images, part)
     model = load_autoencoder(model_name).to(best_device())
     check_posterior(model)
     prior = None if prior_name is None else load_prior(prior_name).to(model.device)
@@ -95,11 +98,20 @@ def measure_likelihood(
         prior=prior,
         prior_name="N(0, I)" if prior_name is None else f"the hierarchical prior {prior_name}",
     )
-    with tqdm(total=min(config.evaluation.max_images, len(source)), unit="image") as bar:
-        for pixels, sample_ids in _batches(model, source, config):
+    bad: list[str] = []
+    asked = min(config.evaluation.max_images, len(source))
+    with tqdm(total=asked, unit="image") as bar:
+        for pixels, sample_ids in _batches(model, source, config, bad=bad):
             estimator.update(pixels, sample_ids)
             bar.update(len(pixels))
-    return estimator.report()
+    return estimator.report().with_unusable(bad, asked)
+
+
+def _part(images: SourceParts, part: str) -> ImageSource:
+    """The part of that name; says what the source leaves out of both."""
+    if images.left_out:
+        tqdm.write(images.left_out)
+    return images.heldout if part == "heldout" else images.train
 
 
 def _data(config: MeasureConfig, part: str) -> str:
@@ -107,9 +119,23 @@ def _data(config: MeasureConfig, part: str) -> str:
 
 
 def _batches(
-    model: Autoencoder, source: ImageSource, config: MeasureConfig, *, limit: int | None = None
+    model: Autoencoder,
+    source: ImageSource,
+    config: MeasureConfig,
+    *,
+    limit: int | None = None,
+    bad: list[str] | None = None,
 ) -> Iterator[tuple[Tensor, Sequence[str]]]:
-    """`limit` images of a source, or as many as the settings say, as a model wants them; says which are left out."""
+    """`limit` images of a source, or as many as the settings say, as a model wants them.
+
+    Says which cannot be used, and adds them to `bad`.
+    """
+
+    def leave_out(sample_id: str, reason: str) -> None:
+        tqdm.write(f"left out: {sample_id}: {reason}")
+        if bad is not None:
+            bad.append(sample_id)
+
     for batch in evaluation_batches(
         source,
         channels=model.config["in_channels"],
@@ -117,7 +143,7 @@ def _batches(
         background=config.data.background,
         batch_size=config.evaluation.batch_size,
         limit=config.evaluation.max_images if limit is None else limit,
-        on_bad=lambda sample_id, reason: tqdm.write(f"left out: {sample_id}: {reason}"),
+        on_bad=leave_out,
         workers=config.data.workers,
     ):
         yield batch.pixels, batch.sample_ids

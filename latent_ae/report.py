@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +16,8 @@ _COLLAPSED_SHARE = 0.1
 _COLLAPSED_NATS = 0.01
 _USED_SHARE = 0.5
 _LOOSE_SHARE = 0.1
+_DETAIL_DB = 3.0
+"""above flat images: half of the squared error"""
 _REMEDY = "lower loss.beta, warm it up (loss.beta_schedule linear) or give loss.free_bits"
 
 
@@ -35,6 +37,15 @@ class Metric(BaseModel):
 
 class _Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    warnings: tuple[str, ...]
+
+    def with_unusable(self, bad: Sequence[str], asked: int) -> Self:
+        """The report, warning of the images among the `asked` that could not be used: `bad` are their ids."""
+        if not bad:
+            return self
+        said = f"{len(bad)} of {asked} images could not be used and are in no number here, the first of them {bad[0]!a}"
+        return self.model_copy(update={"warnings": (*self.warnings, said)})
 
     def to_json(self) -> str:
         """Indented JSON without NaN or infinity."""
@@ -58,7 +69,6 @@ class EvaluationReport(_Report):
     """`CodebookStatistics.to_dict()`; None where there is no codebook"""
     equivariance: dict[str, Any] | None
     """`EquivarianceStatistics.to_dict()`; None unless asked for"""
-    warnings: tuple[str, ...]
 
     def summary(self) -> str:
         """A table for the terminal."""
@@ -114,7 +124,6 @@ class LikelihoodReport(_Report):
     effective_share: float
     """mean over images of (sum w)^2 / (K sum w^2) of all K draws"""
     protocol: dict[str, str]
-    warnings: tuple[str, ...]
 
     def summary(self) -> str:
         """A table for the terminal."""
@@ -218,6 +227,16 @@ def latent_warnings(latents: dict[str, Any]) -> list[str]:
             f"{scaled['scaling_factor']:g} was not measured on images like these, where 1/std is {measured}"
         )
     return found
+
+
+def flat_warnings(psnr: float | None, flat_psnr: float | None) -> list[str]:
+    """Whether a model keeps anything of what is in the images, in plain language: means in dB, as in the report."""
+    if psnr is None or flat_psnr is None or psnr >= flat_psnr + _DETAIL_DB:
+        return []
+    return [
+        f"the model keeps hardly any detail: its PSNR is {psnr:.4g} dB, and flat images of the images' own mean colour "
+        f"would have {flat_psnr:.4g} dB: look at the images (are they nearly constant or much too dark?), or train on"
+    ]
 
 
 def codebook_warnings(codebook: dict[str, Any]) -> list[str]:

@@ -184,12 +184,12 @@ def test_posterior_collapse_is_told(model: AutoencoderKL) -> None:
     assert collapse[0] in report.summary()
 
 
-def test_a_healthy_model_gives_no_warning(model: AutoencoderKL) -> None:
+def test_a_healthy_model_gives_no_warning_beyond_that_of_its_untrained_decoder(model: AutoencoderKL) -> None:
     set_posterior(model, gain=3.0, logvar=(-8.0, -8.0))
     measured = measure_latents(model, batches()).scaling()
     model.register_to_config(scaling_factor=measured.scaling_factor, shift_factor=measured.shift_factor)
     report = evaluate(Evaluator(model, **WORDS), batches())
-    assert report.warnings == ()
+    assert [warning.split(":")[0] for warning in report.warnings] == ["the model keeps hardly any detail"]
     assert report.latents is not None
     assert report.latents["scaled"]["std"] == pytest.approx(1)
     assert report.latents["scaled"]["mean"] == pytest.approx(0, abs=1e-6)
@@ -200,7 +200,33 @@ def test_small_latents_with_smaller_noise_are_no_collapse(model: AutoencoderKL) 
     set_posterior(model, gain=0.01, logvar=(-20.0, -20.0))
     report = evaluate(Evaluator(model, **WORDS), batches())
     assert value(report, "active_units") == 0
-    assert [warning.split(":")[0][:14] for warning in report.warnings] == ["scaled latents"]
+    assert [warning.split(":")[0][:14] for warning in report.warnings] == ["the model keep", "scaled latents"]
+
+
+def test_nearly_constant_images_are_remarked_on_however_high_the_psnr(model: AutoencoderKL) -> None:
+    with torch.no_grad():
+        model.decoder.conv_out.weight.mul_(0.01)
+        model.decoder.conv_out.bias.fill_(-0.98)
+    dark = images(4) * 0.002 - 0.99
+    report = evaluate(Evaluator(model, **WORDS), [(dark, list("abcd"))])
+    assert value(report, "psnr") > 35
+    means = [
+        peak_signal_noise_ratio(d.numpy(), d.mean((1, 2), keepdim=True).expand_as(d).numpy(), data_range=2)
+        for d in dark
+    ]
+    assert value(report, "flat_psnr") == pytest.approx(sum(means) / 4, rel=1e-4)
+    assert any("flat images of the images' own mean colour would have" in warning for warning in report.warnings)
+    constant = evaluate(Evaluator(model, **WORDS), [(torch.full((1, 3, 16, 16), -0.99), ["a"])])
+    assert value(constant, "flat_psnr") == 100
+    assert any("nearly constant or much too dark" in warning for warning in constant.warnings)
+
+
+def test_images_that_could_not_be_used_are_counted(model: AutoencoderKL) -> None:
+    report = evaluate(Evaluator(model, **WORDS), batches(4))
+    assert report.with_unusable([], 4) is report
+    assert report.with_unusable(["x.png", "y.png"], 6).warnings[-1] == (
+        "2 of 6 images could not be used and are in no number here, the first of them 'x.png'"
+    )
 
 
 def test_dead_channels_are_named(model: AutoencoderKL) -> None:

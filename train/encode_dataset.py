@@ -89,8 +89,9 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
     """Open, compare with what is there, make what is missing, write the index."""
     # -- model, images
     codec = Codec.load(str(config.model), device=accelerator.device, precision="exact", tile=None)
+    source = open_source(config.data)
     images = Images(
-        chosen_parts(open_source(config.data), config.part),
+        chosen_parts(source, config.part),
         label_column=config.label_column,
         caption_column=config.caption_column,
     )
@@ -119,6 +120,8 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
             return together.complain(problem)
         for damage in work.damaged:
             together.say(f"{damage}: the shard is made anew")
+        if source.left_out:
+            together.say(source.left_out)
         together.say(describe(wanted, folder, len(work.missing), accelerator))
 
         # -- the shards of this process

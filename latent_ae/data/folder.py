@@ -2,10 +2,9 @@
 
 import os
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -13,6 +12,7 @@ from latent_ae.config import DataConfig
 from latent_ae.data.header import header_size
 from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
 from latent_ae.image import SUFFIXES, BrokenImage, open_image
+from latent_ae.paths import count_by_suffix
 
 
 class FolderImages:
@@ -84,13 +84,25 @@ def build(config: DataConfig) -> SourceParts:
         raise DataError(f"{what} does not exist (from {Path.cwd()}): give a folder of images")
     if not root.is_dir():
         raise DataError(f"{what} is a file, not a folder: give the folder that holds the images")
-    files = [path.relative_to(root).as_posix() for path in _files(root)]
+    files = [path.relative_to(root).as_posix() for path in visible_files(root)]
     images = sorted(path for path in files if Path(path).suffix.lower() in SUFFIXES)
     if not images:
-        raise DataError(f"{what} holds no images: {_census(files)}; images end in {', '.join(sorted(SUFFIXES))}")
+        there = f"its {len(files)} files end in {count_by_suffix(map(Path, files))}" if files else "it is empty"
+        raise DataError(f"{what} holds no images: {there}; images end in {', '.join(sorted(SUFFIXES))}")
     train, heldout = split_by_hash(images, config.heldout_share, what)
+    captions = {Path(path).with_suffix(".txt").as_posix() for path in images}
+    others = sorted(set(files) - set(images) - captions)
     folders = tuple(sorted({name for path in images if (name := _top_folder(path)) is not None}))
-    return SourceParts(*(FolderImages(root, [images[index] for index in part], folders) for part in (train, heldout)))
+    parts = (FolderImages(root, [images[index] for index in part], folders) for part in (train, heldout))
+    return SourceParts(*parts, left_out=describe_left_out(others))
+
+
+def describe_left_out(files: Sequence[str]) -> str:
+    """Files that are not used, for `SourceParts.left_out`."""
+    if not files:
+        return ""
+    what = "1 file is no image that is" if len(files) == 1 else f"{len(files):,} files are no images that are"
+    return f"{what} used: {count_by_suffix(map(PurePath, files))}"
 
 
 def _top_folder(relative: str) -> str | None:
@@ -98,7 +110,7 @@ def _top_folder(relative: str) -> str | None:
     return top if slash else None
 
 
-def _files(root: Path) -> Iterator[Path]:
+def visible_files(root: Path) -> Iterator[Path]:
     """Every visible file, each real folder once: under its own path if it has one, else under its first link's."""
     visited: set[str] = set()
     pending = [root]
@@ -120,13 +132,3 @@ def _files(root: Path) -> Iterator[Path]:
 def _refuse(error: OSError) -> None:
     # os.walk passes over folders it may not read, which would change the data set without a word.
     raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
-
-
-def _census(files: list[str]) -> str:
-    """How many files of which suffix, the most frequent first."""
-    if not files:
-        return "it is empty"
-    suffixes = Counter(Path(path).suffix.lower() or "no suffix" for path in files)
-    found = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes.most_common(5))
-    more = f" and {len(suffixes) - 5} more kinds" if len(suffixes) > 5 else ""
-    return f"its {len(files)} files end in {found}{more}"

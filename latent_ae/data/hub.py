@@ -1,9 +1,11 @@
 """Data sets in the formats of the `datasets` library: on the disk, or by name from the Hugging Face hub."""
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import fsspec
 from PIL import Image
 
 from latent_ae.config import DataConfig
+from latent_ae.data.folder import describe_left_out, visible_files
 from latent_ae.data.header import header_size
 from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
-from latent_ae.image import BrokenImage, open_image
+from latent_ae.image import SUFFIXES, BrokenImage, open_image
 
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "README.md")
+"""what `datasets` itself reads beside images"""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -99,8 +104,9 @@ def build(config: DataConfig) -> SourceParts:
     train_name, heldout_name = choose_splits(
         list(splits), train_split=config.train_split, heldout_split=config.heldout_split, what=what
     )
+    left_out = _left_out(Path(str(config.path)).expanduser(), splits, config.image_column, what)
     if heldout_name is None:
-        return _split_in_two(splits[train_name], config, train_name, what)
+        return replace(_split_in_two(splits[train_name], config, train_name, what), left_out=left_out)
     train, heldout = (
         HubImages(
             *image_column(splits[name], config.image_column, what),
@@ -110,7 +116,22 @@ def build(config: DataConfig) -> SourceParts:
         )
         for name in (train_name, heldout_name)
     )
-    return SourceParts(train, heldout)
+    return SourceParts(train, heldout, left_out=left_out)
+
+
+def _left_out(folder: Path, splits: dict[str, Any], wanted: str | None, what: str) -> str:
+    """The files of a folder of images that `datasets` made no row of, in any split; it drops them without a word."""
+    files = [path for path in visible_files(folder) if path.name not in _METADATA] if folder.is_dir() else []
+    if not any(path.suffix.lower() in SUFFIXES for path in files):  # tables and archives hold the images themselves
+        return ""
+    rows: set[str] = set()
+    for dataset in splits.values():
+        with suppress(DataError):  # a split without images, which may not be asked for
+            images, column = image_column(dataset, wanted, what)
+            paths = (path for chunk in images.data.column(column).chunks for path in chunk.field("path").to_pylist())
+            # A row of an archive has the path zip://a.png::/folder/images.zip.
+            rows |= {os.path.realpath(path.rpartition("::")[2]) for path in paths if path}
+    return describe_left_out([path.as_posix() for path in files if os.path.realpath(path) not in rows])
 
 
 def choose_splits(

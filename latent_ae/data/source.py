@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -76,6 +76,8 @@ class SourceParts:
 
     train: ImageSource
     heldout: ImageSource
+    left_out: str = field(default="", kw_only=True)
+    """what was found beside the images and is not used, with numbers; '' if nothing, or if that is not known"""
 
 
 def file_size(file: Path) -> int:

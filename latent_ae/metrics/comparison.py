@@ -11,10 +11,12 @@ from latent_ae.perceptual import PerceptualDistance
 
 PSNR_LIMIT = 100.0
 """dB; an identical image would make a mean infinite"""
+FLAT_PSNR = "flat_psnr"
 COLOR_BIAS = "color_bias_"
 """and the channel's number"""
 UNITS_AND_PROTOCOLS = {
     "psnr": ("dB", f"data range 2 on [-1, 1], over all pixels and channels; at most {PSNR_LIMIT:g} an image"),
+    FLAT_PSNR: ("dB", "as psnr, of an image's own mean colour in place of its reconstruction: a baseline"),
     "ssim": ("", "torchmetrics on [0, 1], data range 1, 11x11 Gaussian window of sigma 1.5"),
     "ms_ssim": ("", "torchmetrics on [0, 1], data range 1, 5 scales, 11x11 Gaussian window of sigma 1.5"),
     "l1": ("", "mean absolute difference on [-1, 1]"),
@@ -34,6 +36,7 @@ def compare(
     """
     columns = {
         "psnr": psnr(reconstruction, target),
+        FLAT_PSNR: psnr(target.mean((2, 3), keepdim=True).expand_as(target), target),
         "ssim": ssim(reconstruction, target),
         "ms_ssim": ms_ssim(reconstruction, target),
         "l1": l1(reconstruction, target),

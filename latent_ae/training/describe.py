@@ -43,7 +43,8 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
 def _amount(parts: SourceParts) -> str:
     if isinstance(parts, StreamParts):  # to count its images would be to read them all
         return f"{len(parts.stream):,} shards"
-    return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images"
+    left_out = f"; {parts.left_out}" if parts.left_out else ""
+    return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images{left_out}"
 
 
 def log_line(

@@ -84,19 +84,20 @@ class Heldout:
             networks=self._networks,
             seed=self.config.seed,
         )
+        bad: list[str] = []
         total = min(evaluation.max_images, len(self.parts.heldout))
         with self._bar("evaluating", total) as bar:
-            for pixels, sample_ids in self._batches(self.parts.heldout, limit=evaluation.max_images):
+            for pixels, sample_ids in self._batches(self.parts.heldout, limit=evaluation.max_images, bad=bad):
                 if stop():
                     break
                 evaluator.update(pixels, sample_ids)
                 bar.update(len(pixels) * self.accelerator.num_processes)
-        states = gather_from_processes((stop(), evaluator.state()), self.accelerator)
-        if any(stopped for stopped, _ in states):
+        states = gather_from_processes((stop(), evaluator.state(), bad), self.accelerator)
+        if any(stopped for stopped, *_ in states):
             return None
-        others = [state for rank, (_, state) in enumerate(states) if rank != self.accelerator.process_index]
+        others = [state for rank, (_, state, _) in enumerate(states) if rank != self.accelerator.process_index]
         evaluator.merge(others)
-        return evaluator.report()
+        return evaluator.report().with_unusable(sorted(sample_id for *_, ids in states for sample_id in ids), total)
 
     def evaluate_during(self, model: Autoencoder, step: int, logbook: Logbook, stop: Callable[[], bool]) -> None:
         """Evaluate in the middle of a run: one line, and the measures at the tracker."""
@@ -129,8 +130,20 @@ class Heldout:
         return merged
 
     def _batches(
-        self, source: ImageSource, *, limit: int, shard: tuple[int, int] | None = None
+        self,
+        source: ImageSource,
+        *,
+        limit: int,
+        shard: tuple[int, int] | None = None,
+        bad: list[str] | None = None,
     ) -> Iterator[tuple[Tensor, Sequence[str]]]:
+        """Up to `limit` images, of this process or of a `shard`; says which cannot be used, and adds them to `bad`."""
+
+        def leave_out(sample_id: str, reason: str) -> None:
+            tqdm.write(f"left out: {sample_id}: {reason}")
+            if bad is not None:
+                bad.append(sample_id)
+
         batches = evaluation_batches(
             source,
             channels=self._channels,
@@ -138,7 +151,7 @@ class Heldout:
             background=self.config.data.background,
             batch_size=self.config.evaluation.batch_size,
             limit=limit,
-            on_bad=lambda sample_id, reason: tqdm.write(f"left out: {sample_id}: {reason}"),
+            on_bad=leave_out,
             shard=shard or (self.accelerator.process_index, self.accelerator.num_processes),
             workers=self.config.data.workers,
         )

@@ -4,9 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latent_ae.config import DataConfig
+from latent_ae.config import DataConfig, ModelConfig, RunConfig
 from latent_ae.data import DataError, SourceParts, open_source
 from latent_ae.image import BrokenImage, to_uint8
+from latent_ae.models import build_autoencoder
+from latent_ae.training.describe import describe_run
 from tests.data.images import noise_image, write_images
 
 
@@ -42,6 +44,22 @@ def test_ids_do_not_depend_on_where_the_folder_lies_or_when_its_files_were_made(
         ids = [first.sample_id(i) for i in range(len(first))]
         assert ids == sorted(ids)
         assert ids == [second.sample_id(i) for i in range(len(second))]
+
+
+def test_files_that_are_not_used_are_counted_and_named_at_the_start_of_a_run(tmp_path: Path) -> None:
+    write_images(tmp_path, NAMES)
+    assert parts_of(tmp_path).left_out == ""
+    (tmp_path / "a/x.txt").write_text("a caption of x.jpeg")
+    assert parts_of(tmp_path).left_out == ""
+    (tmp_path / "a/z.txt").write_text("of no image here")
+    assert parts_of(tmp_path).left_out == "1 file is no image that is used: .txt (1)"
+    for name in ("one.HEIC", "c d/two.heic", "all.zip", "scene.exr"):
+        (tmp_path / name).write_bytes(b"")
+    parts = parts_of(tmp_path)
+    assert parts.left_out == "5 files are no images that are used: .heic (2), .exr (1), .txt (1), .zip (1)"
+    config = RunConfig(name="x", data=DataConfig(source="folder", path=str(tmp_path)))
+    model = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16)
+    assert parts.left_out in describe_run(config, parts, model)
 
 
 def test_links_to_folders_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import io
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,26 @@ def test_a_local_imagefolder_with_splits_and_a_broken_file(tmp_path: Path) -> No
     (tmp_path / "train" / "a.png").unlink()
     with pytest.raises(BrokenImage, match="cannot use the image train/00000000: there is no such file"):
         parts.train.load(0)
+
+
+def test_files_that_datasets_drops_are_counted(tmp_path: Path) -> None:
+    write_images(tmp_path, ["train/a.png", "train/b.png", "validation/c.png"])
+    assert parts_of(tmp_path).left_out == ""
+    for name in ("train/phone.HEIC", "validation/scene.exr2"):
+        (tmp_path / name).write_bytes(b"")
+    assert parts_of(tmp_path).left_out == "2 files are no images that are used: .exr2 (1), .heic (1)"
+
+
+def test_images_in_an_archive_are_not_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    write_images(tmp_path, ["beside.png"])
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for name in ("a.png", "b.png"):
+            archive.write(tmp_path / "images" / name, name)
+    shutil.rmtree(tmp_path / "images")
+    parts = parts_of(tmp_path, heldout_share=0.5)
+    assert len(parts.train) + len(parts.heldout) == 3
+    assert parts.left_out == ""
 
 
 def test_broken_and_missing_images_are_met_one_at_a_time(tmp_path: Path) -> None:
