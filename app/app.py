@@ -14,9 +14,10 @@ import gradio_settings
 import runs
 import temporary
 from accounts import Accounts, read_accounts
+from latent_ae.cli.options import tile_side
 from latent_ae.codec.precision import PRECISIONS
 from latent_ae.errors import UserError
-from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.limits import TILE, ServiceLimits
 
 if TYPE_CHECKING:
     from latent_ae.service import Service
@@ -78,7 +79,9 @@ def _serve(
     limits = ServiceLimits(**{field.name: getattr(arguments, field.name) for field in fields(ServiceLimits)})
     device = device_named(arguments.device)
     priors = arguments.prior or []
-    service = Service.load(names, limits=limits, device=device, precision=arguments.precision, priors=priors)
+    service = Service.load(
+        names, limits=limits, device=device, precision=arguments.precision, tile=arguments.tile, priors=priors
+    )
     running = launch(
         create_demo(service, examples=_examples(service, folder)),
         service,
@@ -133,7 +136,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", metavar="NAME", help="of the models, as cuda:1 or cpu; the accelerator that is there if not given"
     )
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the models; %(default)s")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="arithmetic of the models; if not given, fp32 to encode, so that latents do not depend on the machine, "
+        "and auto to decode",
+    )
+    parser.add_argument(
+        "--tile",
+        type=tile_side,
+        default=TILE,
+        metavar="N|off",
+        help="code images larger than N pixels a side in overlapping tiles of N, an approximation that needs less "
+        "memory; replies and files say so; %(default)s",
+    )
     group = parser.add_argument_group("limits")
     for name, default, text in _STORAGE:
         group.add_argument(

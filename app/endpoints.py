@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import temporary
 from latent_ae.image import Pixels, to_pil
-from latent_ae.latent_file import Precision
+from latent_ae.latent_file import Compute, Precision
 from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.priors import Prior
@@ -69,6 +69,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
             "factor": latents.factor,
             "shape": list(latents.tensor.shape),
             "bytes": len(encoded.file),
+            "compute": _compute(latents.compute),
         }
 
     def decode(latents: FileData, model: str | None = None, foreign: bool = False) -> tuple[list[FileData], dict]:
@@ -100,7 +101,8 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
                     "notes": done.notes,
                     "sizes": [dataclasses.asdict(size) for size in done.sizes],
                     "rivals": [_without(rival, "image") for rival in done.rivals],
-                    "tiles": done.tiles,
+                    "encoding": _compute(done.encoded.latents.compute),
+                    "decoding": _compute(done.decoding),
                     "seam_db": done.seam_db,
                     "seconds": done.seconds,
                 }
@@ -211,7 +213,18 @@ def _file(name: str, data: bytes) -> File:
 
 def _images(images: Images, name: str) -> tuple[list[File], Numbers]:
     files = [_file(f"{name}-{number}.png", _png(image)) for number, image in enumerate(images.images, start=1)]
-    return files, {"model": images.model, "note": images.note, "seconds": images.seconds}
+    return files, {
+        "model": images.model,
+        "note": images.note,
+        "seconds": images.seconds,
+        "decoding": _compute(images.decoding),
+        "seam_db": list(images.seam_db),
+    }
+
+
+def _compute(compute: Compute | None) -> Numbers | None:
+    """How a side of the model ran: its precision, and in which tiles if not whole."""
+    return None if compute is None else compute.to_json()
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -91,9 +91,9 @@ def told(made: Sequence[Reconstruction]) -> str:
 def _how(each: Reconstruction) -> str:
     height, width = each.original.shape[:2]
     tiles = ""
-    if each.tiles > 1:
+    if each.decoding.tiles > 1:
         seam = f", which agree to {each.seam_db:.1f} dB where they overlap" if each.seam_db is not None else ""
-        tiles = f" in {each.tiles} tiles{seam}"
+        tiles = f" in {each.decoding.tiles} tiles, an approximation{seam}"
     return f"{each.model}: {width}{_TIMES}{height} pixels there and back{tiles}, in {each.seconds:.2f} s."
 
 

@@ -5,7 +5,8 @@
               latent_format_version_0  empty: tells ComfyUI that the latents are raw
         or    indices                  [N,h,w] uint16, int32 for codebooks of more than 65,536 codes
     metadata  `latent_ae.schema` = 1, kind, encoder (its identity), height, width, factor, codebook_size,
-              scaling_factor and shift_factor (recorded, not applied), seed, sources, model, versions
+              scaling_factor and shift_factor (recorded, not applied), seed, sources, model, versions, and `compute`,
+              how the encoder ran (missing in older files)
 
 Metadata are strings: words as they are, the rest as JSON. All N images of a file have one size. Latents cover it from
 the upper left; what stands over at the bottom and right is padding. Reading needs no model, and nothing is allocated
@@ -42,7 +43,7 @@ from latent_ae.latent_header import (
     read_file_header,
     read_header,
 )
-from latent_ae.latent_metadata import PREFIX, TEXT_LENGTH, LatentFileError
+from latent_ae.latent_metadata import PREFIX, TEXT_LENGTH, Compute, LatentFileError
 
 __all__ = [
     "DTYPES",
@@ -50,6 +51,7 @@ __all__ = [
     "SCHEMA",
     "SUFFIX",
     "SUFFIXES",
+    "Compute",
     "Header",
     "Kind",
     "LatentFileError",
@@ -116,7 +118,9 @@ class Latents:
     model: str = ""
     """a name for people"""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """of the libraries that made them, and `compute`, the encoder's arithmetic, if it is known"""
+    """of the libraries that made them"""
+    compute: Compute | None = None
+    """how the encoder ran; None if it is not known"""
 
     @property
     def count(self) -> int:
@@ -242,6 +246,8 @@ def _metadata(latents: Latents) -> dict[str, str]:
         "model": "".join(letter if letter.isprintable() else "?" for letter in latents.model)[:TEXT_LENGTH],
         "versions": {"latent_ae": __version__, "torch": torch.__version__, **latents.versions},
     }
+    if latents.compute is not None:
+        given["compute"] = latents.compute.to_json()
     # Words as they are, the rest as JSON: safetensors keeps strings alone.
     return {PREFIX + name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
 
@@ -270,6 +276,7 @@ def _latents(header: Header, data: memoryview) -> Latents:
         seed=header.seed,
         sources=header.sources,
         model=header.model,
+        compute=header.compute,
         versions=header.versions,
     )
 

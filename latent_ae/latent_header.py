@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeGuard, cast, get_args
 
-from latent_ae.latent_metadata import PREFIX, LatentFileError, Metadata, read_json, shown
+from latent_ae.latent_metadata import PREFIX, Compute, LatentFileError, Metadata, read_json, shown
 
 SCHEMA = "1"
 SUFFIX = ".safetensors"
@@ -79,6 +79,7 @@ class Header:
     seed: int | None
     sources: tuple[str, ...]
     model: str
+    compute: Compute | None
     versions: Mapping[str, str]
     tensors: Mapping[str, StoredTensor]
     length: int
@@ -147,6 +148,7 @@ def describe(path: Path, *, limits: Limits = LIMITS) -> dict[str, object]:
         "seed": header.seed,
         "bytes": header.length + sum(tensor.end - tensor.start for tensor in header.tensors.values()),
         "bits_per_pixel": 8 * (main.end - main.start) / (main.shape[0] * header.height * header.width),
+        "compute": None if header.compute is None else header.compute.to_json(),
         "encoder": header.encoder,
         "model": header.model,
         "scaling_factor": header.scaling_factor,
@@ -181,6 +183,7 @@ def parse_header(text: bytes, body: int, *, limits: Limits) -> Header:
         seed=values.seed("seed") if kind == "sample" else None,
         sources=values.sources("sources", main.shape[0]),
         model=values.text("model"),
+        compute=values.compute("compute"),
         versions=values.texts("versions"),
         tensors=tensors,
         length=8 + len(text),

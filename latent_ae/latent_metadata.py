@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 from latent_ae.errors import UserError
@@ -18,6 +19,25 @@ _IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 class LatentFileError(UserError):
     """Something is not a latent file that can be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How one side of a model coded an image: where this differs, the same image may have other latents or pixels."""
+
+    precision: str
+    """exact, fp32, tf32, bf16 or fp16: what it became, never auto"""
+    tile: int | None = None
+    """side in pixels of the overlapping tiles, an approximation; None where the image went through whole"""
+    tiles: int = 1
+    """how many; 1 where the image went through whole"""
+
+    def __str__(self) -> str:
+        return f"{self.precision}, " + ("whole" if self.tile is None else f"{self.tiles} tiles of {self.tile} pixels")
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in files and replies."""
+        return {"precision": self.precision, "tile": self.tile, "tiles": self.tiles}
 
 
 class Metadata:
@@ -63,6 +83,20 @@ class Metadata:
         if not isinstance(value, float) or not math.isfinite(value):
             self._refuse(name, value, "a finite number with a decimal point, or null")
         return value
+
+    def compute(self, name: str) -> Compute | None:
+        """How the encoder ran; None in files that do not say."""
+        if PREFIX + name not in self._strings:
+            return None
+        value = self._json(name)
+        if not isinstance(value, dict) or value.keys() != {"precision", "tile", "tiles"}:
+            self._refuse(name, value, "an object of precision, tile and tiles")
+        precision, tile, tiles = value["precision"], value["tile"], value["tiles"]
+        whole = tile is None and tiles == 1
+        tiled = type(tile) is int and tile >= 1 and type(tiles) is int and tiles > 1
+        if not is_text(precision) or not (whole or tiled):
+            self._refuse(name, value, "a precision, and either a tile's side in pixels and several tiles or null and 1")
+        return Compute(precision, tile, tiles)
 
     def sources(self, name: str, count: int) -> tuple[str, ...]:
         """The sha256 of `count` files, or none."""

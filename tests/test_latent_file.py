@@ -17,6 +17,7 @@ from latent_ae import __version__
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.latent_file import (
     DTYPES,
+    Compute,
     Kind,
     LatentFileError,
     Latents,
@@ -30,6 +31,7 @@ from latent_ae.latent_file import (
 )
 from latent_ae.models import build_autoencoder
 
+COMPUTES = [None, Compute("fp32"), Compute("bf16", 512, 12)]
 ENCODER = "0123456789abcdef" * 4
 SOURCES = ("a" * 64, "b" * 64)
 
@@ -133,7 +135,8 @@ def test_the_header_alone_says_what_is_in_a_file(tmp_path: Path) -> None:
     sizes = {"height": 7, "width": 9, "grid": [2, 3], "factor": 4, "padding": [1, 3]}
     values = {"kind": "sample", "images": 2, "channels": 3, "dtype": "F16", "logvar_dtype": "F16"}
     model = {"encoder": ENCODER, "model": "runs/digits/model", "scaling_factor": 0.18215, "shift_factor": 0.0}
-    assert rest == sizes | values | model | {"codebook_size": None, "seed": 5, "sources": list(SOURCES)}
+    others = {"codebook_size": None, "seed": 5, "sources": list(SOURCES), "compute": None}
+    assert rest == sizes | values | model | others
 
 
 # -------------------------------------------------------------------------------------------------- other programs
@@ -273,3 +276,16 @@ def test_a_file_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     write_latents(tmp_path / "a", kl())
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_how_the_encoder_ran_comes_back(tmp_path: Path, compute: Compute | None) -> None:
+    """Files of older versions do not say it, and load."""
+    latents = dataclasses.replace(kl(), compute=compute)
+    data = to_bytes(latents)
+    assert (b"latent_ae.compute" in data) is (compute is not None)
+    assert from_bytes(data).compute == compute
+    write_latents(tmp_path / "a.safetensors", latents)
+    told = {None: None, "fp32": {"precision": "fp32", "tile": None, "tiles": 1}}
+    told["bf16"] = {"precision": "bf16", "tile": 512, "tiles": 12}
+    assert describe(tmp_path / "a.safetensors")["compute"] == told[compute and compute.precision]

@@ -99,6 +99,12 @@ def metadata(**values: str) -> Callable[[dict[str, Any]], object]:
         (metadata(versions='{"a": 1}'), "expected an object of printable strings"),
         (metadata(versions='{"a": "1", "a": "2"}'), "a name stands twice"),
         (metadata(seed="-1", kind="sample"), "latent_ae.seed is -1"),
+        (metadata(compute="fp32"), "latent_ae.compute is no JSON"),
+        (metadata(compute='{"precision": "fp32", "tile": null}'), "an object of precision, tile and tiles"),
+        (metadata(compute='{"precision": 32, "tile": null, "tiles": 1}'), "expected a precision, and either"),
+        (metadata(compute='{"precision": "fp32", "tile": null, "tiles": 2}'), "expected a precision, and either"),
+        (metadata(compute='{"precision": "fp32", "tile": true, "tiles": 2}'), "expected a precision, and either"),
+        (metadata(compute='{"precision": "fp32", "tile": 512, "tiles": 1}'), "expected a precision, and either"),
     ],
 )
 def test_a_header_that_is_not_right_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:

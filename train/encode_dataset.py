@@ -88,7 +88,7 @@ def run(config: EncodeConfig) -> int:
 def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     """Open, compare with what is there, make what is missing, write the index."""
     # -- model, images
-    codec = Codec.load(str(config.model), device=accelerator.device, precision="exact", tile=None)
+    codec = Codec.load(str(config.model), device=accelerator.device, precision="exact", tile=config.tile_pixels)
     source = open_source(config.data)
     images = Images(
         chosen_parts(source, config.part),
@@ -236,12 +236,16 @@ def describe(manifest: Manifest, folder: Path, missing: int, accelerator: Accele
     there = f", {manifest.shards - missing} are there" if missing < manifest.shards else ""
     count = accelerator.num_processes
     where = f"{count} {'process' if count == 1 else 'processes'} on {accelerator.device.type}"
-    return f"{what}, {manifest.compute.precision} by {where}: {manifest.shards} shards in {folder}{there}"
+    compute = manifest.compute
+    how = "images whole" if compute.tile is None else f"images above {compute.tile} pixels a side in tiles"
+    return f"{what}, {compute.precision}, {how}, by {where}: {manifest.shards} shards in {folder}{there}"
 
 
 def describe_result(summary: Summary, folder: Path) -> str:
     """What was done."""
     lines = [f"{summary.rows} rows in {folder}"]
+    if summary.tiled:
+        lines.append(f"{summary.tiled} of them of images in tiles, an approximation")
     if summary.skipped:
         finite = f", {summary.nonfinite} of them for latents that are not finite" if summary.nonfinite else ""
         lines.append(f"{summary.skipped} are left out{finite}: {folder / SKIPPED}")

@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latent_ae.cli.messages import complain, say
+from latent_ae.cli.messages import complain, remark, say
 from latent_ae.cli.options import add_command, add_model, add_out_folder, load_codec, not_negative
 from latent_ae.errors import UserError
 from latent_ae.latent_header import SUFFIX, SUFFIXES
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
+    from latent_ae.codec import Codec, SideChoice
     from latent_ae.codec.files import Target, Task
 
 RESUMED = ("encode", "decode", "reconstruct")
@@ -109,7 +110,7 @@ def _encode(arguments: argparse.Namespace) -> int:
 
     found = find_files(arguments.images, IMAGES, without=arguments.out)
     targets = plan(found.sources, arguments.out, arguments.suffix)
-    codec = load_codec(arguments.model, arguments.compute)
+    codec = load_codec(arguments)
     if codec.is_vq and arguments.suffix != SUFFIX:
         raise UserError(
             f"--suffix {arguments.suffix}: it is for ComfyUI, which reads no codes, and {arguments.model} makes codes: "
@@ -117,12 +118,12 @@ def _encode(arguments: argparse.Namespace) -> int:
         )
     task = Encode(
         codec,
-        compute=arguments.compute,
         seed=arguments.sample,
         precision=arguments.precision,
         logvar=arguments.logvar,
         rule=ReadingRule(arguments.color, arguments.accept_damaged),
     )
+    _say_how(codec, codec.precision.encoder)
     return _run(task, targets, found.others, arguments.out, "encoded")
 
 
@@ -136,8 +137,9 @@ def _decode(arguments: argparse.Namespace) -> int:
     found = find_files(arguments.latents, SUFFIXES, without=arguments.out)
     targets = plan(found.sources, arguments.out, ".png", count=image_count)
     name = arguments.model or named_model([source.path for source in found.sources])
-    codec = load_codec(name, arguments.compute)
-    task = Decode(codec, compute=arguments.compute, foreign=arguments.foreign)
+    codec = load_codec(arguments, name=name)
+    task = Decode(codec, foreign=arguments.foreign)
+    _say_how(codec, codec.precision.decoder)
     return _run(task, targets, found.others, arguments.out, "decoded")
 
 
@@ -150,10 +152,16 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 
     found = find_files(arguments.images, IMAGES, without=arguments.out)
     targets = plan(found.sources, arguments.out, ".png")
-    codec = load_codec(arguments.model, arguments.compute)
-    rule = ReadingRule(arguments.color, arguments.accept_damaged)
-    task = Reconstruct(codec, compute=arguments.compute, rule=rule)
+    codec = load_codec(arguments)
+    task = Reconstruct(codec, rule=ReadingRule(arguments.color, arguments.accept_damaged))
+    _say_how(codec, codec.precision.encoder, codec.precision.decoder)
     return _run(task, targets, found.others, arguments.out, "reconstructed")
+
+
+def _say_how(codec: "Codec", *sides: "SideChoice") -> None:
+    """What the sides that are used run in, and whether images go through whole."""
+    tiles = "images whole" if codec.tile is None else f"images above {codec.tile} pixels a side in tiles"
+    remark("; ".join([*map(str, sides), tiles]))
 
 
 def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], out: Path, done: str) -> int:
@@ -172,6 +180,10 @@ def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], ou
     others = [path for path in others if path not in outputs]  # what was made before may lie among them
     unread = f", {len(others)} are of kinds that are not read: {count_by_suffix(others)}" if others else ""
     say(f"{done} {outcome.made} of {len(targets) + len(others)} files into {out}{kept}{failed}{unread}")
+    if outcome.tiled:
+        seam = min((each.seam_db for each in outcome.tiled if each.seam_db is not None), default=None)
+        agree = "" if seam is None else f", which agree to {seam:.1f} dB or more where they overlap"
+        say(f"{len(outcome.tiled)} of them in tiles, an approximation{agree}")
     for note, files in outcome.notes.items():
         shown = ", ".join(map(str, files[:_SHOWN_FILES])) + (", ..." if len(files) > _SHOWN_FILES else "")
         say(f"note: {len(files)} {'file' if len(files) == 1 else 'files'} {note} ({shown})")

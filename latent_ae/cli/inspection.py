@@ -10,13 +10,13 @@ from latent_ae.cli.messages import complain, say
 from latent_ae.cli.options import add_command
 from latent_ae.errors import UserError
 from latent_ae.latent_header import SUFFIXES, describe
-from latent_ae.latent_metadata import LatentFileError
+from latent_ae.latent_metadata import Compute, LatentFileError
 from latent_ae.paths import find_files
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
 
-COLUMNS = ("file", "kind", "images", "size", "grid", "dtype", "bits/pixel", "encoder", "model")
+COLUMNS = ("file", "kind", "images", "size", "grid", "dtype", "bits/pixel", "computed in", "encoder", "model")
 
 
 def add_commands(commands: "Commands") -> None:
@@ -61,7 +61,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _say_all(told: dict[str, object]) -> None:
     width = max(map(len, told))
-    for name, value in told.items():
+    for name, value in {**told, "compute": _compute(told)}.items():
         shown = value if isinstance(value, str) else "-" if value is None else json.dumps(value)
         say(f"{name:{width}}  {shown}")
 
@@ -77,9 +77,16 @@ def _row(told: dict[str, object]) -> tuple[str, ...]:
         "x".join(str(side) for side in (told["channels"], *grid) if side is not None),
         str(told["dtype"]),
         f"{told['bits_per_pixel']:.3g}",
+        _compute(told),
         str(told["encoder"])[:16],
         str(told["model"]),
     )
+
+
+def _compute(told: dict[str, object]) -> str:
+    """How the encoder ran; files of older versions do not say."""
+    compute = told["compute"]
+    return str(Compute(**compute)) if isinstance(compute, dict) else "unknown"
 
 
 def _say_table(rows: Sequence[tuple[str, ...]]) -> None:

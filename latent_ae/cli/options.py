@@ -31,24 +31,34 @@ def add_command(
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: str = "") -> None:
-    """--model and --compute."""
+    """--model, --compute and --tile."""
     parser.add_argument(
         "--model", required=required, metavar="MODEL", help=f"a model or run directory, a single file or a hub id{more}"
     )
     parser.add_argument(
         "--compute",
         choices=COMPUTE,
-        default="auto",
-        help="arithmetic: auto takes the fastest that stays close to fp32; exact gives the same bits whatever an image "
-        "is computed together with (default: auto)",
+        help="arithmetic: auto takes bf16 where the processor is fast in it and the error is small, else fp32; exact "
+        "gives the same bits whatever an image is computed together with (default: fp32 to encode, auto to decode)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=tile_side,
+        metavar="N|off",
+        help="code images larger than N pixels a side in overlapping tiles of N, for which less memory is needed: an "
+        "approximation, because a model looks at the whole image (default: off, an image that does not fit is refused)",
     )
 
 
-def load_codec(name: str, compute: str) -> "Codec":
-    """A model made ready, on the GPU if there is one. Raises ModelError, and UserError for a precision it cannot do."""
+def load_codec(arguments: argparse.Namespace, *, name: str | None = None) -> "Codec":
+    """The model of `add_model`'s options made ready, on the GPU if there is one.
+
+    Raises ModelError, and UserError for a precision the device cannot compute and tiles that are too small.
+    """
     from latent_ae.codec import Codec, best_device  # noqa: PLC0415  # torch takes seconds
 
-    return Codec.load(name, device=best_device(), precision=cast("Precision", compute))
+    precision = cast("Precision | None", arguments.compute)
+    return Codec.load(name or arguments.model, device=best_device(), precision=precision, tile=arguments.tile)
 
 
 def add_out_folder(parser: argparse.ArgumentParser, what: str) -> None:
@@ -61,6 +71,16 @@ def add_out_folder(parser: argparse.ArgumentParser, what: str) -> None:
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
     return _at_least(1, text)
+
+
+def tile_side(text: str) -> int | None:
+    """The side of tiles in pixels, None for `off`; for argparse."""
+    if text == "off":
+        return None
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of pixels or off") from None
 
 
 def not_negative(text: str) -> int:

@@ -67,7 +67,7 @@ def _interpolate(arguments: argparse.Namespace) -> int:
 
     from latent_ae.codec.pictures import latents_of, way, write_animation, write_grid  # noqa: PLC0415
 
-    codec = load_codec(arguments.model, arguments.compute)
+    codec = load_codec(arguments)
     ends = [latents_of(codec, file) for file in (arguments.a, arguments.b)]
     pictures = way(codec, *ends, steps=arguments.steps, spherical=arguments.spherical)
     if arguments.animate:
@@ -89,7 +89,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     from latent_ae.models.hierarchy import load_prior  # noqa: PLC0415
 
     prior = None if arguments.prior is None else load_prior(arguments.prior)
-    codec = load_codec(arguments.model, arguments.compute)
+    codec = load_codec(arguments)
     count, how = arguments.count, {"seed": arguments.seed, "temperature": arguments.temperature}
     if prior is None:
         pictures = draws(codec, count, **how, size=arguments.size)

@@ -3,9 +3,8 @@
 images --pad, group by size, tile--> encoder (its precision) --> Latents --> decoder (its precision) --crop--> images
 """
 
-import time
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from diffusers import VQModel
@@ -14,19 +13,16 @@ from torch import Tensor
 from latent_ae.codec.codebook import Codebook
 from latent_ae.codec.memory import Plan
 from latent_ae.codec.picture import photo_like
-from latent_ae.codec.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Precision, choose
+from latent_ae.codec.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Precision, SideName, choose
 from latent_ae.codec.running import Grid, Progress, Runner, Tick, part_of
 from latent_ae.codec.sides import Side
 from latent_ae.codec.tiling import Seam, Tiling
 from latent_ae.errors import UserError
 from latent_ae.image import Pixels, from_tensor, to_tensor
-from latent_ae.latent_file import Kind, Latents
+from latent_ae.latent_file import Compute, Kind, Latents
 from latent_ae.models import Autoencoder, factor_of, latent_shape, load_autoencoder, pad_to_factor
 from latent_ae.models.identity import encoder_identity
 from latent_ae.randomness import sample_noise
-
-TILE = 512
-"""pixels a side of a tile"""
 
 _LOGVAR_RANGE = (-30.0, 20.0)
 """diffusers clamps to it before it draws"""
@@ -34,6 +30,16 @@ _TIMED_PICTURE = 64
 _ENCODING_SHARE = 0.3
 """of a reconstruction's work, in the architectures there are"""
 _BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 1024 * 1024}
+
+
+class Decoded(NamedTuple):
+    """A decoded image."""
+
+    image: Pixels
+    """[H,W,C] uint8"""
+    compute: Compute
+    seam_db: float | None
+    """PSNR of its tiles to one another where they overlap; None where it went through whole"""
 
 
 class Codec:
@@ -50,7 +56,7 @@ class Codec:
         precision: Precision | None = None,
         encoder_precision: Precision | None = None,
         decoder_precision: Precision | None = None,
-        tile: int | None = TILE,
+        tile: int | None = None,
         memory_bytes: int | None = None,
     ) -> None:
         """Chooses the precisions that are `auto` by what the device can do and the error; see `precision.choose`.
@@ -63,7 +69,8 @@ class Codec:
                 because latents are kept, and `auto` for the decoder.
             encoder_precision: where it is another.
             decoder_precision: where it is another.
-            tile: side in pixels; what is larger is coded in overlapping tiles of it, which is not exact. None: never.
+            tile: side in pixels: larger images are coded in overlapping tiles of this size, which is an approximation.
+                None: never; an image that does not fit into memory is refused.
             memory_bytes: that a call may take by prediction; None: what is free when it is made.
 
         Raises UserError for a precision the device cannot compute and a tile that is too small.
@@ -80,17 +87,15 @@ class Codec:
         self.latent_channels = latent_shape(model, self.factor)[0]
         self.scaling_factor: float | None = model.config.get("scaling_factor")
         self.shift_factor: float | None = model.config.get("shift_factor")
-        self.last_seam_db: float | None = None
-        """of the last call that decoded: PSNR of tiles to one another where they overlap, the worst image's; None if
-        nothing was tiled"""
-        tiling = None if tile is None else Tiling.of_pixels(tile, self.factor)
+        self.tile = tile
+        self.tiling = None if tile is None else Tiling.of_pixels(tile, self.factor)
         encoder, decoder, self.precision = choose(
             model,
             encoder_precision or precision or ENCODER_DEFAULT,
             decoder_precision or precision or DECODER_DEFAULT,
         )
-        self._encoder = self._runner(encoder, tiling, encodes=True)
-        self._decoder = self._runner(decoder, tiling, encodes=False)
+        self._encoder = self._runner(encoder, encodes=True)
+        self._decoder = self._runner(decoder, encodes=False)
 
     @classmethod
     def load(
@@ -101,7 +106,7 @@ class Codec:
         precision: Precision | None = None,
         encoder_precision: Precision | None = None,
         decoder_precision: Precision | None = None,
-        tile: int | None = TILE,
+        tile: int | None = None,
         memory_bytes: int | None = None,
     ) -> "Codec":
         """A model directory, hub id or single file, made ready on a device (None: the CPU).
@@ -125,10 +130,9 @@ class Codec:
         """
         side = max(_TIMED_PICTURE, self.factor)
         inputs = pad_to_factor(photo_like(self.channels, side), self.factor)
-        outputs = self._encoder.run(inputs, lambda _: None)
-        latents = outputs[:, : self.latent_channels]
+        latents = self._encoder.run(inputs, lambda _: None)[:, : self.latent_channels]
         pixels = inputs[0, 0].numel()
-        return _seconds(self._encoder, inputs) / pixels, _seconds(self._decoder, latents) / pixels
+        return self._encoder.seconds(inputs) / pixels, self._decoder.seconds(latents) / pixels
 
     def plan(self, height: int, width: int) -> Plan:
         """What an image of so many pixels would take."""
@@ -142,6 +146,11 @@ class Codec:
     def tiles(self, height: int, width: int) -> int:
         """That an image of so many pixels goes through in; 1 where it goes through whole."""
         return self._encoder.tiles(self._grid(height, width))
+
+    def compute(self, side: SideName, height: int, width: int) -> Compute:
+        """How a side codes an image of so many pixels."""
+        tiles = self.tiles(height, width)
+        return Compute(getattr(self.precision, side).precision, self.tile if tiles > 1 else None, tiles)
 
     def require_room(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Raise DoesNotFit if there is no memory to decode an image of one of these heights and widths."""
@@ -184,25 +193,34 @@ class Codec:
         return [done[place] for place in range(len(images))]
 
     def decode(self, latents: Sequence[Latents], *, tick: Tick | None = None) -> list[Pixels]:
-        """Latents of any sizes => their images [H,W,C] uint8, those of the first Latents first.
+        """`decode_measured` without the measures."""
+        return [each.image for each in self.decode_measured(latents, tick=tick)]
+
+    def decode_measured(self, latents: Sequence[Latents], *, tick: Tick | None = None) -> list[Decoded]:
+        """Latents of any sizes => their images, those of the first Latents first, and how each was decoded.
 
         Raises WrongEncoder for latents of another encoder, UserError for others that are not this model's, and
         DoesNotFit, all before anything is decoded.
         """
         sizes = [(each.height, each.width) for each in latents for _ in range(each.count)]
         vectors = [vector for each in latents for vector in self._decodable(each).split(1)]
-        images: dict[int, Pixels] = {}
-        for place, pixels in self._decode(vectors, tick):
+        images: dict[int, Decoded] = {}
+        for place, pixels, seam_db in self._decode(vectors, tick):
             height, width = sizes[place]
-            images[place] = from_tensor(pixels[:, :height, :width])
+            image = from_tensor(pixels[:, :height, :width])
+            images[place] = Decoded(image, self.compute("decoder", height, width), seam_db)
         return [images[place] for place in range(len(sizes))]
 
     def reconstruct(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Pixels]:
+        """`reconstruct_measured` without the measures."""
+        return [each.image for each in self.reconstruct_measured(images, tick=tick)]
+
+    def reconstruct_measured(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Decoded]:
         """What decoding their latents makes of images, in their order. Raises as `encode` does."""
         self.require_room([(image.shape[0], image.shape[1]) for image in images])
         first = None if tick is None else part_of(tick, 0.0, _ENCODING_SHARE)
         second = None if tick is None else part_of(tick, _ENCODING_SHARE, 1.0)
-        return self.decode(self.encode(images, tick=first), tick=second)
+        return self.decode_measured(self.encode(images, tick=first), tick=second)
 
     def vectors(self, latents: Latents) -> Tensor:
         """[N,c,h,w] float32 that the decoder takes: the latents themselves, or the codes' vectors.
@@ -246,21 +264,19 @@ class Codec:
         return torch.cat(outputs)
 
     def _decode_all(self, vectors: Sequence[Tensor], tick: Tick | None) -> Tensor:
-        pixels = dict(self._decode(vectors, tick))
+        pixels = {place: pixels for place, pixels, _ in self._decode(vectors, tick)}
         return torch.stack([pixels[place] for place in range(len(vectors))])
 
-    def _decode(self, vectors: Sequence[Tensor], tick: Tick | None) -> Iterator[tuple[int, Tensor]]:
-        """Vectors [1,c,h,w] of any sizes => the place and the pixels [C,H,W] in [-1, 1] of each, as they are done."""
+    def _decode(self, vectors: Sequence[Tensor], tick: Tick | None) -> Iterator[tuple[int, Tensor, float | None]]:
+        """Vectors [1,c,h,w] of any sizes => the place of each, its pixels [C,H,W] in [-1, 1] and its seam in dB."""
         batches = self._decoder.batches([(vector.shape[-2], vector.shape[-1]) for vector in vectors])
-        self.last_seam_db = None
         progress = Progress(tick, [sum(vectors[place].numel() for place in batch) for batch in batches])
         for batch, ticked in zip(batches, progress.batches(), strict=True):
             seam = Seam()
             outputs = self._decoder.run(torch.cat([vectors[place] for place in batch]), ticked, seam)
             self._require_finite(outputs, "decoder")
-            found = [each for each in (self.last_seam_db, seam.decibel) if each is not None]
-            self.last_seam_db = min(found, default=None)
-            yield from zip(batch, outputs.clamp(-1.0, 1.0).cpu(), strict=True)
+            # An image that is tiled is a batch of its own.
+            yield from zip(batch, outputs.clamp(-1.0, 1.0).cpu(), [seam.decibel] * len(batch), strict=True)
 
     def _latents(self, outputs: Tensor, image: Pixels, seed: int | None, place: int, *, logvar: bool) -> Latents:
         """What the encoder side gave for one image [1,...] as its latents."""
@@ -287,6 +303,7 @@ class Codec:
             scaling_factor=self.scaling_factor,
             shift_factor=self.shift_factor,
             model=self.name,
+            compute=self.compute("encoder", image.shape[0], image.shape[1]),
         )
 
     def _decodable(self, latents: Latents) -> Tensor:
@@ -315,7 +332,7 @@ class Codec:
             raise UserError(f"the model {self.name} has no codebook, and so no codes: take a VQModel")
         return self.codebook
 
-    def _require_finite(self, outputs: Tensor, side: Literal["encoder", "decoder"]) -> None:
+    def _require_finite(self, outputs: Tensor, side: SideName) -> None:
         if not bool(outputs.isfinite().all()):
             precision = getattr(self.precision, side).precision
             raise UserError(f"the {side} of {self.name} gives values that are not finite in {precision}: take fp32")
@@ -323,23 +340,14 @@ class Codec:
     def _grid(self, height: int, width: int) -> Grid:
         return -(-height // self.factor), -(-width // self.factor)
 
-    def _runner(self, side: Side, tiling: Tiling | None, *, encodes: bool) -> Runner:
+    def _runner(self, side: Side, *, encodes: bool) -> Runner:
         return Runner(
             side,
             verb="encoding" if encodes else "decoding",
             channels=self.channels if encodes else self.latent_channels,
             scale_in=self.factor if encodes else 1,
             scale_out=1 if encodes else self.factor,
-            tiling=tiling,
+            tiling=self.tiling,
             batch_positions=_BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // self.factor**2,
             memory_bytes=self.memory_bytes,
         )
-
-
-def _seconds(runner: Runner, inputs: Tensor) -> float:
-    taken = []
-    for _ in range(2):
-        start = time.perf_counter()
-        runner.run(inputs, lambda _: None).cpu()  # which waits for an accelerator
-        taken.append(time.perf_counter() - start)
-    return min(taken)

@@ -40,6 +40,14 @@ class Target:
     """one, or for a latent file one for each of its images"""
 
 
+@dataclass(frozen=True)
+class Tiled:
+    """That images of a file were coded in tiles, an approximation."""
+
+    seam_db: float | None = None
+    """the lowest agreement of decoded tiles where they overlap, as PSNR; None where nothing was decoded"""
+
+
 @dataclass
 class Outcome:
     """What became of files."""
@@ -49,6 +57,8 @@ class Outcome:
     """were there, whole, from an earlier run"""
     failed: list[tuple[Path, str]] = field(default_factory=list)
     """each with the reason, a line"""
+    tiled: list[Tiled] = field(default_factory=list)
+    """of the files that were made, those with images in tiles"""
     notes: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
     """what a person should know about files that were made, each with the files it is about"""
 
@@ -112,8 +122,11 @@ class Task(ABC, Generic[Given, Made]):
         """One result an item. Raises UserError."""
 
     @abstractmethod
-    def write(self, item: Item[Given], made: Made) -> None:
-        """By one of several threads if there are several items. Raises UserError if it cannot be written, OSError."""
+    def write(self, item: Item[Given], made: Made) -> Tiled | None:
+        """By one of several threads if there are several items; None where images went through whole.
+
+        Raises UserError if it cannot be written, OSError.
+        """
 
 
 def run(task: Task[Given, Made], targets: Sequence[Target], *, on_file: Callable[[], object] = int) -> Outcome:
@@ -127,13 +140,14 @@ def run(task: Task[Given, Made], targets: Sequence[Target], *, on_file: Callable
             pairs = list(_made(task, batch, outcome))
             # What is alone may be made while it is written, and a codec is not to be used by two threads.
             written = (map if len(batch) == 1 else writers.map)(partial(_write, task), pairs)
-            for (item, _), reason in zip(pairs, written, strict=True):
-                if reason is None:
+            for (item, _), result in zip(pairs, written, strict=True):
+                if not isinstance(result, str):
                     outcome.made += 1
+                    outcome.tiled += [result] if result else []
                     for note in task.notes(item.given):
                         outcome.notes[note].append(item.target.source)
                 else:
-                    outcome.failed.append((item.target.source, reason))
+                    outcome.failed.append((item.target.source, result))
             for _ in batch:
                 on_file()
     return outcome
@@ -185,13 +199,12 @@ def _batches(items: Iterator[Item[Given]], pixels: Callable[[Given], int]) -> It
         yield batch
 
 
-def _write(task: Task[Given, Made], pair: tuple[Item[Given], Made]) -> str | None:
-    """The reason why it could not be written."""
+def _write(task: Task[Given, Made], pair: tuple[Item[Given], Made]) -> Tiled | str | None:
+    """What `Task.write` gives, or the reason why it could not be written."""
     try:
-        task.write(*pair)
+        return task.write(*pair)
     except Exception as error:
         return _reason(error)
-    return None
 
 
 def _reason(error: Exception) -> str:

@@ -34,7 +34,8 @@ class DoesNotFit(UserError):  # noqa: N818 - a fact about an image and a machine
     def __init__(self, what: str, needed: int, available: int, *, tiled: bool) -> None:
         self.needed = needed
         self.available = available
-        advice = "take a smaller image or smaller tiles" if tiled else "take a smaller image, or let it be tiled"
+        tiles = "smaller tiles" if tiled else "--tile 512, which codes it in overlapping tiles and is an approximation"
+        advice = f"take a smaller image or {tiles}"
         super().__init__(f"{what} would take about {amount(needed)} of memory, {amount(available)} are free: {advice}")
 
 

@@ -20,6 +20,7 @@ from latent_ae.errors import UserError
 from latent_ae.models import Autoencoder, factor_of
 
 Precision = Literal["auto", "exact", "fp32", "bf16", "fp16"]
+SideName = Literal["encoder", "decoder"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "exact", "fp32", "bf16", "fp16")
 
 ENCODER_DEFAULT: Precision = "fp32"
@@ -48,7 +49,7 @@ class Trial:
 class SideChoice:
     """What a side runs in, and why."""
 
-    side: Literal["encoder", "decoder"]
+    side: SideName
     asked: Precision
     chosen: Format
     tried: tuple[Trial, ...] = ()
@@ -133,7 +134,7 @@ def choose(model: Autoencoder, encoder: Precision, decoder: Precision) -> tuple[
 
 def _choose(
     module: EncoderSide | DecoderSide,
-    name: Literal["encoder", "decoder"],
+    name: SideName,
     asked: Precision,
     candidates: list[Format],
     probe: list[Tensor],

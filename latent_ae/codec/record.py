@@ -37,16 +37,16 @@ def write_recorded_png(path: Path, pixels: Pixels, record: Mapping[str, object],
     write_atomically(path, stream.getvalue())
 
 
-def read_record(path: Path) -> dict[str, object] | None:
-    """The record in a PNG; None if there is no such file, it is damaged, or it has none."""
+def read_record(path: Path) -> tuple[dict[str, object], tuple[int, int]] | None:
+    """The record in a PNG and its height and width; None if there is no such file, it is damaged, or it has none."""
     try:
         data = path.read_bytes()
         with reading(limited=False), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            record = json.loads(image.info[KEY])
+            record, size = json.loads(image.info[KEY]), (image.height, image.width)
             image.verify()  # every chunk's checksum
     except Exception:  # a file that cannot be read is one that has to be made again, whatever is wrong with it
         return None
-    return record if isinstance(record, dict) and data.endswith(_END) else None
+    return (record, size) if isinstance(record, dict) and data.endswith(_END) else None
 
 
 def decoder_identity(model: Autoencoder) -> str:

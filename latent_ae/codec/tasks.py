@@ -8,13 +8,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from latent_ae.codec.codec import Codec
-from latent_ae.codec.files import BATCH_PIXELS, Item, Target, Task
+from latent_ae.codec.codec import Codec, Decoded
+from latent_ae.codec.files import BATCH_PIXELS, Item, Target, Task, Tiled
+from latent_ae.codec.precision import SideName
 from latent_ae.codec.reading import PLAIN, Picture, ReadingRule, read_picture
 from latent_ae.codec.record import decoder_identity, read_record, write_recorded_png
 from latent_ae.errors import UserError
 from latent_ae.foreign_latents import LatentForm, Taken, bare_image_count, take_latents
-from latent_ae.image import Pixels
 from latent_ae.image_file.color import Profile, profile_name
 from latent_ae.latent_file import (
     DTYPES,
@@ -36,7 +36,6 @@ class Encode(Task[Picture, Latents]):
 
     Args:
         codec: of the model.
-        compute: what the encoder's precision was asked to be; is written down, and asked for again by a later run.
         seed: draw from the posterior, every file with a seed of its own that follows from this one and from the
             file's sha256, and is written down; the posterior's mode if None.
         precision: of the stored floats.
@@ -50,7 +49,6 @@ class Encode(Task[Picture, Latents]):
         self,
         codec: Codec,
         *,
-        compute: str,
         seed: int | None,
         precision: Precision | None,
         logvar: bool,
@@ -59,7 +57,6 @@ class Encode(Task[Picture, Latents]):
         _require_effect(codec, rule)
         self._codec = codec
         self._rule = rule
-        self._compute = compute
         self._seed = seed
         self._precision: Precision = precision or "float32"
         self._logvar = logvar
@@ -84,7 +81,7 @@ class Encode(Task[Picture, Latents]):
             and there.kind == ("vq_indices" if self._codec.is_vq else "mean" if self._seed is None else "sample")
             and (codes or there.tensor.dtype == DTYPES[self._precision])
             and (there.logvar is not None) == self._logvar
-            and there.versions.get("compute") == self._compute
+            and there.compute == self._codec.compute("encoder", there.height, there.width)
             and there.versions.get("color") == self._rule.color
         )
 
@@ -114,7 +111,7 @@ class Encode(Task[Picture, Latents]):
                 latents,
                 sources=(item.digest,),
                 seed=self._seed_of(item.digest),
-                versions={**latents.versions, "compute": self._compute, **self._reading(item.given)},
+                versions={**latents.versions, **self._reading(item.given)},
             )
             for item, latents in zip(items, made, strict=True)
         ]
@@ -124,11 +121,12 @@ class Encode(Task[Picture, Latents]):
         kept = {} if given.profile is None else {"profile": profile_name(Profile(given.profile))}
         return {"color": self._rule.color, **kept, **({"damage": given.damage} if given.damage else {})}
 
-    def write(self, item: Item[Picture], made: Latents) -> None:
+    def write(self, item: Item[Picture], made: Latents) -> Tiled | None:
         """Whole or not at all."""
         output = item.target.outputs[0]
         output.parent.mkdir(parents=True, exist_ok=True)
         write_latents(output, made, precision=self._precision)
+        return Tiled() if made.compute is not None and made.compute.tiles > 1 else None
 
     def _seed_of(self, digest: str) -> int | None:
         return None if self._seed is None else derived_seed(self._seed, "encode file", int(digest, 16))
@@ -140,12 +138,14 @@ def _require_effect(codec: Codec, rule: ReadingRule) -> None:
 
 
 class _Pictures:
-    """PNGs that say what they were made of and by what."""
+    """PNGs that say what they were made of, by what and how."""
 
-    def __init__(self, codec: Codec, what: str, compute: str, **more: str) -> None:
+    def __init__(self, codec: Codec, what: str, sides: Sequence[SideName], **more: str) -> None:
+        """`sides` are those that the images go through."""
+        self._codec = codec
+        self._sides = sides
         self._made_by = {
             "what": what,
-            "compute": compute,
             "encoder": codec.identity,
             "decoder": decoder_identity(codec.model),
             **more,
@@ -154,37 +154,47 @@ class _Pictures:
     def are_there(self, target: Target, digest: str) -> bool:
         return all(self._is_there(output, digest, index) for index, output in enumerate(target.outputs))
 
-    def write(self, target: Target, digest: str, images: Iterable[Pixels], source: Picture | None = None) -> None:
+    def write(
+        self, target: Target, digest: str, images: Iterable[Decoded], source: Picture | None = None
+    ) -> Tiled | None:
         damage = {} if source is None or not source.damage else {"damage": source.damage}
         profile = None if source is None else source.profile
-        for index, (output, image) in enumerate(zip(target.outputs, images, strict=True)):
+        seams: list[float] = []
+        for index, (output, made) in enumerate(zip(target.outputs, images, strict=True)):
             output.parent.mkdir(parents=True, exist_ok=True)
-            write_recorded_png(output, image, self._record(digest, index) | damage, profile)
+            seam = {} if made.seam_db is None else {"seam_db": made.seam_db}
+            record = self._record(digest, index, *made.image.shape[:2])
+            write_recorded_png(output, made.image, {**record, **damage, **seam}, profile)
+            seams += seam.values()
+        return Tiled(min(seams)) if seams else None
 
     def _is_there(self, output: Path, digest: str, index: int) -> bool:
-        found = read_record(output)
-        if found is not None:
-            found.pop("damage", None)  # of the source, which is the same one
-        return found == self._record(digest, index)
+        if (found := read_record(output)) is None:
+            return False
+        record, size = found
+        asked = self._record(digest, index, *size)
+        # What was found out while it was made is not asked for: `damage` of the source, and `seam_db`.
+        return {name: value for name, value in record.items() if name in asked} == asked
 
-    def _record(self, digest: str, index: int) -> dict[str, object]:
-        return {**self._made_by, "source": digest, "index": index}
+    def _record(self, digest: str, index: int, height: int, width: int) -> dict[str, object]:
+        compute = {side: self._codec.compute(side, height, width).to_json() for side in self._sides}
+        return {**self._made_by, "source": digest, "index": index, "compute": compute}
 
 
-class Reconstruct(Task[Picture, Pixels]):
+class Reconstruct(Task[Picture, Decoded]):
     """Image files to PNGs of what the model makes of them, each of exactly its image's size.
 
     Args:
         codec: of the model.
-        compute: what its precision was asked to be; is written down, and asked for again by a later run.
-        rule: how image files are read; the same holds for it. Colours that are kept come with their profile.
+        rule: how image files are read; is written down, and asked for again by a later run. Colours that are kept come
+            with their profile.
     """
 
-    def __init__(self, codec: Codec, *, compute: str, rule: ReadingRule = PLAIN) -> None:
+    def __init__(self, codec: Codec, *, rule: ReadingRule = PLAIN) -> None:
         _require_effect(codec, rule)
         self._codec = codec
         self._rule = rule
-        self._pictures = _Pictures(codec, "reconstruct", compute, color=rule.color)
+        self._pictures = _Pictures(codec, "reconstruct", ("encoder", "decoder"), color=rule.color)
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether the PNG is whole and says that it is what this task makes of the source."""
@@ -202,25 +212,25 @@ class Reconstruct(Task[Picture, Pixels]):
         """H * W."""
         return int(given.pixels.shape[0] * given.pixels.shape[1])
 
-    def make(self, items: Sequence[Item[Picture]]) -> list[Pixels]:
+    def make(self, items: Sequence[Item[Picture]]) -> list[Decoded]:
         """Of the same sizes."""
-        return self._codec.reconstruct([item.given.pixels for item in items])
+        return self._codec.reconstruct_measured([item.given.pixels for item in items])
 
-    def write(self, item: Item[Picture], made: Pixels) -> None:
+    def write(self, item: Item[Picture], made: Decoded) -> Tiled | None:
         """Whole or not at all."""
-        self._pictures.write(item.target, item.digest, [made], item.given)
+        return self._pictures.write(item.target, item.digest, [made], item.given)
 
 
-class Decode(Task[Taken, Iterable[Pixels]]):
+class Decode(Task[Taken, Iterable[Decoded]]):
     """Latent files to PNGs, one for each of a file's images; see Reconstruct.
 
     With `foreign` also files that name another encoder or none, of latents that the model can decode by their form.
     """
 
-    def __init__(self, codec: Codec, *, compute: str, foreign: bool = False) -> None:
+    def __init__(self, codec: Codec, *, foreign: bool = False) -> None:
         self._codec = codec
         self._foreign = foreign
-        self._pictures = _Pictures(codec, "decode foreign" if foreign else "decode", compute)
+        self._pictures = _Pictures(codec, "decode foreign" if foreign else "decode", ("decoder",))
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether every PNG is whole and says that it is what this task makes of the source."""
@@ -247,22 +257,22 @@ class Decode(Task[Taken, Iterable[Pixels]]):
         """N * H * W."""
         return given.latents.count * given.latents.height * given.latents.width
 
-    def make(self, items: Sequence[Item[Taken]]) -> list[Iterable[Pixels]]:
+    def make(self, items: Sequence[Item[Taken]]) -> list[Iterable[Decoded]]:
         """The images of each file; those of a large one are decoded as they are asked for."""
         if len(items) == 1:
             return [self._decoded(items[0].given.latents)]
-        images = iter(self._codec.decode([item.given.latents for item in items]))
+        images = iter(self._codec.decode_measured([item.given.latents for item in items]))
         return [[next(images) for _ in range(item.given.latents.count)] for item in items]
 
-    def write(self, item: Item[Taken], made: Iterable[Pixels]) -> None:
+    def write(self, item: Item[Taken], made: Iterable[Decoded]) -> Tiled | None:
         """Each PNG whole or not at all."""
-        self._pictures.write(item.target, item.digest, made)
+        return self._pictures.write(item.target, item.digest, made)
 
-    def _decoded(self, latents: Latents) -> Iterator[Pixels]:
+    def _decoded(self, latents: Latents) -> Iterator[Decoded]:
         step = max(1, BATCH_PIXELS // (latents.height * latents.width))
         for first in range(0, latents.count, step):
             part = dataclasses.replace(latents, tensor=latents.tensor[first : first + step], logvar=None, sources=())
-            yield from self._codec.decode([part])
+            yield from self._codec.decode_measured([part])
 
 
 def image_count(path: Path) -> int:

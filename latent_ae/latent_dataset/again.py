@@ -44,7 +44,9 @@ class Again:
         except UserError as error:
             raise NotPossible(str(error)) from error
         try:
-            codec = Codec.load(model or manifest.model.name, device=device, precision="exact", tile=None)
+            codec = Codec.load(
+                model or manifest.model.name, device=device, precision="exact", tile=manifest.compute.tile
+            )
             if codec.identity != manifest.encoder.identity:
                 raise LatentDatasetError(
                     f"the encoder of {codec.name} is {codec.identity[:16]}, that of {folder} "

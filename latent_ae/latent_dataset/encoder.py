@@ -21,6 +21,7 @@ from latent_ae.codec.memory import amount, available_bytes, peak_bytes
 from latent_ae.codec.picture import photo_like
 from latent_ae.codec.precision import form_of
 from latent_ae.codec.sides import EncoderSide, Side
+from latent_ae.codec.tiling import run_tiled
 from latent_ae.image import Pixels, from_tensor
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import Kind
@@ -99,8 +100,8 @@ class Encoder:
             images_of = "an image" if len(batch) == 1 else f"{len(batch)} images"
             raise LatentDatasetError(
                 f"encoding {images_of} of {batch.shape[2]}x{batch.shape[1]} pixels at once would take about "
-                f"{amount(needed)} of memory, {amount(self._memory)} are free: give --resolution or a smaller "
-                "--batch_size"
+                f"{amount(needed)} of memory, {amount(self._memory)} are free: give --resolution, a smaller "
+                "--batch_size, or --tile 512, an approximation"
             )
         while self._waiting and (
             len(self._waiting) >= self._most or needed + sum(size for _, size in self._waiting) > self._memory
@@ -113,7 +114,7 @@ class Encoder:
     def _encode(self, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Encoded:
         values = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32, order="C")) / 127.5 - 1
         with torch.no_grad():
-            outputs = self._side(pad_to_factor(values, self.codec.factor))
+            outputs = self._outputs(pad_to_factor(values, self.codec.factor))
             nonfinite = _bad_values(outputs)
             if self.codec.codebook is not None:
                 # A search among codes has no use for NaN, and the image is left out.
@@ -126,10 +127,20 @@ class Encoder:
         unstorable = torch.stack([_bad_values(tensor) for tensor in stored.values()]).sum(0)
         return Encoded(stored, nonfinite, torch.where(nonfinite > 0, 0, unstorable))
 
+    def _outputs(self, pixels: Tensor) -> Tensor:
+        """What the side gives for pixels [B,C,H,W], in tiles where the codec has them and they are larger."""
+        tiling, factor = self.codec.tiling, self.codec.factor
+        if tiling is None or tiling.count(pixels.shape[-2] // factor, pixels.shape[-1] // factor) == 1:
+            return self._side(pixels)
+        return run_tiled(self._side, pixels, tiling, scale_in=factor, scale_out=1, tick=lambda: None)
+
     def _bytes(self, shape: tuple[int, ...]) -> int:
         """That a batch takes, predicted for sides rounded up: a prediction takes as long as a small image."""
         count, height, width, channels = shape
-        step = math.lcm(self.codec.factor, _STEP_PIXELS)
+        tiling, factor = self.codec.tiling, self.codec.factor
+        if tiling is not None:  # a tile at a time
+            height, width = (factor * side for side in tiling.size(-(-height // factor), -(-width // factor)))
+        step = math.lcm(factor, _STEP_PIXELS)
         size = (count, channels, -(-height // step) * step, -(-width // step) * step)
         if size not in self._predicted:
             form = self._side.form

@@ -43,6 +43,8 @@ class Summary:
     """among them, for latents that are not finite"""
     duplicates: int
     """rows whose image is that of a row before them"""
+    tiled: int
+    """rows of images that were encoded in tiles, an approximation"""
     written: tuple[str, ...]
     """the files that were not there as they should be"""
 
@@ -60,12 +62,14 @@ def write_index(folder: Path) -> Summary:
     gathered = Gathered(manifest)
     skipped: list[dict[str, str]] = []
     duplicates: list[dict[str, str]] = []
+    tiled = 0
     schema, stream = index_schema(manifest), io.BytesIO()
     with pq.ParquetWriter(stream, schema) as writer:
         for number in range(manifest.shards):
             record = read_record(folder, manifest, number)
             gathered.add(record)
             skipped += record.skipped
+            tiled += sum(manifest.tiled(row["grid"]) for row in record.rows)
             for row in record.rows:
                 first = first_names.setdefault(bytes.fromhex(row["id"]), row["name"])
                 if first != row["name"] and not row["flipped"]:
@@ -91,7 +95,7 @@ def write_index(folder: Path) -> Summary:
     written = tuple(name for name, content in files.items() if not _holds(folder / name, content))
     for name in written:
         write_atomically(folder / name, files[name])
-    return Summary(gathered.rows, len(skipped), gathered.nonfinite_images, len(duplicates), written)
+    return Summary(gathered.rows, len(skipped), gathered.nonfinite_images, len(duplicates), tiled, written)
 
 
 def read_statistics(folder: Path, manifest: Manifest) -> dict[str, Any]:

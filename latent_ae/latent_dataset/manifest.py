@@ -60,6 +60,8 @@ class ComputePart(Section):
     precision: str
     """exact, fp32, bf16 or fp16"""
     batch_size: int
+    tile: int | None = None
+    """images larger than this many pixels a side are encoded in tiles of it; None: all whole, as in older folders"""
 
 
 class ImagesPart(Section):
@@ -109,6 +111,11 @@ class Manifest(Section):
         """How many there are."""
         return -(-self.images.count // self.images.shard_images)
 
+    def tiled(self, grid: str) -> bool:
+        """Whether latents of a grid, as the index says it, were made in tiles."""
+        tile = self.compute.tile
+        return tile is not None and max(map(int, grid.split("x"))) > tile // self.encoder.factor
+
     def unit(self, shard: int) -> range:
         """The images of a shard, by their index in the part of the data set."""
         first = shard * self.images.shard_images
@@ -118,6 +125,8 @@ class Manifest(Section):
     def fingerprint(self) -> str:
         """Sha256 over what decides the latents."""
         decisive = self.model_dump(mode="json", exclude=_NOT_DECISIVE)
+        if self.compute.tile is None:  # older folders do not have it
+            del decisive["compute"]["tile"]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -60,7 +60,7 @@ def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Man
             background=config.data.background,
             flips=config.flips,
         ),
-        compute=ComputePart(precision=config.precision, batch_size=config.images_at_once),
+        compute=ComputePart(precision=config.precision, batch_size=config.images_at_once, tile=config.tile_pixels),
         images=ImagesPart(
             count=len(images),
             names_sha256=names_digest(images.name(index) for index in range(len(images))),

@@ -37,6 +37,9 @@ class EncodeConfig(Section):
     """arithmetic of the encoder: exact is float32 with every image alone; the others take batches"""
     batch_size: Count | None = None
     """fp32, bf16, fp16: images that are computed together; 8 unless given"""
+    tile: Annotated[int, Field(ge=1)] | Literal["off"] = "off"
+    """encode images larger than this many pixels a side in overlapping tiles of it: an approximation, for images that
+    do not fit into memory whole; off: never"""
     shard_images: Count = 1024
     """images of a shard, which one process makes whole: a kill loses at most the shards that were being made"""
     label_column: str | None = None
@@ -50,12 +53,22 @@ class EncodeConfig(Section):
         """What goes through the encoder together, 1 with exact."""
         return 1 if self.precision == "exact" else self.batch_size or _BATCH
 
+    @property
+    def tile_pixels(self) -> int | None:
+        """Side of a tile; None where images go through whole."""
+        return None if self.tile == "off" else self.tile
+
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
         if self.precision == "exact" and self.batch_size is not None:
             raise ValueError(
                 "batch_size has no effect with precision exact, which takes every image alone: leave it out, or give "
                 "precision fp32, bf16 or fp16"
+            )
+        if self.resolution is not None and self.tile != "off" and self.resolution <= self.tile:
+            raise ValueError(
+                f"tile {self.tile} has no effect on images of resolution {self.resolution}, which are not larger: "
+                "leave it out"
             )
         columns = [name for name in ("label_column", "caption_column") if getattr(self, name)]
         if columns and self.data.source != "hub":
@@ -82,6 +95,7 @@ def command(folder: Path, manifest: Manifest) -> str:
             "dtype": EncodeConfig().dtype if codes else manifest.dtype,
             "precision": manifest.compute.precision,
             "batch_size": None if exact else manifest.compute.batch_size,
+            "tile": manifest.compute.tile or "off",
             "shard_images": manifest.images.shard_images,
             "label_column": manifest.images.label_column,
             "caption_column": manifest.images.caption_column,

@@ -9,12 +9,12 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from latent_ae.codec import Codec, DoesNotFit, space
+from latent_ae.codec import Codec, Decoded, DoesNotFit, space
 from latent_ae.codec.memory import amount, ran_out
 from latent_ae.errors import UserError
 from latent_ae.image import Pixels, to_tensor
@@ -24,16 +24,6 @@ from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLa
 from latent_ae.service.pace import Pace
 from latent_ae.service.results import ModelInfo
 from latent_ae.service.worker import Tick, Work
-
-
-class Decoded(NamedTuple):
-    """A decoded image."""
-
-    image: Pixels
-    tiles: int
-    """1 where it went through whole"""
-    seam_db: float | None
-    """agreement of the tiles of its batch where they overlap, None without tiles"""
 
 
 @dataclass(frozen=True)
@@ -101,9 +91,7 @@ class Hosted:
 
         def run(batch: Sequence[Latents], tick: Tick) -> list[Decoded]:
             with _nonfinite(_too_large_values()), self.decoding.timed(len(batch) * height * width):
-                images = self.codec.decode(batch, tick=tick)
-            tiles = self.codec.tiles(height, width)
-            return [Decoded(image, tiles, self.codec.last_seam_db) for image in images]
+                return self.codec.decode_measured(batch, tick=tick)
 
         images = [_one(latents, i) for i in range(latents.count)]
         seconds = self.decoding.seconds(height * width)

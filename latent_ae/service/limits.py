@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from latent_ae.errors import UserError
 
+TILE = 512
+"""pixels a side of the tiles that larger images are coded in unless a server is told otherwise"""
+
 _LEAST_SAMPLES = 4
 """the corners of a walk"""
 

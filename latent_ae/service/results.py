@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latent_ae.image import Pixels
-from latent_ae.latent_file import Latents
+from latent_ae.latent_file import Compute, Latents
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Reconstruction:
     """why a metric is None, by its name"""
     sizes: tuple[Size, ...]
     """upload, latents in float32 and float16, or codes"""
-    tiles: int
-    """1 where the image went through whole"""
+    decoding: Compute
+    """how the decoder ran; `encoded.latents.compute` says it of the encoder"""
     seam_db: float | None
-    """agreement of the tiles where they overlap, as PSNR; None without tiles"""
+    """agreement of the decoder's tiles where they overlap, as PSNR; None where the image went through whole"""
     seconds: float
     rivals: tuple[Rival, ...] = ()
     """where they were asked for"""
@@ -104,6 +104,10 @@ class Images:
     note: str
     """what to know before they are believed; '' if nothing"""
     seconds: float
+    decoding: Compute
+    """how the decoder ran; all images have one size"""
+    seam_db: tuple[float | None, ...] = ()
+    """agreement of each image's tiles where they overlap, as PSNR; empty where it was not measured"""
 
 
 @dataclass(frozen=True)

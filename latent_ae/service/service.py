@@ -21,7 +21,7 @@ from latent_ae.service.checks import one_of, real, whole
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.hosted import Hosted
 from latent_ae.service.inspection import inspect_latents
-from latent_ae.service.limits import DEFAULTS, ServiceLimits
+from latent_ae.service.limits import DEFAULTS, TILE, ServiceLimits
 from latent_ae.service.priors import Prior, drawn_side, load_priors, prior_note
 from latent_ae.service.quality import Perceptual, measure
 from latent_ae.service.request import Door, Request
@@ -74,13 +74,18 @@ class Service:
         *,
         limits: ServiceLimits = DEFAULTS,
         device: torch.device | str | None = None,
-        precision: ModelPrecision = "auto",
+        precision: ModelPrecision | None = None,
+        tile: int | None = TILE,
         perceptual: Literal["auto"] | None = "auto",
         priors: Sequence[str] = (),
     ) -> "Service":
-        """Model directories, hub ids or single files; the first is the default. Raises ModelError, UserError."""
+        """Model directories, hub ids or single files; the first is the default. Raises ModelError, UserError.
+
+        Images larger than `tile` pixels a side are coded in tiles, so that requests need bounded memory; None: never.
+        What is not given of `precision` is the Codec's: fp32 to encode, auto to decode.
+        """
         codecs = {
-            model_id: Codec.load(name, device=device, precision=precision, memory_bytes=limits.memory_bytes)
+            model_id: Codec.load(name, device=device, precision=precision, tile=tile, memory_bytes=limits.memory_bytes)
             for model_id, name in zip(catalog.model_ids(names), names, strict=True)
         }
         return cls(codecs, limits=limits, perceptual=perceptual, priors=priors)
@@ -132,7 +137,14 @@ class Service:
                 given, note = self._uploads.latents(request, latents), ""
                 chosen = self._fitting(given, model)
             decoded = request.model(chosen.decode(given))
-            return Images(chosen.info.id, tuple(each.image for each in decoded), note, request.seconds)
+            return Images(
+                model=chosen.info.id,
+                images=tuple(each.image for each in decoded),
+                note=note,
+                seconds=request.seconds,
+                decoding=decoded[0].compute,
+                seam_db=tuple(each.seam_db for each in decoded),
+            )
 
     def reconstruct(
         self, image: File, *, model: str | None = None, rivals: bool = False, tick: Tick | None = None
@@ -153,7 +165,7 @@ class Service:
                     metrics=metrics,
                     notes=notes,
                     sizes=answers.sizes(upload, pixels, latents),
-                    tiles=decoded.tiles,
+                    decoding=decoded.compute,
                     seam_db=decoded.seam_db,
                     seconds=request.seconds,
                 )
@@ -320,4 +332,6 @@ class Service:
 
     def _frames(self, request: Request, chosen: Hosted, vectors: Tensor, note: str) -> Images:
         decoded = request.model(chosen.decode_vectors(vectors))
-        return Images(chosen.info.id, tuple(from_tensor(frame) for frame in decoded), note, request.seconds)
+        frames = tuple(from_tensor(frame) for frame in decoded)
+        compute = chosen.codec.compute("decoder", *frames[0].shape[:2])
+        return Images(chosen.info.id, frames, note, request.seconds, compute)

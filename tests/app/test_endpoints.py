@@ -96,8 +96,10 @@ def test_latents_go_there_and_back_as_the_codec_makes_them(
     (expected,) = codecs[model].encode([pixels(19, 30)])
     assert torch.equal(latents.tensor, expected.tensor)
     assert (numbers["height"], numbers["width"], numbers["encoder"]) == (19, 30, codecs[model].identity)
+    exact = {"precision": "exact", "tile": None, "tiles": 1}
+    assert numbers["compute"] == exact
     (decoded,), numbers = client.predict(latents=handle_file(file), api_name="/decode")
-    assert numbers["model"] == model
+    assert (numbers["model"], numbers["decoding"], numbers["seam_db"]) == (model, exact, [None])
     assert np.array_equal(read(decoded), codecs[model].decode([expected])[0])
 
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from latent_ae.latent_file import Latents, describe, write_latents
+from latent_ae.latent_file import Compute, Latents, describe, write_latents
 from tests.cli.conftest import Run
 
 MEAN = Latents("mean", torch.zeros(1, 4, 2, 3), "ab" * 32, height=15, width=24, factor=8, model="sd")
@@ -17,7 +18,7 @@ CODES = Latents("vq_indices", torch.zeros(2, 2, 3).long(), "cd" * 32, height=16,
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_latents(tmp_path / "mean.safetensors", dataclasses.replace(MEAN, scaling_factor=0.18215), precision="float16")
-    write_latents(tmp_path / "codes.safetensors", CODES)
+    write_latents(tmp_path / "codes.safetensors", dataclasses.replace(CODES, compute=Compute("bf16", 64, 6)))
     return tmp_path
 
 
@@ -33,16 +34,20 @@ def test_one_file_is_told_of_in_full(folder: Path, run: Run) -> None:
     assert told["scaling_factor"] == "0.18215"
     assert told["codebook_size"] == "-"
     assert told["encoder"] == "ab" * 32
+    assert told["compute"] == "unknown"  # as in files of older versions
     assert float(told["bits_per_pixel"]) == pytest.approx(4 * 6 * 16 / (15 * 24))
 
 
 def test_several_files_are_a_table(folder: Path, run: Run) -> None:
     status, said, _ = run("inspect", folder)
     assert status == 0
-    head, codes, mean = (line.split() for line in said.splitlines())
-    assert head == ["file", "kind", "images", "size", "grid", "dtype", "bits/pixel", "encoder", "model"]
-    assert codes == [str(folder / "codes.safetensors"), "vq_indices", "2", "16x24", "2x3", "U16", "0.25", "cd" * 8]
-    assert mean == [str(folder / "mean.safetensors"), "mean", "1", "15x24", "4x2x3", "F16", "1.07", "ab" * 8, "sd"]
+    head, codes, mean = (re.split(r"  +", line) for line in said.splitlines())
+    columns = ["file", "kind", "images", "size", "grid", "dtype", "bits/pixel", "computed in", "encoder", "model"]
+    assert head == columns
+    sizes, how = ["2", "16x24", "2x3", "U16", "0.25"], "bf16, 6 tiles of 64 pixels"
+    assert codes == [str(folder / "codes.safetensors"), "vq_indices", *sizes, how, "cd" * 8]
+    sizes = ["1", "15x24", "4x2x3", "F16", "1.07"]
+    assert mean == [str(folder / "mean.safetensors"), "mean", *sizes, "unknown", "ab" * 8, "sd"]
 
 
 def test_everything_as_json_with_what_is_no_latent_file(folder: Path, tmp_path: Path, run: Run) -> None:

@@ -80,7 +80,7 @@ def test_a_time_is_a_pixels_and_of_finished_work(monkeypatch: pytest.MonkeyPatch
     fetched: list[torch.Size] = []
     fetch = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.shape) or fetch(tensor))
-    monkeypatch.setattr("latent_ae.codec.codec.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("latent_ae.codec.running.time.perf_counter", lambda: next(clock))
     assert codec.seconds_per_pixel() == (4 / 64**2, 1 / 64**2)
     assert len(fetched) == 4
 

@@ -141,10 +141,10 @@ def test_where_there_is_room_no_size_is_predicted_on_its_own() -> None:
 
 def test_the_advice_fits_the_codec() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(DoesNotFit, match="take a smaller image, or let it be tiled"):
+    with pytest.raises(DoesNotFit, match="take a smaller image or --tile 512, which codes it in overlapping tiles"):
         tiny(tile=None, memory_bytes=1000).encode([image])
     with pytest.raises(DoesNotFit, match="take a smaller image or smaller tiles"):
-        tiny(memory_bytes=1000).encode([image])
+        tiny(tile=32, memory_bytes=1000).encode([image])
 
 
 def test_the_search_for_codes_is_bounded() -> None:

@@ -12,6 +12,7 @@ from latent_ae.codec.tiling import Seam, Tiling, blend_weights, run_tiled
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.image import from_tensor, to_tensor
+from latent_ae.latent_file import Compute
 from latent_ae.models import build_autoencoder
 
 ENCODING_ERROR = 0.2
@@ -144,10 +145,34 @@ def test_a_tiled_model_is_near_the_whole_one(attention: bool) -> None:
     decoded = tiled.decode_tensor(expected)
     assert forwards[6:] == [(1, 2, 16, 16)] * 6
     assert 0 < (decoded - whole.decode_tensor(expected)).square().mean().sqrt() < DECODING_ERROR
-    assert tiled.last_seam_db is not None
-    assert tiled.last_seam_db > SEAM_DECIBEL
     assert tiled.decode_tensor(expected[..., :16, :16]).shape == (1, 3, 32, 32)
-    assert tiled.last_seam_db is None
+
+
+def test_each_image_has_its_own_seam_and_says_how_it_was_coded() -> None:
+    """Images of one call: the seam of one was told of all of them."""
+    tiled = tiny()
+    images = [from_tensor(each)[0] for each in (texture(33, 70), torch.zeros(1, 3, 33, 70), texture(32, 32))]
+    together = tiled.decode_measured(tiled.encode(images))
+    for image, decoded in zip(images, together, strict=True):
+        (alone,) = tiled.decode_measured(tiled.encode([image]))
+        assert (decoded.compute, decoded.seam_db) == (alone.compute, alone.seam_db)
+        assert np.array_equal(decoded.image, alone.image)
+    assert [each.compute for each in together] == [Compute("exact", 32, 6)] * 2 + [Compute("exact")]
+    assert [latents.compute for latents in tiled.encode(images)] == [each.compute for each in together]
+    first, second, third = (each.seam_db for each in together)
+    assert first is not None
+    assert second is not None
+    assert first > SEAM_DECIBEL
+    assert abs(second - first) > 0.05
+    assert third is None
+
+
+def test_images_go_through_whole_unless_asked() -> None:
+    config = ModelConfig(preset="tiny", image_channels=3)
+    codec = Codec(build_autoencoder(config, seed=0, resolution=32), name="m")
+    (latents,) = codec.encode([from_tensor(texture(20, 1100))[0]])
+    assert latents.compute == Compute("fp32")
+    assert codec.plan(4000, 4000).tiles == 1
 
 
 @pytest.mark.parametrize("vq", [False, True])

@@ -36,7 +36,7 @@ def opened(config: EncodeConfig) -> Images:
 
 
 def encoder_of(config: EncodeConfig, *, threads: int = 1, codec: Codec | None = None) -> Encoder:
-    codec = codec or Codec.load(str(config.model), precision="exact", tile=None)
+    codec = codec or Codec.load(str(config.model), precision="exact", tile=config.tile_pixels)
     return Encoder(codec, precision=config.precision, logvar=config.logvar, dtype=config.dtype, threads=threads)
 
 

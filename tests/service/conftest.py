@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.codec import Codec
+from latent_ae.codec import Codec, Decoded
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.image import Pixels, to_pil
 from latent_ae.latent_file import Latents
@@ -37,8 +37,8 @@ def tiny(*, channels: int = 3, codes: int | None = None, seed: int = 0) -> Autoe
 class HeldCodec(Codec):
     """A real codec that counts its calls and, while it is held, waits inside of them and ticks."""
 
-    def __init__(self, model: Autoencoder, *, name: str) -> None:
-        super().__init__(model, name=name, precision="fp32")
+    def __init__(self, model: Autoencoder, *, name: str, tile: int | None = None) -> None:
+        super().__init__(model, name=name, precision="fp32", tile=tile)
         self.entered = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -48,9 +48,9 @@ class HeldCodec(Codec):
         self._wait("encode", len(images), options["tick"])
         return super().encode(images, **options)
 
-    def decode(self, latents: Sequence[Latents], **options: Any) -> list[Pixels]:
+    def decode_measured(self, latents: Sequence[Latents], **options: Any) -> list[Decoded]:
         self._wait("decode", len(latents), options["tick"])
-        return super().decode(latents, **options)
+        return super().decode_measured(latents, **options)
 
     def _wait(self, what: str, count: int, tick: Callable[[float], None]) -> None:
         self.calls.append((what, count))

@@ -95,6 +95,33 @@ def test_one_bad_image_of_a_batch_fails_alone(held: HeldCodec) -> None:
         assert ("decode", 3) in held.calls
 
 
+def test_every_visitor_is_told_the_seam_of_his_own_image() -> None:
+    """Decoded in one batch: the worst seam of the batch was told to all."""
+    held = HeldCodec(tiny(), name="held", tile=16)
+    flat = np.full((40, 30, 3), 128, np.uint8)
+    with closing(Service({"held": held}), held) as service:
+        files = [service.encode(png(image)).file for image in (pixels(40, 30), flat, flat[:16, :16])]
+        alone = [service.decode(file) for file in files]
+        held.entered.clear()
+        held.go_on.clear()
+        first = begin(lambda: service.decode(files[0]))
+        assert held.entered.wait(60)
+        waiting = [begin(lambda file=file: service.decode(file)) for file in files]
+        until(lambda: service.stats().queued == 3)
+        held.go_on.set()
+        for thread, _ in (first, *waiting):
+            thread.join(60)
+        together = [box[0] for _, box in waiting]
+    assert ("decode", 2) in held.calls
+    assert [each.seam_db for each in together] == [each.seam_db for each in alone]
+    assert [each.decoding.tiles for each in together] == [9, 9, 1]
+    noisy, smooth, whole = (each.seam_db[0] for each in together)
+    assert noisy is not None
+    assert smooth is not None
+    assert noisy != smooth
+    assert whole is None
+
+
 def test_a_request_ends_at_its_deadline_and_the_next_is_answered(held: HeldCodec) -> None:
     with closing(Service({"held": held}, limits=ServiceLimits(deadline_seconds=1.5)), held) as service:
         service.encode(png(IMAGE))

@@ -10,7 +10,7 @@ import torch
 
 from latent_ae.codec import Codec
 from latent_ae.image import from_tensor, to_tensor
-from latent_ae.latent_file import from_bytes, to_bytes
+from latent_ae.latent_file import Compute, from_bytes, to_bytes
 from latent_ae.metrics import psnr
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import (
@@ -94,7 +94,8 @@ def test_a_reconstruction_has_its_measures_and_sizes(service: Service) -> None:
         ("latents in float16", 2 * values),
     ]
     assert found.sizes[2].bits_per_pixel == pytest.approx(16 * values / (9 * 14))
-    assert (found.tiles, found.seam_db) == (1, None)
+    assert (found.encoded.latents.compute, found.decoding) == (Compute("fp32"), Compute("fp32"))
+    assert found.seam_db is None
     assert [rival.name for rival in found.rivals] == ["JPEG", "WebP"]
     assert not found.rivals[0].reached  # 48 bytes
     assert found.rivals[0].quality == 1
@@ -117,7 +118,9 @@ def test_a_large_image_goes_through_in_tiles_and_says_so() -> None:
     with closing(Service({"tiled": codec})) as service:
         shares: list[float] = []
         found = service.reconstruct(png(pixels(100, 70)), tick=shares.append)
-    assert found.tiles > 1
+    assert found.decoding == found.encoded.latents.compute == Compute("fp32", 64, found.decoding.tiles)
+    assert found.decoding.tiles > 1
+    assert from_bytes(found.encoded.file).compute == found.decoding
     assert found.seam_db is not None
     assert shares == sorted(shares)
     assert shares[-1] <= 1
