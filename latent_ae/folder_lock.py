@@ -48,7 +48,7 @@ def only_run(folder: Path, *, instead: str) -> Iterator[str | None]:
                 f"give {instead}"
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
             yield f"{folder} is on a file system without locks: start no second run that writes to it"
             return

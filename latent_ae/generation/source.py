@@ -1,5 +1,6 @@
 """The latents that are trained on, and the autoencoder that made them."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class LatentSource:
     channels: int
     side: int
     scaling_factor: float
+    images: str
+    """fingerprint of the images that they are of: their names may stay the same where they do not"""
     classes: tuple[int, ...]
     """labels that occur, in order; empty if there is none"""
 
@@ -95,5 +98,6 @@ def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
         channels=manifest.encoder.channels,
         side=height,
         scaling_factor=float(autoencoder.config["scaling_factor"]),
+        images=hashlib.sha256("".join(table["id"].to_pylist()).encode()).hexdigest(),
         classes=tuple(labels),
     )

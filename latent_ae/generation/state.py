@@ -15,6 +15,8 @@ from latent_ae.training.tensors import load_optimizer, load_tensors, on_cpu, opt
 
 LATENTS = "latents"
 """the entry of a checkpoint's values with the fingerprint of the latents that were trained on"""
+IMAGES = "images_of_latents"
+"""the entry with the fingerprint of the images that they are of"""
 SCALING = "scaling_factor"
 """the entry with what they are multiplied by"""
 
@@ -29,7 +31,8 @@ class LatentModelState(Generic[N]):
         network: as built, not as prepared: its names carry no wrapper's prefix.
         optimizer: over its parameters.
         ema_decay: of the average.
-        latents: fingerprint of the latents, which a checkpoint is bound to.
+        latents: fingerprint of how the latents were made, which a checkpoint is bound to.
+        images: fingerprint of the images that they are of, which it is bound to as well.
         scaling_factor: that they are multiplied by, which it is bound to as well; None if by nothing.
     """
 
@@ -40,10 +43,11 @@ class LatentModelState(Generic[N]):
         *,
         ema_decay: float,
         latents: str,
+        images: str,
         scaling_factor: float | None,
     ) -> None:
         self.network, self.optimizer = network, optimizer
-        self._latents, self._scaling_factor = latents, scaling_factor
+        self._latents, self._images, self._scaling_factor = latents, images, scaling_factor
         self.step = 0
         self._ema = EMAModel(network.parameters(), ema_decay, foreach=True)
 
@@ -71,6 +75,7 @@ class LatentModelState(Generic[N]):
             },
             values={
                 LATENTS: self._latents,
+                IMAGES: self._images,
                 SCALING: self._scaling_factor,
                 "ema_updates": self._ema.optimization_step,
                 "gradient_scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
@@ -82,13 +87,19 @@ class LatentModelState(Generic[N]):
     def restore(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
         """Become the state that was saved, to the last bit.
 
-        Raises CheckpointError if it is of other latents, or of latents times another number.
+        Raises CheckpointError if it is of other latents, of other images, or of latents times another number.
         """
         saved, values = checkpoint.tensors, checkpoint.values
         if values[LATENTS] != self._latents:
             raise CheckpointError(
                 f"the checkpoint was trained on other latents (fingerprint {values[LATENTS]}, here {self._latents}): "
                 "give another --name"
+            )
+        images = values.get(IMAGES, self._images)  # checkpoints of earlier versions do not say
+        if images != self._images:
+            raise CheckpointError(
+                f"the checkpoint was trained on latents of other images, though they were made in the same manner and "
+                f"have the same names (fingerprint {images}, here {self._images}): give another --name"
             )
         scaling = values.get(SCALING, self._scaling_factor)  # checkpoints of earlier versions do not say
         if scaling != self._scaling_factor:

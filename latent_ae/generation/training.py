@@ -63,6 +63,7 @@ class LatentTraining(ABC, Generic[C, N]):
             optimizer,
             ema_decay=config.train.ema_decay,
             latents=source.rows.manifest.fingerprint,
+            images=source.images,
             scaling_factor=source.scaling_factor if self.SCALED else None,
         )
         self.prepared = accelerator.prepare_model(network)

@@ -64,7 +64,7 @@ def start_accelerator(*, mixed_precision: str | None, accumulation: int) -> Acce
     if not accelerator.is_main_process:
         logging.disable(logging.INFO)
     if accelerator.device.type == "cpu" and _launcher_chose_one_thread():
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return accelerator
 
 
@@ -121,6 +121,11 @@ def gather_from_processes(value: T, accelerator: Accelerator) -> list[T]:
     gathered = [value] * accelerator.num_processes
     torch.distributed.all_gather_object(gathered, value)
     return gathered
+
+
+def _cores() -> int:
+    """Processor cores that this process may use; on macOS, which has no affinity, all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _launcher_chose_one_thread() -> bool:

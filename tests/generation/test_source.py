@@ -26,6 +26,19 @@ def test_another_encoder_is_refused_with_both_identities(made: Path, source: Lat
         open_latents(made / "latents", str(made / "other"), seed=0)
 
 
+def test_latents_of_other_images_under_the_same_names_have_another_fingerprint(made: Path, tmp_path: Path) -> None:
+    found = []
+    for number, seed in enumerate((1, 2, 1)):
+        pictures = tmp_path / str(number) / "pictures"
+        pictures.mkdir(parents=True)
+        for name in ("a.png", "b.png"):
+            noise_image(seed, 16, 16).save(pictures / name)
+        make(settings(made / "kl", tmp_path / str(number) / "latents", path=pictures))
+        found.append(open_latents(tmp_path / str(number) / "latents", None, seed=0))
+    assert len({each.rows.manifest.fingerprint for each in found}) == 1
+    assert found[0].images == found[2].images != found[1].images
+
+
 def test_latents_of_several_sizes_are_refused(made: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for seed, width in enumerate((16, 18)):

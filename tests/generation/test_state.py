@@ -10,11 +10,14 @@ from latent_ae.randomness import torch_generator
 from latent_ae.training.checkpoints import CheckpointError
 
 
-def make_state(latents: str = "fingerprint", seed: int = 0, scaling_factor: float = 0.5) -> LatentModelState:
+def make_state(
+    latents: str = "fingerprint", seed: int = 0, scaling_factor: float = 0.5, images: str = "images"
+) -> LatentModelState:
     torch.manual_seed(seed)
     network = build_network(channels=2, side=4, width=8, depth=1, head_width=4, patch_size=2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
-    return LatentModelState(network, optimizer, ema_decay=0.5, latents=latents, scaling_factor=scaling_factor)
+    bound = {"latents": latents, "images": images, "scaling_factor": scaling_factor}
+    return LatentModelState(network, optimizer, ema_decay=0.5, **bound)
 
 
 def train(state: LatentModelState, steps: int) -> None:
@@ -64,6 +67,15 @@ def test_other_latents_are_refused() -> None:
     checkpoint = make_state("a").checkpoint(accelerator, "config")
     with pytest.raises(CheckpointError, match=r"other latents \(fingerprint a, here b\): give another --name"):
         make_state("b").restore(checkpoint, accelerator)
+
+
+def test_latents_of_other_images_are_refused() -> None:
+    accelerator = Accelerator(cpu=True)
+    checkpoint = make_state().checkpoint(accelerator, "config")
+    with pytest.raises(CheckpointError, match=r"latents of other images, .* \(fingerprint images, here others\): give"):
+        make_state(images="others").restore(checkpoint, accelerator)
+    del checkpoint.values["images_of_latents"]  # as earlier versions wrote it
+    make_state(images="others").restore(checkpoint, accelerator)
 
 
 def test_latents_times_another_number_are_refused() -> None:

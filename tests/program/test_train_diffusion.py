@@ -135,7 +135,7 @@ def test_two_processes_train_what_one_trains(latents: Path, whole: Path, tmp_pat
     ("given", "message"),
     [
         ([], "error: --latents DIR has to be given"),
-        (["--latents", "nowhere"], "error: nowhere is no data set of latents: it has no manifest.json"),
+        (["--latents", "nowhere"], "error: nowhere is not a data set of latents: it has no manifest.json"),
         (["--latents", "x", "--train.stepps", "3"], "did you mean --train.steps?"),
         (["--latents", "x", "--network.width", "10"], "must be a multiple of network.head_width 32"),
     ],

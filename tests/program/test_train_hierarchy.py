@@ -1,6 +1,7 @@
 """train/train_hierarchy.py as it is run, and what takes its prior. The run around it: test_train_diffusion.py."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 from latent_ae.models.hierarchy import load_prior
 from tests.latent_dataset.made import make, settings
-from tests.program.forked import ROOT
-from tests.program.running import here, load_program, together
+from tests.program.forked import ROOT, fork
+from tests.program.running import environment, here, load_program, together
 
 PROGRAM = ROOT / "train" / "train_hierarchy.py"
 STEPS = 40
@@ -84,6 +85,33 @@ def test_from_a_checkpoint_it_goes_on_to_the_last_bit(
     assert main([*words(made, tmp_path), "--resume", halfway]) == 0
     ours, theirs = weights(tmp_path / "run"), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_damaged_prior_is_written_again_and_a_whole_one_is_finished(
+    whole: Path, made: Path, main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = run / "prior" / "diffusion_pytorch_model.safetensors"
+    content, limit = file.read_bytes(), file.stat().st_size - 1
+    file.write_bytes(b"")
+    full = fork(PROGRAM, words(made, tmp_path), environment(), file_bytes=limit).finished()
+    assert full.returncode == 2
+    assert full.stderr.splitlines()[-1] == f"error: File too large: {run / 'prior'}"
+    assert main(words(made, tmp_path)) == 0
+    assert f"{file} is damaged: it is written again" in capsys.readouterr().out
+    assert file.read_bytes() == content
+    assert main(words(made, tmp_path)) == 0
+    assert f"{run} is finished" in capsys.readouterr().out
+
+
+def test_what_is_in_the_place_of_the_prior_is_refused_before_training(
+    made: Path, main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "prior").mkdir(parents=True)
+    (tmp_path / "run" / "prior" / "mine").write_text("mine")
+    assert main(words(made, tmp_path)) == 2
+    assert "prior is in the way of the result and has no config.json: move it away" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_two_processes_train_what_one_trains(made: Path, whole: Path, tmp_path: Path) -> None:

@@ -43,6 +43,19 @@ def test_an_apple_gpu_is_left_alone_and_the_run_says_so(monkeypatch: pytest.Monk
     assert describe_processes(accelerator).startswith("1 process on cpu (not the Apple GPU, which lacks float64), ")
 
 
+def test_on_macos_which_has_no_affinity_a_process_takes_its_share_of_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    for name, value in (("ACCELERATE_MIXED_PRECISION", "no"), ("OMP_NUM_THREADS", "1"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    before = torch.get_num_threads()
+    try:
+        start_accelerator(mixed_precision="no", accumulation=1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def kept_group(_: list[str]) -> None:
     """A process whose group has ended, and whose wrapped module is gone."""
     accelerator = start_accelerator(mixed_precision="no", accumulation=1)
