@@ -65,9 +65,10 @@ def unstated_scaling(path: Path, unsaid: Unsaid) -> str | None:
     """A warning for a file that does not state the scale of its latents, where it was not given either."""
     if unsaid.scaling_factor is not None or states_scaling(str(path)):
         return None
+    remedy = "let its run finish, which measures it, or import" if is_checkpoint(path) else "import"
     return (
         f"{path} does not state the scale of its latents, so the config has scaling_factor 1, which pipelines take as "
-        "it is: import it again with --scaling-factor (and --shift-factor) of the diffusion model that it belongs to, "
-        "such as 0.18215 for Stable Diffusion 1 and 2, 0.13025 for XL, 1.5305 and 0.0609 for 3, 0.3611 and 0.1159 for "
-        "FLUX.1"
+        f"it is: {remedy} it again with --scaling-factor (and --shift-factor) of the diffusion model that it belongs "
+        "to, such as 0.18215 for Stable Diffusion 1 and 2, 0.13025 for XL, 1.5305 and 0.0609 for 3, 0.3611 and 0.1159 "
+        "for FLUX.1"
     )

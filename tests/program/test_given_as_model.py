@@ -188,5 +188,9 @@ def test_a_run_is_a_model_of_every_command(products: Path, tmp_path: Path, run: 
     assert run("decode", latents, "-o", tmp_path / "out")[0] == 0
     assert run("export", "diffusers", "--model", model, "-o", tmp_path / "vae")[0] == 0
     assert (tmp_path / "vae" / "latent_stats.json").read_bytes() == (model / "model" / "latent_stats.json").read_bytes()
+    status, said, _ = run("import", products / LAST, "-o", tmp_path / "made")
+    assert status == 0
+    assert "does not state the scale of its latents" in said
+    assert "let its run finish, which measures it" in said
     with pytest.raises(UserError, match=r"holds latents, which `latent-ae decode` takes, and no autoencoder"):
         load_autoencoder(str(latents))
