@@ -172,7 +172,7 @@ def test_a_slow_file_holds_no_other_up() -> None:
     slow.started.wait()
     other = threading.Thread(target=open_image, args=(io.BytesIO(data),))
     other.start()
-    other.join(20)
+    other.join(60)
     assert not other.is_alive()
     go_on.set()
     thread.join()

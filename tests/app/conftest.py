@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 import gradio_settings
 import temporary
@@ -18,6 +19,9 @@ from latent_ae.models import Autoencoder
 from latent_ae.models.identity import encoder_identity
 from latent_ae.service import Service
 from latent_ae.service.limits import ServiceLimits
+
+for step in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, step, 60.0)  # of 5 seconds a busy machine may take more
 
 ARCHITECTURE = {
     "in_channels": 3,

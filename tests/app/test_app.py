@@ -5,7 +5,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -36,7 +35,7 @@ def test_the_program_serves_and_a_signal_ends_it_without_a_trace(
         folders = list(tmp_path.glob("latent-ae-*"))
         assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700]
         # A page that is open, as a browser keeps it.
-        with httpx.stream("GET", f"{url}gradio_api/heartbeat/abc", timeout=10) as page:
+        with httpx.stream("GET", f"{url}gradio_api/heartbeat/abc", timeout=60) as page:
             next(page.iter_text())
             process.send_signal(number)
             _, stderr = process.communicate(timeout=100)
@@ -49,11 +48,9 @@ def test_who_waits_when_the_server_ends_is_told_so(tiny_models: TinyModels, tmp_
     arguments = ("--model", tiny_models.kl, "--pixels", 4096 * 4096, "--samples", 400)
     with running(*arguments, cwd=tmp_path) as (process, url):
         begun = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256, "normal"]}).json()
-        with ThreadPoolExecutor(1) as visitor:
-            answer = visitor.submit(httpx.get, f"{url}gradio_api/call/sample/{begun['event_id']}", timeout=100)
-            time.sleep(1.0)  # it has to be waiting
-            process.send_signal(signal.SIGTERM)
-            assert "shutting_down: " in answer.result().text
+        with httpx.stream("GET", f"{url}gradio_api/call/sample/{begun['event_id']}", timeout=100) as answer:
+            process.send_signal(signal.SIGTERM)  # its headers are there: it waits
+            assert "shutting_down: " in answer.read().decode()
         assert process.wait(100) == 0
 
 
@@ -206,22 +203,26 @@ def test_a_sweep_takes_old_files_and_counts_the_others(tmp_path: Path) -> None:
     free = {"most": 100, "spared_seconds": 0}
     first = temporary.sweep(tmp_path, seconds=60, **free)
     assert (first.removed, first.left) == (set(), 5)
-    time.sleep(0.05)
-    second = temporary.sweep(tmp_path, seconds=0.04, **free, kept=frozenset({str(own)}))
+    time.sleep(0.5)
+    second = temporary.sweep(tmp_path, seconds=0.4, **free, kept=frozenset({str(own)}))
     assert (second.removed, second.left) == ({str(old)}, 2)
     assert old.parent.exists()  # it was filled just now, and another file may be on its way
-    time.sleep(0.05)
-    temporary.sweep(tmp_path, seconds=0.04, **free, kept=frozenset({str(own)}))
+    time.sleep(0.5)
+    temporary.sweep(tmp_path, seconds=0.4, **free, kept=frozenset({str(own)}))
     assert [own.exists(), old.parent.exists()] == [True, False]
 
 
-def test_where_space_is_short_a_sweep_takes_the_oldest_that_nobody_is_at(tmp_path: Path) -> None:
+def test_where_space_is_short_a_sweep_takes_the_oldest_that_nobody_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = []
     for name in ("own", "oldest", "older", "new"):
         files.append(temporary.put(tmp_path, name, b"12345"))
         time.sleep(0.02)
     kept = frozenset({str(files[0])})
-    age = time.time() - files[3].stat().st_ctime
+    now = time.time()
+    monkeypatch.setattr(temporary.time, "time", lambda: now)
+    age = now - files[3].stat().st_ctime
     swept = temporary.sweep(tmp_path, seconds=60, most=16, spared_seconds=age + 0.01, kept=kept)
     assert (swept.removed, swept.left) == ({str(files[1])}, 15)
     swept = temporary.sweep(tmp_path, seconds=60, most=0, spared_seconds=age + 0.01, kept=kept)

@@ -92,7 +92,7 @@ def work(service: Service) -> Any:
 
 def test_no_route_answers_a_page_of_another_site(app: Server, service: Service, gradio_folder: Path) -> None:
     before = work(service), set(gradio_folder.rglob("*"))
-    with httpx.Client(base_url=app.running.url, cookies=app.cookies, timeout=20) as browser:
+    with httpx.Client(base_url=app.running.url, cookies=app.cookies, timeout=60) as browser:
         for number, (method, path) in enumerate(routes(app.running)):
             for which, headers in enumerate(FOREIGN.values()):
                 kind, body = [*BODIES.items()][(number + which) % len(BODIES)]

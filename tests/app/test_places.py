@@ -13,7 +13,7 @@ from latent_ae.service import Service, ServiceLimits
 from tests.app.conftest import TinyModels, load_service
 from tests.app.pictures import pixels, png
 
-LIMITS = ServiceLimits(queue=2, deadline_seconds=0.8)
+LIMITS = ServiceLimits(queue=2, deadline_seconds=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def narrow(tiny_models: TinyModels, gradio_folder: Path) -> Iterator[tuple[str, 
 def sending(url: str, body: bytes, length: int) -> socket.socket:
     """A connection that has sent `body` of a request that says it has `length` bytes."""
     address = httpx.URL(url)
-    connection = socket.create_connection((address.host, address.port), timeout=20)
+    connection = socket.create_connection((address.host, address.port), timeout=60)
     connection.sendall(b"POST /remote/encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length + body)
     return connection
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -77,7 +77,7 @@ def test_who_leaves_ends_its_work(narrow: tuple[str, Service], monkeypatch: pyte
     monkeypatch.setattr(service._door, "_seconds", 600.0)
     image = png(pixels(8, 8))
     connection = sending(url, image, len(image))
-    assert entered.wait(20)
+    assert entered.wait(60)
     connection.close()
     until(lambda: service.stats().inside == 0)
     left.set()

@@ -143,7 +143,7 @@ def test_the_sentence_says_what_is_wrong(
 )
 @pytest.mark.usefixtures("quiet")
 def test_pages_files_and_results_that_are_not_there(server: str, path: str, status: int) -> None:
-    answer = httpx.get(server + path, timeout=20)
+    answer = httpx.get(server + path, timeout=60)
     told(answer)
     assert answer.status_code == status
 
@@ -222,7 +222,7 @@ def test_a_part_of_an_upload_that_is_no_file_is_refused(server: str, query: str)
 def test_every_route_answers_junk_without_a_fault(server: str, app_routes: list[tuple[str, str]]) -> None:
     """All routes that there are, each by all methods and with bodies of several kinds."""
     paths = sorted({path for _, path in app_routes})
-    with httpx.Client(base_url=server, timeout=20) as client:
+    with httpx.Client(base_url=server, timeout=60) as client:
         for path in paths:
             for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "NONSENSE"):
                 for body, kind in ((b"", "text/plain"), (b'{"data": [{}]}', "application/json"), (b"\xff", "a/b")):
@@ -278,7 +278,7 @@ def test_functions_of_the_page_are_called_with_junk(server: str, file: str) -> N
     draws = random.Random(0)
     functions = [each for each in httpx.get(f"{server}config").json()["dependencies"] if each["backend_fn"]]
     assert len(functions) > 30
-    with httpx.Client(base_url=f"{server}gradio_api/", timeout=20) as client:
+    with httpx.Client(base_url=f"{server}gradio_api/", timeout=60) as client:
         for function in functions:
             for number in range(5 if function["inputs"] else 1):
                 session = f"{function['id']}-{number}"

@@ -58,7 +58,7 @@ def test_a_server_with_a_full_queue_is_alive_but_not_ready_and_says_busy(
     visitor = threading.Thread(target=lambda: service.sample(count=1, size=8, tick=tick))
     try:
         visitor.start()
-        assert inside.wait(10)
+        assert inside.wait(60)
         assert httpx.get(f"{running.url}healthz").status_code == 200
         ready = httpx.get(f"{running.url}readyz")
         assert (ready.status_code, ready.json()["error"]) == (503, "busy")
@@ -139,7 +139,7 @@ def test_methods_and_pages_that_do_not_exist_are_plain_errors(server: str) -> No
 def test_a_body_without_a_length_is_cut_off_while_it_comes(server: str) -> None:
     host, port = httpx.URL(server).host, httpx.URL(server).port
     sent = 0
-    with socket.create_connection((host, port), timeout=10) as connection:
+    with socket.create_connection((host, port), timeout=60) as connection:
         connection.sendall(b"POST /remote/encode HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         # A refusal ends the connection; without one this would go on to 100 times the limit.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -36,7 +36,7 @@ def canary(tmp_path: Path) -> Path:
 def raw(server: str, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
     """Status and text of an answer to a path that is sent exactly as it is written here."""
     url = httpx.URL(server)
-    connection = http.client.HTTPConnection(url.host, url.port, timeout=20)
+    connection = http.client.HTTPConnection(url.host, url.port, timeout=60)
     data = json.dumps(body) if body is not None else None
     connection.request(method, path, data, {"Content-Type": "application/json", **headers})
     response = connection.getresponse()
@@ -71,7 +71,7 @@ def call(server: str, function: dict[str, Any], value: Any, route: str) -> str:
 
 
 def stream(server: str, path: str) -> str:
-    with httpx.stream("GET", server + path.lstrip("/"), timeout=20) as response:
+    with httpx.stream("GET", server + path.lstrip("/"), timeout=60) as response:
         return response.read().decode()
 
 

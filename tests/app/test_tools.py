@@ -106,7 +106,7 @@ def test_tools_answer_and_a_call_that_is_refused_does_not_end_the_session(
 
 def post(running: Running, body: object) -> httpx.Response:
     headers = {"Accept": "application/json, text/event-stream"}
-    return httpx.post(f"{running.url}gradio_api/mcp/", json=body, headers=headers, timeout=30)
+    return httpx.post(f"{running.url}gradio_api/mcp/", json=body, headers=headers, timeout=60)
 
 
 def test_a_request_may_be_as_large_as_its_files(tools: Running) -> None:

@@ -100,7 +100,7 @@ def start(argv: list[str]) -> Forked:
 def kill_after(process: Forked, folder: Path, steps: int) -> None:
     """SIGKILL a run once it has logged so many steps."""
     file = folder / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (file.exists() and len(file.read_text().splitlines()) >= steps):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

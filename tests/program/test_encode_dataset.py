@@ -20,7 +20,7 @@ from PIL import Image
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 from tests.latent_dataset.made import files, index
-from tests.program.forked import ROOT, Group, fork
+from tests.program.forked import PATIENCE, ROOT, Group, fork
 from tests.program.running import environment, here, load_program, together
 
 PROGRAM = ROOT / "train" / "encode_dataset.py"
@@ -108,7 +108,7 @@ def kill_all(group: Group) -> None:
         each.send_signal(signal.SIGKILL)
     for rank in group.ranks:
         assert rank.wait() == -signal.SIGKILL
-    psutil.wait_procs(everyone, timeout=30)
+    psutil.wait_procs(everyone, timeout=60)
 
 
 def shards_of(out: Path) -> int:
@@ -121,7 +121,7 @@ def killed_again_and_again(argv: list[str], out: Path, kills: int) -> Iterator[i
     for number in range(kills):
         group = Group(PROGRAM, argv, environment())
         target = max(1, (number + 1) * (SHARDS - 4) // kills)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE
         while shards_of(out) < target:
             assert [rank.poll() for rank in group.ranks] == [None, None]
             assert time.monotonic() < deadline

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program.forked import Forked
+from tests.program.forked import PATIENCE, Forked
 from tests.program.running import TORCHRUN, TRAIN, alone, arguments, environment, metrics, start, state
 
 pytestmark = pytest.mark.slow  # whole programs
@@ -18,7 +18,7 @@ MANY = 100_000
 
 
 def wait_for(condition: Callable[[], bool], process: "Forked | subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
@@ -36,7 +36,7 @@ def test_a_signal_saves_and_exits_with_its_status(tmp_path: Path, number: signal
     process = start(argv)
     wait_for(logged(tmp_path, 3), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert process.returncode == 128 + number, err
     last = int(metrics(tmp_path)[-1]["step"])
     assert f"{number.name}: saved after step {last}" in out + err
@@ -48,7 +48,7 @@ def test_a_signal_during_evaluation_saves(tmp_path: Path) -> None:
     process = start(arguments(tmp_path, MANY, "--train.schedule", "constant", *more))
     wait_for(lambda: "evaluating" in process.said(), process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, err
     assert not (tmp_path / "run" / "heldout.jsonl").exists()
     assert state(tmp_path, int(metrics(tmp_path)[-1]["step"]))
@@ -59,7 +59,7 @@ def test_a_signal_during_the_last_evaluation_saves_and_the_run_can_be_finished(t
     process = start(argv)
     wait_for(lambda: "evaluating" in process.said(), process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, err
     assert not (tmp_path / "run" / "model").exists()
     finished = alone(argv)
@@ -77,7 +77,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     time.sleep(1.2)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate()
     assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
@@ -86,7 +86,7 @@ def test_a_signal_to_one_rank_saves_on_all_together(tmp_path: Path) -> None:
     process = subprocess.Popen(command, env=environment(), stdout=-1, stderr=-1, text=True)
     wait_for(logged(tmp_path, 3), process)
     os.kill(rank_process(process.pid, 1), signal.SIGTERM)
-    _, err = process.communicate(timeout=90)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     last = int(metrics(tmp_path)[-1]["step"])
     assert f"SIGTERM: saved after step {last}" in err + _

@@ -23,7 +23,7 @@ from latent_ae.generation.source import open_latents
 from latent_ae.models import build_autoencoder
 from latent_ae.training.guard import NonFiniteError
 from tests.latent_dataset.made import make, settings
-from tests.program.forked import ROOT, fork
+from tests.program.forked import PATIENCE, ROOT, fork
 from tests.program.running import alone, environment, here, load_program, together
 
 PROGRAM = ROOT / "train" / "train_diffusion.py"
@@ -85,7 +85,7 @@ def test_it_leaves_a_pipeline_samples_and_metrics(whole: Path) -> None:
 def test_a_run_that_was_stopped_goes_on_to_the_last_bit(latents: Path, whole: Path, tmp_path: Path) -> None:
     argv = words(latents, tmp_path)
     process = fork(PROGRAM, argv, environment())
-    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + PATIENCE
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

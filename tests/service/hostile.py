@@ -172,7 +172,7 @@ def main(folder: Path) -> None:
         for number in range(len(list(folder.glob("*.upload")))):
             case = json.loads((folder / f"{number}.json").read_text(encoding="utf-8"))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            start = time.perf_counter()
+            start = time.process_time()  # of this process: other programs cost nothing
             try:
                 getattr(service, case["endpoint"])(folder / f"{number}.upload")
                 outcome = "ok"
@@ -180,7 +180,7 @@ def main(folder: Path) -> None:
                 outcome = error.code
             except Exception as error:
                 outcome = f"{type(error).__name__}: {error}"
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
             answer = {"outcome": outcome, "seconds": seconds, "MiB": growth}
             sys.stdout.write(json.dumps(case | answer) + "\n")

@@ -34,7 +34,7 @@ def begin(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
@@ -49,7 +49,7 @@ def test_one_request_too_many_is_told_at_once(held: HeldCodec) -> None:
             service.encode(png(IMAGE))
         held.go_on.set()
         for thread, box in inside:
-            thread.join(10)
+            thread.join(60)
             assert not isinstance(box[0], BaseException)
         service.encode(png(IMAGE))
         assert service.stats().requests == {("encode", "ok"): 4, ("encode", "busy"): 1}
@@ -60,13 +60,13 @@ def test_images_of_one_size_go_through_the_model_together(held: HeldCodec) -> No
     with closing(Service({"held": held}), held) as service:
         held.go_on.clear()
         first = begin(lambda: service.encode(png(pixels(30, 30))))
-        assert held.entered.wait(10)
+        assert held.entered.wait(60)
         images = [pixels(9, 14, seed=seed) for seed in range(3)] + [pixels(12, 16, seed=9), pixels(9, 18)]
         others = [begin(lambda image=image: service.encode(png(image))) for image in images]
         until(lambda: service.stats().queued == 5)
         held.go_on.set()
         for thread, _ in (first, *others):
-            thread.join(10)
+            thread.join(60)
         # 9x14 and 12x16 are both padded to 12x16
         assert sorted(held.calls) == [("encode", 1), ("encode", 1), ("encode", 4)]
         for image, (_, box) in zip(images, others, strict=True):
@@ -82,12 +82,12 @@ def test_one_bad_image_of_a_batch_fails_alone(held: HeldCodec) -> None:
         held.entered.clear()
         held.go_on.clear()
         first = begin(lambda: service.encode(png(IMAGE)))
-        assert held.entered.wait(10)
+        assert held.entered.wait(60)
         waiting = [begin(lambda data=data: service.decode(data)) for data in (file, to_bytes(bad), file)]
         until(lambda: service.stats().queued == 3)
         held.go_on.set()
         for thread, _ in (first, *waiting):
-            thread.join(10)
+            thread.join(60)
         one, wrong, other = (box[0] for _, box in waiting)
         assert isinstance(wrong, BadLatents)
         for answer in (one, other):
@@ -123,15 +123,15 @@ def test_every_visitor_is_told_the_seam_of_his_own_image() -> None:
 
 
 def test_a_request_ends_at_its_deadline_and_the_next_is_answered(held: HeldCodec) -> None:
-    with closing(Service({"held": held}, limits=ServiceLimits(deadline_seconds=1.5)), held) as service:
+    with closing(Service({"held": held}, limits=ServiceLimits(deadline_seconds=3)), held) as service:
         service.encode(png(IMAGE))
         held.entered.clear()
         held.go_on.clear()
         running = begin(lambda: service.encode(png(IMAGE)))
-        assert held.entered.wait(10)
+        assert held.entered.wait(60)
         waiting = begin(lambda: service.encode(png(pixels(30, 30))))
         for thread, box in (running, waiting):
-            thread.join(10)
+            thread.join(60)
             assert isinstance(box[0], DeadlineExceeded)
         until(lambda: service.stats().running == 0)
         held.go_on.set()
@@ -159,7 +159,7 @@ def test_closing_answers_everybody(held: HeldCodec) -> None:
     until(lambda: service.stats().inside == 3 and held.entered.is_set())
     service.close()  # although the model is held
     for thread, box in inside:
-        thread.join(10)
+        thread.join(60)
         assert isinstance(box[0], ShuttingDown)
     with pytest.raises(ShuttingDown):
         service.encode(png(IMAGE))

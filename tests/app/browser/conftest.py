@@ -86,7 +86,7 @@ def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> It
 def chromium() -> Iterator["Browser"]:  # noqa: F821 - Playwright may not be installed
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser
