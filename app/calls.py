@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Scope
 
 from latent_ae.service.errors import BadRequest, ServiceError
+from replies import Replies
 
 _LONGEST = 255
 """bytes of a file's name: a longer one cannot even be looked for; characters of what a refusal repeats"""
@@ -30,10 +31,10 @@ class NotFound(ServiceError):  # noqa: N818 - named as HTTP names it
 class Calls:
     """What the page's functions and the endpoints take, by Gradio's own list of them."""
 
-    def __init__(self, demo: gr.Blocks) -> None:
+    def __init__(self, demo: gr.Blocks, replies: Replies) -> None:
         self._demo = demo
         self._endpoints: Mapping[str, Any] = demo.get_api_info()["named_endpoints"]
-        demo.preprocess_data = _told(demo.preprocess_data)
+        demo.preprocess_data = _told(demo.preprocess_data, replies)
 
     def check(self, route: str, body: Any) -> None:
         """Raise NotFound or BadRequest for a call at a route below /gradio_api/ that Gradio would fail over."""
@@ -76,6 +77,7 @@ class Calls:
             raise BadRequest(f"{name} has no parameter {unknown[0][:40]!r}; it takes {takes}")
         if missing := [needed for needed, has_default in parameters.items() if not has_default and needed not in body]:
             raise BadRequest(f"{name} needs {', '.join(missing)}; it takes {takes}")
+        self._check_values(self._named(name), body)
 
     def _check_placed(self, kind: str, name: str, body: dict[str, Any]) -> None:
         """Values in a list, `data`, of a function that is named in the path or numbered in the body."""
@@ -91,19 +93,29 @@ class Calls:
         if len(data) not in wanted:
             values = " or ".join(map(str, sorted(wanted)))
             raise BadRequest(f"data has {len(data)} values, and the function takes {values}")
+        if kind == "call" and hasattr(function.fn, "check"):
+            self._check_values(function, dict(zip(function.input_parameter_names, data, strict=True)))
+
+    def _check_values(self, function: Any, values: dict[str, Any]) -> None:
+        """Tell at once what an endpoint would tell in the stream of its result, where Gradio's client looks for it."""
+        for name, value in values.items():
+            function.fn.check(name, value)
 
     def _function(self, kind: str, name: str, body: dict[str, Any]) -> Any:
         number = None if kind == "call" else body.get("fn_index")
         if number is None and name and kind != "queue":
-            found = [function for function in self._demo.fns.values() if function.api_name == name]
-            if not found:
-                raise self._unknown(name)
-            return found[0]
+            return self._named(name)
         if not isinstance(number, int) or isinstance(number, bool):
             raise BadRequest("fn_index is the number of a function")
         if number not in self._demo.fns:
             raise NotFound(f"there is no function {str(number)[:20]}")
         return self._demo.fns[number]
+
+    def _named(self, name: str) -> Any:
+        for function in self._demo.fns.values():
+            if function.api_name == name:
+                return function
+        raise self._unknown(name)
 
     def _unknown(self, name: str) -> NotFound:
         names = ", ".join(endpoint.removeprefix("/") for endpoint in self._endpoints)
@@ -150,7 +162,7 @@ def leave_range_to_starlette(scope: Scope) -> None:
         headers["range"] = f"Bytes={given.removeprefix('bytes=')}"
 
 
-def _told(preprocess: Any) -> Any:
+def _told(preprocess: Any, replies: Replies) -> Any:
     """Gradio's step from a request's values to a function's, with an error that the caller understands."""
 
     async def told(*arguments: Any, **named: Any) -> Sequence[Any]:
@@ -166,6 +178,7 @@ def _told(preprocess: Any) -> Any:
             why = "the values do not have the form that the function takes"
         else:
             return found
+        replies.count("gradio_api/call/", "bad_request")
         raise gr.Error(f"bad_request: {why}", duration=None, print_exception=False) from None
 
     return told

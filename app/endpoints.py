@@ -30,6 +30,8 @@ from latent_ae.service.results import Images
 
 _log = logging.getLogger(__name__)
 
+_FILE_EXPECTED = 'expected an uploaded file, as {"path": PATH, "meta": {"_type": "gradio.FileData"}}'
+
 File = dict[str, Any]
 Numbers = dict[str, Any]
 
@@ -39,7 +41,7 @@ def add_endpoints(service: Service) -> None:
     add = functools.partial(gr.api, concurrency_limit=None, api_visibility="public")
     for function in (*_coding(service), *_drawing(service)):
         # Gradio's queue holds nothing back: the service's own is bounded, batches, and says when it is full.
-        add(_typed(function), api_name=function.__name__)
+        add(_typed(function, service), api_name=function.__name__)
 
 
 def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
@@ -157,16 +159,26 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
     return sample, interpolate, models
 
 
-def _typed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with typed errors, and arguments checked against its type hints, which Gradio does not do."""
+def _typed(function: Callable[..., Any], service: Service) -> Callable[..., Any]:
+    """The function with typed errors, and arguments checked against its type hints, which Gradio does not do.
+
+    Its `check(name, value)` gives an argument as the function takes it, or raises BadRequest.
+    """
     hints = get_type_hints(function)
     checks = {name: TypeAdapter(hints[name]) for name in inspect.signature(function).parameters}
+
+    def check(name: str, value: Any) -> Any:
+        return _checked(name, checks[name], value)
 
     @functools.wraps(function)
     def endpoint(*arguments: Any) -> Any:
         try:
-            given = zip(checks.items(), arguments, strict=True)
-            return function(*[_checked(name, check, value) for (name, check), value in given])
+            try:
+                values = [check(name, value) for name, value in zip(checks, arguments, strict=True)]
+            except BadRequest as error:
+                service.count_refused(function.__name__, error)
+                raise
+            return function(*values)
         except ServiceError as error:
             raise gr.Error(f"{error.code}: {error}", duration=None, print_exception=False) from None
         except Exception:
@@ -176,6 +188,7 @@ def _typed(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _forget_caller()
 
+    endpoint.check = check
     return endpoint
 
 
@@ -191,6 +204,8 @@ def _checked(name: str, check: TypeAdapter[Any], value: Any) -> Any:
     try:
         return check.validate_python(value, strict=not isinstance(value, dict))
     except ValidationError as error:
+        if check.core_schema["type"] == "model":
+            raise BadRequest(f"{name}: {_FILE_EXPECTED}") from None
         raise BadRequest(f"{name}: {error.errors()[0]['msg'].lower()}") from None
 
 

@@ -102,7 +102,7 @@ def launch(
     traffic, replies = Traffic(), Replies()
     guard = functools.partial(
         Guard,
-        calls=Calls(demo),
+        calls=Calls(demo, replies),
         replies=replies,
         origins=Origins(host=host, names=allow_hosts, root_path=root_path or ""),
         folder=folder,

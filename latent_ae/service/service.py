@@ -18,7 +18,7 @@ from latent_ae.image import Pixels, from_tensor
 from latent_ae.latent_file import Latents, Precision
 from latent_ae.service import answers, catalog, intake, pictures, remote
 from latent_ae.service.checks import one_of, real, whole
-from latent_ae.service.errors import BadRequest
+from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.hosted import Hosted
 from latent_ae.service.inspection import inspect_latents
 from latent_ae.service.limits import DEFAULTS, TILE, ServiceLimits
@@ -293,6 +293,10 @@ class Service:
                 images = remote.images_of(asked, chosen.info, self.limits)
             vectors = request.model(chosen.encode_vectors(images))
             return remote.encoded_reply(asked, torch.stack(vectors), chosen.info.encoder)
+
+    def count_refused(self, endpoint: str, error: ServiceError) -> None:
+        """Count a request whose caller refused it before it came here."""
+        self._door.counter.add(endpoint, error.code, 0.0)
 
     def stats(self) -> ServiceStats:
         """Counts since the start, and how things stand now."""

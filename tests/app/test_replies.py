@@ -92,7 +92,16 @@ def test_calls_that_are_none_are_refused(server: str, route: str) -> None:
         ("run/nobody", {"data": []}, 404, "there is no endpoint 'nobody'"),
         ("call/sample", {"data": [None]}, 400, "data has 1 values, and the function takes 6"),
         ("run/encode", {"data": [0] * 6}, 400, "data has 6 values, and the function takes 5"),
-        ("run/encode", {"data": [0] * 5}, 400, "image: input should be a valid dictionary or instance of filedata"),
+        (
+            "run/encode",
+            {"data": [0] * 5},
+            400,
+            'image: expected an uploaded file, as {"path": PATH, "meta": {"_type": "gr',
+        ),
+        ("call/encode", {"data": [0] * 5}, 400, "image: expected an uploaded file"),
+        ("call/v2/encode", {"image": None}, 400, "image: expected an uploaded file"),
+        ("call/v2/sample", {"seed": "x"}, 400, "seed: input should be a valid integer"),
+        ("call/v2/sample", {"prior": "x"}, 400, "prior: input should be 'normal' or 'learned'"),
         (
             "run/sample",
             {"data": ["nobody", 1, 0, 1.0, 8, "normal"]},
@@ -340,6 +349,14 @@ def test_errors_are_counted_by_a_few_names(server: str) -> None:
     assert changed == {("call", "not_found"): 5, ("page", "not_found"): 5, ("remote", "broken_image"): 1}
     assert {route for route, _ in after} <= {*replies._ROUTES.values(), "page"}
     assert {code for _, code in after} <= CODES | {"internal"}
+
+
+def test_values_that_an_endpoint_refuses_are_counted_as_its_requests(server: str, service: Service) -> None:
+    before = service.stats().requests.get(("sample", "bad_request"), 0)
+    assert (
+        httpx.post(f"{server}gradio_api/run/sample", json={"data": [None, "x", 0, 1.0, 8, "normal"]}).status_code == 400
+    )
+    assert service.stats().requests["sample", "bad_request"] == before + 1
 
 
 def test_a_fault_of_the_server_is_said_to_be_one_and_logged(

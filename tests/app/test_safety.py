@@ -225,7 +225,7 @@ def test_tools_give_no_addresses_either(tmp_path: Path) -> None:
     guard = Guard(
         behind,
         origins=Origins(),
-        calls=Calls(gr.Blocks()),
+        calls=Calls(gr.Blocks(), Replies()),
         replies=Replies(),
         folder=tmp_path,
         upload_bytes=UPLOAD_BYTES,
