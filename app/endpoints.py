@@ -72,6 +72,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
             "shape": list(latents.tensor.shape),
             "bytes": len(encoded.file),
             "compute": _compute(latents.compute),
+            "remarks": list(encoded.remarks),
         }
 
     def decode(latents: FileData, model: str | None = None, foreign: bool = False) -> tuple[list[FileData], dict]:
@@ -101,6 +102,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
                     "model": done.model,
                     "metrics": done.metrics,
                     "notes": done.notes,
+                    "remarks": list(done.encoded.remarks),
                     "sizes": [dataclasses.asdict(size) for size in done.sizes],
                     "rivals": [_without(rival, "image") for rival in done.rivals],
                     "encoding": _compute(done.encoded.latents.compute),

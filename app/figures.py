@@ -84,8 +84,9 @@ def pictures(made: Sequence[Reconstruction], rivals: Sequence[Rival]) -> list[tu
 
 
 def told(made: Sequence[Reconstruction]) -> str:
-    """How the work went, in a sentence a model."""
-    return " ".join(_how(each) for each in made)
+    """How the work went, in a sentence a model, and how the image was read."""
+    read = dict.fromkeys(remark for each in made for remark in each.encoded.remarks)
+    return " ".join([*(_how(each) for each in made), *(f"The image {remark}." for remark in read)])
 
 
 def _how(each: Reconstruction) -> str:

@@ -79,7 +79,9 @@ def test_every_way_into_the_program_reads_the_same_pixels(tmp_path: Path) -> Non
         assert np.array_equal(to_uint8(stored.load(), 3), right), name
         with contextlib.suppress(UnsupportedFormat, TooLarge):  # fewer formats, and no second page
             upload = read_upload(case.data, ServiceLimits())
-            assert np.array_equal(read_image(upload, channels=3, limits=ServiceLimits()), right), name
+            picture = read_image(upload, channels=3, limits=ServiceLimits())
+            assert np.array_equal(picture.pixels, right), name
+            assert case.remark in "".join(picture.remarks), name
             served += 1
     assert served > 30
 

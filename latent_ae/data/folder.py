@@ -1,15 +1,15 @@
 """Any tree of image files."""
 
-import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from PIL import Image
 
 from latent_ae.config import DataConfig
 from latent_ae.data.header import header_size
+from latent_ae.data.left_out import describe_left_out, visible_files
 from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
 from latent_ae.image import SUFFIXES, BrokenImage, open_image
 from latent_ae.paths import count_by_suffix
@@ -97,38 +97,6 @@ def build(config: DataConfig) -> SourceParts:
     return SourceParts(*parts, left_out=describe_left_out(others))
 
 
-def describe_left_out(files: Sequence[str]) -> str:
-    """Files that are not used, for `SourceParts.left_out`."""
-    if not files:
-        return ""
-    what = "1 file is no image that is" if len(files) == 1 else f"{len(files):,} files are no images that are"
-    return f"{what} used: {count_by_suffix(map(PurePath, files))}"
-
-
 def _top_folder(relative: str) -> str | None:
     top, slash, _ = relative.partition("/")
     return top if slash else None
-
-
-def visible_files(root: Path) -> Iterator[Path]:
-    """Every visible file, each real folder once: under its own path if it has one, else under its first link's."""
-    visited: set[str] = set()
-    pending = [root]
-    while pending:
-        links: list[Path] = []
-        for start in pending:
-            for folder, names, files in os.walk(start, onerror=_refuse):  # does not enter links
-                real = os.path.realpath(folder)
-                if real in visited:
-                    names.clear()
-                    continue
-                visited.add(real)
-                names[:] = [name for name in names if not name.startswith(".")]
-                links += [path for name in names if (path := Path(folder, name)).is_symlink()]
-                yield from (Path(folder, name) for name in files if not name.startswith("."))
-        pending = sorted(links)
-
-
-def _refuse(error: OSError) -> None:
-    # os.walk passes over folders it may not read, which would change the data set without a word.
-    raise DataError(f"cannot list {error.filename}: {error.strerror}") from error

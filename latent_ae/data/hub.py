@@ -1,7 +1,6 @@
 """Data sets in the formats of the `datasets` library: on the disk, or by name from the Hugging Face hub."""
 
 import io
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,14 +12,12 @@ import fsspec
 from PIL import Image
 
 from latent_ae.config import DataConfig
-from latent_ae.data.folder import describe_left_out, visible_files
 from latent_ae.data.header import header_size
+from latent_ae.data.left_out import files_without_row
 from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
-from latent_ae.image import SUFFIXES, BrokenImage, open_image
+from latent_ae.image import BrokenImage, open_image
 
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "README.md")
-"""what `datasets` itself reads beside images"""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -120,18 +117,14 @@ def build(config: DataConfig) -> SourceParts:
 
 
 def _left_out(folder: Path, splits: dict[str, Any], wanted: str | None, what: str) -> str:
-    """The files of a folder of images that `datasets` made no row of, in any split; it drops them without a word."""
-    files = [path for path in visible_files(folder) if path.name not in _METADATA] if folder.is_dir() else []
-    if not any(path.suffix.lower() in SUFFIXES for path in files):  # tables and archives hold the images themselves
-        return ""
-    rows: set[str] = set()
-    for dataset in splits.values():
+    """The files of a folder of images that became no row of any split."""
+    paths: list[str] = []
+    for dataset in splits.values() if folder.is_dir() else ():
         with suppress(DataError):  # a split without images, which may not be asked for
             images, column = image_column(dataset, wanted, what)
-            paths = (path for chunk in images.data.column(column).chunks for path in chunk.field("path").to_pylist())
-            # A row of an archive has the path zip://a.png::/folder/images.zip.
-            rows |= {os.path.realpath(path.rpartition("::")[2]) for path in paths if path}
-    return describe_left_out([path.as_posix() for path in files if os.path.realpath(path) not in rows])
+            for chunk in images.data.column(column).chunks:
+                paths += filter(None, chunk.field("path").to_pylist())
+    return files_without_row(folder, paths)
 
 
 def choose_splits(

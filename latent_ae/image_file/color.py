@@ -159,7 +159,8 @@ def profile_name(profile: Profile) -> str:
         name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile.icc)))
     except (ImageCms.PyCMSError, OSError):
         return "a damaged profile"
-    return " ".join(name.split())[:80] or "an unnamed profile"
+    name = "".join(letter for letter in " ".join(name.split()) if letter.isprintable())
+    return name[:80] or "an unnamed profile"
 
 
 @dataclass(frozen=True)

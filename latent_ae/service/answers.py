@@ -34,8 +34,13 @@ def drawn(info: ModelInfo, latents: Latents, *, seed: int | None, logvar: bool) 
     return dataclasses.replace(latents, seed=seed)
 
 
-def encoded(model: str, upload: Upload, latents: Latents, precision: Precision) -> Encoded:
-    """The latent file of an upload, named after it. Raises BadRequest for values that float16 cannot hold."""
+def encoded(
+    model: str, upload: Upload, latents: Latents, precision: Precision, remarks: tuple[str, ...] = ()
+) -> Encoded:
+    """The latent file of an upload, named after it, with remarks on how that was read.
+
+    Raises BadRequest for values that float16 cannot hold.
+    """
     # The codec's own name is a path of the server.
     latents = dataclasses.replace(latents, model=model, sources=(upload.sha256,))
     try:
@@ -43,7 +48,7 @@ def encoded(model: str, upload: Upload, latents: Latents, precision: Precision) 
     except LatentFileError as error:
         raise BadRequest(str(error)) from error
     stem = re.sub(r"[^\w.-]+", "-", upload.stem)[:80].strip("-.") or "latents"
-    return Encoded(latents, data, f"{stem}{SUFFIX}")
+    return Encoded(latents, data, f"{stem}{SUFFIX}", remarks)
 
 
 def sizes(upload: Upload, image: Pixels, latents: Latents) -> tuple[Size, ...]:

@@ -7,11 +7,12 @@ import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from latent_ae.foreign_latents import LatentForm, Taken, take_latents
-from latent_ae.image import BrokenImage, Pixels, open_image, to_pil, to_uint8
+from latent_ae.image import BrokenImage, Pixels, open_image, remarks, to_pil, to_uint8
 from latent_ae.image_file.opening import other_kind
 from latent_ae.latent_file import LatentFileError, Latents, from_bytes
 from latent_ae.latent_header import Limits, read_header
@@ -64,8 +65,17 @@ def read_upload(file: bytes | Path, limits: ServiceLimits) -> Upload:
     return Upload(data, file.stem if isinstance(file, Path) else "")
 
 
-def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Pixels:
-    """[H,W,channels] uint8, upright, transparency over white.
+class Picture(NamedTuple):
+    """An uploaded image."""
+
+    pixels: Pixels
+    """[H,W,C] uint8, upright, in sRGB, transparency over white"""
+    remarks: tuple[str, ...]
+    """what a person should know about how it was read, each to follow on: the image"""
+
+
+def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Picture:
+    """With that number of channels.
 
     What kind of file it is follows from its content. Raises UnsupportedFormat for other kinds than READ, TooLarge for
     too many pixels and for animations, both before a pixel is decoded, and BrokenUpload for a damaged file.
@@ -79,7 +89,7 @@ def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Pixel
         image = open_image(
             io.BytesIO(upload.data), formats=(kind,), check=lambda image: _check_header(image, limits), limited=True
         )
-        return to_uint8(image, channels)
+        return Picture(to_uint8(image, channels), remarks(image))
     except BrokenImage as error:
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
             raise TooLarge(

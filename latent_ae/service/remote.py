@@ -139,7 +139,7 @@ def images_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> li
     Raises BadRequest, TooLarge, and for a file as `read_image`.
     """
     if asked.shape is None:
-        return [read_image(read_upload(asked.data, limits), channels=info.channels, limits=limits)]
+        return [read_image(read_upload(asked.data, limits), channels=info.channels, limits=limits).pixels]
     _check_shape(asked.shape, info.channels, 1, limits)
     pixels = _tensor(asked.data, asked.shape, asked.dtype or "")
     if (largest := float(pixels.abs().max())) > 1.01:  # a little more is a rounding of bfloat16

@@ -46,6 +46,8 @@ class Encoded:
     file: bytes
     """the latent file"""
     file_name: str
+    remarks: tuple[str, ...] = ()
+    """what a person should know about how the image was read, each to follow on: the image"""
 
 
 @dataclass(frozen=True)

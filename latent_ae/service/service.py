@@ -114,10 +114,10 @@ class Service:
                 one_of("precision", precision, ("float32", "float16", "bfloat16"))
             seed = None if seed is None else whole("seed", seed, 0, 2**63 - 1)
             answers.require_effect(chosen.info, seed=seed, precision=precision, logvar=logvar)
-            upload, pixels = self._uploads.image(request, image, channels=chosen.info.channels)
+            upload, (pixels, remarks) = self._uploads.image(request, image, channels=chosen.info.channels)
             latents: Latents = request.model([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
             drawn = answers.drawn(chosen.info, latents, seed=seed, logvar=logvar)
-            return answers.encoded(chosen.info.id, upload, drawn, precision or "float32")
+            return answers.encoded(chosen.info.id, upload, drawn, precision or "float32", remarks)
 
     def decode(
         self, latents: File, *, model: str | None = None, foreign: bool = False, tick: Tick | None = None
@@ -152,7 +152,7 @@ class Service:
         """What a model keeps of an image, with measures; with `rivals` JPEG and WebP beside it."""
         with self._door.request("reconstruct", tick) as request:
             chosen = self._model(model)
-            upload, pixels = self._uploads.image(request, image, channels=chosen.info.channels)
+            upload, (pixels, remarks) = self._uploads.image(request, image, channels=chosen.info.channels)
             latents: Latents = request.model([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
             decoded = request.model(chosen.decode(latents), until=0.9)[0]
             with request.desk():
@@ -161,7 +161,7 @@ class Service:
                     model=chosen.info.id,
                     original=pixels,
                     reconstructed=decoded.image,
-                    encoded=answers.encoded(chosen.info.id, upload, latents, "float32"),
+                    encoded=answers.encoded(chosen.info.id, upload, latents, "float32", remarks),
                     metrics=metrics,
                     notes=notes,
                     sizes=answers.sizes(upload, pixels, latents),
@@ -267,7 +267,7 @@ class Service:
         """What is in an image's latents, beside what was measured over the training images."""
         with self._door.request("inspect", tick) as request:
             chosen = self._model(model)
-            _, pixels = self._uploads.image(request, image, channels=chosen.info.channels)
+            _, (pixels, _) = self._uploads.image(request, image, channels=chosen.info.channels)
             latents: Latents = request.model([chosen.encode(pixels, logvar=True)])[0]
             return inspect_latents(chosen.info, latents)
 

@@ -21,8 +21,8 @@ class Uploads:
     def __init__(self, limits: ServiceLimits) -> None:
         self._limits = limits
 
-    def image(self, request: Request, file: File, *, channels: int) -> tuple[intake.Upload, Pixels]:
-        """The file's bytes and its pixels, [H,W,channels]."""
+    def image(self, request: Request, file: File, *, channels: int) -> tuple[intake.Upload, intake.Picture]:
+        """The file's bytes and the image in it with that number of channels."""
         with request.desk():
             upload = intake.read_upload(file, self._limits)
             return upload, intake.read_image(upload, channels=channels, limits=self._limits)
@@ -31,7 +31,7 @@ class Uploads:
         """Images that are all brought to the size of the first, with room for `frames` of them."""
         images: list[Pixels] = []
         for file in files:
-            pixels = self.image(request, file, channels=channels)[1]
+            pixels = self.image(request, file, channels=channels)[1].pixels
             size = images[0].shape[:2] if images else intake.frame_size(pixels, frames, self._limits)
             images.append(intake.fitted(pixels, *size))
         return images

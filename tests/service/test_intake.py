@@ -20,7 +20,7 @@ LIMITS = ServiceLimits(upload_bytes=300_000, pixels=10_000, side=1_000)
 
 
 def read(file: bytes | Path, channels: int = 3, limits: ServiceLimits = LIMITS) -> Pixels:
-    return read_image(read_upload(file, limits), channels=channels, limits=limits)
+    return read_image(read_upload(file, limits), channels=channels, limits=limits).pixels
 
 
 def frames(kind: str, count: int = 2) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import figures
 from latent_ae.codec import Codec
 from latent_ae.image import from_tensor, to_tensor
 from latent_ae.latent_file import Compute, from_bytes, to_bytes
@@ -21,6 +22,7 @@ from latent_ae.service.errors import (
     UnknownModel,
     WrongModel,
 )
+from tests.image_files import CASES
 
 from .conftest import CODES, closing, pixels, png, tiny
 
@@ -51,6 +53,17 @@ def test_an_image_goes_to_a_latent_file_and_back(service: Service, model: str, t
     decoded = service.decode(encoded.file)  # whichever has the encoder
     assert decoded.model == model
     assert np.array_equal(decoded.images[0], codec.reconstruct([original])[0])
+
+
+def test_how_an_image_was_read_is_said_with_the_answer(service: Service) -> None:
+    case = CASES["Adobe RGB, PNG"]
+    remarks = ("had colours of Adobe RGB (1998), which were converted to sRGB",)
+    made = service.reconstruct(case.data)
+    assert (made.encoded.remarks, service.encode(case.data).remarks) == (remarks, remarks)
+    assert figures.told([made, made]).endswith(
+        " s. The image had colours of Adobe RGB (1998), which were converted to sRGB."
+    )
+    assert service.encode(png(IMAGE)).remarks == ()
 
 
 def test_a_path_of_the_server_is_in_no_answer(tmp_path: Path) -> None:
