@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from itertools import takewhile
 from typing import IO
 
 import numpy as np
@@ -65,7 +66,8 @@ def declared_profile(image: Image.Image) -> Profile | None:
     if stream is not None and image.format in ("PNG", "JPEG2000", "AVIF", "BMP"):
         with place_kept(stream):
             if image.format == "PNG":
-                codes = next((contents(stream, part) for part in png_chunks(stream) if part.name == b"cICP"), None)
+                ahead = takewhile(lambda part: part.name != b"IDAT", png_chunks(stream))  # pixels may be many chunks
+                codes = next((contents(stream, part) for part in ahead if part.name == b"cICP"), None)
             elif image.format == "JPEG2000":
                 icc = next((data[3:] for data in _color_boxes(stream, (b"jp2h", b"colr")) if data[:1] == b"\2"), None)
             elif image.format == "BMP":

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import IO, NamedTuple
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-_MOST_PARTS = 10_000
+_MOST_PARTS = 1_000_000
 """A file with more is hostile."""
 _LARGEST_READ = 1 << 24
 
