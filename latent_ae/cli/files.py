@@ -4,14 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latent_ae.cli.messages import complain, remark, say
-from latent_ae.cli.options import add_command, add_model, add_out_folder, load_codec, not_negative
+from latent_ae.cli.messages import complain, say
+from latent_ae.cli.options import add_command, add_model, add_out_folder, load_codec, not_negative, say_how
 from latent_ae.errors import UserError
 from latent_ae.latent_header import SUFFIX, SUFFIXES
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
-    from latent_ae.codec import Codec, SideChoice
     from latent_ae.codec.files import Target, Task
 
 RESUMED = ("encode", "decode", "reconstruct")
@@ -123,7 +122,7 @@ def _encode(arguments: argparse.Namespace) -> int:
         logvar=arguments.logvar,
         rule=ReadingRule(arguments.color, arguments.accept_damaged),
     )
-    _say_how(codec, codec.precision.encoder)
+    say_how(codec, codec.precision.encoder)
     return _run(task, targets, found.others, arguments.out, "encoded")
 
 
@@ -139,7 +138,7 @@ def _decode(arguments: argparse.Namespace) -> int:
     name = arguments.model or named_model([source.path for source in found.sources])
     codec = load_codec(arguments, name=name)
     task = Decode(codec, foreign=arguments.foreign)
-    _say_how(codec, codec.precision.decoder)
+    say_how(codec, codec.precision.decoder)
     return _run(task, targets, found.others, arguments.out, "decoded")
 
 
@@ -154,14 +153,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     targets = plan(found.sources, arguments.out, ".png")
     codec = load_codec(arguments)
     task = Reconstruct(codec, rule=ReadingRule(arguments.color, arguments.accept_damaged))
-    _say_how(codec, codec.precision.encoder, codec.precision.decoder)
+    say_how(codec, codec.precision.encoder, codec.precision.decoder)
     return _run(task, targets, found.others, arguments.out, "reconstructed")
-
-
-def _say_how(codec: "Codec", *sides: "SideChoice") -> None:
-    """What the sides that are used run in, and whether images go through whole."""
-    tiles = "images whole" if codec.tile is None else f"images above {codec.tile} pixels a side in tiles"
-    remark("; ".join([*map(str, sides), tiles]))
 
 
 def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], out: Path, done: str) -> int:

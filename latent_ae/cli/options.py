@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from latent_ae.cli.messages import remark
+
 if TYPE_CHECKING:
-    from latent_ae.codec import Codec
+    from latent_ae.codec import Codec, SideChoice
     from latent_ae.codec.precision import Precision
 
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -59,6 +61,12 @@ def load_codec(arguments: argparse.Namespace, *, name: str | None = None) -> "Co
 
     precision = cast("Precision | None", arguments.compute)
     return Codec.load(name or arguments.model, device=best_device(), precision=precision, tile=arguments.tile)
+
+
+def say_how(codec: "Codec", *sides: "SideChoice") -> None:
+    """What the sides that are used run in, and whether images go through whole."""
+    tiles = "images whole" if codec.tile is None else f"images above {codec.tile} pixels a side in tiles"
+    remark("; ".join([*map(str, sides), tiles]))
 
 
 def add_out_folder(parser: argparse.ArgumentParser, what: str) -> None:

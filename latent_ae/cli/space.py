@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_ae.cli.messages import say
-from latent_ae.cli.options import add_command, add_model, load_codec, not_negative, positive
+from latent_ae.cli.options import add_command, add_model, load_codec, not_negative, positive, say_how
 from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _interpolate(arguments: argparse.Namespace) -> int:
     from latent_ae.codec.pictures import latents_of, way, write_animation, write_grid  # noqa: PLC0415
 
     codec = load_codec(arguments)
+    say_how(codec, codec.precision.encoder, codec.precision.decoder)
     ends = [latents_of(codec, file) for file in (arguments.a, arguments.b)]
     pictures = way(codec, *ends, steps=arguments.steps, spherical=arguments.spherical)
     if arguments.animate:
@@ -90,6 +91,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     prior = None if arguments.prior is None else load_prior(arguments.prior)
     codec = load_codec(arguments)
+    say_how(codec, codec.precision.decoder)
     count, how = arguments.count, {"seed": arguments.seed, "temperature": arguments.temperature}
     if prior is None:
         pictures = draws(codec, count, **how, size=arguments.size)

@@ -11,12 +11,13 @@ import pytest
 from latent_ae.config import ConfigError, DataConfig, validate
 from latent_ae.data.source import hash_place
 from latent_ae.latent_dataset import LatentDatasetError
+from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import read_manifest, require_same_work
 from latent_ae.latent_dataset.preparing import require_seen
-from latent_ae.latent_dataset.settings import EncodeConfig
+from latent_ae.latent_dataset.settings import EncodeConfig, command
 from latent_ae.latent_dataset.shard import read_record
 from tests.data.images import noise_image
-from tests.latent_dataset.made import files, make, settings
+from tests.latent_dataset.made import files, index, make, settings
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ from tests.latent_dataset.made import files, make, settings
         ("kl", {"resolution": 8}, "preprocessing.resolution: None -> 8"),
         ("kl", {"flips": True}, "preprocessing.flips: False -> True"),
         ("kl", {"precision": "fp32", "batch_size": 2}, "compute.precision: exact -> fp32; compute.batch_size: 1 -> 2"),
+        ("kl", {"tile": 16}, "compute.tile: None -> 16"),
         ("kl", {"shard_images": 5}, "images.shard_images: 4 -> 5"),
         ("kl", {"part": "train"}, "images.count: 9 -> "),
     ],
@@ -175,10 +177,32 @@ def test_the_manifest_says_how_to_open_the_images_again(latents: Path, pictures:
     assert read_manifest(latents).fingerprint == tree["fingerprint"]
 
 
+def test_a_manifest_from_before_there_were_tiles_is_the_same_work(latents: Path, models: Path, pictures: Path) -> None:
+    path = latents / "manifest.json"
+    tree = json.loads(path.read_text())
+    assert tree["compute"].pop("tile") is None
+    path.write_text(json.dumps({name: value for name, value in tree.items() if name != "checksum"}))
+    assert read_manifest(latents).compute.tile is None
+    make(settings(models / "kl", latents, path=pictures))
+
+
+def test_tiles_are_counted_and_written_down(models: Path, pictures: Path, tmp_path: Path) -> None:
+    config = settings(models / "kl", tmp_path / "tiled", path=pictures, tile=8)
+    manifest = make(config)
+    assert read_manifest(tmp_path / "tiled").compute.tile == 8
+    larger = [row for row in index(tmp_path / "tiled") if max(row["height"], row["width"]) > 8]
+    (tmp_path / "tiled" / "stats.json").unlink()
+    assert 0 < write_index(tmp_path / "tiled").tiled == len(larger)
+    assert "--tile 8" in command(tmp_path / "tiled", manifest)
+    assert "--tile" not in command(tmp_path / "tiled", make(settings(models / "kl", tmp_path / "w", path=pictures)))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"batch_size": 4}, "batch_size has no effect with precision exact"),
+        ({"tile": 256, "resolution": 256}, "tile 256 has no effect on images of resolution 256"),
+        ({"tile": "on"}, "tile"),
         ({"label_column": "fine"}, "label_column has an effect only with data.source hub, got digits"),
         ({"data": {"source": "stream", "path": "x"}}, "data.source stream cannot be turned into latents"),
     ],
