@@ -212,12 +212,18 @@ def _compat(arguments: argparse.Namespace) -> int:
 
     from latent_ae.export import compat  # noqa: PLC0415
     from latent_ae.models import load_autoencoder  # noqa: PLC0415
+    from latent_ae.models.loading import states_scaling  # noqa: PLC0415
 
     verdicts = compat(load_autoencoder(arguments.model))
     width = max(len(verdict.consumer) for verdict in verdicts)
     for verdict in verdicts:
         why = verdict.note if verdict.works else "; ".join(verdict.reasons)
         say(f"{'yes' if verdict.works else 'no':3}  {verdict.consumer:{width}}  {why}")
+    if not states_scaling(arguments.model):
+        say(
+            f"warning: {arguments.model} does not state the scale of its latents, which every yes presumes: "
+            "`latent-ae import --scaling-factor` makes a model directory that does"
+        )
     if arguments.json is not None:
         table = [asdict(verdict) for verdict in verdicts]
         arguments.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

@@ -24,6 +24,8 @@ CONFIG = "latent_ae.config"
 """entry of a safetensors file's metadata: the model's config.json"""
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """parts of a name that stand for what a module was wrapped in, anywhere: by DDP, torch.compile, FSDP, checkpointing"""
+_USUAL = ("first_stage_model.", "vae.")
+"""what stands before the autoencoder of a diffusion model"""
 _LEVEL = re.compile(r"((?:[^.]+\.)*?)(encoder\.down|decoder\.up)(_blocks)?\.([0-9]{1,3})\.")
 """what stands before an autoencoder in its names, side, diffusers' names or LDM's, level"""
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.", "bn.")
@@ -172,6 +174,8 @@ def _only_prefix(path: Path, matches: list[re.Match[str]], tensors: dict[str, Te
     if not sides:
         raise ModelError(f"{path} holds {_other_content(tensors)}")
     prefixes = [prefix for prefix, found in sides.items() if len(found) == 2] or list(sides)
+    if len(prefixes) > 1:  # a diffusion model may hold a second one as a conditioner
+        prefixes = [prefix for prefix in prefixes if prefix.endswith(_USUAL)] or prefixes
     if len(prefixes) > 1:
         named = ", ".join(prefix or "encoder." for prefix in sorted(prefixes))
         raise ModelError(

@@ -248,6 +248,14 @@ def test_a_scale_that_nobody_states_is_warned_of(bare: Path, tmp_path: Path, run
     assert "warning" not in said
 
 
+def test_compat_says_that_nobody_states_the_scale(tmp_path: Path, models: Path, run: Run) -> None:
+    model = stock("stable diffusion")  # its groups are those that a file has if nothing is said
+    safetensors.torch.save_file(ldm_tensors(model), tmp_path / "vae.safetensors")
+    _, said, _ = run("compat", tmp_path / "vae.safetensors")
+    assert f"warning: {tmp_path / 'vae.safetensors'} does not state the scale of its latents" in said
+    assert "warning" not in run("compat", models / "kl")[1]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [

@@ -108,6 +108,14 @@ def test_wrapped_modules_within_it_are_unwrapped(tmp_path: Path) -> None:
     assert "holds encoder.conv_in.bias more than once" in refusal(tmp_path / "twice.safetensors", norm_num_groups=4)
 
 
+@pytest.mark.parametrize("prefix", ["first_stage_model.", "state_dict.first_stage_model.", "vae."])
+def test_a_diffusion_models_own_is_taken_before_that_of_a_conditioner(prefix: str, tmp_path: Path) -> None:
+    model, own = stock("no attention"), ldm_tensors(stock("no attention"))
+    other = {f"conditioner.embedders.3.encoder.{name}": torch.zeros_like(tensor) for name, tensor in own.items()}
+    save_file(other | {prefix + name: tensor for name, tensor in own.items()}, tmp_path / "model.safetensors")
+    assert_same(load_single_file(tmp_path / "model.safetensors", norm_num_groups=4), model)
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_of_two_autoencoders_none_is_taken_unasked(suffix: str, tmp_path: Path) -> None:
     model = stock("no attention")
