@@ -246,7 +246,7 @@ def test_a_source_that_states_no_scale_is_warned_of(
     file = tmp_path / "vae.safetensors"
     save_file(ldm_tensors(model), file)
     result = finetune(file, "decoder", "--model.norm_num_groups", "4")
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"warning: {file}")]
     assert len(said) == 2  # at the start, and with the result
     for line in said:
         assert line.startswith(f"warning: {file} does not state the scale of its latents")
