@@ -64,7 +64,8 @@ def add_commands(commands: "Commands") -> None:
         "compat",
         _compat,
         summary="which programs can use a model, and why others cannot",
-        more="By its config alone: nothing is run.",
+        more="By its config alone: nothing is run. `warn` is a yes with something to know, such as a scale of latents "
+        "that is built into a program. In brackets: the version of the program that this was run or read at.",
         example="runs/kl-photos/model",
     )
     compat.add_argument("model", metavar="MODEL", help=_MODEL)
@@ -217,8 +218,13 @@ def _compat(arguments: argparse.Namespace) -> int:
     verdicts = compat(load_autoencoder(arguments.model))
     width = max(len(verdict.consumer) for verdict in verdicts)
     for verdict in verdicts:
+        word = "warn" if verdict.warnings else "yes" if verdict.works else "no"
         why = verdict.note if verdict.works else "; ".join(verdict.reasons)
-        say(f"{'yes' if verdict.works else 'no':3}  {verdict.consumer:{width}}  {why}")
+        if verdict.silent:
+            why = f"it loads without an error and is wrong: {why}"
+        say(f"{word:4}  {verdict.consumer:{width}}  {why} [{verdict.seen}]")
+        for warning in verdict.warnings:
+            say(f"{'':4}  {'':{width}}  but {warning}")
     if not states_scaling(arguments.model):
         say(
             f"warning: {arguments.model} does not state the scale of its latents, which every yes presumes: "
