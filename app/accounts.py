@@ -27,16 +27,16 @@ class Accounts:
         same = hmac.compare_digest((known or "").encode(), password.encode())
         return same and known is not None
 
-    def allows_header(self, authorization: str | None) -> bool:
-        """Whether an Authorization header (HTTP basic) names an account and its password."""
+    def named(self, authorization: str | None) -> str | None:
+        """The account that an Authorization header (HTTP basic) names with its password, None if there is none."""
         scheme, _, coded = (authorization or "").partition(" ")
         if scheme.lower() != "basic":
-            return False
+            return None
         try:
             name, colon, password = base64.b64decode(coded, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
-            return False
-        return bool(colon) and self.allows(name, password)
+            return None
+        return name if colon and self.allows(name, password) else None
 
 
 def read_accounts(path: Path) -> Accounts:

@@ -1,6 +1,7 @@
 """Serve models to browsers and programs: `python app/app.py --help`."""
 
 import argparse
+import gc
 import signal
 import sys
 import threading
@@ -68,6 +69,7 @@ def _serve(
     arguments: argparse.Namespace, names: list[str], auth: Accounts | None, folder: Path, signals: "_Signals"
 ) -> None:
     # torch and gradio take seconds to import: what is wrong with the command line is said before.
+    import log  # noqa: PLC0415
     from demo import create_demo  # noqa: PLC0415
     from latent_ae.codec import device_named  # noqa: PLC0415
     from latent_ae.service import Service  # noqa: PLC0415
@@ -82,6 +84,7 @@ def _serve(
     service = Service.load(
         names, limits=limits, device=device, precision=arguments.precision, tile=arguments.tile, priors=priors
     )
+    log.settle()
     running = launch(
         create_demo(service, examples=_examples(service, folder)),
         service,
@@ -90,10 +93,13 @@ def _serve(
         auth=auth,
         root_path=arguments.root_path,
         allow_hosts=arguments.allow_host,
+        trusted_proxies=arguments.trusted_proxy,
         mcp=arguments.mcp,
         keep_seconds=arguments.keep_seconds,
         stored_bytes=arguments.stored_bytes,
     )
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections look at what requests left alone
     for model in service.models():
         _say(_line(model))
     _say(f"serving on {running.url}")
@@ -131,6 +137,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a name by which the server is reached, as vae.example.com; may be given several times. localhost, "
         "addresses and the name in --root-path need not be given",
+    )
+    parser.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network of a proxy in front, whose X-Forwarded-For and X-Forwarded-Proto are believed: limits "
+        "then count its visitors and not the proxy; may be given several times",
     )
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints to tools of language models too")
     parser.add_argument(

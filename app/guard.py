@@ -1,19 +1,29 @@
-"""What reaches Gradio at all: its own routes that the app needs, bodies of a bounded size, files that were uploaded."""
+"""What reaches the app at all: requests of this server's own pages and of programs, to routes that are needed.
 
+origins --> visitor's share of requests --> route --> body, whole or counted --> what is in it --> the app
+"""
+
+import logging
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from gradio_client.utils import is_http_url_like
+from starlette.datastructures import Headers, QueryParams
 from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import temporary
+from bodies import Bodies, Body
 from calls import Calls, NotFound, check_path, leave_range_to_starlette, parsed
-from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown, TooLarge
+from contents import Contents, require_no_url
+from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown
+from latent_ae.service.shares import Shares
 from origins import Origins
 from replies import Replies
+from sessions import Sessions
 from tools import CALL, ROUTES, RefusedCall
+from visitors import VISITOR, name_visitor
 
 NEEDED = (
     *("app_id", "call/", "cancel", "config", "file=", "heartbeat/", "info", "login_check", "openapi.json", "queue/"),
@@ -22,11 +32,21 @@ NEEDED = (
 """Gradio's routes under /gradio_api/ that the page, the clients and the app itself use, by how they start."""
 _WORKING = ("call/", "queue/join", "run/")
 """those whose work leaves results on disk"""
+_ALWAYS = ("healthz", "readyz", "metrics")
+"""for which there is always a place"""
 
 JSON_BYTES = 1 << 20
-_DEPTH = 32
+MOST_REQUESTS = 512
+"""that are answered at a time, the open streams of pages among them, and half of them of one visitor"""
 _UPLOADS = 4
 """files of the full size that one request may bring: as many as the largest form of the page takes"""
+_FILE_BYTES = 4096
+"""that a file takes on the disk however little is in it"""
+_IDENTIFIER = re.compile(r"[\w-]{1,64}", re.ASCII)
+_IDENTIFIERS = ("session_hash", "event_id")
+"""made by the page or the client, and kept by Gradio"""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -61,7 +81,7 @@ class Guard:
 
     Gradio's own checks stay behind it. What it adds: pages of other sites are refused, routes that nothing here needs
     do not exist (proxy, recordings, editor, monitoring, the login cookie's value), no URL is fetched for a visitor, and
-    no body is held that is larger than a request needs.
+    no body is held that is larger than a request needs, or comes too slowly.
     """
 
     def __init__(
@@ -71,21 +91,30 @@ class Guard:
         origins: Origins,
         calls: Calls,
         replies: Replies,
-        folder: Path,
+        user: Callable[[Headers], str | None],
+        bodies: Bodies,
+        contents: Contents,
+        sessions: Sessions,
         upload_bytes: int,
         stored_bytes: int,
         traffic: Traffic,
         mcp: bool,
+        proxied: bool = False,
     ) -> None:
         self.app = app
         self.origins = origins
         self.calls = calls
         self.replies = replies
-        self.traffic = traffic
-        self.folder = folder
+        self.user = user
+        self.bodies = bodies
+        self.contents = contents
+        self.sessions = sessions
         self.upload_bytes = upload_bytes
         self.stored_bytes = stored_bytes
+        self.traffic = traffic
         self.mcp = mcp
+        self._requests = Shares(MOST_REQUESTS)
+        self._proxy_is_known = proxied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or hand it on."""
@@ -102,63 +131,96 @@ class Guard:
                 self.origins.own_headers(message, scope)
             await send(message)
 
-        counted = "/heartbeat/" not in path
-        self.traffic.requests += counted
-        try:
-            await self._answer(path, scope, receive, send_own)
-        finally:
-            self.traffic.requests -= counted
-
-    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self.origins.check(scope, path)
             check_path(path)
-            if self.traffic.closing and scope["method"] == "POST":
-                raise ShuttingDown("the server is shutting down: try again later")
-            if path.startswith("gradio_api/"):
-                receive = await self._checked(path.removeprefix("gradio_api/"), scope, receive)
-            elif path.startswith("monitoring"):
-                raise NotFound("there is no such page")
-            elif scope["method"] == "POST" and not path.startswith("remote/"):
-                receive = await _held(receive, JSON_BYTES, scope)
+            await self._counted(path, scope, receive, send_own)
         except RefusedCall as refused:
-            await refused.response()(scope, receive, send)
-            return
+            await refused.response()(scope, receive, send_own)
         except ServiceError as error:
-            await self.replies.refusal(path, error)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+            await self.replies.refusal(path, error)(scope, receive, send_own)
 
-    async def _checked(self, route: str, scope: Scope, receive: Receive) -> Receive:
-        """What the app is to read the request from. Raises ServiceError for what is refused."""
-        tools = self.mcp and route in ROUTES
-        if not tools and not route.startswith(NEEDED):
-            raise NotFound("there is no such page")
-        if route.startswith("file="):
-            _require_no_url(route.removeprefix("file="))
-            leave_range_to_starlette(scope)
-        if scope["method"] == "GET":
-            self.calls.check_stream(route, scope["query_string"])
-        if scope["method"] != "POST":
-            return receive
-        if route.startswith("upload"):
-            return self._counted(receive, _UPLOADS * self.upload_bytes + JSON_BYTES, scope)
-        if route.startswith(_WORKING):
-            self._require_room()
-        receive = await _held(receive, tool_bytes(self.upload_bytes) if tools else JSON_BYTES, scope)
-        message = await receive()
-        if message["type"] == "http.request":
-            body = message["body"]
-            value = parsed(body)
-            if tools:
-                self._check_tool(value, len(body))
+    async def _counted(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer it if its visitor has not too many requests already. Raises Busy."""
+        headers = Headers(scope=scope)
+        if not self._proxy_is_known and "x-forwarded-for" in headers:
+            self._proxy_is_known = True
+            _log.warning("requests come through a proxy, whose visitors share one visitor's part: see --trusted-proxy")
+        visitor = name_visitor(scope, self.user(headers))
+        counted = path not in _ALWAYS
+        if counted and not self._requests.take(visitor):
+            raise Busy(f"{self._requests.of(visitor)} of your requests are not answered yet: try again in a moment")
+        session = path.removeprefix("gradio_api/heartbeat/") if path.startswith("gradio_api/heartbeat/") else None
+        self.traffic.requests += session is None
+        try:
+            if session is None:
+                await self._answer(path, scope, receive, send)
             else:
-                self._check_files(value)
-                self.calls.check(route, value)
-        return _replay(message, receive)
+                _require_identifier("session_hash", session)
+                with self.sessions.page(session, visitor):
+                    await self._answer(path, scope, receive, send)
+        finally:
+            self.traffic.requests -= session is None
+            if counted:
+                self._requests.give_back(visitor)
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        posted = scope["method"] == "POST"
+        if self.traffic.closing and posted:
+            raise ShuttingDown("the server is shutting down: try again later")
+        route = path.removeprefix("gradio_api/") if path.startswith("gradio_api/") else None
+        tools = self.mcp and route in ROUTES
+        self._require_route(scope, path, route, tools=tools)
+        for upload in QueryParams(scope["query_string"]).getlist("upload_id"):
+            _require_identifier("upload_id", upload)
+        if route is not None and scope["method"] == "GET":
+            self.calls.check_stream(route, scope["query_string"])
+        if not posted:
+            await self.app(scope, receive, send)
+            return
+        limit = JSON_BYTES
+        if path.startswith("remote/"):
+            limit = self.upload_bytes
+        elif route is not None and route.startswith("upload"):
+            limit = upload_limit(self.upload_bytes)
+        elif tools:
+            limit = tool_bytes(self.upload_bytes)
+        with self.bodies.coming(scope[VISITOR], receive, limit, scope) as body:
+            if route is not None and route.startswith("upload"):
+                await self._upload(body, scope, send)
+                return
+            if route is not None and route.startswith(_WORKING):
+                self._require_room()
+            if path.startswith("remote/"):  # read there, after the password
+                await self.app(scope, body.receive, send)
+                return
+            whole = await body.read()
+            if route is not None:
+                self._check(route, parsed(whole), len(whole), scope, tools=tools)
+            await self.app(scope, _replay(whole, body.receive), send)
+
+    def _require_route(self, scope: Scope, path: str, route: str | None, *, tools: bool) -> None:
+        if path.startswith("monitoring") or not (route is None or tools or route.startswith(NEEDED)):
+            raise NotFound("there is no such page")
+        if route is not None and route.startswith("file="):
+            require_no_url(route.removeprefix("file="))
+            leave_range_to_starlette(scope)
+
+    def _check(self, route: str, value: Any, size: int, scope: Scope, *, tools: bool) -> None:
+        """Raise ServiceError for JSON that asks for what nobody may have."""
+        if tools:
+            self._check_tool(value, size)
+            return
+        if isinstance(value, dict):
+            for name in _IDENTIFIERS:
+                if value.get(name) is not None:
+                    _require_identifier(name, value[name])
+        self.contents.check(value)
+        self.calls.check(route, value)
+        if route.startswith(_WORKING) and isinstance(value, dict):
+            self.sessions.require_room(value.get("session_hash"), scope[VISITOR])
 
     def _check_tool(self, value: Any, size: int) -> None:
-        """Raise ServiceError for what a tool may not ask: its files are data: URIs, which are written to disk."""
         self.traffic.received += size
         request = value if isinstance(value, dict) else {}
         parameters = request.get("params")
@@ -167,51 +229,42 @@ class Guard:
         try:
             if call:
                 self._require_room()
-            for argument in arguments.values() if isinstance(arguments, dict) else ():
-                _require_no_url(argument)
-                if isinstance(argument, str):
-                    _require_size(_decoded_bytes(argument), self.upload_bytes)
-            self._check_files(arguments)
+            self.contents.check_tool(arguments)
         except ServiceError as error:
             if not call:
                 raise
             raise RefusedCall(request["id"], error) from None
 
-    def _counted(self, receive: Receive, limit: int, scope: Scope) -> Receive:
-        """Hand an upload on as it comes and end it past `limit` bytes. Raises TooLarge or Busy beforehand if it can."""
-        _require_size(_declared(scope), limit)
+    async def _upload(self, body: Body, scope: Scope, send: Send) -> None:
+        """Hand an upload on as it comes. Raises ServiceError for what ends it."""
         self._require_room()
-        seen = 0
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            size = len(message.get("body", b""))
-            seen += size
-            self.traffic.received += size
-            if seen > limit:
-                # What Gradio's reader of uploads takes as its own: it removes what it wrote and answers 413.
-                raise MultiPartException(f"The request exceeded the maximum allowed size of {limit} bytes.")
+        async def receive() -> Message:
+            try:
+                message = await body.receive()
+            except ServiceError as error:
+                # What Gradio's reader of uploads takes as its own: it removes what it wrote.
+                raise MultiPartException(str(error)) from None
+            data = message.get("body", b"")
+            self.traffic.received += len(data) + _FILE_BYTES * data.count(b"filename=")
             return message
 
-        return counted
+        async def send_whole(message: Message) -> None:
+            if body.error is None:
+                await send(message)
+
+        await self.app(scope, receive, send_whole)
+        if body.error is not None:
+            raise body.error
 
     def _require_room(self) -> None:
         if self.traffic.stored > self.stored_bytes:
             raise Busy("the server's space for uploads and results is full: try again later")
 
-    def _check_files(self, value: Any, depth: int = 0) -> None:
-        """Raise BadRequest unless every file that a request names was uploaded here."""
-        if depth > _DEPTH:
-            raise BadRequest(f"the request is nested deeper than {_DEPTH} levels")
-        if isinstance(value, dict):
-            if "path" in value:
-                _require_uploaded(value["path"], self.folder)
-            for inner in value.values():
-                self._check_files(inner, depth + 1)
-        elif isinstance(value, list):
-            for inner in value:
-                self._check_files(inner, depth + 1)
+
+def upload_limit(upload_bytes: int) -> int:
+    """The most that a form with uploads may have."""
+    return _UPLOADS * upload_bytes + JSON_BYTES
 
 
 def tool_bytes(upload_bytes: int) -> int:
@@ -219,50 +272,14 @@ def tool_bytes(upload_bytes: int) -> int:
     return 2 * (4 * upload_bytes // 3) + JSON_BYTES
 
 
-def _require_no_url(path: object) -> None:
-    if is_http_url_like(str(path).strip().lower()):
-        raise BadRequest("addresses are not fetched: upload the file, or give it as a data: URI from a tool")
+def _require_identifier(name: str, value: object) -> None:
+    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
+        raise BadRequest(f"{name}: expected at most 64 letters, digits, - and _")
 
 
-def _decoded_bytes(uri: str) -> int:
-    """Bytes that a data: URI in base64 stands for."""
-    return 3 * (len(uri) - uri.find(",") - 1) // 4 - uri[-2:].count("=")
-
-
-def _require_uploaded(path: object, folder: Path) -> None:
-    _require_no_url(path)
-    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(folder):
-        raise BadRequest("the file was not uploaded to this server: upload it first")
-
-
-def _require_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise TooLarge(f"the request has {size} bytes, {limit} are allowed")
-
-
-def _declared(scope: Scope) -> int:
-    """Bytes that the request says it has, 0 if it says nothing."""
-    given = dict(scope["headers"]).get(b"content-length", b"0")
-    return int(given) if given.isdigit() else 0
-
-
-async def _held(receive: Receive, limit: int, scope: Scope) -> Receive:
-    """Read the whole body, at most `limit` bytes, and give it out again. Raises TooLarge."""
-    _require_size(_declared(scope), limit)
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return _replay(message, receive)
-        body += message.get("body", b"")
-        _require_size(len(body), limit)
-        if not message.get("more_body", False):
-            return _replay({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
-
-
-def _replay(message: Message, receive: Receive) -> Receive:
-    """`message` first, then what comes from `receive`."""
-    waiting = [message]
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The whole body first, then what comes from `receive`."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
         return waiting.pop() if waiting else await receive()

@@ -1,9 +1,9 @@
 """The server: Gradio and the app's plain routes in one process, with everything off that nothing here needs."""
 
-import asyncio
 import contextlib
 import functools
-import logging
+import ipaddress
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,31 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.routes import App
 from gradio.utils import get_upload_folder
-from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 
+import log
 import look
 import temporary
 import tools
+import upkeep
+import visitors
 from accounts import Accounts
+from bodies import Bodies
 from calls import Calls
-from guard import Guard, Traffic, tool_bytes
+from connections import Connection, Connections, descriptors
+from contents import Contents
+from guard import Guard, Traffic, tool_bytes, upload_limit
 from latent_ae.errors import UserError
 from latent_ae.service import Service
 from origins import Origins
 from replies import ErrorReplies, Replies
 from routes import plain_routes
+from sessions import MOST_KEPT, MOST_OPEN, Sessions
 
-_SWEEP_SECONDS = 30.0
-_FULL_SECONDS = 1.0
-"""between sweeps where the space is full, and between looks at whether it is"""
-_SESSIONS = 300
-"""visitors whose page keeps its state, a third of a megabyte each; who has done nothing for longest leaves first"""
 _GOODBYE_SECONDS = 3.0
 """for answers that are on their way when the server ends"""
-
-_log = logging.getLogger(__name__)
 
 
 class Running:
@@ -68,6 +70,7 @@ def launch(
     auth: Accounts | None = None,
     root_path: str | None = None,
     allow_hosts: Sequence[str] = (),
+    trusted_proxies: Sequence[str] = (),
     mcp: bool = False,
     keep_seconds: float = 3600.0,
     stored_bytes: int = 2 * 10**9,
@@ -84,15 +87,18 @@ def launch(
         auth: who may use the server; everybody if None.
         root_path: under which a proxy shows the server, as in /vae or https://example.com/vae.
         allow_hosts: names by which the server is reached, besides localhost, addresses, `host` and that of `root_path`.
+        trusted_proxies: addresses or networks of proxies, which say by X-Forwarded-For whose request they pass on.
         mcp: offer the endpoints to language models' tools too.
         keep_seconds: that uploads and results stay: longer than a request takes and a page is looked at.
         stored_bytes: of uploads and results, above which nothing is taken that adds to them.
 
-    Raises UserError if the port, or what `mcp` needs, cannot be had, for `mcp` with `auth`, and for a name or root path
-    that cannot be.
+    Raises UserError if the port, or what `mcp` needs, cannot be had, for `mcp` with `auth`, and for a name, address or
+    root path that cannot be.
     """
     if mcp:
         tools.require_usable(accounts=auth is not None)
+    origins = Origins(host=host, names=allow_hosts, root_path=root_path or "")
+    proxies = [_network(address) for address in trusted_proxies]
     folder = Path(get_upload_folder())
     if str(folder) != demo.GRADIO_CACHE or folder.stat().st_mode & 0o077:
         raise ValueError(f"the page was made with another folder for its files than {folder}, or it is not private")
@@ -100,26 +106,21 @@ def launch(
         tools.prepare(folder, tool_bytes(service.limits.upload_bytes))
     port = _free_port(host, port)
     traffic, replies = Traffic(), Replies()
-    guard = functools.partial(
-        Guard,
-        calls=Calls(demo, replies),
-        replies=replies,
-        origins=Origins(host=host, names=allow_hosts, root_path=root_path or ""),
-        folder=folder,
-        upload_bytes=service.limits.upload_bytes,
-        stored_bytes=stored_bytes,
-        traffic=traffic,
-        mcp=mcp,
-    )
+    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(map(str, proxies))  # where uvicorn looks for them
     demo.delete_cache = None  # temporary.sweep takes more
-    sweep = functools.partial(
-        temporary.sweep,
-        folder,
-        seconds=keep_seconds,
-        most=stored_bytes,
-        spared_seconds=2 * service.limits.deadline_seconds,
+    service.divide_by(visitors.current)
+    lifespan = _lifespan(
+        demo,
+        service,
+        traffic,
+        replies,
+        origins,
+        auth=auth,
+        mcp=mcp,
+        proxied=bool(proxies),
+        keep_seconds=keep_seconds,
+        stored_bytes=stored_bytes,
     )
-    sweeping = functools.partial(_sweeping, demo, sweep, traffic, stored_bytes, min(_SWEEP_SECONDS, keep_seconds))
     _, url, _ = demo.launch(
         server_name=host,
         server_port=port,
@@ -127,13 +128,13 @@ def launch(
         auth=None if auth is None else auth.allows,
         app_kwargs={
             "routes": plain_routes(service, traffic, replies, auth),
-            "lifespan": functools.partial(_lifespan, lambda app: guard(ErrorReplies(app, replies=replies)), sweeping),
+            "lifespan": lifespan,
             "openapi_url": None,  # FastAPI's list of all of Gradio's inner routes
         },
         # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.
         max_threads=2 * service.limits.queue + 40,
         max_file_size=service.limits.upload_bytes,
-        state_session_capacity=_SESSIONS,
+        state_session_capacity=MOST_OPEN + MOST_KEPT,
         prevent_thread_lock=True,
         theme=look.THEME,
         css=look.CSS,
@@ -144,8 +145,15 @@ def launch(
     if mcp and demo.mcp_error:  # Gradio goes on without tools, and says nothing when it is quiet
         demo.close(verbose=False)
         raise UserError(f"--mcp: tools cannot be offered ({demo.mcp_error}); pip install -e '.[mcp]'")
+    config = demo.server.config
     # Visitors' open pages would otherwise hold the server up when it ends.
-    demo.server.config.timeout_graceful_shutdown = 3
+    config.timeout_graceful_shutdown = 3
+    # uvicorn takes the class anew for every connection: these bounds hold from the second one on, at the latest.
+    config.http_protocol_class = functools.partial(
+        Connection,
+        connections=Connections(descriptors(), is_proxy=_TrustedHosts(config.forwarded_allow_ips).__contains__),
+    )
+    log.settle_servers()
     return Running(demo, service, traffic, url)
 
 
@@ -176,51 +184,63 @@ def _free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-@contextlib.asynccontextmanager
-async def _lifespan(
-    guard: Callable[[ASGIApp], ASGIApp],
-    sweeping: Callable[[], contextlib.AbstractAsyncContextManager[None]],
-    app: Starlette,
-) -> AsyncIterator[None]:
-    """What is in front of the app, put there before the port opens, and what goes on beside it."""
-    # As one of Starlette's own middlewares it would stand behind Gradio's, which let other sites read answers.
-    app.middleware_stack = guard(app.middleware_stack)
-    async with sweeping():
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _sweeping(
-    demo: gr.Blocks, sweep: Callable[..., temporary.Swept], traffic: Traffic, stored_bytes: int, seconds: float
-) -> AsyncIterator[None]:
-    """Remove old temporary files as long as the server runs, apart from the page's own that are there now."""
-    kept = temporary.files_under(Path(demo.GRADIO_CACHE))
-
-    async def sweep_once() -> None:
-        before = traffic.written
-        try:
-            gone, left = await asyncio.to_thread(sweep, kept=kept)
-        except OSError:
-            _log.exception("temporary files could not be removed")
-            return
-        traffic.swept(left, before)
-        # Gradio remembers every file by its name, and would for ever. Here no other thread adds to these sets.
-        for files in demo.temp_file_sets:
-            files.difference_update(gone)
-
-    async def sweep_for_ever() -> None:
-        while True:
-            end = time.monotonic() + seconds
-            await asyncio.sleep(_FULL_SECONDS)
-            while traffic.stored <= stored_bytes and time.monotonic() < end:
-                await asyncio.sleep(_FULL_SECONDS)
-            await sweep_once()
-
-    await sweep_once()  # what is there counts from the start
-    task = asyncio.create_task(sweep_for_ever())
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise UserError(
+            f"--trusted-proxy {text}: expected an address or a network, as 10.0.0.1 or 10.0.0.0/8"
+        ) from None
+
+
+def _lifespan(
+    demo: gr.Blocks,
+    service: Service,
+    traffic: Traffic,
+    replies: Replies,
+    origins: Origins,
+    *,
+    auth: Accounts | None,
+    mcp: bool,
+    proxied: bool,
+    keep_seconds: float,
+    stored_bytes: int,
+) -> Callable[[App], contextlib.AbstractAsyncContextManager[None]]:
+    """What stands in front of the app from before the port opens, and what goes on beside it."""
+    folder, limits, calls = Path(demo.GRADIO_CACHE), service.limits, Calls(demo, replies)
+    sweep = functools.partial(
+        temporary.sweep, folder, seconds=keep_seconds, most=stored_bytes, spared_seconds=2 * limits.deadline_seconds
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        sessions = Sessions(demo, app, most_waiting=4 * limits.queue)
+        bodies = Bodies(max(limits.queue * limits.upload_bytes, 2 * upload_limit(limits.upload_bytes)))
+
+        def user(headers: Headers) -> str | None:
+            found = sessions.user(cookie_parser(headers.get("cookie", "")))
+            return auth.named(headers.get("authorization")) if found is None and auth is not None else found
+
+        # As one of Starlette's own middlewares it would stand behind Gradio's, which let other sites read answers.
+        app.middleware_stack = Guard(
+            ErrorReplies(app.middleware_stack, replies=replies),
+            origins=origins,
+            calls=calls,
+            replies=replies,
+            user=user,
+            bodies=bodies,
+            contents=Contents(folder, upload_bytes=limits.upload_bytes),
+            sessions=sessions,
+            upload_bytes=limits.upload_bytes,
+            stored_bytes=stored_bytes,
+            traffic=traffic,
+            mcp=mcp,
+            proxied=proxied,
+        )
+        async with (
+            upkeep.sweeping(demo, sweep, traffic, stored_bytes=stored_bytes, keep_seconds=keep_seconds),
+            upkeep.forgetting(sessions, bodies),
+        ):
+            yield
+
+    return lifespan

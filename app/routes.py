@@ -28,7 +28,7 @@ from starlette.routing import BaseRoute, Route
 from accounts import Accounts
 from guard import Traffic
 from latent_ae.service import Service
-from latent_ae.service.errors import Busy, DeadlineExceeded, ServiceError, ShuttingDown, TooLarge
+from latent_ae.service.errors import Busy, ServiceError, ShuttingDown
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
 from replies import Replies
 
@@ -107,8 +107,6 @@ class _Remote:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._threads = CapacityLimiter(service.limits.queue)
-        self._open = 0
-        """requests whose bodies are read or held"""
 
     async def decode(self, request: Request) -> Response:
         """Latents to an image or a tensor."""
@@ -119,9 +117,8 @@ class _Remote:
         return await self._answer(request, RemoteEncode, self._service.encode_tensor)
 
     def require_place(self) -> None:
-        """Raise Busy if no request would be taken now, here or by the service."""
-        # Those that still send are not inside the service yet, and their bodies take memory.
-        if max(self._open, self._service.stats().inside) >= self._service.limits.queue:
+        """Raise Busy if the service would take no request now."""
+        if self._service.stats().inside >= self._service.limits.queue:
             raise Busy("the server is busy with as many requests as it takes: try again in a moment")
 
     async def _answer(
@@ -130,33 +127,12 @@ class _Remote:
         asked: type[RemoteDecode] | type[RemoteEncode],
         function: Callable[..., RemoteReply],
     ) -> Response:
-        self.require_place()
-        self._open += 1
-        try:
-            given = asked.from_query(request.query_params.multi_items(), await self._body(request))
-            call = functools.partial(function, given, model=request.path_params.get("model"))
-            async with _watched(request) as tick:
-                reply = await anyio.to_thread.run_sync(functools.partial(call, tick=tick), limiter=self._threads)
-        finally:
-            self._open -= 1
+        # A place is taken once the body is here, which the guard bounds in size and time.
+        given = asked.from_query(request.query_params.multi_items(), await request.body())
+        call = functools.partial(function, given, model=request.path_params.get("model"))
+        async with _watched(request) as tick:
+            reply = await anyio.to_thread.run_sync(functools.partial(call, tick=tick), limiter=self._threads)
         return Response(reply.data, media_type=reply.media_type, headers=reply.headers)
-
-    async def _body(self, request: Request) -> bytes:
-        """The body, never more of it than the server takes. Raises TooLarge, DeadlineExceeded."""
-        limit, seconds = self._service.limits.upload_bytes, self._service.limits.deadline_seconds
-        declared = request.headers.get("content-length", "0")
-        body = bytearray()
-        if not declared.isdigit() or int(declared) > limit:
-            raise _too_large(limit)
-        try:
-            async with asyncio.timeout(seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > limit:
-                        raise _too_large(limit)
-        except TimeoutError:
-            raise DeadlineExceeded(f"the request was not sent within {seconds:g} seconds") from None
-        return bytes(body)
 
 
 @contextlib.asynccontextmanager
@@ -184,7 +160,7 @@ def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
     """The answer, or why there is none, as JSON without a trace."""
 
     async def guarded(request: Request) -> Response:
-        if accounts is not None and not accounts.allows_header(request.headers.get("authorization")):
+        if accounts is not None and accounts.named(request.headers.get("authorization")) is None:
             return _error("unauthorized", "name and password are asked for", 401, {"WWW-Authenticate": "Basic"})
         try:
             return await answer(request)
@@ -201,7 +177,3 @@ def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
 
 def _error(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": code, "message": message}, status, headers)
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the request has more than {limit / 1e6:.1f} MB, which is what this server takes")

@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from latent_ae.service.errors import Busy, ServiceError, TooLarge
+from latent_ae.service.shares import Shares
 from latent_ae.service.stats import RequestCounter
 from latent_ae.service.worker import Tick, Work, Worker, too_late
 
@@ -79,25 +80,26 @@ class Request:
 
 
 class Door:
-    """Lets a bounded number of requests in, and counts them all."""
+    """Lets a bounded number of requests in, at most half of them of one visitor, and counts them all."""
 
     def __init__(self, worker: Worker, *, most: int, seconds: float, desks: int) -> None:
         self.counter = RequestCounter()
+        self.visitor: Callable[[], Hashable] = lambda: None
+        """whose request this thread is at; None for nobody's, which may take all places"""
         self._worker = worker
-        self._most = most
         self._seconds = seconds
         self._desks = threading.Semaphore(desks)
         self._lock = threading.Lock()
-        self._inside = 0
+        self._places = Shares(most)
 
     @property
     def inside(self) -> int:
         """Requests that were let in and are not answered."""
-        return self._inside
+        return self._places.taken
 
     @contextmanager
     def request(self, endpoint: str, tick: Tick | None = None) -> Iterator[Request]:
-        """A request from arrival to answer. Raises Busy at once where too many are inside."""
+        """A request from arrival to answer. Raises Busy at once where too many are inside, of all or of its visitor."""
         request = Request(seconds=self._seconds, tick=tick, worker=self._worker, desks=self._desks)
         outcome = "internal"
         try:
@@ -115,15 +117,17 @@ class Door:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
+        visitor = self.visitor()
         with self._lock:
-            if self._inside >= self._most:
-                raise Busy(f"the server is busy with {self._inside} other requests: try again in a moment")
-            self._inside += 1
+            if not self._places.take(visitor):
+                own = 0 if visitor is None else self._places.of(visitor)
+                others = f"requests, {own} of them yours" if own else "other requests"
+                raise Busy(f"the server is busy with {self._places.taken} {others}: try again in a moment")
         try:
             yield
         finally:
             with self._lock:
-                self._inside -= 1
+                self._places.give_back(visitor)
 
 
 def _duration(seconds: float) -> str:

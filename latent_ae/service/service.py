@@ -6,7 +6,7 @@ model's thread:                                              batches, deadlines
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -297,6 +297,10 @@ class Service:
     def count_refused(self, endpoint: str, error: ServiceError) -> None:
         """Count a request whose caller refused it before it came here."""
         self._door.counter.add(endpoint, error.code, 0.0)
+
+    def divide_by(self, visitor: Callable[[], Hashable]) -> None:
+        """Keep one visitor's requests from taking all places; `visitor` says whose request its thread is at."""
+        self._door.visitor = visitor
 
     def stats(self) -> ServiceStats:
         """Counts since the start, and how things stand now."""

@@ -141,9 +141,9 @@ def test_accounts_are_lines_of_name_and_password(tmp_path: Path) -> None:
     assert accounts.allows("bob", "ü")
     for name, password in (("ann", "a"), ("ann", ""), ("bob", "u"), ("eve", ""), ("", ""), ("# staff", "")):
         assert not accounts.allows(name, password)
-    assert Accounts({"ann": "ü:1"}).allows_header("Basic YW5uOsO8OjE=")
+    assert Accounts({"ann": "ü:1"}).named("Basic YW5uOsO8OjE=")
     for header in (None, "", "Basic", "Basic !", "Bearer YW5uOsO8OjE=", "Basic YW5u"):
-        assert not Accounts({"ann": "ü:1"}).allows_header(header)
+        assert not Accounts({"ann": "ü:1"}).named(header)
 
 
 @pytest.mark.parametrize("text", ["", "# nobody\n", "ann\n", "ann:\n", ":secret\n", " ann:secret\n", "a:1\na:2\n"])

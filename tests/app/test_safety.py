@@ -15,7 +15,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from bodies import Bodies
 from calls import Calls
+from contents import Contents
 from guard import Guard, Traffic
 from origins import Origins
 from replies import Replies
@@ -111,7 +113,7 @@ def test_gradio_itself_refuses_what_was_not_uploaded(
     server: str, gradio_folder: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind the guard stands Gradio's own check, which is off in an app that is mounted instead of launched."""
-    monkeypatch.setattr(Guard, "_check_files", lambda *_: None)
+    monkeypatch.setattr(Contents, "check", lambda *_: None)
     before = contents(gradio_folder)
     for function in functions(server):
         for form in ("as an upload", "as a stream"):
@@ -222,19 +224,21 @@ def test_tools_give_no_addresses_either(tmp_path: Path) -> None:
     async def behind(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse((await receive())["body"])(scope, receive, send)
 
-    guard = Guard(
-        behind,
-        origins=Origins(),
-        calls=Calls(gr.Blocks(), Replies()),
-        replies=Replies(),
-        folder=tmp_path,
-        upload_bytes=UPLOAD_BYTES,
-        stored_bytes=UPLOAD_BYTES,
-        traffic=Traffic(),
-        mcp=True,
-    )
-
     async def post(params: dict[str, Any]) -> tuple[int, Any]:
+        guard = Guard(
+            behind,
+            origins=Origins(),
+            calls=Calls(gr.Blocks(), Replies()),
+            replies=Replies(),
+            user=lambda _: None,
+            bodies=Bodies(100 * UPLOAD_BYTES),
+            contents=Contents(tmp_path, upload_bytes=UPLOAD_BYTES),
+            sessions=None,
+            upload_bytes=UPLOAD_BYTES,
+            stored_bytes=UPLOAD_BYTES,
+            traffic=Traffic(),
+            mcp=True,
+        )
         transport = httpx.ASGITransport(guard)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             request = {"id": 3, "method": "tools/call", "params": params}

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 import launch as launching
+import upkeep
 from latent_ae.service import Service, ServiceLimits
 from launch import Running
 from tests.app.conftest import TinyModels, load_service
@@ -62,7 +63,7 @@ def test_results_count_among_what_is_stored(tiny_models: TinyModels, gradio_fold
 def test_the_oldest_results_make_room(
     tiny_models: TinyModels, gradio_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launching, "_FULL_SECONDS", 0.05)
+    monkeypatch.setattr(upkeep, "_FULL_SECONDS", 0.05)
     own = contents(gradio_folder)
     running = limited(tiny_models, own, deadline=0.5)
     try:
@@ -84,10 +85,10 @@ def test_the_oldest_results_make_room(
 def test_no_more_is_stored_than_was_allowed(service: Service, gradio_folder: Path) -> None:
     from demo import create_demo
 
-    stored_bytes = bytes_of(contents(gradio_folder)) + 3000
+    stored_bytes = bytes_of(contents(gradio_folder)) + 30_000
     running = launching.launch(create_demo(service), service, port=0, stored_bytes=stored_bytes)
     try:
-        answers = [httpx.post(f"{running.url}gradio_api/upload", files={"files": bytes(2000)}) for _ in range(4)]
+        answers = [httpx.post(f"{running.url}gradio_api/upload", files={"files": bytes(20_000)}) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 503, 503]
         assert answers[-1].json()["error"] == "busy"
     finally:

@@ -1,0 +1,88 @@
+"""What goes on beside the requests as long as the server runs: old files leave the disk, and old answers memory."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+import temporary
+from bodies import Bodies
+from guard import Traffic
+from sessions import Sessions
+
+_SWEEP_SECONDS = 30.0
+_FULL_SECONDS = 1.0
+"""between sweeps where the space is full, and between looks at whether it is"""
+_FORGET_SECONDS = 1.0
+_GARBAGE_BYTES = 16 << 20
+"""of bodies that came, after which what is left of them is collected"""
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def forgetting(sessions: Sessions, bodies: Bodies) -> AsyncIterator[None]:
+    """Drop what visitors have left behind in memory."""
+
+    async def forget_for_ever() -> None:
+        before = bodies.received
+        while True:
+            await asyncio.sleep(_FORGET_SECONDS)
+            sessions.forget_old()
+            # A call that fails leaves what it was sent in a cycle with its stack, which Python would look for by the
+            # number of objects: a few hundred of these hold hundreds of megabytes.
+            if bodies.received - before > _GARBAGE_BYTES:
+                before = bodies.received
+                gc.collect()
+
+    async with _running(forget_for_ever()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def sweeping(
+    demo: gr.Blocks, sweep: Callable[..., temporary.Swept], traffic: Traffic, *, stored_bytes: int, keep_seconds: float
+) -> AsyncIterator[None]:
+    """Remove old temporary files, apart from the page's own that are there now."""
+    kept = temporary.files_under(Path(demo.GRADIO_CACHE))
+
+    async def sweep_once() -> None:
+        before = traffic.written
+        try:
+            gone, left = await asyncio.to_thread(sweep, kept=kept)
+        except OSError:
+            _log.exception("temporary files could not be removed")
+            return
+        traffic.swept(left, before)
+        # Gradio remembers every file by its name, and would for ever. Here no other thread adds to these sets.
+        for files in demo.temp_file_sets:
+            files.difference_update(gone)
+
+    async def sweep_for_ever() -> None:
+        while True:
+            end = time.monotonic() + min(_SWEEP_SECONDS, keep_seconds)
+            await asyncio.sleep(_FULL_SECONDS)
+            while traffic.stored <= stored_bytes and time.monotonic() < end:
+                await asyncio.sleep(_FULL_SECONDS)
+            await sweep_once()
+
+    await sweep_once()  # what is there counts from the start
+    async with _running(sweep_for_ever()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
