@@ -37,7 +37,7 @@ from latent_ae.training.build import (
     final_weights,
     weights_at,
 )
-from latent_ae.training.checkpoints import Checkpoint, write_checkpoint
+from latent_ae.training.checkpoints import Checkpoint, CheckpointError, write_checkpoint
 from latent_ae.training.data import TrainingData
 from latent_ae.training.data_record import LEDGER, begin_run, checked_data
 from latent_ae.training.describe import describe_run, log_line
@@ -104,6 +104,10 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
         checkpoint, notes = agreed_checkpoint(find, config.output_dir, accelerator, finished=unfinished is None)
         for note in notes:
             say(note)
+        if checkpoint is None and not unfinished:
+            raise CheckpointError(
+                f"{config.run_dir} is finished and has no checkpoint to go on from: give another --name"
+            )
         if checkpoint is not None and checkpoint.step == config.train.steps:
             say(unfinished or f"{config.run_dir} is finished; --name starts another run")
             if not unfinished:

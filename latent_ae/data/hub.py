@@ -213,7 +213,7 @@ def _stored_sizes(dataset: Any, column: str) -> list[int]:
             paths = chunk.field("path").to_pylist()
             beside = [-1 if path is None or "://" in path else file_size(Path(path)) for path in paths]
             lengths = pc.coalesce(lengths, pa.array(beside, lengths.type))
-        sizes += lengths.to_pylist()
+        sizes += pc.if_else(chunk.is_valid(), lengths, 0).to_pylist()  # a row without an image
     order = dataset._indices  # of a data set that was filtered, sorted or shuffled
     return sizes if order is None else [sizes[row] for row in order.column(0).to_pylist()]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from latent_ae.config import DataConfig
-from latent_ae.data import DataError, ImageSource, SourceParts, open_source
+from latent_ae.data import DataError, ImageSource, SourceParts, hub, open_source
 from latent_ae.image import BrokenImage, to_uint8
 from tests.data.images import noise_image, write_images
 
@@ -292,3 +292,24 @@ def test_a_hub_name_without_network_is_one_clear_line(monkeypatch: pytest.Monkey
     ) as caught:
         open_source(DataConfig(source="hub", path="nobody/nothing"))
     assert "\n" not in str(caught.value)
+
+
+def test_bytes_of_rows_are_known_in_every_format_and_order(tmp_path: Path) -> None:
+    sizes = [len(stored(row)["bytes"]) for row in range(12)]
+    bare = datasets.Dataset.from_dict({"picture": [stored(row)["bytes"] for row in range(12)]})
+    with_a_gap = datasets.Dataset.from_dict(
+        {"picture": [*[stored(row) for row in range(11)], None]},
+        features=datasets.Features({"picture": datasets.Image()}),
+    )
+    shuffled = table(12).select([3, 1, 2, 0, *range(4, 12)])
+    cases = {
+        "table": (table(12), sizes),
+        "bytes": (bare, sizes),
+        "gap": (with_a_gap, [*sizes[:11], 0]),
+        "order": (shuffled, [sizes[row] for row in (3, 1, 2, 0, *range(4, 12))]),
+    }
+    for name, (dataset, expected) in cases.items():
+        images, column = hub.image_column(dataset, "picture", name)
+        part = hub.HubImages(images, column, "train", range(12))
+        assert [size for _, size in part.stored()] == expected, name
+        assert len(part.stored_bytes(0)) == expected[0]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from latent_ae.config import DataConfig
-from latent_ae.data import SOURCES, DataError, SourceParts, open_source
+from latent_ae.data import SOURCES, DataError, SourceParts, StreamParts, open_source
+from latent_ae.data.source import StoredImages
 from latent_ae.image import to_uint8
 from tests.data.images import write_images
 
@@ -53,6 +54,19 @@ def test_a_source_keeps_its_promises(config: DataConfig) -> None:
                 assert pixels.shape == (image.height, image.width, channels)
                 assert pixels.std() > 0
             assert np.array_equal(to_uint8(part.load(index), 3), to_uint8(copy.load(index), 3))
+
+
+def test_what_is_stored_is_known_without_decoding_it(config: DataConfig) -> None:
+    parts = open_source(config)
+    for part in (parts.train, parts.heldout):
+        if isinstance(parts, StreamParts):  # of which the shards are known
+            assert isinstance(part, StoredImages)
+            assert len(list(part.stored())) == len(parts.stream)
+        elif isinstance(part, StoredImages):
+            found = [(part.sample_id(index), len(part.stored_bytes(index))) for index in range(len(part))]
+            assert list(part.stored()) == found
+        else:
+            assert config.source in ("digits", "photos"), "whose images never change"
 
 
 def test_an_unknown_source_is_refused_with_the_known_names() -> None:

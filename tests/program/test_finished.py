@@ -66,6 +66,17 @@ def test_killed_in_any_stage_of_the_result_the_same_command_finishes_it(
     assert_finished(run, main, capsys)
 
 
+def test_a_finished_run_without_checkpoints_is_not_trained_over(
+    whole: Path, main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")  # a user who needs the room
+    metrics = (run / "metrics.jsonl").read_bytes()
+    assert main(arguments(tmp_path, 2, *GAN)) == 2
+    assert f"{run} is finished and has no checkpoint to go on from: give another --name" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
