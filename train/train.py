@@ -105,9 +105,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
         for note in notes:
             say(note)
         if checkpoint is None and not unfinished:
-            raise CheckpointError(
-                f"{config.run_dir} is finished and has no checkpoint to go on from: give another --name"
-            )
+            raise CheckpointError(f"{config.run_dir} is finished and has no checkpoints: give another --name")
         if checkpoint is not None and checkpoint.step == config.train.steps:
             say(unfinished or f"{config.run_dir} is finished; --name starts another run")
             if not unfinished:

@@ -73,7 +73,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_over(
     shutil.rmtree(run / "checkpoints")  # a user who needs the room
     metrics = (run / "metrics.jsonl").read_bytes()
     assert main(arguments(tmp_path, 2, *GAN)) == 2
-    assert f"{run} is finished and has no checkpoint to go on from: give another --name" in capsys.readouterr().err
+    assert f"{run} is finished and has no checkpoints: give another --name" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
