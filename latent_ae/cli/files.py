@@ -62,7 +62,7 @@ def add_commands(commands: "Commands") -> None:
     )
     decode.add_argument("latents", metavar="LATENT", nargs="+", type=Path, help="a latent file, or a folder of them")
     add_out_folder(decode, "PNGs")
-    add_model(decode, required=False, more="; left out, the one that the files name, if it is on this machine")
+    add_model(decode, required=False, more="; left out, the one of their encoder in this folder or in runs/")
     decode.add_argument(
         "--foreign",
         action="store_true",

@@ -22,6 +22,7 @@ from latent_ae.image import Pixels, from_tensor, to_tensor
 from latent_ae.latent_file import Compute, Kind, Latents
 from latent_ae.models import Autoencoder, factor_of, latent_shape, load_autoencoder, pad_to_factor
 from latent_ae.models.identity import encoder_identity
+from latent_ae.models.naming import model_name
 from latent_ae.randomness import sample_noise
 
 _LOGVAR_RANGE = (-30.0, 20.0)
@@ -302,7 +303,7 @@ class Codec:
             codebook_size=self.codebook_size,
             scaling_factor=self.scaling_factor,
             shift_factor=self.shift_factor,
-            model=self.name,
+            model=model_name(self.name),
             compute=self.compute("encoder", image.shape[0], image.shape[1]),
         )
 

@@ -28,6 +28,7 @@ from latent_ae.latent_file import (
     read_latents,
     write_latents,
 )
+from latent_ae.models.naming import find_model
 from latent_ae.randomness import derived_seed
 
 
@@ -290,15 +291,21 @@ def image_count(path: Path) -> int:
 def named_model(files: Sequence[Path]) -> str:
     """The model that latent files name, if it is on this machine; a stranger's file downloads nothing.
 
-    Raises UserError if they name none or several.
+    Raises UserError if they are of no encoder, of several, or of one that is not found.
     """
-    names = set()
+    names: dict[str, str] = {}
     for file in files:
         with contextlib.suppress(LatentFileError, OSError):  # they are reported when it is their turn
-            names.add(str(describe(file)["model"]))
+            described = describe(file)
+            names[str(described["encoder"])] = str(described["model"])
     if len(names) != 1:
-        raise UserError(f"the latent files name {len(names)} models ({', '.join(sorted(names)[:5])}): give --model")
-    name = names.pop()
-    if not name or not Path(name).exists():
-        raise UserError(f"the latent files were made by the model {name!r}, which is not on this machine: give --model")
-    return name
+        raise UserError(
+            f"the latent files name {len(names)} models ({', '.join(sorted(names.values())[:5])}): give --model"
+        )
+    ((identity, name),) = names.items()
+    if (found := find_model(identity, name)) is None:
+        raise UserError(
+            f"the latent files were made by the model {name!r}, and no model in this folder or in runs/ has its "
+            f"encoder {identity[:16]}: give --model"
+        )
+    return found

@@ -10,6 +10,7 @@ from latent_ae.errors import UserError
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.models import load_autoencoder
 from latent_ae.models.identity import encoder_identity
+from latent_ae.models.naming import model_name
 
 
 class LatentSourceError(UserError):
@@ -48,7 +49,7 @@ class LatentSource:
     @property
     def autoencoder_name(self) -> str:
         """Without the folders of this machine."""
-        return self.name if not Path(self.name).exists() else "/".join(Path(self.name).resolve().parts[-2:])
+        return model_name(self.name)
 
     def __str__(self) -> str:
         classes = f"{len(self.classes)} classes" if self.classes else "no classes"

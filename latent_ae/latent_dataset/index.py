@@ -22,6 +22,7 @@ from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest
 from latent_ae.latent_dataset.shard import Record, file_name, read_record, record_name
 from latent_ae.latent_dataset.statistics import LatentSums, merged, sums_from_json
+from latent_ae.models.naming import model_name
 
 INDEX = "index.parquet"
 STATISTICS = "stats.json"
@@ -228,7 +229,7 @@ configs:
 
 # Latents of {statistics["rows"]} images
 
-Made by {manifest.model.name} of images {size}; {manifest.kind} in {manifest.dtype}, raw (unscaled).
+Made by {model_name(manifest.model.name)} of images {size}; {manifest.kind} in {manifest.dtype}, raw (unscaled).
 Encoder identity `{manifest.encoder.identity}`, fingerprint `{manifest.fingerprint}`.
 
 ```python

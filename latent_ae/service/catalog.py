@@ -9,13 +9,12 @@ from typing import Any
 from latent_ae.codec import Codec
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.models.naming import GENERAL
 from latent_ae.models.run_folders import located
 from latent_ae.models.tensor_file import SUFFIXES
 from latent_ae.service.errors import UnknownModel, WrongModel
 from latent_ae.service.results import ModelInfo
 
-_GENERAL = ("model", "vae", "vqvae", "movq")
-"""folder names that say nothing of what is in them"""
 SHOWN_DIGITS = 16
 """of an identity"""
 
@@ -28,7 +27,7 @@ def model_ids(names: Sequence[str]) -> list[str]:
     ids: list[str] = []
     for name in names:
         path = Path(name)
-        said = [part for part in path.parts if part not in (*_GENERAL, path.anchor, "..")]
+        said = [part for part in path.parts if part not in (*GENERAL, path.anchor, "..")]
         last = said[-1] if said else path.name
         if path.suffix.lower() in SUFFIXES:
             last = path.stem

@@ -1,10 +1,12 @@
 """The README.md of a model directory."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from latent_ae.config import RunConfig
+from latent_ae.models.naming import model_name
 from latent_ae.report import EvaluationReport, shown_bias
 from latent_ae.training.scaling import unstated_scaling
 
@@ -57,7 +59,7 @@ def model_card(
     unstated = unstated_scaling(config)
     told = [*report.warnings, *([] if unstated is None else [unstated])]
     warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in told)
-    return f"""---
+    card = f"""---
 library_name: diffusers
 tags: [autoencoder, vae]
 ---
@@ -88,9 +90,19 @@ Encoder identity: `{stats["encoder_identity"]}`
 ## Recipe
 
 ```yaml
-{yaml.safe_dump(recipe, sort_keys=False).strip()}
+{yaml.safe_dump(recipe, sort_keys=False, width=1 << 16).strip()}
 ```
 """
+    for place in sorted(_places(recipe), key=len, reverse=True):
+        card = card.replace(place, model_name(place))
+    return card
+
+
+def _places(settings: object) -> set[str]:
+    """Absolute paths among settings: the card leaves this machine, where they say nothing."""
+    if isinstance(settings, dict):
+        return set().union(*map(_places, settings.values()))
+    return {settings} if isinstance(settings, str) and Path(settings).is_absolute() else set()
 
 
 def _usage(stated: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from latent_ae.metrics import LatentStatistics
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.identity import encoder_identity
+from latent_ae.models.naming import model_name
 from latent_ae.report import PRIOR_STD_RANGE, EvaluationReport
 from latent_ae.training.finished import damage_of_result
 from latent_ae.training.heldout import Heldout
@@ -119,7 +120,7 @@ def write_model_directory(
         "schema": 2,
         "encoder_identity": encoder_identity(model),
         "config": stated_scaling(model),
-        "config_is": f"kept from {config.model.init_from}" if keeps_scaling(config) else "measured",
+        "config_is": f"kept from {model_name(str(config.model.init_from))}" if keeps_scaling(config) else "measured",
         "measured": statistics.scaling()._asdict(),
         "of": {"kl": "sample", "identity": "mode"}.get(config.bottleneck.kind, "codes"),
         "split": f"{config.data.source}, training part",

@@ -2,9 +2,12 @@
 
 import dataclasses
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
@@ -48,10 +51,40 @@ def test_a_folder_is_encoded_and_decoded_into_the_same_places(
     )
 
 
-def test_decoding_finds_the_model_that_the_files_name(models: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+def test_decoding_finds_the_model_that_the_files_name(
+    models: Path, photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("encode", photos, "-o", tmp_path / "latents", "--model", models / "kl", *FP32)
+    monkeypatch.chdir(models)
     status, said, _ = run("decode", tmp_path / "latents", "-o", tmp_path / "out", *FP32)
     assert (status, said) == (0, f"decoded 7 of 7 files into {tmp_path / 'out'}\n")
+
+
+def test_a_run_is_found_by_its_encoder_whatever_the_files_call_it(
+    models: Path, photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("encode", photos / "a.png", "-o", tmp_path, "--model", models / "kl", *FP32)
+    encoder = read_latents(tmp_path / "a.safetensors").encoder
+    shutil.copytree(models / "kl", tmp_path / "runs" / "moved" / "model")
+    (tmp_path / "runs/moved/model/latent_stats.json").write_text(json.dumps({"encoder_identity": encoder}))
+    monkeypatch.chdir(tmp_path)
+    assert run("decode", "a.safetensors", "-o", "out", *FP32)[0] == 0
+
+
+def test_nothing_that_is_written_carries_a_path_of_this_machine(
+    models: Path, photos: Path, tmp_path: Path, run: Run
+) -> None:
+    model = ("--model", models / "kl", *FP32)
+    assert run("encode", photos, "-o", tmp_path / "out" / "latents", *model)[0] == 0
+    assert run("decode", tmp_path / "out" / "latents", "-o", tmp_path / "out" / "decoded", *model)[0] == 0
+    assert run("reconstruct", photos, "-o", tmp_path / "out" / "reconstructed", *model)[0] == 0
+    assert run("sample", *model, "--count", 2, "-o", tmp_path / "out" / "draws.png")[0] == 0
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 22
+    for file in files:
+        data = file.read_bytes()
+        assert str(models).encode() not in data, file
+        assert str(tmp_path).encode() not in data, file
 
 
 def test_decoding_is_reconstructing(models: Path, photos: Path, tmp_path: Path, run: Run) -> None:
@@ -100,7 +133,10 @@ def test_no_two_files_get_the_same_noise_and_none_depends_on_the_others(models: 
     assert (noise[0] - noise[1]).abs().mean() > 0.1 * noise[0].abs().mean()
 
 
-def test_the_images_of_one_file_become_one_png_each(models: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+def test_the_images_of_one_file_become_one_png_each(
+    models: Path, photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(models)
     run("encode", photos / "a.png", photos / "sub/c.png", "-o", tmp_path, "--model", models / "kl", *FP32)
     both = [safetensors.torch.load_file(tmp_path / f"{name}.safetensors")["latent_tensor"] for name in "ac"]
     one = read_latents(tmp_path / "a.safetensors")

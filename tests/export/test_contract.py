@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import re
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+import latent_ae
 from latent_ae.atomic import PlaceTakenError
 from latent_ae.export import EXPORTERS, Exporter, ModelSource, ProofFailed, export
 from latent_ae.export.probes import make_probes
@@ -50,6 +53,21 @@ def test_an_export_says_what_it_was_compared_on_and_with_what(target: str, kl: M
     there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert there.keys() - report["files"].keys() == {exported.report.relative_to(folder).as_posix()}
     assert all(there[name].stat().st_size == file["bytes"] for name, file in report["files"].items())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["kl", "vq"])
+def test_an_export_carries_no_path_of_this_machine(name: str, target: str, models: Path, exports: Exports) -> None:
+    folder = exports(name, target).out.parent
+    places = [str(place).encode() for place in (models, folder, Path(latent_ae.__file__).parent, Path(sys.prefix))]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for file in files:
+        parts = [file.read_bytes()]
+        if zipfile.is_zipfile(file):  # a .pt2
+            with zipfile.ZipFile(file) as archive:
+                parts += [archive.read(part) for part in archive.namelist()]
+        assert [place for place in places if any(place in part for part in parts)] == [], file
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -20,6 +20,7 @@ from torch import Tensor
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.export.compat import compat
 from latent_ae.models import Autoencoder, build_autoencoder, load_autoencoder
+from latent_ae.models.naming import model_name
 from tests.models.stock_models import ldm_tensors
 from tests.program.running import arguments
 from tests.program.variants import NO_KL, finetune_arguments
@@ -188,7 +189,7 @@ def test_a_frozen_encoder_keeps_every_key(
     assert before == after
     stats = json.loads((result / "latent_stats.json").read_text())
     kept = {key: said[key] for key in SCALE if key in said and key != "force_upcast"}
-    assert (stats["config"], stats["config_is"]) == (kept, f"kept from {origin}")
+    assert (stats["config"], stats["config_is"]) == (kept, f"kept from {model_name(str(origin))}")
     assert stats["measured"]["scaling_factor"] == pytest.approx(1 / stats["sample"]["std"])
     assert stats["measured"]["shift_factor"] == pytest.approx(stats["sample"]["mean"])
     card = (result / "README.md").read_text()

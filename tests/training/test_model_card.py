@@ -103,6 +103,21 @@ def test_its_recipe_is_the_runs_without_the_places_of_this_machine(card: str) ->
     assert "/home/somebody" not in card
 
 
+def test_a_source_on_this_machine_is_named_without_its_folders() -> None:
+    config = validate(
+        RunConfig,
+        {
+            "model": {"preset": None, "init_from": "/home/somebody/runs/first/model", "trained": ("decoder",)},
+            "data": {"source": "folder", "path": "/home/somebody/my pictures"},
+            "name": "second",
+        },
+    )
+    written = model_card(config, REPORT, STATS, factor=2, parameters=1, pictures=[], made_with="latent_ae")
+    assert "/home/somebody" not in written
+    recipe = yaml.safe_load(block(written, "yaml"))
+    assert (recipe["model"]["init_from"], recipe["data"]["path"]) == ("first", "my pictures")
+
+
 def test_its_head_is_what_the_hub_reads(card: str) -> None:
     _, head, _ = card.split("---\n", 2)
     assert yaml.safe_load(head) == {"library_name": "diffusers", "tags": ["autoencoder", "vae"]}
