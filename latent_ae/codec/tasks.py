@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -31,8 +31,37 @@ from latent_ae.latent_file import (
 from latent_ae.models.naming import find_model
 from latent_ae.randomness import derived_seed
 
+Made = TypeVar("Made")
 
-class Encode(Task[Picture, Latents]):
+
+class _ImageTask(Task[Picture, Made]):
+    """What is done to image files by a model, read by a rule.
+
+    Raises UserError for a rule without effect on the model's images.
+    """
+
+    def __init__(self, codec: Codec, rule: ReadingRule) -> None:
+        if rule.color == "keep" and codec.channels == 1:
+            raise UserError(
+                f"--color keep: {codec.name} is a model of grey images, which have no colours: leave it out"
+            )
+        self._codec = codec
+        self._rule = rule
+
+    def read(self, file: BinaryIO) -> Picture:
+        """With the model's number of channels."""
+        return read_picture(file, self._codec.channels, self._rule)
+
+    def notes(self, given: Picture) -> Sequence[str]:
+        """What was changed or left out of the file."""
+        return given.remarks
+
+    def pixels(self, given: Picture) -> int:
+        """H * W."""
+        return int(given.pixels.shape[0] * given.pixels.shape[1])
+
+
+class Encode(_ImageTask[Latents]):
     """Image files to latent files, each with the sha256 of its source.
 
     Args:
@@ -55,9 +84,7 @@ class Encode(Task[Picture, Latents]):
         logvar: bool,
         rule: ReadingRule = PLAIN,
     ) -> None:
-        _require_effect(codec, rule)
-        self._codec = codec
-        self._rule = rule
+        super().__init__(codec, rule)
         self._seed = seed
         self._precision: Precision = precision or "float32"
         self._logvar = logvar
@@ -85,18 +112,6 @@ class Encode(Task[Picture, Latents]):
             and there.compute == self._codec.compute("encoder", there.height, there.width)
             and there.versions.get("color") == self._rule.color
         )
-
-    def read(self, file: BinaryIO) -> Picture:
-        """With the model's number of channels."""
-        return read_picture(file, self._codec.channels, self._rule)
-
-    def notes(self, given: Picture) -> Sequence[str]:
-        """What was changed or left out of the file."""
-        return given.remarks
-
-    def pixels(self, given: Picture) -> int:
-        """H * W."""
-        return int(given.pixels.shape[0] * given.pixels.shape[1])
 
     def make(self, items: Sequence[Item[Picture]]) -> list[Latents]:
         """Latents that know their sources."""
@@ -131,11 +146,6 @@ class Encode(Task[Picture, Latents]):
 
     def _seed_of(self, digest: str) -> int | None:
         return None if self._seed is None else derived_seed(self._seed, "encode file", int(digest, 16))
-
-
-def _require_effect(codec: Codec, rule: ReadingRule) -> None:
-    if rule.color == "keep" and codec.channels == 1:
-        raise UserError(f"--color keep: {codec.name} is a model of grey images, which have no colours: leave it out")
 
 
 class _Pictures:
@@ -182,7 +192,7 @@ class _Pictures:
         return {**self._made_by, "source": digest, "index": index, "compute": compute}
 
 
-class Reconstruct(Task[Picture, Decoded]):
+class Reconstruct(_ImageTask[Decoded]):
     """Image files to PNGs of what the model makes of them, each of exactly its image's size.
 
     Args:
@@ -192,26 +202,12 @@ class Reconstruct(Task[Picture, Decoded]):
     """
 
     def __init__(self, codec: Codec, *, rule: ReadingRule = PLAIN) -> None:
-        _require_effect(codec, rule)
-        self._codec = codec
-        self._rule = rule
+        super().__init__(codec, rule)
         self._pictures = _Pictures(codec, "reconstruct", ("encoder", "decoder"), color=rule.color)
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether the PNG is whole and says that it is what this task makes of the source."""
         return self._pictures.are_there(target, digest)
-
-    def read(self, file: BinaryIO) -> Picture:
-        """With the model's number of channels."""
-        return read_picture(file, self._codec.channels, self._rule)
-
-    def notes(self, given: Picture) -> Sequence[str]:
-        """What was changed or left out of the file."""
-        return given.remarks
-
-    def pixels(self, given: Picture) -> int:
-        """H * W."""
-        return int(given.pixels.shape[0] * given.pixels.shape[1])
 
     def make(self, items: Sequence[Item[Picture]]) -> list[Decoded]:
         """Of the same sizes."""
