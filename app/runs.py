@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from latent_ae.training.finished import damage_of_result
+
 HOW_TO_MAKE_ONE = (
     "no finished run under {folder}: give --model a model directory or a hub id, or make one in four minutes with\n"
     "  accelerate launch --config_file accelerate_config.yaml train/train.py"
@@ -11,7 +13,9 @@ HOW_TO_MAKE_ONE = (
 def newest_model(runs: Path) -> Path | None:
     """The directory `model` of the run under `runs` that was finished last, None if none was.
 
-    A run is finished when its `model/config.json` is there: that file is moved into place with the whole directory.
+    A run is finished when its `model/` is whole: a damaged one is passed over.
     """
     configs = [config for config in runs.glob("*/model/config.json") if config.is_file()]
-    return max(configs, key=lambda config: config.stat().st_mtime).parent if configs else None
+    newest_first = sorted(configs, key=lambda config: config.stat().st_mtime, reverse=True)
+    models = (config.parent for config in newest_first)
+    return next((model for model in models if damage_of_result(model, "config.json") is None), None)

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+import safetensors.torch
+import torch
 
 import app
 import gradio_settings
@@ -123,11 +125,14 @@ def test_models_run_on_the_accelerator_that_is_there_or_where_they_are_told_to(
 
 def test_the_newest_finished_run_is_the_one_whose_model_was_written_last(tmp_path: Path) -> None:
     assert newest_model(tmp_path / "runs") is None
-    for name, written in (("old", 100), ("new", 300), ("middle", 200)):
-        config = tmp_path / "runs" / name / "model" / "config.json"
-        config.parent.mkdir(parents=True)
-        config.write_text("{}")
-        os.utime(config, (written, written))
+    for name, written in (("old", 100), ("new", 300), ("middle", 200), ("cut", 400), ("without_weights", 500)):
+        model = tmp_path / "runs" / name / "model"
+        model.mkdir(parents=True)
+        weights = safetensors.torch.save({"weight": torch.zeros(2)})
+        if name != "without_weights":
+            (model / "diffusion_pytorch_model.safetensors").write_bytes(weights[:-1] if name == "cut" else weights)
+        (model / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+        os.utime(model / "config.json", (written, written))
     (tmp_path / "runs" / "unfinished" / "model").mkdir(parents=True)
     assert newest_model(tmp_path / "runs") == tmp_path / "runs" / "new" / "model"
 
