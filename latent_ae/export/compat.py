@@ -1,9 +1,10 @@
 """Which programs can use a model as it is, why others cannot, and what is wrong in silence where one can."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from latent_ae.export.facts import Facts
+from latent_ae.export.facts import CLASSES, Facts
 from latent_ae.export.loaders import LOADERS, Loader
 from latent_ae.export.network import Fault
 from latent_ae.models import Autoencoder
@@ -39,10 +40,7 @@ def verdict(model: Autoencoder, consumer: str) -> Verdict:
 
 
 def _judged(name: str, loader: Loader, facts: Facts) -> Verdict:
-    faults = [Fault(reason) for rule in loader.rules if (reason := rule(facts))]
-    faults += [Fault(reason, silent=True) for rule in loader.unchecked if (reason := rule(facts))]
-    if loader.network is not None and not faults:
-        faults = list(loader.network.faults(facts))
+    faults = list(_faults(loader, facts))
     works = not faults
     return Verdict(
         consumer=name,
@@ -53,6 +51,16 @@ def _judged(name: str, loader: Loader, facts: Facts) -> Verdict:
         note=loader.use if works else "",
         seen=loader.seen,
     )
+
+
+def _faults(loader: Loader, facts: Facts) -> Iterator[Fault]:
+    if wrong := [Fault(reason) for rule in loader.rules if rule in CLASSES and (reason := rule(facts))]:
+        yield from wrong
+        return
+    yield from (Fault(reason) for rule in loader.rules if (reason := rule(facts)))
+    yield from (Fault(reason, silent=True) for rule in loader.unchecked if (reason := rule(facts)))
+    if loader.network is not None:
+        yield from loader.network.faults(facts)
 
 
 def _scaling(loader: Loader, facts: Facts) -> list[str]:

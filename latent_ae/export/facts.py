@@ -83,6 +83,10 @@ def vq(facts: Facts) -> str | None:
     return "it quantises: it takes a VQModel" if facts.is_kl else None
 
 
+CLASSES: tuple[Rule, ...] = (kl, no_vq_single_file, vq)
+"""of the model's class: where one is not met, the others have nothing to be about"""
+
+
 def symmetric(facts: Facts) -> str | None:
     """Images come out with the channels that they went in with."""
     given, made = facts.image_channels

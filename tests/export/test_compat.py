@@ -218,7 +218,9 @@ def test_other_reasons() -> None:
         "attention in a level of its own is left out by its key map",
     )
     assert of(stock("one 1x1 convolution"))[SD].reasons == ("images of 4 channels become images of 3",)
-    assert of(stock("codebook"))[FILE].reasons == ("there is no VQModel.from_single_file",)
+    for name in ("codebook", "vqgan", "movq"):  # a class that is not taken is reason enough
+        assert of(stock(name))[FILE].reasons == ("there is no VQModel.from_single_file",)
+    assert judged("sd")[SUPER].reasons == ("it quantises: it takes a VQModel",)
     assert of(stock("wider vectors"))[SUPER].reasons == (
         "it puts latents beside an RGB image: they need 3 channels, and have 6",
     )
