@@ -148,6 +148,11 @@ def middle_attention(facts: Facts) -> str | None:
     return None if facts.middle_attention else "it needs attention in the middle"
 
 
+def none_in_levels(facts: Facts) -> str | None:
+    """It has no place for attention in a level."""
+    return "it has no attention in a level of its own, and this model has" if facts.level_attention else None
+
+
 def only_middle_attention(facts: Facts) -> str | None:
     """Attention is in the middle, and nowhere else."""
     if facts.middle_attention and not facts.level_attention:
