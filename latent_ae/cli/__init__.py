@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from latent_ae._version import __version__
-from latent_ae.cli import evaluate, export, files, inspection, space, verify
+from latent_ae.cli import convert, evaluate, export, files, inspection, space, verify
 from latent_ae.cli.messages import complain
 from latent_ae.errors import UserError
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"latent-ae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (evaluate, files, inspection, space, export, verify):
+    for room in (evaluate, files, inspection, space, export, verify, convert):
         room.add_commands(commands)
     words, settings = evaluate.split_settings(sys.argv[1:] if argv is None else argv)
     arguments, unknown = parser.parse_known_args(words)

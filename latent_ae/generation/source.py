@@ -73,7 +73,7 @@ def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
     manifest = rows.manifest
     if manifest.kind == "vq_indices":
         raise LatentSourceError(f"{folder} holds codes: expected the latents of an AutoencoderKL")
-    table = rows.rows()
+    table = rows.table()
     grids = sorted(set(table["grid"].to_pylist()))
     height, width = (int(side) for side in grids[0].split("x"))
     if len(grids) > 1 or height != width:

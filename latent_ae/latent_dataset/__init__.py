@@ -7,6 +7,7 @@ work        the shards of one process             shard       a shard on the dis
 index       what is written at the end            statistics  of the latents
 dataset     the latents for training              verify      whether a folder is what it says
 again       images encoded again                  index_check the index beside the shards' records
+checksum    JSON that shows its damage            conversion  the forms that other trainers read
 """
 
 from latent_ae.latent_dataset.dataset import LatentDataset

@@ -1,5 +1,7 @@
 """The latents of a folder for training."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,42 @@ from latent_ae.metrics import LOGVAR_RANGE, Scaling
 from latent_ae.randomness import torch_generator
 
 NO_LABEL = -1
+_ROWS_AT_ONCE = 1024
+_OF_A_ROW = (
+    *("id", "name", "label", "caption", "height", "width", "original_height", "original_width", "flipped"),
+    "source_index",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the index says of a row, and its latents, which are read when they are asked for."""
+
+    dataset: "LatentDataset" = field(repr=False, compare=False)
+    number: int
+    """`dataset[number]` is its item"""
+    id: str
+    """sha256 over the 8-bit pixels of the whole image, in hex"""
+    name: str
+    """of the image in its data set"""
+    label: int | None
+    caption: str | None
+    height: int
+    width: int
+    """of the image as it was encoded, in pixels"""
+    original_height: int
+    original_width: int
+    crop: tuple[int, int, int, int]
+    """left, top, right, bottom of what was encoded, in pixels of the whole image"""
+    flipped: bool
+    """whether the latents are those of the mirror image"""
+    source_index: int
+    """of the image in its data set; an image and its mirror image have the same"""
+
+    @property
+    def latents(self) -> Tensor:
+        """As `dataset[number]` gives them: drawn or the mode, and scaled if the data set was opened so."""
+        return self.dataset[self.number]["latents"]
 
 
 class LatentDataset(Dataset[dict[str, Tensor]]):
@@ -26,7 +64,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
 
     An item has `latents`, [c,h,w] float32 or with a VQModel's codes [h,w] int64; `label`, int64, -1 where there is
     none; and `id`, [32] uint8, the image's identity. It is a pure function of (seed, epoch, number), whoever asks:
-    drawing needs no state of a worker. What the index says besides (names, captions, sizes) is `rows`' business.
+    drawing needs no state of a worker. `rows` gives what the index says besides: names, captions, sizes.
     """
 
     def __init__(
@@ -60,7 +98,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
             raise LatentDatasetError(
                 f"{folder} holds {kind} without log-variances: nothing can be drawn, take the mode"
             )
-        self._draws = draw == "sample" or (draw is None and kind == "moments")
+        self.draws = draw == "sample" or (draw is None and kind == "moments")
         self._seed = seed
         self._epoch = 0
         self._open: dict[int, dict[str, Tensor]] = {}
@@ -80,15 +118,14 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         if not -len(self) <= number < len(self):
             raise IndexError(f"there are {len(self)} rows, got {number}")
         number %= len(self)
-        tensors = self._tensors(int(self._shards[number]))
-        grid, row = self._grids[self._grid_numbers[number]], int(self._rows[number])
+        stored = self.stored(number)
         if self.manifest.kind == "vq_indices":
-            latents = tensors[f"indices.{grid}"][row].to(torch.int64)
+            latents = stored["indices"].to(torch.int64)
         else:
             # A copy: what lies in float32 would else be the mapped file itself.
-            latents = tensors[f"mean.{grid}"][row].to(torch.float32, copy=True)
-            if self._draws:
-                logvar = tensors[f"logvar.{grid}"][row].float().clamp(*LOGVAR_RANGE)
+            latents = stored["mean"].to(torch.float32, copy=True)
+            if self.draws:
+                logvar = stored["logvar"].float().clamp(*LOGVAR_RANGE)
                 # By the row's number in the index: leaving out others changes no draw.
                 generator = torch_generator(self._seed, "latents", self._epoch, int(self._numbers[number]))
                 latents = latents + torch.exp(0.5 * logvar) * torch.randn(latents.shape, generator=generator)
@@ -100,9 +137,28 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
             "id": torch.from_numpy(self._ids[number].copy()),
         }
 
-    def rows(self) -> Any:
-        """What the index says of these rows: a pyarrow.Table, read anew."""
+    def rows(self) -> Iterator["Row"]:
+        """The rows in their order, with what the index says of each. The index is read anew."""
+        number = 0
+        for batch in self.table().to_batches(max_chunksize=_ROWS_AT_ONCE):
+            for said in batch.to_pylist():
+                crop = tuple(said["crop"])
+                row = {name: said[name] for name in _OF_A_ROW}
+                yield Row(dataset=self, number=number, crop=(crop[0], crop[1], crop[2], crop[3]), **row)
+                number += 1
+
+    def table(self) -> Any:
+        """What the index says of these rows, as a pyarrow.Table, read anew."""
         return pq.read_table(self.folder / INDEX).take(self._numbers)
+
+    def stored(self, number: int) -> dict[str, Tensor]:
+        """The tensors of a row as they are stored: `mean` and `logvar` [c,h,w], or a VQModel's `indices` [h,w].
+
+        They are mapped from the file: not to be written to.
+        """
+        grid, row = self._grids[self._grid_numbers[number]], int(self._rows[number])
+        tensors = self._tensors(int(self._shards[number]))
+        return {kind: tensors[f"{kind}.{grid}"][row] for kind in TENSORS[self.manifest.kind]}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

@@ -76,7 +76,7 @@ def test_flipped_rows_and_duplicates_can_be_left_out(square: Path) -> None:
     assert len(LatentDataset(square, flipped=False)) == 12
     distinct = LatentDataset(square, duplicates=False)
     assert len(distinct) == 22
-    assert len({row["id"] for row in distinct.rows().to_pylist()}) == 11
+    assert len({row["id"] for row in distinct.table().to_pylist()}) == 11
 
 
 def test_scaling_is_applied_if_asked_for(square: Path) -> None:
@@ -113,6 +113,38 @@ def test_a_shard_that_is_gone_is_named(latents: Path) -> None:
     (latents / "shards" / "00001.safetensors").unlink()
     with pytest.raises(LatentDatasetError, match=r"shards/00001.safetensors cannot be read"):
         LatentDataset(latents)
+
+
+def test_rows_are_rows(latents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the items, with the index's entries as attributes, however the index is read in pieces."""
+    monkeypatch.setattr("latent_ae.latent_dataset.dataset._ROWS_AT_ONCE", 4)
+    dataset = LatentDataset(latents, seed=3)
+    rows = list(dataset.rows())
+    assert [row.number for row in rows] == list(range(len(NAMES)))
+    for row, said in zip(rows, index(latents), strict=True):
+        assert (row.name, row.id, row.label, row.caption) == (
+            said["name"],
+            said["id"],
+            said["label"],
+            said["caption"],
+        )
+        assert (row.height, row.width, row.flipped, list(row.crop)) == (
+            said["height"],
+            said["width"],
+            said["flipped"],
+            said["crop"],
+        )
+        assert torch.equal(row.latents, dataset[row.number]["latents"])
+        tensors = load_file(latents / said["shard"])
+        for name, tensor in dataset.stored(row.number).items():
+            assert torch.equal(tensor, tensors[f"{name}.{said['grid']}"][said["row"]])
+
+
+def test_rows_leave_out_what_the_data_set_leaves_out(square: Path) -> None:
+    dataset = LatentDataset(square, flipped=False, duplicates=False)
+    rows = list(dataset.rows())
+    assert (len(rows), {row.flipped for row in rows}) == (11, {False})
+    assert all(bytes(dataset[row.number]["id"].numpy()).hex() == row.id for row in rows)
 
 
 def test_an_item_is_the_callers_own(models: Path, pictures: Path, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""A data set of latents written in the form that another trainer reads: one file and one line in TARGETS for each.
+
+Each file says where the trainer's reader is, and what it expects: raw or scaled latents, their type, shape and names.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from latent_ae.atomic import placed
+from latent_ae.latent_dataset.conversion import fast_dit, kohya, lightningdit, mds, webdataset
+from latent_ae.latent_dataset.dataset import LatentDataset, Row
+from latent_ae.latent_dataset.errors import LatentDatasetError
+
+ORIGIN = "latents.json"
+"""beside what the trainer reads: what the latents are"""
+
+Writer = Callable[[LatentDataset, Iterator[Row], Path], list[str]]
+"""Writes the rows into an empty folder; gives notes for the user. Raises LatentDatasetError for what the trainer cannot
+read, before it takes the first row, and OSError."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What another trainer reads."""
+
+    write: Writer
+    scaling: Literal["none", "model"] = "none"
+    """of the latents that the writer gets"""
+    one_latent: bool = True
+    """whether it takes one latent for each image, drawn or the mode, instead of mean and log-variance as stored"""
+
+
+TARGETS = {
+    "lightningdit": Target(lightningdit.write),
+    "fast-dit": Target(fast_dit.write, scaling="model"),
+    **{f"kohya-{name}": Target(partial(kohya.write, model)) for name, model in kohya.MODELS.items()},
+    "webdataset": Target(webdataset.write, one_latent=False),
+    "mds": Target(mds.write, one_latent=False),
+}
+
+
+def convert(
+    folder: Path,
+    target: str,
+    out: Path,
+    *,
+    draw: Literal["sample", "mode"] | None = None,
+    seed: int | None = None,
+    on_row: Callable[[int], object] = lambda _total: None,
+) -> tuple[int, list[str]]:
+    """Write a data set of latents for another trainer, into a new folder that is there whole or not at all.
+
+    Args:
+        folder: what train/encode_dataset.py made.
+        target: a key of TARGETS.
+        out: the new folder.
+        draw: `sample` from each posterior once, or its `mode`; None: sample where the log-variance was kept.
+        seed: of the draws; None: 0.
+        on_row: called after each row, with how many there are.
+
+    Returns how many rows were read, and notes for the user.
+
+    Raises LatentDatasetError if the folder is no complete data set of latents or the trainer cannot read such latents,
+    PlaceTakenError if `out` is taken, OSError.
+    """
+    chosen = TARGETS[target]
+    if not chosen.one_latent and (draw is not None or seed is not None):
+        raise LatentDatasetError(f"--draw and --seed have no effect with {target}, which keeps mean and log-variance")
+    dataset = LatentDataset(folder, draw=draw, scaling=chosen.scaling, seed=seed or 0)
+    if seed is not None and not dataset.draws:
+        raise LatentDatasetError("--seed has no effect: the mode of each posterior is taken")
+
+    def counted() -> Iterator[Row]:
+        for row in dataset.rows():
+            yield row
+            on_row(len(dataset))
+
+    with placed([out]) as beside:
+        place = beside / out.name
+        place.mkdir()
+        notes = chosen.write(dataset, counted(), place)
+        (place / ORIGIN).write_text(json.dumps(_origin(dataset, chosen, seed or 0), indent=1) + "\n", encoding="utf-8")
+    return len(dataset), notes
+
+
+def _origin(dataset: LatentDataset, target: Target, seed: int) -> dict[str, object]:
+    manifest = dataset.manifest
+    drawn = {"draw": "sample", "seed": seed} if dataset.draws else {"draw": "mode"}
+    return {
+        "encoder_identity": manifest.encoder.identity,
+        "latents_fingerprint": manifest.fingerprint,
+        "model": manifest.model.name,
+        "scaling_factor": manifest.model.scaling_factor,
+        "shift_factor": manifest.model.shift_factor,
+        **(drawn if target.one_latent else {}),
+        "label_names": manifest.label_names,
+    }
