@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -23,7 +23,7 @@ class FolderInUseError(UserError):
 @contextmanager
 def only_run(folder: Path, *, instead: str) -> Iterator[str | None]:
     """Make the folder and hold it to the end of the block, or of the process however it ends. If nothing was written
-    to it, it goes again.
+    to it, it is removed again, with the parents that were made for it.
 
     Gives None, or a warning for the user where the file system has no locks and nothing keeps another run out.
 
@@ -36,6 +36,7 @@ def only_run(folder: Path, *, instead: str) -> Iterator[str | None]:
 
     Raises FolderInUseError if another run holds it, OSError if it cannot be made or written to.
     """
+    made = [parent for parent in folder.parents if not parent.exists()]
     with _opened(folder) as file:
         try:
             # A record lock: unlike flock's it is not inherited by loader processes, which may outlive a killed run.
@@ -65,7 +66,9 @@ def only_run(folder: Path, *, instead: str) -> Iterator[str | None]:
         finally:
             if [path.name for path in folder.iterdir()] == [LOCK]:
                 (folder / LOCK).unlink()
-                folder.rmdir()
+                with suppress(OSError):  # another run has begun to use it
+                    for unused in (folder, *made):
+                        unused.rmdir()
 
 
 def _opened(folder: Path) -> TextIO:

@@ -129,6 +129,6 @@ def test_help_lists_every_setting_with_the_recipes_value(capsys: pytest.CaptureF
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert "--loss.beta" in text
-    assert "--resume auto|never|PATH" in text
+    assert "--resume auto|never|changed-data|PATH" in text
     recipe = yaml.safe_load((RECIPES / "kl-digits.yaml").read_text())
     assert f"(default: {recipe['train']['batch_size']})" in text

@@ -40,7 +40,7 @@ def test_files_with_comfyuis_suffix_hold_what_its_loader_reads(
     ours = read_latents(tmp_path / "ours" / "odd.safetensors")
     assert torch.equal(read["latent_tensor"].float() * scale, ours.tensor)
     assert run(*words)[1].endswith("7 were there already\n")
-    assert run("decode", tmp_path / "comfy", "-o", tmp_path / "out", *FP32)[0] == 0
+    assert run("decode", tmp_path / "comfy", "-o", tmp_path / "out", *model)[0] == 0
     assert len(state(tmp_path / "out")) == 7
     status, _, errors = run("encode", photos, "-o", tmp_path / "x", "--model", models / "vq", "--suffix", ".latent")
     assert (status, errors[0].split(":")[0]) == (2, "--suffix .latent")

@@ -127,7 +127,7 @@ def test_latents_of_kept_colours_say_whose_they_are(colored: Path, tmp_path: Pat
         assert (status, counts(said.splitlines()[0])[0]) == (0, 1)
         versions = read_latents(tmp_path / "out/a.safetensors").versions
         assert {key: versions[key] for key in ("color", "profile") if key in versions} == {"color": rule, **more}
-    _, said, _ = run("decode", tmp_path / "out", "-o", tmp_path / "back", *FP32)
+    _, said, _ = run("decode", tmp_path / "out", "-o", tmp_path / "back", "--model", colored, *FP32)
     assert "1 file has colours of Adobe RGB (1998), which were kept: the PNG carries no profile" in said
 
 

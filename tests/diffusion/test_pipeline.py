@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiTPipeline
 
-from latent_ae.atomic import PlaceTakenError
 from latent_ae.diffusion.network import NULL_CLASS, build_network
 from latent_ae.diffusion.pipeline import assemble, card_text, draw, draw_grid, write_pipeline
 from latent_ae.export import ProofFailed
@@ -67,12 +66,13 @@ def test_a_grid_has_a_row_for_each_class_and_four_without(pipeline: DiTPipeline)
     assert rows == [2, 4]
 
 
-def test_a_folder_that_is_there_is_left_as_it_is(pipeline: DiTPipeline, tmp_path: Path) -> None:
+def test_an_earlier_folder_is_replaced_as_a_whole(pipeline: DiTPipeline, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("mine")
-    with pytest.raises(PlaceTakenError, match="already exists"):
-        write_pipeline(pipeline, tmp_path / "out", GRID, "card")
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+    (tmp_path / "out" / "old").write_text("old")
+    write_pipeline(pipeline, tmp_path / "out", GRID, "card")
+    assert (tmp_path / "out" / "model_index.json").is_file()
+    assert not (tmp_path / "out" / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

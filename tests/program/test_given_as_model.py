@@ -185,7 +185,7 @@ def test_a_run_is_a_model_of_every_command(products: Path, tmp_path: Path, run: 
     model = products / "run"
     assert run("encode", tmp_path / "grey.png", "--model", model, "-o", tmp_path / "latents")[0] == 0
     (latents,) = (tmp_path / "latents").glob("*.safetensors")
-    assert run("decode", latents, "-o", tmp_path / "out")[0] == 0
+    assert run("decode", latents, "--model", model, "-o", tmp_path / "out")[0] == 0
     assert run("export", "diffusers", "--model", model, "-o", tmp_path / "vae")[0] == 0
     assert (tmp_path / "vae" / "latent_stats.json").read_bytes() == (model / "model" / "latent_stats.json").read_bytes()
     status, said, _ = run("import", products / LAST, "-o", tmp_path / "made")
