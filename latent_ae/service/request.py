@@ -18,7 +18,9 @@ _HOPELESS = 1.5
 class Request:
     """What every piece of a request's work goes through."""
 
-    def __init__(self, *, seconds: float, tick: Tick | None, worker: Worker, desks: threading.Semaphore) -> None:
+    def __init__(
+        self, *, seconds: float, tick: Tick | None, worker: Worker, desks: threading.Semaphore, visitor: Hashable = None
+    ) -> None:
         self.ended_by_caller = False
         self._start = time.monotonic()
         self._limit = seconds
@@ -27,6 +29,8 @@ class Request:
         self._tick = tick
         self._worker = worker
         self._desks = desks
+        self.visitor = visitor
+        """whose it is; None for nobody's"""
 
     @property
     def seconds(self) -> float:
@@ -55,7 +59,8 @@ class Request:
         def tick(share: float) -> None:
             self._tell(min(until, start + (until - start) * share))
 
-        results = self._worker.run(works, deadline=self._deadline, tick=None if self._tick is None else tick)
+        tell = None if self._tick is None else tick
+        results = self._worker.run(works, deadline=self._deadline, tick=tell, visitor=self.visitor)
         self._share = until
         return results
 
@@ -100,10 +105,11 @@ class Door:
     @contextmanager
     def request(self, endpoint: str, tick: Tick | None = None) -> Iterator[Request]:
         """A request from arrival to answer. Raises Busy at once where too many are inside, of all or of its visitor."""
-        request = Request(seconds=self._seconds, tick=tick, worker=self._worker, desks=self._desks)
+        visitor = self.visitor()
+        request = Request(seconds=self._seconds, tick=tick, worker=self._worker, desks=self._desks, visitor=visitor)
         outcome = "internal"
         try:
-            with self._place():
+            with self._place(visitor):
                 yield request
             outcome = "ok"
         except BaseException as error:
@@ -116,8 +122,7 @@ class Door:
             self.counter.add(endpoint, outcome, request.seconds)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        visitor = self.visitor()
+    def _place(self, visitor: Hashable) -> Iterator[None]:
         with self._lock:
             if not self._places.take(visitor):
                 own = 0 if visitor is None else self._places.of(visitor)

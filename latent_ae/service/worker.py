@@ -2,8 +2,8 @@
 
     callers --run(works)--> [ waiting ] --one key, up to batch_pixels--> one call of the model --> each caller its own
 
-Callers with many works take turns, batch by batch. A caller is told at once when its deadline passes, and the model is
-stopped between two tiles where nobody waits for it any more.
+Visitors, and the callers of one visitor, take turns, batch by batch. A caller is told at once when its deadline passes,
+and the model is stopped between two tiles where nobody waits for it any more.
 """
 
 import itertools
@@ -45,6 +45,13 @@ class _Caller:
     changed: threading.Event = field(default_factory=threading.Event)
     """something is done, or gone on"""
     waits: bool = True
+    visitor: Hashable = None
+    """whose it is; None: it takes turns by itself"""
+
+    @property
+    def owner(self) -> Hashable:
+        """Who takes turns with others."""
+        return id(self) if self.visitor is None else ("visitor", self.visitor)
 
 
 @dataclass(eq=False)
@@ -84,11 +91,15 @@ class Worker:
         self._running: list[_Job] = []
         self._closing = False
         self._turns = itertools.count()
+        self._served: dict[Hashable, int] = {}
+        """number of the last batch of those who wait"""
         self._arrived = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="latent-ae-model", daemon=True)
         self._thread.start()
 
-    def run(self, works: Sequence[Work], *, deadline: float, tick: Tick | None = None) -> list[Any]:
+    def run(
+        self, works: Sequence[Work], *, deadline: float, tick: Tick | None = None, visitor: Hashable = None
+    ) -> list[Any]:
         """The results of one caller's works, in their order, once all are there.
 
         `deadline` is on time.monotonic(). `tick` is called in the caller's thread while it waits, with the share of
@@ -99,7 +110,7 @@ class Worker:
         with self._arrived:
             if self._closing:
                 raise _shutting_down()
-            caller = _Caller(deadline, next(self._turns))
+            caller = _Caller(deadline, next(self._turns), visitor=visitor)
             jobs = [_Job(work, caller) for work in works]
             self._waiting += jobs
             self._arrived.notify_all()
@@ -154,7 +165,7 @@ class Worker:
                 self._arrived.wait()
             if self._closing:
                 return []
-            first = min(self._waiting, key=lambda job: job.caller.turn)
+            first = min(self._waiting, key=self._turn)
             batch, pixels = [first], first.work.pixels
             for job in self._waiting:
                 fits = job.work.key == first.work.key and pixels + job.work.pixels <= self._batch_pixels
@@ -162,10 +173,16 @@ class Worker:
                     batch.append(job)
                     pixels += job.work.pixels
             for job in batch:
-                job.caller.turn = next(self._turns)
+                job.caller.turn = self._served[job.caller.owner] = next(self._turns)
                 self._waiting.remove(job)
+            waiting = {job.caller.owner for job in self._waiting}
+            self._served = {owner: turn for owner, turn in self._served.items() if owner in waiting}
             self._running = batch
             return batch
+
+    def _turn(self, job: _Job) -> tuple[int, int]:
+        """The lowest is next: the visitor who has waited longest since its last batch, and of its callers likewise."""
+        return self._served.get(job.caller.owner, job.caller.turn), job.caller.turn
 
     def _run(self, batch: list[_Job]) -> None:
         batch = [job for job in batch if job.wanted()]

@@ -291,3 +291,21 @@ def test_under_stress_every_caller_gets_its_own_answer(worker: Worker, machine: 
 
     assert in_threads([lambda seed=seed: caller(seed) for seed in range(16)]) == [40] * 16
     until(lambda: worker.counts() == (0, 0))
+
+
+def test_visitors_take_turns_however_many_requests_one_has(machine: Machine, worker: Worker) -> None:
+    machine.go_on.clear()
+    first = started(lambda: worker.run([machine.work(0, key="first")], deadline=soon(), visitor="greedy"))
+    assert machine.entered.wait(60)
+    greedy = [
+        started(lambda number=number: worker.run([machine.work(number, key=number)], deadline=soon(), visitor="greedy"))
+        for number in range(1, 6)
+    ]
+    until(lambda: worker.counts()[0] == 5)
+    other = started(lambda: worker.run([machine.work(9, key="other")], deadline=soon(), visitor="other"))
+    until(lambda: worker.counts()[0] == 6)
+    machine.go_on.set()
+    for thread, box in (first, *greedy, other):
+        thread.join(60)
+        assert len(box) == 1
+    assert [9] in machine.batches[:3]  # behind the one that ran and one that came before
