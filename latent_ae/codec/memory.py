@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from latent_ae.codec.device import multiplies_bf16
 from latent_ae.errors import UserError
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
@@ -54,7 +55,8 @@ def peak_bytes(
 ) -> int:
     """Bytes that `module` takes at its peak for an input of this shape, input and output with it, weights without."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    counter = _Counter(reorders=not channels_last)
+    emulated = dtype == torch.bfloat16 and device == "cpu" and not multiplies_bf16()
+    counter = _Counter(reorders=not channels_last, emulated=emulated)
     # In inference mode a convolution reaches the counter under another name, and its scratch would not be counted.
     with torch.inference_mode(False), torch.no_grad():
         weights = {name: weight.detach().to("meta") for name, weight in module.named_parameters()}
@@ -97,9 +99,11 @@ def amount(count: int) -> str:
 class _Counter(TorchDispatchMode):
     """Counts the storages that are alive, and the scratch memory of whatever runs."""
 
-    def __init__(self, *, reorders: bool) -> None:
+    def __init__(self, *, reorders: bool, emulated: bool) -> None:
+        """`emulated`: bfloat16 without instructions for it, for which torch unfolds the input of a convolution."""
         super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.reorders = reorders
+        self.emulated = emulated
         self.live = 0
         self.peak = 0
         self._known = weakref.WeakSet[torch.UntypedStorage]()
@@ -115,6 +119,9 @@ class _Counter(TorchDispatchMode):
             scratch = _bytes(args[1])
             if self.reorders:
                 scratch += _bytes(args[0]) + _bytes(outputs)
+            if self.emulated:
+                columns = args[1][0].numel() if args[1][0, 0].numel() > 1 else 0  # C·k·k for each place of the output
+                scratch += columns * _bytes(outputs[:, 0])
             self.peak = max(self.peak, self.live + scratch)
         return outputs
 

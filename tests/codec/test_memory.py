@@ -1,5 +1,6 @@
 """What is predicted is what is counted by hand, what is measured, and what is refused before anything runs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -226,11 +227,12 @@ PROGRAM = """
 from functools import partial
 import torch
 from benchmarks.machine import peak_memory
-from latent_ae.codec import Codec
+from latent_ae.codec import Codec, memory
 from latent_ae.codec.sides import Format, Side
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 torch.set_num_threads(1)
+memory._waste = lambda peak, device: 0  # an allowance for a heap that is switched off here
 side = 256
 config = ModelConfig(
     preset="kl-f4", block_out_channels=(96, 128), layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False
@@ -250,12 +252,21 @@ for form in (Format("fp32"), Format("fp32", channels_last=True), Format("bf16", 
 
 
 @pytest.mark.slow  # starts a process, and images large enough to be seen in what it takes
-def test_the_prediction_is_near_what_is_measured() -> None:
-    """Of the growth of the resident set, 0.9 to 2.5 times: too little kills a server, too much refuses what fits."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, timeout=240)
+@pytest.mark.parametrize("isa", ["AVX2", "ALL"])
+def test_the_prediction_is_near_what_is_measured(isa: str) -> None:
+    """Of the growth of the resident set, where glibc gives every freed block back, so that no chance is in it.
+
+    With bfloat16 emulated and not: without instructions for it, convolutions unfold their input.
+    """
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "ONEDNN_MAX_CPU_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | settings,
+        capture_output=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr.decode()
     ratios = [float(ratio) for ratio in done.stdout.split()]
-    print(ratios)
     assert len(ratios) == 6
-    assert 0.9 < min(ratios) <= max(ratios) < 2.5
+    assert 0.9 < min(ratios) <= max(ratios) < 1.6, ratios
