@@ -16,8 +16,8 @@ import runs
 import temporary
 from accounts import Accounts, read_accounts
 from latent_ae.cli.options import tile_side
-from latent_ae.codec.precision import PRECISIONS
 from latent_ae.errors import UserError
+from latent_ae.inference.precision import PRECISIONS
 from latent_ae.service.limits import TILE, ServiceLimits
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _serve(
     # torch and gradio take seconds to import: what is wrong with the command line is said before.
     import log  # noqa: PLC0415
     from demo import create_demo  # noqa: PLC0415
-    from latent_ae.codec import device_named  # noqa: PLC0415
+    from latent_ae.inference import device_named  # noqa: PLC0415
     from latent_ae.service import Service  # noqa: PLC0415
     from launch import launch  # noqa: PLC0415
     from tools import require_usable  # noqa: PLC0415

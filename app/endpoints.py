@@ -21,8 +21,8 @@ from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter, ValidationError
 
 import temporary
-from latent_ae.image import Pixels, to_pil
-from latent_ae.latent_file import Compute, Precision
+from latent_ae.io.image import Pixels, to_pil
+from latent_ae.io.latent_file.latents import Compute, Precision
 from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.priors import Prior

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import markup
-from latent_ae.image import Pixels
+from latent_ae.io.image import Pixels
 from latent_ae.service.results import Reconstruction, Rival
 
 _METRICS = {"PSNR": ("PSNR (dB)", 2), "SSIM": ("SSIM", 4), "LPIPS": ("LPIPS", 4)}

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 import temporary
-from latent_ae.image import Pixels, to_pil
+from latent_ae.io.image import Pixels, to_pil
 from latent_ae.service.errors import BadRequest
 
 Upload = TypeVar("Upload", gr.Image, gr.File)

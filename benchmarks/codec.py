@@ -33,14 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffusers import AutoencoderKL
 
 from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, rounded, wait_for
-from latent_ae.codec import PRECISIONS, Codec
-from latent_ae.codec.picture import photo_like
-from latent_ae.codec.precision import form_of
-from latent_ae.codec.sides import DecoderSide, EncoderSide, Side
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
+from latent_ae.evaluation.metrics import psnr
 from latent_ae.export.graphs import programs
-from latent_ae.metrics import psnr
+from latent_ae.inference import PRECISIONS, Codec
+from latent_ae.inference.precision import form_of
+from latent_ae.inference.sides import DecoderSide, EncoderSide, Side
+from latent_ae.inference.test_image import photo_like
 from latent_ae.models import PRESETS, build_autoencoder, factor_of, load_autoencoder
 
 SEED = 0

@@ -23,9 +23,9 @@ from diffusers import DiTPipeline
 from benchmarks.digits_from_the_prior import features, machines, views
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
-from latent_ae.data.digits import Digits
-from latent_ae.diffusion.pipeline import draw
+from latent_ae.data.sources.digits import Digits
 from latent_ae.models.loading import quiet_diffusers
+from latent_ae.priors.diffusion.pipeline import draw
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 
-from latent_ae.codec import decode, reconstruct
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
-from latent_ae.data.digits import Digits
-from latent_ae.image import from_tensor, to_tensor, to_uint8
+from latent_ae.data.sources.digits import Digits
+from latent_ae.inference import decode, reconstruct
+from latent_ae.io.image import from_tensor, to_tensor, to_uint8
 from latent_ae.models import factor_of, load_autoencoder
-from latent_ae.models.hierarchy import check_prior, load_prior
+from latent_ae.models.hierarchical_prior import check_prior, load_prior
 from latent_ae.models.identity import encoder_identity
 from latent_ae.randomness import torch_generator
 

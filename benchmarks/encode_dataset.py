@@ -28,12 +28,12 @@ import latent_ae  # noqa: F401  # before diffusers: makes torchvision importable
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import device_name, rounded, wait_for
-from latent_ae.codec import Codec
-from latent_ae.codec.picture import photo_like
 from latent_ae.config import DataConfig, ModelConfig
 from latent_ae.data import open_source
 from latent_ae.data.transforms import evaluation_view
-from latent_ae.image import WHITE, Pixels, from_tensor, open_image
+from latent_ae.inference import Codec
+from latent_ae.inference.test_image import photo_like
+from latent_ae.io.image import WHITE, Pixels, from_tensor, open_image
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.preparing import describe_work, prepare

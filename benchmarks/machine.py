@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from latent_ae.codec.device import multiplies_bf16
+from latent_ae.device import multiplies_bf16
 
 _MATMUL_SECONDS = 1.0
 

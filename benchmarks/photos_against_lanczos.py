@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from latent_ae.codec import reconstruct
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
-from latent_ae.image import from_tensor, to_tensor, to_uint8
+from latent_ae.inference import reconstruct
+from latent_ae.io.image import from_tensor, to_tensor, to_uint8
 from latent_ae.models import factor_of, load_autoencoder
 
 Pixels = NDArray[np.uint8]

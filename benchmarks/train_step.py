@@ -36,14 +36,14 @@ from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_me
 from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 from latent_ae.data import Batch
 from latent_ae.errors import UserError
+from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.models import PRESETS, build_autoencoder, factor_of
 from latent_ae.models.bottlenecks import KLBottleneck
-from latent_ae.perceptual import build_perceptual
 from latent_ae.randomness import torch_generator
 from latent_ae.training.build import build_objective, build_optimizer, weights_at
-from latent_ae.training.draws import Draws
-from latent_ae.training.guard import GradientGuard
-from latent_ae.training.state import TrainingState
+from latent_ae.training.checkpoint.state import TrainingState
+from latent_ae.training.noise import Draws
+from latent_ae.training.skip_guard import GradientGuard
 from latent_ae.training.step import generator_step
 
 SEED = 0

@@ -13,10 +13,10 @@ import torch
 
 import latent_ae  # noqa: F401  # makes torchvision importable before anything imports it
 from latent_ae.config import ModelConfig
+from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import KLBottleneck
 from latent_ae.models.trainable import TrainableAutoencoder
-from latent_ae.perceptual import build_perceptual
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective
 
@@ -33,7 +33,7 @@ LONGEST = (
         "program/test_encode_dataset.py",
         "program/test_ranks.py",
     ),
-    *("app/browser", "app/program", "codec/test_memory.py", "program/test_signals.py", "program/test_resume.py"),
+    *("app/browser", "app/program", "inference/test_memory.py", "program/test_signals.py", "program/test_resume.py"),
     *("program/test_train_diffusion.py", "program/test_train_hierarchy.py", "program/test_streams.py"),
     "test_torchvision_guard.py",
 )

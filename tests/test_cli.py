@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL
 
 from latent_ae import __version__
 from latent_ae.cli import main, options
-from latent_ae.codec.precision import PRECISIONS
 from latent_ae.config import DataConfig, ModelConfig
 from latent_ae.data import open_source
+from latent_ae.inference.precision import PRECISIONS
 from latent_ae.models import build_autoencoder
 
 FEW = ["--data.source", "digits", "--evaluation.max_images", "6", "--evaluation.batch_size", "4"]

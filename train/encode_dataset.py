@@ -22,13 +22,14 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from latent_ae.codec import Codec
-from latent_ae.codec.memory import available_bytes
-from latent_ae.command_line import override, print_help, split_options
 from latent_ae.config import ConfigError
+from latent_ae.config.command_line import override, print_help, split_options
 from latent_ae.data import open_source
 from latent_ae.errors import UserError
-from latent_ae.folder_lock import only_run
+from latent_ae.evaluation.run import TRAINING_ONLY
+from latent_ae.inference import Codec
+from latent_ae.inference.memory import available_bytes
+from latent_ae.io.folder_lock import only_run
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import DUPLICATES, SKIPPED, Summary, write_index
 from latent_ae.latent_dataset.manifest import Manifest
@@ -36,8 +37,7 @@ from latent_ae.latent_dataset.preparing import Work, describe_work, prepare, req
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.views import Images, chosen_parts
 from latent_ae.latent_dataset.work import make_shards
-from latent_ae.measure import TRAINING_ONLY
-from latent_ae.training.processes import start_accelerator
+from latent_ae.training.distributed import start_accelerator
 from latent_ae.training.signals import StopRequest
 
 T = TypeVar("T")

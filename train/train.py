@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from latent_ae.atomic import write_atomically
-from latent_ae.command_line import Invocation, parse_run
 from latent_ae.config import RunConfig, to_yaml
+from latent_ae.config.command_line import Invocation, parse_run
 from latent_ae.data import Batch, SkippedImages, StreamParts, open_source
 from latent_ae.errors import UserError
+from latent_ae.io.atomic import write_atomically
 from latent_ae.models.bottlenecks.protocol import CODEBOOK
-from latent_ae.training.adversary import Adversary
 from latent_ae.training.build import (
     build_adversary,
     build_bottleneck,
@@ -37,29 +36,36 @@ from latent_ae.training.build import (
     final_weights,
     weights_at,
 )
-from latent_ae.training.checkpoints import Checkpoint, CheckpointError, write_checkpoint
+from latent_ae.training.checkpoint.data_record import LEDGER, begin_run, checked_data
+from latent_ae.training.checkpoint.files import Checkpoint, CheckpointError, write_checkpoint
+from latent_ae.training.checkpoint.resume import (
+    CHANGED_DATA,
+    agreed_checkpoint,
+    checkpoint_to_resume,
+    held_run,
+    on_main,
+)
+from latent_ae.training.checkpoint.state import TrainingState
 from latent_ae.training.data import TrainingData
-from latent_ae.training.data_record import LEDGER, begin_run, checked_data
+from latent_ae.training.defaults import settled
 from latent_ae.training.describe import describe_run, log_line
-from latent_ae.training.draws import Draws
-from latent_ae.training.guard import NonFiniteError
-from latent_ae.training.heldout import Heldout
-from latent_ae.training.logbook import Logbook, open_logbook
-from latent_ae.training.objective import Objective
-from latent_ae.training.preflight import preflight
-from latent_ae.training.processes import (
+from latent_ae.training.distributed import (
     describe_processes,
     gather_from_processes,
     start_accelerator,
     sum_over_processes,
 )
-from latent_ae.training.result import why_unfinished, write_result
-from latent_ae.training.resume import CHANGED_DATA, agreed_checkpoint, checkpoint_to_resume, held_run, on_main
+from latent_ae.training.gan.discriminator_side import Adversary
+from latent_ae.training.logging import Logbook, open_logbook
+from latent_ae.training.model_directory import why_unfinished, write_result
+from latent_ae.training.noise import Draws
+from latent_ae.training.objective import Objective
+from latent_ae.training.preflight import preflight
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
-from latent_ae.training.settle import settled
 from latent_ae.training.signals import SIGNALS, StopRequest
-from latent_ae.training.state import TrainingState
+from latent_ae.training.skip_guard import NonFiniteError
 from latent_ae.training.step import StepResult, discriminator_step, generator_step, update_bottleneck
+from latent_ae.training.validation import Heldout
 
 RECIPES = Path(__file__).resolve().parent / "configs"
 

@@ -6,7 +6,7 @@
             -> runs/NAME/pipeline, a stock diffusers.DiTPipeline with the autoencoder inside
 
 DIR is what train/encode_dataset.py made. What is special to diffusion is below; the run around it (resume, loop,
-checkpoints) is latent_ae/generation/program.py. It runs the same way under `torchrun` and as plain
+checkpoints) is latent_ae/priors/program.py. It runs the same way under `torchrun` and as plain
 `python train/train_diffusion.py`.
 """
 
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from latent_ae.diffusion.network import build_network, build_scheduler, check_classes, denoising_loss
-from latent_ae.diffusion.pipeline import assemble, card_text, draw_grid, write_pipeline
-from latent_ae.diffusion.samples import Sample, Samples
-from latent_ae.diffusion.settings import DiffusionConfig
-from latent_ae.generation.program import run_program
-from latent_ae.generation.training import Batch, LatentTraining
-from latent_ae.image import Pixels
+from latent_ae.io.image import Pixels
+from latent_ae.priors.diffusion.network import build_network, build_scheduler, check_classes, denoising_loss
+from latent_ae.priors.diffusion.pipeline import assemble, card_text, draw_grid, write_pipeline
+from latent_ae.priors.diffusion.samples import Sample, Samples
+from latent_ae.priors.diffusion.settings import DiffusionConfig
+from latent_ae.priors.program import run_program
+from latent_ae.priors.training import Batch, LatentTraining
 
 if TYPE_CHECKING:
     from diffusers import DiTPipeline, DiTTransformer2DModel

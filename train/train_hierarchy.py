@@ -6,7 +6,7 @@
               -> runs/NAME/prior, which latent-ae sample and likelihood take
 
 DIR is what train/encode_dataset.py made. What is special to the hierarchy is below; the run around it (resume, loop,
-checkpoints) is latent_ae/generation/program.py. It runs the same way under `torchrun` and as plain
+checkpoints) is latent_ae/priors/program.py. It runs the same way under `torchrun` and as plain
 `python train/train_hierarchy.py`.
 """
 
@@ -18,16 +18,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from latent_ae.generation.program import run_program
-from latent_ae.generation.settings import SAMPLES
-from latent_ae.generation.training import Batch, LatentTraining
-from latent_ae.hierarchy.objective import beta_at, ladder_loss
-from latent_ae.hierarchy.result import LEVELS, card_text, draw_grid, levels_grid, measure, write_prior
-from latent_ae.hierarchy.samples import Sample, Samples
-from latent_ae.hierarchy.settings import HierarchyConfig
-from latent_ae.image import Pixels
+from latent_ae.io.image import Pixels
 from latent_ae.latent_dataset.index import STATISTICS
-from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.priors.hierarchy.objective import beta_at, ladder_loss
+from latent_ae.priors.hierarchy.result import LEVELS, card_text, draw_grid, levels_grid, measure, write_prior
+from latent_ae.priors.hierarchy.samples import Sample, Samples
+from latent_ae.priors.hierarchy.settings import HierarchyConfig
+from latent_ae.priors.program import run_program
+from latent_ae.priors.settings import SAMPLES
+from latent_ae.priors.training import Batch, LatentTraining
 
 
 def main(argv: list[str] | None = None) -> int:

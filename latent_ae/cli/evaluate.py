@@ -10,8 +10,8 @@ from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
-    from latent_ae.measure import MeasureConfig
-    from latent_ae.report import EvaluationReport, LikelihoodReport
+    from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
+    from latent_ae.evaluation.run import MeasureConfig
 
 
 def add_commands(commands: "Commands") -> None:
@@ -64,7 +64,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from latent_ae.measure import measure  # noqa: PLC0415  # torch and diffusers take seconds to import
+    from latent_ae.evaluation.run import measure  # noqa: PLC0415  # torch and diffusers take seconds to import
 
     config = _settings(arguments)
     report = measure(arguments.model, config, part=arguments.part, mode="sample" if arguments.sample else "mode")
@@ -72,7 +72,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _likelihood(arguments: argparse.Namespace) -> int:
-    from latent_ae.measure import NOT_OF_LIKELIHOOD, measure_likelihood  # noqa: PLC0415  # torch and diffusers take seconds to import
+    from latent_ae.evaluation.run import NOT_OF_LIKELIHOOD, measure_likelihood  # noqa: PLC0415  # torch and diffusers take seconds to import
 
     config = _settings(arguments, idle=NOT_OF_LIKELIHOOD)
     report = measure_likelihood(
@@ -88,8 +88,8 @@ def _likelihood(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace, idle: tuple[str, ...] = ()) -> "MeasureConfig":
     """The settings on the command line; `idle` are the fields of `evaluation` that the command has no use for."""
-    from latent_ae.command_line import override, print_help, split_options  # noqa: PLC0415
-    from latent_ae.measure import TRAINING_ONLY, MeasureConfig  # noqa: PLC0415  # torch and diffusers take seconds to import
+    from latent_ae.config.command_line import override, print_help, split_options  # noqa: PLC0415
+    from latent_ae.evaluation.run import TRAINING_ONLY, MeasureConfig  # noqa: PLC0415  # torch and diffusers take seconds to import
 
     if arguments.settings:
         print_help(MeasureConfig(), f"latent-ae {arguments.command} MODEL", "Which images are measured, and how.")

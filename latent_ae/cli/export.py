@@ -162,9 +162,9 @@ def _pt2(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from latent_ae.atomic import refuse_taken  # noqa: PLC0415
     from latent_ae.export import DiffusersFolder  # noqa: PLC0415
     from latent_ae.export.importing import Unsaid, read_single_file, unstated_scaling  # noqa: PLC0415
+    from latent_ae.io.atomic import refuse_taken  # noqa: PLC0415
 
     exporter = DiffusersFolder(measure=False)
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
@@ -176,15 +176,15 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace, exporter: "Exporter") -> int:
-    from latent_ae.atomic import refuse_taken  # noqa: PLC0415
     from latent_ae.export import ModelSource  # noqa: PLC0415
+    from latent_ae.io.atomic import refuse_taken  # noqa: PLC0415
 
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
     return _write(arguments, ModelSource.load(arguments.model), exporter)
 
 
 def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Exporter") -> int:
-    from latent_ae.command_line import override, split_options  # noqa: PLC0415
+    from latent_ae.config.command_line import override, split_options  # noqa: PLC0415
     from latent_ae.export import ProofFailed, export  # noqa: PLC0415
     from latent_ae.export.probes import USED, ProbeConfig  # noqa: PLC0415
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from latent_ae.cli.messages import complain, say
 from latent_ae.cli.options import add_command, add_model, add_out_folder, load_codec, not_negative, say_how
 from latent_ae.errors import UserError
-from latent_ae.latent_header import SUFFIX, SUFFIXES
+from latent_ae.io.latent_file.header import SUFFIX, SUFFIXES
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
-    from latent_ae.codec.files import Target, Task
+    from latent_ae.inference.file_jobs import Target, Task
 
 RESUMED = ("encode", "decode", "reconstruct")
 _SHOWN_FILES = 5
@@ -101,11 +101,11 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    from latent_ae.codec.files import plan  # noqa: PLC0415
-    from latent_ae.codec.reading import ReadingRule  # noqa: PLC0415
-    from latent_ae.codec.tasks import Encode  # noqa: PLC0415
-    from latent_ae.image import SUFFIXES as IMAGES  # noqa: PLC0415
-    from latent_ae.paths import find_files  # noqa: PLC0415
+    from latent_ae.inference.file_jobs import plan  # noqa: PLC0415
+    from latent_ae.inference.file_tasks import Encode  # noqa: PLC0415
+    from latent_ae.inference.image_reading import ReadingRule  # noqa: PLC0415
+    from latent_ae.io.image import SUFFIXES as IMAGES  # noqa: PLC0415
+    from latent_ae.io.paths import find_files  # noqa: PLC0415
 
     found = find_files(arguments.images, IMAGES, without=arguments.out)
     targets = plan(found.sources, arguments.out, arguments.suffix)
@@ -127,9 +127,9 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 
 def _decode(arguments: argparse.Namespace) -> int:
-    from latent_ae.codec.files import plan  # noqa: PLC0415
-    from latent_ae.codec.tasks import Decode, image_count, named_model  # noqa: PLC0415
-    from latent_ae.paths import find_files  # noqa: PLC0415
+    from latent_ae.inference.file_jobs import plan  # noqa: PLC0415
+    from latent_ae.inference.file_tasks import Decode, image_count, named_model  # noqa: PLC0415
+    from latent_ae.io.paths import find_files  # noqa: PLC0415
 
     if arguments.foreign and arguments.model is None:
         raise UserError("--foreign needs --model: such files do not say which model decodes them")
@@ -143,11 +143,11 @@ def _decode(arguments: argparse.Namespace) -> int:
 
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
-    from latent_ae.codec.files import plan  # noqa: PLC0415
-    from latent_ae.codec.reading import ReadingRule  # noqa: PLC0415
-    from latent_ae.codec.tasks import Reconstruct  # noqa: PLC0415
-    from latent_ae.image import SUFFIXES as IMAGES  # noqa: PLC0415
-    from latent_ae.paths import find_files  # noqa: PLC0415
+    from latent_ae.inference.file_jobs import plan  # noqa: PLC0415
+    from latent_ae.inference.file_tasks import Reconstruct  # noqa: PLC0415
+    from latent_ae.inference.image_reading import ReadingRule  # noqa: PLC0415
+    from latent_ae.io.image import SUFFIXES as IMAGES  # noqa: PLC0415
+    from latent_ae.io.paths import find_files  # noqa: PLC0415
 
     found = find_files(arguments.images, IMAGES, without=arguments.out)
     targets = plan(found.sources, arguments.out, ".png")
@@ -161,8 +161,8 @@ def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], ou
     """Do the task; `others` are files beside the targets that are not read."""
     from tqdm import tqdm  # noqa: PLC0415
 
-    from latent_ae.codec.files import run  # noqa: PLC0415
-    from latent_ae.paths import count_by_suffix  # noqa: PLC0415
+    from latent_ae.inference.file_jobs import run  # noqa: PLC0415
+    from latent_ae.io.paths import count_by_suffix  # noqa: PLC0415
 
     out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(targets), unit="file", disable=None) as bar:  # not where nobody watches

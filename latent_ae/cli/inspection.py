@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from latent_ae.cli.messages import complain, say
 from latent_ae.cli.options import add_command
 from latent_ae.errors import UserError
-from latent_ae.latent_header import SUFFIXES, describe
-from latent_ae.latent_metadata import Compute, LatentFileError
-from latent_ae.paths import find_files
+from latent_ae.io.latent_file.header import SUFFIXES, describe
+from latent_ae.io.latent_file.metadata import Compute, LatentFileError
+from latent_ae.io.paths import find_files
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from latent_ae.cli.messages import remark
 
 if TYPE_CHECKING:
-    from latent_ae.codec import Codec, SideChoice
-    from latent_ae.codec.precision import Precision
+    from latent_ae.inference import Codec, SideChoice
+    from latent_ae.inference.precision import Precision
 
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 COMPUTE = ("auto", "exact", "fp32", "bf16", "fp16")
-"""`latent_ae.codec.precision.PRECISIONS`, which takes torch to import"""
+"""`latent_ae.inference.precision.PRECISIONS`, which takes torch to import"""
 
 
 def add_command(
@@ -57,7 +57,7 @@ def load_codec(arguments: argparse.Namespace, *, name: str | None = None) -> "Co
 
     Raises ModelError, and UserError for a precision the device cannot compute and tiles that are too small.
     """
-    from latent_ae.codec import Codec, best_device  # noqa: PLC0415  # torch takes seconds
+    from latent_ae.inference import Codec, best_device  # noqa: PLC0415  # torch takes seconds
 
     precision = cast("Precision | None", arguments.compute)
     return Codec.load(name or arguments.model, device=best_device(), precision=precision, tile=arguments.tile)

@@ -65,7 +65,7 @@ def _interpolate(arguments: argparse.Namespace) -> int:
     if arguments.steps < 2:
         raise UserError("--steps 1: a way has two ends; give 2 or more")
 
-    from latent_ae.codec.pictures import latents_of, way, write_animation, write_grid  # noqa: PLC0415
+    from latent_ae.inference.latent_pictures import latents_of, way, write_animation, write_grid  # noqa: PLC0415
 
     codec = load_codec(arguments)
     say_how(codec, codec.precision.encoder, codec.precision.decoder)
@@ -86,8 +86,8 @@ def _sample(arguments: argparse.Namespace) -> int:
             f"--size {arguments.size} has no effect with --prior, which draws its own: leave one of them out"
         )
 
-    from latent_ae.codec.pictures import draws, draws_of_prior, write_grid  # noqa: PLC0415
-    from latent_ae.models.hierarchy import load_prior  # noqa: PLC0415
+    from latent_ae.inference.latent_pictures import draws, draws_of_prior, write_grid  # noqa: PLC0415
+    from latent_ae.models.hierarchical_prior import load_prior  # noqa: PLC0415
 
     prior = None if arguments.prior is None else load_prior(arguments.prior)
     codec = load_codec(arguments)

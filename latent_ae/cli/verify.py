@@ -44,7 +44,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     from tqdm import tqdm  # noqa: PLC0415
 
-    from latent_ae.codec import best_device  # noqa: PLC0415  # torch takes seconds
+    from latent_ae.inference import best_device  # noqa: PLC0415  # torch takes seconds
     from latent_ae.latent_dataset import verify  # noqa: PLC0415
 
     with tqdm(unit="shard", disable=None) as bar:  # not where nobody watches

@@ -33,7 +33,7 @@ class ModelConfig(Section):
     """parts that learn, all others are frozen: encoder (with quant_conv), decoder (with post_quant_conv), or the
     beginnings of parameter names such as decoder.conv_out; null trains everything"""
     start: Literal["random", "linear"] = "random"
-    """start weights: diffusers' random ones, or a linear codec fitted to training crops (models/start.py)"""
+    """start weights: diffusers' random ones, or a linear codec fitted to training crops (models/linear_start.py)"""
     start_logvar: float = 0.0
     """added to the log-variance that the encoder starts with: below 0, training begins with little posterior noise"""
 

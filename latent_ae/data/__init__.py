@@ -7,7 +7,6 @@ the contract.
 from collections.abc import Callable
 
 from latent_ae.config import DataConfig
-from latent_ae.data import digits, folder, hub, photos, streamed
 from latent_ae.data.loader import (
     Batch,
     EvaluationBatch,
@@ -17,9 +16,11 @@ from latent_ae.data.loader import (
     evaluation_batches,
     training_loader,
 )
-from latent_ae.data.shards import StreamParts
 from latent_ae.data.skipped import SkippedImages
 from latent_ae.data.source import DataError, ImageSource, SourceParts
+from latent_ae.data.sources import digits, folder, hub, photos
+from latent_ae.data.sources import stream as streamed
+from latent_ae.data.sources.shards import StreamParts
 
 __all__ = [
     "SOURCES",

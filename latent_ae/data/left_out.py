@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from latent_ae.data.source import DataError
-from latent_ae.image import SUFFIXES
-from latent_ae.paths import count_by_suffix
+from latent_ae.io.image import SUFFIXES
+from latent_ae.io.paths import count_by_suffix
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "README.md")
 """what `datasets` itself reads beside images"""

@@ -15,11 +15,11 @@ from typing import Any, Self
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from latent_ae.data.order import index_of, rank_numbers, replacement_index
+from latent_ae.data.order.numbers import index_of, rank_numbers, replacement_index
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
 from latent_ae.data.transforms import evaluation_view, training_crop
-from latent_ae.image import WHITE, BrokenImage, Color, Pixels, to_tensor
+from latent_ae.io.image import WHITE, BrokenImage, Color, Pixels, to_tensor
 from latent_ae.randomness import numpy_generator
 
 _ATTEMPTS = 20

@@ -5,9 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from latent_ae.atomic import write_atomically
 from latent_ae.data.source import ImageSource
-from latent_ae.image import BrokenImage
+from latent_ae.io.atomic import write_atomically
+from latent_ae.io.image import BrokenImage
 
 Bad = tuple[str, str]
 """(id of a sample, why it could not be used)"""

@@ -25,13 +25,13 @@ from latent_ae.data.loader import (
     leave_signals_to_the_main_process,
     usable_sample,
 )
-from latent_ae.data.shards import Shards, StoredImage
+from latent_ae.data.order.stream import ImageStream, Position
+from latent_ae.data.order.stream_share import StreamShare
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
-from latent_ae.data.stream import ImageStream, Position
-from latent_ae.data.stream_share import StreamShare
+from latent_ae.data.sources.shards import Shards, StoredImage
 from latent_ae.data.transforms import training_crop
-from latent_ae.image import WHITE, Color, Pixels
+from latent_ae.io.image import WHITE, Color, Pixels
 from latent_ae.randomness import numpy_generator
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from latent_ae.image import BrokenImage, Color, Pixels, to_pil, to_uint8
+from latent_ae.io.image import BrokenImage, Color, Pixels, to_pil, to_uint8
 
 _LARGEST_ENLARGEMENT = 4
 _SMALLEST_SIDE_PIXELS = 8

@@ -13,7 +13,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from latent_ae.codec.sides import DecoderSide, EncoderSide
+from latent_ae.inference.sides import DecoderSide, EncoderSide
 from latent_ae.models import Autoencoder, factor_of
 
 

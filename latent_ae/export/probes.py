@@ -12,7 +12,7 @@ from latent_ae.config import DataConfig, Section
 from latent_ae.data import EvaluationBatch, evaluation_batches, open_source
 from latent_ae.export.errors import ExportError
 from latent_ae.models import Autoencoder, factor_of
-from latent_ae.models.coding import inference
+from latent_ae.models.encode_decode import inference
 from latent_ae.randomness import torch_generator
 
 _SIDES = (64, 32, 16)

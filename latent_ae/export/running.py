@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from latent_ae.atomic import placed
 from latent_ae.config import DataConfig
 from latent_ae.errors import one_line
 from latent_ae.export.errors import ProofFailed
 from latent_ae.export.probes import Probe, make_probes
 from latent_ae.export.proof import Proof
 from latent_ae.export.source import ModelSource
+from latent_ae.io.atomic import placed
 
 REPORT = "export_report.json"
 _PACKAGES = ("latent-ae", "torch", "diffusers", "safetensors", "onnx", "onnxruntime")

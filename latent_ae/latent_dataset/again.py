@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from latent_ae.codec import Codec
-from latent_ae.codec.precision import LATENT_ERROR
 from latent_ae.data import open_source
 from latent_ae.errors import UserError
+from latent_ae.inference import Codec
+from latent_ae.inference.precision import LATENT_ERROR
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import Manifest, PreprocessingPart

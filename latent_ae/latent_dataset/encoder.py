@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latent_ae.codec import Codec
-from latent_ae.codec.memory import amount, available_bytes, peak_bytes
-from latent_ae.codec.picture import photo_like
-from latent_ae.codec.precision import form_of
-from latent_ae.codec.sides import EncoderSide, Side
-from latent_ae.codec.tiling import run_tiled
-from latent_ae.image import Pixels, from_tensor
+from latent_ae.inference import Codec
+from latent_ae.inference.memory import amount, available_bytes, peak_bytes
+from latent_ae.inference.precision import form_of
+from latent_ae.inference.sides import EncoderSide, Side
+from latent_ae.inference.test_image import photo_like
+from latent_ae.inference.tiling import run_tiled
+from latent_ae.io.image import Pixels, from_tensor
+from latent_ae.io.latent_file.header import SMALL_CODEBOOK
+from latent_ae.io.latent_file.latents import DTYPES, Precision
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import Kind
-from latent_ae.latent_file import DTYPES, Precision
-from latent_ae.latent_header import SMALL_CODEBOOK
 from latent_ae.models import pad_to_factor
 
 _STEP_PIXELS = 64

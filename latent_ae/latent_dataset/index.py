@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from latent_ae.atomic import write_atomically
+from latent_ae.io.atomic import write_atomically
 from latent_ae.latent_dataset.checksum import read_checked, with_checksum
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.image import Pixels
+from latent_ae.io.image import Pixels
 from latent_ae.latent_dataset.encoder import Encoded, Encoder
 from latent_ae.latent_dataset.manifest import Manifest
 from latent_ae.latent_dataset.shard import write_shard

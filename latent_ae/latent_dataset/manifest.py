@@ -11,8 +11,8 @@ import diffusers
 import torch
 
 from latent_ae._version import __version__
-from latent_ae.atomic import write_atomically
 from latent_ae.config import ConfigError, DataConfig, Section, differences, validate
+from latent_ae.io.atomic import write_atomically
 from latent_ae.latent_dataset.checksum import read_checked, with_checksum
 from latent_ae.latent_dataset.errors import LatentDatasetError
 

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from latent_ae.atomic import remove_partials
-from latent_ae.codec import Codec
+from latent_ae.inference import Codec
+from latent_ae.io.atomic import remove_partials
+from latent_ae.io.latent_file.header import SMALL_CODEBOOK
 from latent_ae.latent_dataset.again import seen_again
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.errors import LatentDatasetError
@@ -37,7 +38,6 @@ from latent_ae.latent_dataset.manifest import (
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.shard import FOLDER, file_name, inconsistency, read_record, record_name, require_unchanged
 from latent_ae.latent_dataset.views import Images
-from latent_ae.latent_header import SMALL_CODEBOOK
 
 
 def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from latent_ae.config import DataConfig, Section, flatten
+from latent_ae.io.latent_file.latents import Precision
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_file import Precision
 
 Count = Annotated[int, Field(ge=1)]
 Compute = Literal["exact", "fp32", "bf16", "fp16"]

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from latent_ae.atomic import write_atomically
-from latent_ae.codec.device import one_thread
+from latent_ae.device import one_thread
 from latent_ae.errors import one_line
+from latent_ae.io.atomic import write_atomically
 from latent_ae.latent_dataset.checksum import read_checked, with_checksum
 from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.manifest import TENSORS, Manifest

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.metrics import LOGVAR_RANGE, CodebookStatistics
-from latent_ae.metrics.moments import Moments
-from latent_ae.metrics.rounding import rounded
+from latent_ae.evaluation.metrics import LOGVAR_RANGE, CodebookStatistics
+from latent_ae.evaluation.metrics.moments import Moments
+from latent_ae.evaluation.metrics.rounding import rounded
 
 
 @dataclass(frozen=True)

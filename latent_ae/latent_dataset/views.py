@@ -8,10 +8,10 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from latent_ae.data import DataError, ImageSource, SourceParts
-from latent_ae.data.hub import HubImages
 from latent_ae.data.source import CaptionedSource, LabelledSource
+from latent_ae.data.sources.hub import HubImages
 from latent_ae.data.transforms import evaluation_view
-from latent_ae.image import BrokenImage, Color, Pixels, to_pil, to_uint8
+from latent_ae.io.image import BrokenImage, Color, Pixels, to_pil, to_uint8
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the upright image"""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from latent_ae.codec.device import one_thread
 from latent_ae.data import DataError
 from latent_ae.data.loader import as_it_is, leave_signals_to_the_main_process
+from latent_ae.device import one_thread
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.making import ShardMaker
 from latent_ae.latent_dataset.manifest import Manifest

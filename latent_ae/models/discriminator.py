@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from latent_ae.atomic import placed
+from latent_ae.io.atomic import placed
 from latent_ae.models.errors import ModelError
 from latent_ae.models.run_folders import result_in
 from latent_ae.randomness import torch_generator

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from latent_ae.image import Pixels
-from latent_ae.latent_file import SUFFIX, LatentFileError, Latents, Precision, to_bytes
+from latent_ae.io.image import Pixels
+from latent_ae.io.latent_file.latents import SUFFIX, LatentFileError, Latents, Precision, to_bytes
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.inspection import code_bits
 from latent_ae.service.intake import Upload

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latent_ae.codec import Codec
+from latent_ae.inference import Codec
 from latent_ae.models.autoencoder import class_name
-from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.naming import GENERAL
 from latent_ae.models.run_folders import located
 from latent_ae.models.tensor_file import SUFFIXES

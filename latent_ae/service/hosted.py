@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.codec import Codec, Decoded, DoesNotFit, space
-from latent_ae.codec.memory import amount, ran_out
 from latent_ae.errors import UserError
-from latent_ae.image import Pixels, to_tensor
-from latent_ae.latent_file import Latents
-from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.inference import Codec, Decoded, DoesNotFit, prior_sampling
+from latent_ae.inference.memory import amount, ran_out
+from latent_ae.io.image import Pixels, to_tensor
+from latent_ae.io.latent_file.latents import Latents
+from latent_ae.models import latent_space as space
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
 from latent_ae.service.pace import Pace
 from latent_ae.service.results import ModelInfo
@@ -125,7 +126,7 @@ class Hosted:
                 assert self.prior is not None, "asked for without one"
                 drawn = space.hierarchy_draw(self.prior, count, **how)
             else:
-                drawn = space.draw(self.codec, count, **how, height=side, width=side)
+                drawn = prior_sampling.draw(self.codec, count, **how, height=side, width=side)
             return [drawn.cpu()] * len(batch)
 
         return self._work(("draw", object()), run, None, 0)

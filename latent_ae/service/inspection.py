@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.latent_file import Latents
-from latent_ae.metrics import CodebookStatistics, kl_nats
+from latent_ae.evaluation.metrics import CodebookStatistics, kl_nats
+from latent_ae.io.latent_file.latents import Latents
 from latent_ae.service.pictures import latent_pictures
 from latent_ae.service.results import Inspection, ModelInfo
 

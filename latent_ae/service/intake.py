@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from latent_ae.foreign_latents import LatentForm, Taken, take_latents
-from latent_ae.image import BrokenImage, Pixels, open_image, remarks, to_pil, to_uint8
-from latent_ae.image_file.opening import other_kind
-from latent_ae.latent_file import LatentFileError, Latents, from_bytes
-from latent_ae.latent_header import Limits, read_header
+from latent_ae.io.image import BrokenImage, Pixels, open_image, remarks, to_pil, to_uint8
+from latent_ae.io.image_file.opening import other_kind
+from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
+from latent_ae.io.latent_file.header import Limits, read_header
+from latent_ae.io.latent_file.latents import LatentFileError, Latents, from_bytes
 from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge, UnsupportedFormat
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.results import ModelInfo

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latent_ae.image import Pixels
-from latent_ae.latent_file import Latents
+from latent_ae.io.image import Pixels
+from latent_ae.io.latent_file.latents import Latents
 
 _PICTURE_SIDE = 512
 """pixels up to which small grids are enlarged"""

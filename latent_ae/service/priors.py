@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from latent_ae.codec import Codec
+from latent_ae.evaluation.report import PRIOR_STD_RANGE
+from latent_ae.inference import Codec
 from latent_ae.models.errors import ModelError
-from latent_ae.models.hierarchy import HierarchicalPrior, load_prior
-from latent_ae.report import PRIOR_STD_RANGE
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
 from latent_ae.service.catalog import SHOWN_DIGITS
 from latent_ae.service.checks import one_of, whole
 from latent_ae.service.errors import BadRequest

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from latent_ae.errors import UserError
-from latent_ae.image import Pixels, to_tensor
-from latent_ae.metrics import SSIM_MINIMUM_SIDE
-from latent_ae.perceptual import PerceptualDistance, build_perceptual
+from latent_ae.evaluation.metrics import SSIM_MINIMUM_SIDE
+from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
+from latent_ae.io.image import Pixels, to_tensor
 
 PERCEPTUAL_PIXELS = 4 * 10**6
 """of the largest image that LPIPS is measured on: its features take about 60 bytes a pixel"""

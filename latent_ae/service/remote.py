@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_ae.image import Pixels, from_tensor, to_pil
+from latent_ae.io.image import Pixels, from_tensor, to_pil
 from latent_ae.service.errors import BadRequest, TooLarge
 from latent_ae.service.intake import check_pixels, read_image, read_upload
 from latent_ae.service.limits import ServiceLimits

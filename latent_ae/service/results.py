@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from latent_ae.image import Pixels
-from latent_ae.latent_file import Compute, Latents
+from latent_ae.io.image import Pixels
+from latent_ae.io.latent_file.latents import Compute, Latents
 
 
 @dataclass(frozen=True)

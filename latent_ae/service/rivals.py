@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from latent_ae.image import Pixels, to_pil, to_uint8
+from latent_ae.io.image import Pixels, to_pil, to_uint8
 
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WebP": {"method": 4}}
 _QUALITIES = {"JPEG": (1, 95), "WebP": (0, 100)}

@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from latent_ae.codec import Codec, space
-from latent_ae.codec import Precision as ModelPrecision
-from latent_ae.image import Pixels, from_tensor
-from latent_ae.latent_file import Latents, Precision
+from latent_ae.inference import Codec
+from latent_ae.inference import Precision as ModelPrecision
+from latent_ae.io.image import Pixels, from_tensor
+from latent_ae.io.latent_file.latents import Latents, Precision
+from latent_ae.models import latent_space as space
 from latent_ae.service import answers, catalog, intake, pictures, remote
 from latent_ae.service.checks import one_of, real, whole
 from latent_ae.service.errors import BadRequest, ServiceError

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_ae.foreign_latents import Taken
-from latent_ae.image import Pixels
-from latent_ae.latent_file import Latents
+from latent_ae.io.image import Pixels
+from latent_ae.io.latent_file.foreign import Taken
+from latent_ae.io.latent_file.latents import Latents
 from latent_ae.service import intake
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.request import Request

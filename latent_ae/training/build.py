@@ -8,27 +8,27 @@ from torch import Tensor, nn
 
 from latent_ae.config import LossConfig, RunConfig, TrainConfig
 from latent_ae.data import SourceParts
-from latent_ae.data.buckets import bucket_sizes
+from latent_ae.data.order.buckets import bucket_sizes
 from latent_ae.errors import UserError
+from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
 from latent_ae.models.bottlenecks import Bottleneck, make_bottleneck
 from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
 from latent_ae.models.freeze import freeze_all_but
-from latent_ae.models.start import linear_start, set_start_logvar
+from latent_ae.models.linear_start import linear_start, set_start_logvar
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.models.transform import smallest_side
-from latent_ae.perceptual import PerceptualDistance, build_perceptual
-from latent_ae.training.adversarial import ADVERSARIAL, Discrimination
-from latent_ae.training.adversary import Adversary
 from latent_ae.training.data import training_samples
-from latent_ae.training.draws import Draws
-from latent_ae.training.guard import GradientGuard
-from latent_ae.training.lecam import LeCam
+from latent_ae.training.defaults import learns
+from latent_ae.training.gan.discriminator_side import Adversary
+from latent_ae.training.gan.lecam import LeCam
+from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination
 from latent_ae.training.losses import RECONSTRUCTION
+from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.schedules import beta_at, capacity_at
-from latent_ae.training.settle import learns
+from latent_ae.training.skip_guard import GradientGuard
 
 _START_SAMPLES = 512
 """training crops from which a linear start takes its principal components"""

@@ -18,11 +18,11 @@ from latent_ae.data import (
     TrainingSamples,
     training_loader,
 )
-from latent_ae.data.buckets import BucketOrder, BucketSamples, assign_buckets, bucket_sizes
+from latent_ae.data.order.buckets import BucketOrder, BucketSamples, assign_buckets, bucket_sizes
 from latent_ae.data.skipped import Bad
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
 from latent_ae.errors import UserError
-from latent_ae.training.processes import gather_from_processes
+from latent_ae.training.distributed import gather_from_processes
 
 
 class TrainingData:

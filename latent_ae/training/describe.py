@@ -6,9 +6,9 @@ from latent_ae.config import RunConfig
 from latent_ae.data import SourceParts, StreamParts
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.training.build import weights_at
-from latent_ae.training.guard import GradientGuard
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
 from latent_ae.training.schedules import beta_conventions, learning_rate_at
+from latent_ae.training.skip_guard import GradientGuard
 from latent_ae.training.step import StepResult
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from latent_ae.config import RunConfig
+from latent_ae.evaluation.report import EvaluationReport, shown_bias
 from latent_ae.models.naming import model_name
-from latent_ae.report import EvaluationReport, shown_bias
 from latent_ae.training.scaling import unstated_scaling
 
 _CAPTIONS = {

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latent_ae.codec import decode, encode, reconstruct
-from latent_ae.codec.space import interpolate, prior_draw
-from latent_ae.image import from_tensor, image_grid
+from latent_ae.io.image import from_tensor, image_grid
 from latent_ae.models import Autoencoder, latent_shape
+from latent_ae.models.encode_decode import decode, encode, reconstruct
+from latent_ae.models.latent_space import interpolate, prior_draw
 
 Picture = NDArray[np.uint8]
 

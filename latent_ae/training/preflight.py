@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from latent_ae.errors import UserError
 from latent_ae.models.bottlenecks import Bottleneck, KLBottleneck
 from latent_ae.models.bottlenecks.protocol import CODEBOOK
-from latent_ae.training.adversary import Adversary
+from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective, Weights
 
 

@@ -8,7 +8,7 @@ import inspect
 from typing import Any
 
 from latent_ae.config import RunConfig
-from latent_ae.metrics import LatentStatistics
+from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.models import Autoencoder
 from latent_ae.models.freeze import encoder_learns
 from latent_ae.models.loading import states_scaling

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from latent_ae.data.loader import Batch
 from latent_ae.models.bottlenecks import Bottleneck
-from latent_ae.training.adversary import NOTHING_DUE, Adversary
-from latent_ae.training.draws import Draws
-from latent_ae.training.guard import GradientGuard, NonFiniteError
+from latent_ae.training.distributed import gather_from_processes, sum_tensors_over_processes
+from latent_ae.training.gan.discriminator_side import NOTHING_DUE, Adversary
+from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Terms, Weights, weighted_sum
-from latent_ae.training.processes import gather_from_processes, sum_tensors_over_processes
+from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
 
 Pair = tuple[Tensor, Tensor]
 """target and reconstruction of a micro-batch, [B, C, H, W] each, without graph"""

@@ -13,8 +13,8 @@ from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 import gradio_settings
 import temporary
-from latent_ae.codec import Codec
-from latent_ae.metrics import LatentStatistics
+from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.inference import Codec
 from latent_ae.models import Autoencoder
 from latent_ae.models.identity import encoder_identity
 from latent_ae.service import Service

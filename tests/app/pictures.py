@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latent_ae.image import Pixels
+from latent_ae.io.image import Pixels
 
 
 def pixels(height: int, width: int, seed: int = 0) -> Pixels:

@@ -116,7 +116,7 @@ def test_models_run_on_the_accelerator_that_is_there_or_where_they_are_told_to(
         raise UserError(f"loaded on {device}")
 
     monkeypatch.setattr(gradio_settings, "settle", lambda folder: None)
-    monkeypatch.setattr("latent_ae.codec.device_named", lambda name: name or "the best")
+    monkeypatch.setattr("latent_ae.inference.device_named", lambda name: name or "the best")
     monkeypatch.setattr("latent_ae.service.Service.load", load)
     with kept_signals():
         assert app.main(["--model", "x", *given]) == 2

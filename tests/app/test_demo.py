@@ -17,7 +17,7 @@ import files
 import markup
 from demo import create_demo, model_facts
 from examples import example_images
-from latent_ae.codec import Codec
+from latent_ae.inference import Codec
 from latent_ae.service import Reconstruction, Service, ServiceLimits
 from latent_ae.service.errors import BadRequest
 from running import Cancelled, Run, guarded

@@ -14,9 +14,9 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from latent_ae.codec import Codec
-from latent_ae.image import from_tensor
-from latent_ae.latent_file import from_bytes, read_latents, to_bytes
+from latent_ae.inference import Codec
+from latent_ae.io.image import from_tensor
+from latent_ae.io.latent_file.latents import from_bytes, read_latents, to_bytes
 from latent_ae.service import Service
 from tests.app.pictures import pixels, png, read, written
 

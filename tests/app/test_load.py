@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.codec import Codec
-from latent_ae.image import Pixels
-from latent_ae.latent_file import from_bytes, to_bytes
+from latent_ae.inference import Codec
+from latent_ae.io.image import Pixels
+from latent_ae.io.latent_file.latents import from_bytes, to_bytes
 from tests.app.conftest import TinyModels
 from tests.app.pictures import pixels, png, read
 from tests.app.program import running

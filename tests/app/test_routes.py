@@ -18,8 +18,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from latent_ae.codec import Codec
-from latent_ae.image import to_tensor
+from latent_ae.inference import Codec
+from latent_ae.io.image import to_tensor
 from latent_ae.service import Service, ServiceLimits
 from tests.app.conftest import TinyModels, load_service
 from tests.app.pictures import pixels

@@ -18,8 +18,8 @@ import app
 import gradio_settings
 from accounts import Accounts
 from guard import tool_bytes
-from latent_ae.codec import Codec
 from latent_ae.errors import UserError
+from latent_ae.inference import Codec
 from latent_ae.service import Service
 from launch import Running, launch
 from temporary import files_under

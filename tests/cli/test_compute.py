@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from latent_ae.cli import main
-from latent_ae.codec.record import read_record
 from latent_ae.config import ModelConfig
+from latent_ae.inference.png_provenance import read_record
+from latent_ae.io.latent_file.latents import Compute, read_latents
 from latent_ae.latent_dataset import LatentDataset
-from latent_ae.latent_file import Compute, read_latents
 from latent_ae.models import build_autoencoder
 from tests.cli.conftest import Run, state
 from tests.latent_dataset.made import index, make, settings
@@ -48,7 +48,7 @@ def run_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     """
 
     def run_command(bf16: bool, *words: object) -> list[str]:
-        monkeypatch.setattr("latent_ae.codec.precision.multiplies_bf16", lambda: bf16)
+        monkeypatch.setattr("latent_ae.inference.precision.multiplies_bf16", lambda: bf16)
         capsys.readouterr()
         assert main([*map(str, words), "--model", str(model)]) == 0
         captured = capsys.readouterr()

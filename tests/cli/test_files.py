@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from latent_ae.codec import Codec
-from latent_ae.image import from_tensor, open_image, to_tensor, to_uint8
-from latent_ae.latent_file import read_latents, write_latents
+from latent_ae.inference import Codec
+from latent_ae.io.image import from_tensor, open_image, to_tensor, to_uint8
+from latent_ae.io.latent_file.latents import read_latents, write_latents
 from tests.cli.conftest import FP32, Run, state
 
 

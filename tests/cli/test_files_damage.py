@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from latent_ae.latent_file import read_latents, write_latents
+from latent_ae.io.latent_file.latents import read_latents, write_latents
 from tests.cli.conftest import FP32, Run, state
 
 

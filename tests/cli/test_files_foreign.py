@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from latent_ae.image import from_tensor
-from latent_ae.latent_file import read_latents
+from latent_ae.io.image import from_tensor
+from latent_ae.io.latent_file.latents import read_latents
 from tests.cli.conftest import FP32, Run, state
 
 MARKER = {"latent_format_version_0": torch.empty(0)}

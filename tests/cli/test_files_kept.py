@@ -11,7 +11,7 @@ import pytest
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from latent_ae.codec.record import read_record
+from latent_ae.inference.png_provenance import read_record
 from tests.cli.conftest import FP32, Run, state
 from tests.data.images import noise_image
 from tests.program.forked import fork
@@ -115,7 +115,7 @@ def test_a_disk_that_is_full_ends_the_run(
     models: Path, photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("encode", photos, "-o", tmp_path / "out", "--model", models / "kl", *FP32)
-    monkeypatch.setattr("latent_ae.codec.files.WRITERS", 1)  # several may have begun a third file
+    monkeypatch.setattr("latent_ae.inference.file_jobs.WRITERS", 1)  # several may have begun a third file
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", FailingSync(4, disk_is_full))
         status, _, errors = run(*words)
@@ -128,8 +128,8 @@ def test_a_disk_that_is_full_ends_the_run(
 def test_an_interrupted_run_goes_on_where_it_was(
     models: Path, photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latent_ae.codec.files.BATCH_COUNT", 2)
-    monkeypatch.setattr("latent_ae.codec.files.WRITERS", 1)
+    monkeypatch.setattr("latent_ae.inference.file_jobs.BATCH_COUNT", 2)
+    monkeypatch.setattr("latent_ae.inference.file_jobs.WRITERS", 1)
     words = ("reconstruct", photos, "-o", tmp_path / "out", "--model", models / "kl", "--compute", "exact")
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", FailingSync(6, lambda: signal.raise_signal(signal.SIGINT)))

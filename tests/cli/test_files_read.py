@@ -11,12 +11,12 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from latent_ae.cli import main
-from latent_ae.codec import Codec
-from latent_ae.codec.reading import PLAIN, read_picture
-from latent_ae.codec.record import KEY
 from latent_ae.config import ModelConfig
-from latent_ae.image import open_image, to_uint8
-from latent_ae.latent_file import read_latents
+from latent_ae.inference import Codec
+from latent_ae.inference.image_reading import PLAIN, read_picture
+from latent_ae.inference.png_provenance import KEY
+from latent_ae.io.image import open_image, to_uint8
+from latent_ae.io.latent_file.latents import read_latents
 from latent_ae.models import build_autoencoder
 from tests.cli.conftest import FP32, Run, state
 from tests.image_files import CASES, COLORS, ROCKET, chunk, encoded, png
@@ -209,7 +209,7 @@ def test_large_images_are_read_and_too_large_ones_refused_before_a_pixel(
     words = ("reconstruct", tmp_path / "a.png", "-o", tmp_path / "out", "--model", models / "kl", *FP32)
     assert run(*words)[0] == 0
     assert counts(run(*words)[1].strip())[2] == 1  # its own output is no attack either
-    monkeypatch.setattr("latent_ae.codec.reading.available_bytes", lambda device: 20 * 60 * 50 - 1)
+    monkeypatch.setattr("latent_ae.inference.image_reading.available_bytes", lambda device: 20 * 60 * 50 - 1)
     monkeypatch.setattr(Image.Image, "load", None)
     status, _, (error,) = run(*words[:3], tmp_path / "new", *words[4:])
     assert status == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_ae.latent_file import Compute, Latents, describe, write_latents
+from latent_ae.io.latent_file.latents import Compute, Latents, describe, write_latents
 from tests.cli.conftest import Run
 
 MEAN = Latents("mean", torch.zeros(1, 4, 2, 3), "ab" * 32, height=15, width=24, factor=8, model="sd")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from latent_ae.codec import Codec
-from latent_ae.image import open_image, to_uint8
-from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.inference import Codec
+from latent_ae.io.image import open_image, to_uint8
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from tests.cli.conftest import Run
 from tests.data.images import noise_image
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from latent_ae.data import DataError, TrainingSamples, evaluation_batches, training_loader
-from latent_ae.data.order import index_of, replacement_index
+from latent_ae.data.order.numbers import index_of, replacement_index
 from latent_ae.data.transforms import training_crop
-from latent_ae.image import WHITE, BrokenImage, to_tensor, to_uint8
+from latent_ae.io.image import WHITE, BrokenImage, to_tensor, to_uint8
 from latent_ae.randomness import numpy_generator
 from tests.data.images import ListSource, noise_image
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from latent_ae.config import DataConfig
-from latent_ae.data import SkippedImages, folder, skipped
+from latent_ae.data import SkippedImages, skipped
+from latent_ae.data.sources import folder
 
 
 def lines(path: Path) -> list[dict[str, str]]:

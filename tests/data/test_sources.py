@@ -10,7 +10,7 @@ import pytest
 from latent_ae.config import DataConfig
 from latent_ae.data import SOURCES, DataError, SourceParts, StreamParts, open_source
 from latent_ae.data.source import StoredImages
-from latent_ae.image import to_uint8
+from latent_ae.io.image import to_uint8
 from tests.data.images import write_images
 
 

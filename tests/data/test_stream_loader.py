@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from latent_ae.data import Batch, DataError
-from latent_ae.data.order import rank_numbers
-from latent_ae.data.shards import open_shards
+from latent_ae.data.order.numbers import rank_numbers
+from latent_ae.data.sources.shards import open_shards
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
 from latent_ae.data.transforms import training_crop
-from latent_ae.image import WHITE, to_tensor
+from latent_ae.io.image import WHITE, to_tensor
 from latent_ae.randomness import numpy_generator
 from tests.data.images import noise_image
 from tests.data.written import encoded, write_parquets, write_tar, write_tars

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from latent_ae.data.transforms import evaluation_view, training_crop
-from latent_ae.image import WHITE, BrokenImage
+from latent_ae.io.image import WHITE, BrokenImage
 from latent_ae.randomness import numpy_generator
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import latent_ae
-from latent_ae.atomic import PlaceTakenError
 from latent_ae.export import EXPORTERS, Exporter, ModelSource, ProofFailed, export
 from latent_ae.export.probes import make_probes
+from latent_ae.io.atomic import PlaceTakenError
 from latent_ae.models import load_autoencoder
 from tests.export.conftest import Exports, left, place
 

@@ -27,10 +27,10 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
-from latent_ae.codec import Codec
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.export import DiffusersFolder, ModelSource, export
-from latent_ae.image import from_tensor, to_tensor
+from latent_ae.inference import Codec
+from latent_ae.io.image import from_tensor, to_tensor
 from latent_ae.models import build_autoencoder
 
 pytestmark = pytest.mark.slow  # whole pipelines

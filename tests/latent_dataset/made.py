@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from latent_ae.codec import Codec
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
-from latent_ae.folder_lock import LOCK, only_run
+from latent_ae.inference import Codec
+from latent_ae.io.folder_lock import LOCK, only_run
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import Manifest

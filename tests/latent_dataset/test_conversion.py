@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latent_ae.atomic import PlaceTakenError
 from latent_ae.cli.convert import TARGETS as OFFERED
 from latent_ae.config import ModelConfig
+from latent_ae.io.atomic import PlaceTakenError
 from latent_ae.latent_dataset import LatentDataset, LatentDatasetError
 from latent_ae.latent_dataset.conversion import ORIGIN, TARGETS, convert, lightningdit, mds, webdataset
 from latent_ae.latent_dataset.index import write_index
@@ -30,9 +30,9 @@ from latent_ae.latent_dataset.shard import read_record, write_shard
 from latent_ae.models import build_autoencoder
 from tests.cli.conftest import Run, run
 from tests.data.images import noise_image
+from tests.io.test_atomic import no_room
 from tests.latent_dataset.made import files, make, settings
 from tests.program.forked import ROOT
-from tests.test_atomic import no_room
 
 __all__ = ["run"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from latent_ae.codec import Codec
+from latent_ae.inference import Codec
 from latent_ae.latent_dataset import LatentDataset, LatentDatasetError, verify
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import read_manifest

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from latent_ae.codec import Codec
-from latent_ae.image import Pixels, open_image, to_uint8
+from latent_ae.inference import Codec
+from latent_ae.io.image import Pixels, open_image, to_uint8
 from latent_ae.latent_dataset.statistics import LatentSums
 from tests.data.images import noise_image
 from tests.latent_dataset.conftest import NAMES

@@ -8,7 +8,7 @@ from PIL import Image
 from latent_ae.config import DataConfig
 from latent_ae.data import open_source
 from latent_ae.data.source import hash_place
-from latent_ae.training.checkpoints import newest_whole
+from latent_ae.training.checkpoint.files import newest_whole
 from tests.program.forked import Finished, fork
 from tests.program.running import TRAIN, arguments, environment
 

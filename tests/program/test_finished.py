@@ -58,7 +58,7 @@ def test_killed_in_any_stage_of_the_result_the_same_command_finishes_it(
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"latent_ae.training.result.{stage}", kill)
+        patch.setattr(f"latent_ae.training.model_directory.{stage}", kill)
         with pytest.raises(Killed):
             main(arguments(tmp_path, 2, *GAN))
     assert not (run / "model").exists(), "the mark of a finished run comes last"
@@ -135,7 +135,7 @@ def test_whatever_of_the_result_does_not_fit_is_one_line(
 
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"latent_ae.training.result.{stage}", fail)
+        patch.setattr(f"latent_ae.training.model_directory.{stage}", fail)
         assert main(arguments(tmp_path, 2, *GAN)) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: No space left on device: here"
     assert not (run / "model").exists()

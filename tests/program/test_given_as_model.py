@@ -16,7 +16,7 @@ from latent_ae.export import DiffusersFolder, LdmFile, ModelSource, export
 from latent_ae.export.importing import Unsaid, read_single_file
 from latent_ae.models import load_autoencoder
 from latent_ae.models.discriminator import load_discriminator
-from latent_ae.models.hierarchy import HierarchicalPrior, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
 from latent_ae.models.identity import encoder_identity
 from latent_ae.models.loading import states_scaling
 from tests.cli.conftest import Run, run

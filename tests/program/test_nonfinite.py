@@ -12,8 +12,8 @@ from accelerate.state import AcceleratorState, GradientState
 from latent_ae.config import TrainConfig
 from latent_ae.data import Batch
 from latent_ae.training.build import build_optimizer
-from latent_ae.training.guard import GradientGuard, NonFiniteError
-from latent_ae.training.processes import start_accelerator
+from latent_ae.training.distributed import start_accelerator
+from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
 from latent_ae.training.step import generator_step
 from tests.conftest import make_objective
 from tests.program.forked import Group

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # programs beside one another
 HOLDER = """
 import sys
 from pathlib import Path
-from latent_ae.folder_lock import only_run
+from latent_ae.io.folder_lock import only_run
 with only_run(Path(sys.argv[1]), instead="-"):
     print("held", flush=True)
     sys.stdin.read()

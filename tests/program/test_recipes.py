@@ -9,11 +9,11 @@ import diffusers
 import pytest
 import torch
 
-from latent_ae.command_line import parse_run
 from latent_ae.config import ModelConfig, RunConfig, differences, load_yaml
+from latent_ae.config.command_line import parse_run
 from latent_ae.models import PRESETS, build_autoencoder, load_autoencoder
 from latent_ae.training.build import final_weights
-from latent_ae.training.settle import settled
+from latent_ae.training.defaults import settled
 from tests.program.running import ROOT, metrics
 
 RECIPES = ROOT / "train" / "configs"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from latent_ae.cli import main as latent_ae
-from latent_ae.training.checkpoints import read_checkpoint
+from latent_ae.training.checkpoint.files import read_checkpoint
 from latent_ae.training.data import TrainingData
 from tests.data.written import encoded, table, write_parquets, write_tar, write_tars
 from tests.program.running import arguments, assert_same_bits, kill_after, metrics, start, state, together

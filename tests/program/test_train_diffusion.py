@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from benchmarks import digits_from_diffusion
 from latent_ae.config import ModelConfig
-from latent_ae.generation.program import parse
-from latent_ae.generation.source import open_latents
 from latent_ae.models import build_autoencoder
-from latent_ae.training.guard import NonFiniteError
+from latent_ae.priors.program import parse
+from latent_ae.priors.source import open_latents
+from latent_ae.training.skip_guard import NonFiniteError
 from tests.latent_dataset.made import make, settings
 from tests.program.forked import PATIENCE, ROOT, fork
 from tests.program.running import alone, environment, here, load_program, together

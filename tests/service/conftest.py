@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.codec import Codec, Decoded
 from latent_ae.config import BottleneckConfig, ModelConfig
-from latent_ae.image import Pixels, to_pil
-from latent_ae.latent_file import Latents
-from latent_ae.metrics import LatentStatistics
+from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.inference import Codec, Decoded
+from latent_ae.io.image import Pixels, to_pil
+from latent_ae.io.latent_file.latents import Latents
 from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.service import Service
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from latent_ae.codec import Codec
-from latent_ae.latent_file import from_bytes, to_bytes
+from latent_ae.inference import Codec
+from latent_ae.io.latent_file.latents import from_bytes, to_bytes
 from latent_ae.service import Service, ServiceError
 
 from .conftest import pixels, png, saved, tiny

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_ae.codec import Codec
-from latent_ae.latent_file import Latents
+from latent_ae.inference import Codec
+from latent_ae.io.latent_file.latents import Latents
 from latent_ae.service.catalog import choose, choose_for_latents, describe, model_ids
 from latent_ae.service.errors import UnknownModel, WrongModel
 from latent_ae.service.inspection import code_bits, inspect_latents

@@ -7,9 +7,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from latent_ae.codec import Codec
-from latent_ae.image import from_tensor
-from latent_ae.latent_file import Latents, to_bytes
+from latent_ae.inference import Codec
+from latent_ae.io.image import from_tensor
+from latent_ae.io.latent_file.latents import Latents, to_bytes
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import BadLatents, BadRequest, TooLarge, UnknownModel, WrongModel
 

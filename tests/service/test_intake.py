@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_ae.image import Pixels
+from latent_ae.io.image import Pixels
 from latent_ae.service import ServiceLimits
 from latent_ae.service.errors import BrokenUpload, ServiceError, TooLarge, UnsupportedFormat
 from latent_ae.service.intake import fitted, frame_size, read_image, read_upload

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from latent_ae.image import to_pil, to_tensor
-from latent_ae.metrics import psnr, ssim
-from latent_ae.perceptual import build_perceptual
+from latent_ae.evaluation.metrics import psnr, ssim
+from latent_ae.evaluation.perceptual import build_perceptual
+from latent_ae.io.image import to_pil, to_tensor
 from latent_ae.service import quality
 from latent_ae.service.errors import DeadlineExceeded
 from latent_ae.service.pictures import channel_pictures, code_picture, difference_map, palette

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.codec import Codec, space
-from latent_ae.image import from_tensor
+from latent_ae.inference import Codec
+from latent_ae.io.image import from_tensor
+from latent_ae.models import latent_space as space
 from latent_ae.models.errors import ModelError
-from latent_ae.models.hierarchy import HierarchicalPrior, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
 from latent_ae.service import Service
 from latent_ae.service.catalog import describe
 from latent_ae.service.errors import BadRequest

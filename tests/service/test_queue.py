@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.codec import Codec
-from latent_ae.latent_file import from_bytes, to_bytes
+from latent_ae.inference import Codec
+from latent_ae.io.latent_file.latents import from_bytes, to_bytes
 from latent_ae.service import Service, ServiceError, ServiceLimits
 from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ShuttingDown, TooLarge
 from latent_ae.service.pace import Pace

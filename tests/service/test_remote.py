@@ -13,8 +13,8 @@ from diffusers.utils import remote_utils
 from PIL import Image
 from torch import Tensor
 
-from latent_ae.codec import Codec
-from latent_ae.image import from_tensor, to_pil, to_tensor
+from latent_ae.inference import Codec
+from latent_ae.io.image import from_tensor, to_pil, to_tensor
 from latent_ae.service import RemoteDecode, RemoteEncode, RemoteReply, Service, ServiceLimits
 from latent_ae.service.errors import BadRequest, BrokenUpload, TooLarge, UnknownModel
 from latent_ae.service.remote import images_of

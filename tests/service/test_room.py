@@ -2,7 +2,7 @@
 
 import pytest
 
-from latent_ae.codec import Codec
+from latent_ae.inference import Codec
 from latent_ae.service import RemoteEncode, Service, ServiceLimits
 from latent_ae.service.errors import TooLarge
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import figures
-from latent_ae.codec import Codec
-from latent_ae.image import from_tensor, to_tensor
-from latent_ae.latent_file import Compute, from_bytes, to_bytes
-from latent_ae.metrics import psnr
+from latent_ae.evaluation.metrics import psnr
+from latent_ae.inference import Codec
+from latent_ae.io.image import from_tensor, to_tensor
+from latent_ae.io.latent_file.latents import Compute, from_bytes, to_bytes
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import (
     BadLatents,

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from latent_ae.codec import Codec
 from latent_ae.errors import UserError
-from latent_ae.latent_file import from_bytes
+from latent_ae.inference import Codec
+from latent_ae.io.latent_file.latents import from_bytes
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import BadRequest
 

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig, validate
+from latent_ae.evaluation.report import EvaluationReport, Metric
 from latent_ae.models import build_autoencoder
-from latent_ae.report import EvaluationReport, Metric
 from latent_ae.training.model_card import model_card
 
 CONFIG = RunConfig(

@@ -15,14 +15,14 @@ from latent_ae.models.bottlenecks import BottleneckOutput
 from latent_ae.models.bottlenecks.ema_vq import EMAVQBottleneck
 from latent_ae.models.bottlenecks.vq import VQBottleneck
 from latent_ae.training import build
-from latent_ae.training.adversarial import AdversarialLoss, Discrimination, DiscriminationTerms
-from latent_ae.training.adversary import Adversary
+from latent_ae.training.defaults import settled
+from latent_ae.training.gan.discriminator_side import Adversary
+from latent_ae.training.gan.losses import AdversarialLoss, Discrimination, DiscriminationTerms
 from latent_ae.training.objective import Weights, weighted_sum
 from latent_ae.training.preflight import PreflightError, preflight
-from latent_ae.training.settle import settled
 from tests.models.bottlenecks import test_ema_vq
+from tests.training.checkpoint.test_state import check_resume_with_an_adversary
 from tests.training.test_preflight import CODED
-from tests.training.test_state import check_resume_with_an_adversary
 from tests.training.test_two_steps import check_sides_stay_apart
 from tests.training.tiny import PIXELS, Update, make_coded
 
@@ -83,7 +83,7 @@ def test_a_discriminator_that_the_generators_step_trains(monkeypatch: pytest.Mon
     def generator_loss(network: torch.nn.Module, reconstruction: Tensor, loss: AdversarialLoss) -> Tensor:
         return loss.generator(network(reconstruction).float())
 
-    monkeypatch.setattr("latent_ae.training.adversary.generator_loss", generator_loss)
+    monkeypatch.setattr("latent_ae.training.gan.discriminator_side.generator_loss", generator_loss)
     with pytest.raises(AssertionError, match="the generator's step left a gradient on the discriminator"):
         check_sides_stay_apart()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latent_ae.training.adversary import Adversary
+from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.preflight import PreflightError, preflight
 from tests.conftest import make_objective

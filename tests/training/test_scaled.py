@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from latent_ae.config import TrainConfig
 from latent_ae.training.build import build_optimizer
-from latent_ae.training.guard import GradientGuard, NonFiniteError
 from latent_ae.training.objective import Objective
+from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
 from latent_ae.training.step import StepResult, generator_step
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS

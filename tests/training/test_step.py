@@ -9,9 +9,9 @@ from latent_ae.config import TrainConfig
 from latent_ae.data import Batch
 from latent_ae.randomness import sample_noise
 from latent_ae.training.build import build_optimizer
-from latent_ae.training.draws import Draws
-from latent_ae.training.guard import GradientGuard
+from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, weighted_sum
+from latent_ae.training.skip_guard import GradientGuard
 from latent_ae.training.step import StepResult, generator_step
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS

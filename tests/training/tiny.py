@@ -11,12 +11,12 @@ from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.freeze import freeze_all_but
 from latent_ae.models.trainable import TrainableAutoencoder
-from latent_ae.training.adversary import Adversary
 from latent_ae.training.build import build_adversary, build_optimizer
-from latent_ae.training.draws import Draws
-from latent_ae.training.guard import GradientGuard
+from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.losses import RECONSTRUCTION
+from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Weights
+from latent_ae.training.skip_guard import GradientGuard
 from latent_ae.training.step import StepResult, discriminator_step, generator_step
 
 CODES = 12

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from latent_ae.atomic import placed
+from latent_ae.io.atomic import placed
 from latent_ae.latent_dataset.conversion import fast_dit, kohya, lightningdit, mds, webdataset
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
 from latent_ae.latent_dataset.errors import LatentDatasetError

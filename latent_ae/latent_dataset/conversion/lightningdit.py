@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from latent_ae.evaluation.metrics.moments import Moments
 from latent_ae.latent_dataset.conversion.rows import (
     batched,
     require_labels,
@@ -21,7 +22,6 @@ from latent_ae.latent_dataset.conversion.rows import (
     with_mirror_images,
 )
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
-from latent_ae.metrics.moments import Moments
 
 _ROWS, _BYTES = 10_000, 1 << 28
 """at most in a shard, which is held in memory"""

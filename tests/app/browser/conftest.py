@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_ae.codec import Codec
-from latent_ae.models.hierarchy import HierarchicalPrior
+from latent_ae.inference import Codec
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.service import Service
 from tests.app.conftest import TinyModels
 from tests.program.running import alone, arguments

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from latent_ae.latent_file import read_latents, write_latents
+from latent_ae.io.latent_file.latents import read_latents, write_latents
 from tests.app.browser.conftest import MISSING, App
 
 pytest.importorskip("playwright", reason=MISSING)

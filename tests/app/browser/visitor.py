@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
-from latent_ae.image import Pixels
+from latent_ae.io.image import Pixels
 
 
 class Visitor:

@@ -1,0 +1,102 @@
+"""Any tree of image files."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from latent_ae.config import DataConfig
+from latent_ae.data.left_out import describe_left_out, visible_files
+from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
+from latent_ae.io.image import SUFFIXES, BrokenImage, open_image
+from latent_ae.io.image_header import header_size
+from latent_ae.io.paths import count_by_suffix
+
+
+class FolderImages:
+    """Image files below a folder; an id is the path relative to it, with forward slashes."""
+
+    def __init__(self, root: Path, relative: list[str], label_names: tuple[str, ...] = ()) -> None:
+        """`label_names` are the names of the folders right below `root` that hold images, sorted."""
+        self._root = root
+        self._relative = relative
+        self.label_names = label_names
+
+    def __len__(self) -> int:
+        return len(self._relative)
+
+    def sample_id(self, index: int) -> str:
+        """The relative path, so that the folder may move."""
+        return self._relative[index]
+
+    def load(self, index: int) -> Image.Image:
+        """Raises BrokenImage also if the file has gone since the run began."""
+        return open_image(self._root / self._relative[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the upright image, from its header. Raises BrokenImage."""
+        return header_size(self._root / self._relative[index])
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(id, size of the file). On a network file system each size is a round trip: many are asked for at once."""
+        parts = [self._relative[first : first + 1000] for first in range(0, len(self), 1000)]
+        with ThreadPoolExecutor(16) as pool:
+            for names, sizes in zip(parts, pool.map(self._sizes, parts), strict=True):
+                yield from zip(names, sizes, strict=True)
+
+    def stored_bytes(self, index: int) -> bytes:
+        """The file's content. Raises OSError."""
+        return (self._root / self._relative[index]).read_bytes()
+
+    def _sizes(self, names: list[str]) -> list[int]:
+        return [file_size(self._root / name) for name in names]
+
+    def label(self, index: int) -> int | None:
+        """The number of the folder right below the root that the image lies in; None for one in the root itself."""
+        name = _top_folder(self._relative[index])
+        return None if name is None else bisect_left(self.label_names, name)
+
+    def caption(self, index: int) -> str | None:
+        """What the text file beside the image says (`a/cat.txt` of `a/cat.jpg`); None if there is none.
+
+        Raises BrokenImage if it cannot be read.
+        """
+        file = (self._root / self._relative[index]).with_suffix(".txt")
+        try:
+            return file.read_text(encoding="utf-8-sig").strip()  # Windows' editors put a mark before the text
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BrokenImage(f"its caption {file.name} cannot be read: {error}", self._relative[index]) from error
+
+
+def build(config: DataConfig) -> SourceParts:
+    """Images sorted by relative path; those whose path hashes below `heldout_share` are held out.
+
+    Files and folders whose names start with a dot are passed over (`._photo.jpg` of macOS is no photo). Links to
+    folders are followed, each folder once. Raises DataError.
+    """
+    root = Path(str(config.path)).expanduser()
+    what = f"data.path {root}"
+    if not root.exists():
+        raise DataError(f"{what} does not exist (from {Path.cwd()}): give a folder of images")
+    if not root.is_dir():
+        raise DataError(f"{what} is a file, not a folder: give the folder that holds the images")
+    files = [path.relative_to(root).as_posix() for path in visible_files(root)]
+    images = sorted(path for path in files if Path(path).suffix.lower() in SUFFIXES)
+    if not images:
+        there = f"its {len(files)} files end in {count_by_suffix(map(Path, files))}" if files else "it is empty"
+        raise DataError(f"{what} holds no images: {there}; images end in {', '.join(sorted(SUFFIXES))}")
+    train, heldout = split_by_hash(images, config.heldout_share, what)
+    captions = {Path(path).with_suffix(".txt").as_posix() for path in images}
+    others = sorted(set(files) - set(images) - captions)
+    folders = tuple(sorted({name for path in images if (name := _top_folder(path)) is not None}))
+    parts = (FolderImages(root, [images[index] for index in part], folders) for part in (train, heldout))
+    return SourceParts(*parts, left_out=describe_left_out(others))
+
+
+def _top_folder(relative: str) -> str | None:
+    top, slash, _ = relative.partition("/")
+    return top if slash else None

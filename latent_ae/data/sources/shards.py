@@ -1,0 +1,255 @@
+"""Data sets that are read from one end to the other and never unpacked: tar shards, parquet and arrow files.
+
+A data set is a list of shards, each a list of rows. `datasets` opens them, on the disk or at the hub.
+"""
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from PIL import Image
+
+from latent_ae.data.source import DataError, SourceParts, file_size, hash_place
+from latent_ae.data.sources.hub import choose_splits, image_column, locate, open_stored, stored_content, unreadable
+from latent_ae.randomness import numpy_generator
+
+_FILES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+_KEY = "__key__"  # datasets' column with the name that the files of one webdataset sample share
+_ROWS_AT_ONCE = 16
+_READ_SIDE_BY_SIDE = 16
+_HUB_PREFIX = re.compile(r"[a-z0-9]+://datasets/[^@]+@[^/]+/")
+_TAR_MAGIC, _TAR_MAGIC_PLACE, _TAR_END_BYTES = b"ustar", 257, 1024
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as its shard holds it, undecoded."""
+
+    sample_id: str
+    content: dict[str, Any] | None
+    """{"bytes", "path"} of datasets' image column; None if the row holds no image"""
+
+    def load(self) -> Image.Image:
+        """The decoded, upright image. Raises BrokenImage."""
+        return open_stored(self.content, self.sample_id)
+
+
+class Shards:
+    """The rows of one split, those whose id hashes into one range of places.
+
+    Ids are `FILE/KEY` for tar shards (the sample's file names without their endings), the path of an image file that
+    is no part of an archive, and `FILE/ROW` for tables, the row as 8 digits; FILE is relative to the data set's
+    folder. They stay the same as long as the files keep their names and rows.
+    """
+
+    def __init__(self, dataset: Any, column: str, files: Sequence[str], *, root: str, split: str, what: str) -> None:
+        """`dataset` is a datasets.IterableDataset whose `column` gives undecoded images, `files` are where its shards
+        lie, below `root`, and `what` names the data in errors. Without `files` shards are named by the split and
+        their number.
+        """
+        self.what = what
+        self._dataset = dataset
+        self._column = column
+        self._root = root
+        self._files = files
+        self._names = [_below(file, root) for file in files] or [f"{split}/{i:05d}" for i in range(len(self))]
+        self._places = (0.0, 1.0)
+
+    def part(self, low: float, high: float) -> Self:
+        """The rows whose `hash_place` is in [low, high)."""
+        part = copy(self)
+        part._places = (low, high)
+        return part
+
+    def __len__(self) -> int:
+        """The number of shards."""
+        return int(self._dataset.num_shards)
+
+    @property
+    def identity(self) -> str:
+        """Changes when shards come, go or are renamed."""
+        return hashlib.sha256("\n".join(self._names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(name, size of the file) of every shard; -1 for one that is cut short, as it may be got again."""
+        for shard, name in enumerate(self._names):
+            try:
+                self._check_end(shard)
+                yield name, file_size(Path(self._files[shard])) if self._files else -1
+            except DataError:
+                yield name, -1
+
+    def images(self, shard: int, first_row: int = 0) -> Iterator[tuple[int, StoredImage]]:
+        """(row, image) of a shard in order, from `first_row`. Raises DataError if it is cut short or damaged.
+
+        The rows before `first_row` are read as well, but not decoded: a tar has no index.
+        """
+        name, row = self._names[shard], 0
+        self._check_end(shard)
+        try:
+            # Not iter(dataset): in a loader's worker that would share out what is shared out already.
+            for rows in self._dataset.shard(num_shards=len(self), index=shard).iter(batch_size=_ROWS_AT_ONCE):
+                for place, content in enumerate(rows[self._column]):
+                    if row >= first_row:
+                        key = rows[_KEY][place] if _KEY in rows else None
+                        sample_id = self._sample_id(name, row, key, content)
+                        if self._places[0] <= hash_place(sample_id) < self._places[1]:
+                            yield row, StoredImage(sample_id, content)
+                    row += 1
+        except DataError:
+            raise
+        except Exception as error:  # a cut tar is a ReadError, a damaged table an ArrowInvalid, ...
+            raise DataError(
+                f"{self.what}: the shard {name} cannot be read beyond row {row}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())}: get it again or take it out"
+            ) from error
+
+    def _sample_id(self, name: str, row: int, key: str | None, content: dict[str, Any] | None) -> str:
+        if key is not None:
+            return f"{name}/{key}"
+        if not self._files and content is not None and content["bytes"] is None and content["path"] is not None:
+            return _below(content["path"], self._root)
+        return f"{name}/{row:08d}"
+
+    def _check_end(self, shard: int) -> None:
+        """Refuse a tar on the disk without its two closing blocks of zeros: Python's reader takes one that was cut
+        in a header or between two files for a whole one.
+        """
+        if not self._files or not (file := Path(self._files[shard])).is_file():
+            return
+        with file.open("rb") as stream:
+            head = stream.read(_TAR_MAGIC_PLACE + len(_TAR_MAGIC))
+            if head[_TAR_MAGIC_PLACE:] != _TAR_MAGIC:
+                return
+            size = file.stat().st_size
+            stream.seek(max(0, size - _TAR_END_BYTES))
+            if any(stream.read()):
+                raise DataError(
+                    f"{self.what}: the shard {self._names[shard]} is cut short: its {size} bytes do not end as a tar "
+                    "archive: get it again or take it out"
+                )
+
+
+class CollectedImages:
+    """Up to `limit` images out of `shards`, undecoded in memory, in the order of their ids: an ImageSource.
+
+    They come from up to 16 shards by turns, always the same ones, and are read when first asked for.
+    """
+
+    def __init__(self, shards: Shards, limit: int) -> None:
+        self._shards = shards
+        self._limit = limit
+
+    def __len__(self) -> int:
+        """Raises DataError if there are no images."""
+        return len(self._images)
+
+    def sample_id(self, index: int) -> str:
+        """As the shards name it."""
+        return self._images[index].sample_id
+
+    def load(self, index: int) -> Image.Image:
+        """Raises BrokenImage."""
+        return self._images[index].load()
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(name, size) of the shards that they come from."""
+        return self._shards.stored()
+
+    def stored_bytes(self, index: int) -> bytes:
+        """The image file. Raises BrokenImage, OSError."""
+        return stored_content(self._images[index].content, self.sample_id(index))
+
+    @cached_property
+    def _images(self) -> list[StoredImage]:
+        waiting = deque(numpy_generator(0, "collected", len(self._shards)).permutation(len(self._shards)).tolist())
+        reading = deque(self._shards.images(waiting.popleft()) for _ in range(min(_READ_SIDE_BY_SIDE, len(waiting))))
+        images: list[StoredImage] = []
+        while reading and len(images) < self._limit:
+            rows = reading.popleft()
+            if (found := next(rows, None)) is not None:
+                images.append(found[1])
+                reading.append(rows)
+            elif waiting:
+                reading.append(self._shards.images(waiting.popleft()))
+        if not images:
+            raise DataError(f"{self._shards.what} holds no image for this part: change data.heldout_share")
+        return sorted(images, key=lambda image: image.sample_id)
+
+
+@dataclass(frozen=True)
+class StreamParts(SourceParts):
+    """A source whose training images come as a stream; `train` and `heldout` are samples of the parts, to measure."""
+
+    stream: Shards
+
+
+def open_shards(
+    path: str,
+    *,
+    image_column_name: str | None = None,
+    train_split: str | None = None,
+    heldout_split: str | None = None,
+    heldout_share: float,
+    collected_images: int,
+) -> StreamParts:
+    """Open `data.path` as a stream: a tar, parquet or arrow file, a folder of them, or a hub name.
+
+    Splits, held-out images and configurations are those of `hub.build`. `collected_images` of each part are kept in
+    memory to measure. No more than the first rows are read here. Raises DataError.
+    """
+    what = f"data.path {path}"
+    splits, files, root = _open_splits(path)
+    train_name, heldout_name = choose_splits(
+        list(splits), train_split=train_split, heldout_split=heldout_split, what=what
+    )
+
+    def shards(split: str) -> Shards:
+        dataset, column = image_column(splits[split], image_column_name, what, keep=[_KEY])
+        named = files[split] if len(files[split]) == dataset.num_shards else []
+        return Shards(dataset, column, named, root=root, split=split, what=f"{what}, split {split}")
+
+    train = shards(train_name)
+    if heldout_name is None:
+        train, heldout = train.part(heldout_share, 1.0), train.part(0.0, heldout_share)
+    else:
+        heldout = shards(heldout_name)
+    if not any(True for shard in range(len(train)) for _ in train.images(shard)):
+        raise DataError(f"{train.what} holds no images to train on: its {len(train)} shards are empty or all held out")
+    return StreamParts(CollectedImages(train, collected_images), CollectedImages(heldout, collected_images), train)
+
+
+def _open_splits(path: str) -> tuple[dict[str, Any], dict[str, list[str]], str]:
+    """Split name -> datasets.IterableDataset and -> its files, and the folder they lie in."""
+    import datasets  # noqa: PLC0415 - takes seconds, and few other sources need it
+
+    local = Path(path).expanduser()
+    if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+        raise DataError(f"data.path {path} was written by save_to_disk, which needs no stream: take data.source hub")
+    place, keywords = locate(path, _FILES)
+    try:
+        builder = datasets.load_dataset_builder(place, **keywords)
+        splits = {str(name): dataset for name, dataset in builder.as_streaming_dataset().items()}
+    except Exception as error:
+        raise unreadable(path, error) from error
+    # Other formats (folders of images, say) do not make one shard of each file.
+    data_files = (builder.config.data_files or {}) if builder.name in _FILES.values() else {}
+    files = {name: [str(file) for file in data_files.get(name, [])] for name in splits}
+    return splits, files, str(local.resolve().parent if local.is_file() else local.resolve())
+
+
+def _below(file: str, root: str) -> str:
+    """A file's path relative to the data set's folder, with forward slashes, wherever that is."""
+    inner, _, archive = file.partition("::")
+    if archive:  # zip://a/b.png::/data/c.zip
+        return f"{_below(archive, root)}/{inner.split('://')[-1]}"
+    if "://" in file:
+        return _HUB_PREFIX.sub("", file)
+    resolved = Path(file).resolve()
+    return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else resolved.name

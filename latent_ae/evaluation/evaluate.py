@@ -1,0 +1,305 @@
+"""A model and a data set in, a report out: how well images survive, and what their latents look like.
+
+    pixels -> encode -> posterior or codes -> latents -> decode -> reconstruction
+                            |                                  |
+        KL, latent and codebook statistics     PSNR, SSIM, MS-SSIM, L1, perceptual, sharpness, colour, rFID
+
+B C H W: images, channels, pixels.
+"""
+
+import importlib.metadata
+import math
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from latent_ae.errors import UserError
+from latent_ae.evaluation import metrics
+from latent_ae.evaluation.metrics import (
+    CodebookStatistics,
+    EquivarianceStatistics,
+    FrechetStatistics,
+    InceptionFeatures,
+    LatentStatistics,
+)
+from latent_ae.evaluation.metrics.comparison import COLOR_BIAS, FLAT_PSNR, PSNR_LIMIT, UNITS_AND_PROTOCOLS
+from latent_ae.evaluation.perceptual import PerceptualDistance
+from latent_ae.evaluation.report import (
+    EvaluationReport,
+    Metric,
+    codebook_warnings,
+    flat_warnings,
+    latent_warnings,
+    mean_metric,
+    scaled_latents,
+)
+from latent_ae.models import Autoencoder, factor_of, pad_to_factor
+from latent_ae.models.encode_decode import Encoded, decode_latents, encode_pixels, inference
+from latent_ae.randomness import torch_generator
+
+__all__ = ["EvaluationReport", "Evaluator", "Metric", "evaluate", "factor_of", "measure_latents"]
+
+Mode = Literal["mode", "sample"]
+Batches = Iterable[tuple[Tensor, Sequence[str]]]
+"""pixels [B, C, H, W] float32 in [-1, 1], and the ids of their images"""
+
+
+class Evaluator:
+    """Measures batch by batch; what several processes measured merges to what one would have measured.
+
+    Values are kept by image, so that neither the number of processes nor the order of the batches shows in a mean.
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        *,
+        data: str,
+        size_rule: str,
+        perceptual: PerceptualDistance | None = None,
+        perceptual_reason: str | None = None,
+        inception: InceptionFeatures | None = None,
+        inception_reason: str | None = None,
+        equivariance: bool = False,
+        mode: Mode = "mode",
+        seed: int = 0,
+    ) -> None:
+        """`data` (source and part) and `size_rule` say in words what is measured, for the protocol.
+
+        `perceptual` and `inception` (for rFID) are on the model's device; without one, its reason says why.
+        `equivariance` encodes every image six times more. `mode` is what the decoder is given: the posterior's mode, or
+        a sample whose noise follows from `seed` and the image's id.
+        """
+        if mode not in ("mode", "sample"):
+            raise ValueError(f"mode must be mode or sample, got {mode!r}")
+        for network, reason in ((perceptual, perceptual_reason), (inception, inception_reason)):
+            if network is not None and reason is not None:
+                raise ValueError(f"a perceptual network is given, and a reason why there is none: {reason}")
+        self._model, self._perceptual, self._mode, self._seed = model, perceptual, mode, seed
+        self._inception = inception
+        too_small = "no image has sides of at least {} pixels".format
+        self._reasons = {
+            "ssim": too_small(metrics.SSIM_MINIMUM_SIDE),
+            "ms_ssim": too_small(metrics.MS_SSIM_MINIMUM_SIDE),
+            "perceptual": perceptual_reason or "not asked for"
+            if perceptual is None
+            else too_small(perceptual.minimum_side),
+            "gradient_energy_ratio": "every image is flat",
+            **dict.fromkeys(("kl_nats", "kl_bits_per_pixel"), "the latents have no posterior"),
+            "rfid": inception_reason or "not asked for",
+        }
+        self.protocol = {
+            "data": data,
+            "size_rule": size_rule,
+            "latents": "posterior mode" if mode == "mode" else f"posterior sample, seed {seed}",
+            "pixels": "[-1, 1], reconstructions clamped to it and not rounded to 8 bits",
+            "padding": f"bottom and right to multiples of {factor_of(model)} by repeating the edge, cropped back",
+            "perceptual": "none" if perceptual is None else perceptual.protocol,
+            "precision": str(model.dtype).removeprefix("torch."),
+            "versions": ", ".join(
+                f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers", "torchmetrics")
+            ),
+        }
+        self._values: dict[str, dict[str, float]] = {}
+        codes = model.config.get("num_vq_embeddings")
+        self._statistics: dict[str, Any] = {
+            "latents": LatentStatistics(),
+            "codebook": None if codes is None else CodebookStatistics(codes),
+            "equivariance": EquivarianceStatistics(factor_of(model)) if equivariance else None,
+            "rfid": None if inception is None else FrechetStatistics(),
+        }
+
+    @property
+    def per_image(self) -> dict[str, dict[str, float]]:
+        """Every image's values by metric, in the order of the ids; a metric its size does not allow is absent."""
+        return dict(sorted(self._values.items()))
+
+    def update(self, pixels: Tensor, sample_ids: Sequence[str]) -> None:
+        """Measure [B, C, H, W] float32 pixels in [-1, 1]. Raises ValueError for others or an image seen before."""
+        _check(self._model, pixels)
+        if len(sample_ids) != len(pixels):
+            raise ValueError(f"every image needs an id, got {len(pixels)} images and {len(sample_ids)} ids")
+        self._refuse_repeated(sample_ids)
+        height, width = pixels.shape[2:]
+        with inference(self._model):
+            encoded = encode_pixels(self._model, pixels)
+            latents = encoded.latents if self._mode == "mode" else self._sampled(encoded, sample_ids)
+            decoded = decode_latents(self._model, latents)[..., :height, :width].float().clamp(-1, 1)
+            target = pixels.to(decoded.device)
+            columns = metrics.compare(decoded, target, perceptual=self._perceptual)
+            if encoded.logvar is not None:
+                nats = metrics.kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
+                columns |= {
+                    "kl_nats": nats.tolist(),
+                    "kl_bits_per_pixel": (nats / (math.log(2) * height * width)).tolist(),
+                }
+            self._gather(encoded, pixels, decoded, target)
+        for row, sample_id in enumerate(sample_ids):
+            values = {name: column[row] for name, column in columns.items()}
+            self._values[sample_id] = {name: value for name, value in values.items() if value is not None}
+
+    def _gather(self, encoded: Encoded, pixels: Tensor, decoded: Tensor, target: Tensor) -> None:
+        """Add to what has no value for an image alone."""
+        found = self._statistics
+        found["latents"].update(encoded.latents, encoded.logvar)
+        if encoded.codes is not None:
+            found["codebook"].update(encoded.codes, pixels=pixels[0, 0].numel())
+        if found["equivariance"] is not None:
+            padded = pad_to_factor(pixels, factor_of(self._model))
+            found["equivariance"].update(lambda images: encode_pixels(self._model, images).latents, padded)
+        if self._inception is not None:
+            found["rfid"].update(self._inception(decoded), self._inception(target))
+
+    def state(self) -> dict[str, Any]:
+        """What has been measured, picklable: for `gather_object`."""
+        return {"protocol": self.protocol, "values": self._values, "statistics": self._statistics}
+
+    def merge(self, states: Iterable[dict[str, Any]]) -> None:
+        """Add the states of other processes (not this one's own).
+
+        Raises ValueError if they followed another protocol, or measured an image that has been measured here.
+        """
+        for state in states:
+            if state["protocol"] != self.protocol:
+                raise ValueError(f"shards must follow one protocol, got {state['protocol']} and {self.protocol}")
+            self._refuse_repeated(list(state["values"]))
+            for name, statistics in self._statistics.items():
+                if statistics is not None:
+                    statistics.merge(state["statistics"][name])
+            self._values |= state["values"]
+
+    def report(self, *, complete: bool = True) -> EvaluationReport:
+        """Everything measured so far. Raises UserError if that is nothing."""
+        if not self._values:
+            raise UserError("nothing was measured: no image of the data set can be used, or none came before the stop")
+        found = {name: self._metric(name) for name in UNITS_AND_PROTOCOLS}
+        found["rfid"] = self._rfid()
+        measured = {name for row in self._values.values() for name in row}
+        warnings = [f"no {name}: {found[name].reason}" for name in found if name in measured and found[name].reason]
+        warnings += flat_warnings(found["psnr"].value, found[FLAT_PSNR].value)
+        latents, codebook = self._latents(), self._statistics["codebook"]
+        if latents is not None:
+            found["active_units"] = _active_units(latents)
+            warnings += latent_warnings(latents)
+        equivariance = self._statistics["equivariance"]
+        if codebook is not None:
+            codebook = codebook.to_dict()
+            warnings += codebook_warnings(codebook)
+        return EvaluationReport(
+            images=len(self._values),
+            complete=complete,
+            protocol=self.protocol,
+            metrics=found,
+            color_bias=self._color_bias(),
+            latents=latents,
+            codebook=codebook,
+            equivariance=None if equivariance is None else equivariance.to_dict(),
+            warnings=tuple(warnings),
+        )
+
+    def _latents(self) -> dict[str, Any] | None:
+        statistics, config = self._statistics["latents"], self._model.config
+        if not statistics.images:
+            return None
+        latents: dict[str, Any] = statistics.to_dict()
+        latents["protocol"] = "raw latents with those of the padding; standard deviations divide by n"
+        latents["scaled"] = scaled_latents(
+            latents, scaling_factor=config["scaling_factor"], shift_factor=config.get("shift_factor") or 0.0
+        )
+        return latents
+
+    def _color_bias(self) -> tuple[float | None, ...]:
+        names = [f"{COLOR_BIAS}{channel}" for channel in range(self._model.config["in_channels"])]
+        means = [math.fsum(row[name] for row in self._values.values()) / len(self._values) for name in names]
+        return tuple(mean if math.isfinite(mean) else None for mean in means)
+
+    def _rfid(self) -> Metric:
+        reason: str | None = self._reasons["rfid"]
+        value, images = None, 0
+        protocol = "" if self._inception is None else self._inception.protocol
+        if (statistics := self._statistics["rfid"]) is not None:
+            try:
+                value, images, reason = statistics.fid(), statistics.images, None
+            except ValueError as error:
+                reason = str(error)
+        return Metric(value=value, unit="", protocol=protocol, images=images, reason=reason)
+
+    def _metric(self, name: str) -> Metric:
+        unit, protocol = UNITS_AND_PROTOCOLS[name]
+        if name == "perceptual":
+            protocol = self.protocol["perceptual"]
+        values = {sample_id: row[name] for sample_id, row in self._values.items() if name in row}
+        if name in ("psnr", FLAT_PSNR):  # infinite for an identical image, which would hide all others
+            values = {sample_id: min(value, PSNR_LIMIT) for sample_id, value in values.items()}
+        return mean_metric(values, unit=unit, protocol=protocol, absent=self._reasons.get(name, "nothing was measured"))
+
+    def _sampled(self, encoded: Encoded, sample_ids: Sequence[str]) -> Tensor:
+        mean, logvar = encoded.latents, encoded.logvar
+        if logvar is None:
+            return mean
+        noise = torch.stack([self._noise(sample_id, mean.shape[1:]) for sample_id in sample_ids])
+        return mean + torch.exp(0.5 * logvar.clamp(*metrics.LOGVAR_RANGE)) * noise.to(mean)
+
+    def _noise(self, sample_id: str, shape: torch.Size) -> Tensor:
+        place = zlib.crc32(sample_id.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
+        return torch.randn(shape, generator=torch_generator(self._seed, "evaluation", place))
+
+    def _refuse_repeated(self, sample_ids: Sequence[str]) -> None:
+        repeated = sorted({sample_id for sample_id in sample_ids if sample_id in self._values})
+        if repeated or len(set(sample_ids)) < len(sample_ids):
+            shown = f"{repeated[0]!a} is here already" if repeated else "an id occurs twice in a batch"
+            raise UserError(f"every image may be measured once, but {shown}: shard the data set without padding")
+
+
+def evaluate(
+    evaluator: Evaluator,
+    batches: Batches,
+    *,
+    progress: Callable[[int], object] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> EvaluationReport:
+    """Measure every batch in this process.
+
+    `progress` is called with the number of images of each batch. `stop` is asked before each batch; once it returns
+    True the report says so (`complete`). Raises UserError if there is no image at all.
+    """
+    for pixels, sample_ids in batches:
+        if stop is not None and stop():
+            return evaluator.report(complete=False)
+        evaluator.update(pixels, sample_ids)
+        if progress is not None:
+            progress(len(pixels))
+    return evaluator.report()
+
+
+def measure_latents(
+    model: Autoencoder, batches: Batches, *, progress: Callable[[int], object] | None = None
+) -> LatentStatistics:
+    """Encode every batch; `.scaling()` of the result is what a model's config should carry."""
+    statistics = LatentStatistics()
+    for pixels, _ in batches:
+        _check(model, pixels)
+        with inference(model):
+            encoded = encode_pixels(model, pixels)
+        statistics.update(encoded.latents, encoded.logvar)
+        if progress is not None:
+            progress(len(pixels))
+    return statistics
+
+
+def _check(model: Autoencoder, pixels: Tensor) -> None:
+    channels = model.config["in_channels"]
+    if pixels.ndim != 4 or pixels.shape[1] != channels or pixels.dtype != torch.float32 or not len(pixels):
+        raise ValueError(f"pixels must be [B, {channels}, H, W] float32, got {tuple(pixels.shape)} {pixels.dtype}")
+    if not bool(pixels.abs().max() <= 1 + 1e-5):
+        raise ValueError(f"pixels must be in [-1, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}")
+
+
+def _active_units(latents: dict[str, Any]) -> Metric:
+    units = latents["active_units"]
+    if units is None:
+        return Metric(value=None, unit="share", protocol="", images=0, reason="needs two images or more")
+    return Metric(value=units["share"], unit="share", protocol=units["protocol"], images=latents["images"])

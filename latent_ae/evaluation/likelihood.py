@@ -1,0 +1,243 @@
+"""A KL autoencoder and a data set in, bounds of the images' log-likelihood out; the equations: metrics/likelihood.py.
+
+    pixels -> encode -> q(z|x) -> K draws -> decode -> p(x|z) of the 256 levels, p(z) -> weights -> ELBO and IWAE bounds
+
+B C H W: images, channels, pixels; K: draws from an image's posterior.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from latent_ae.errors import UserError
+from latent_ae.evaluation.metrics import LOGVAR_RANGE
+from latent_ae.evaluation.metrics.likelihood import ImageTerms, image_terms, levels_of, log_probability
+from latent_ae.evaluation.report import LikelihoodReport, likelihood_report
+from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
+from latent_ae.randomness import torch_generator
+
+__all__ = ["FittedStd", "LikelihoodEstimator", "LikelihoodReport", "check_numbers", "check_posterior", "fit_std"]
+
+Batches = Iterable[tuple[Tensor, Sequence[str]]]
+"""pixels [B, C, H, W] float32 in [-1, 1] of 8-bit images, and the ids of their images"""
+STD_RANGE = (1e-6, 1e3)
+"""of p(x|z) on [-1, 1]: far below a level's width and far above the range of all"""
+FITTED_VALUES = 2**13
+"""pixel values of an image that the search for the standard deviation looks at, spread evenly over all of it"""
+_SEARCH_RANGE = (1e-4, 10.0)
+_SEARCH_STEPS = 32  # leave 2e-6 of the range's logarithm
+
+
+class FittedStd(NamedTuple):
+    """A standard deviation, and the number of images on which it was found."""
+
+    std: float
+    images: int
+
+
+class LatentPrior(Protocol):
+    """A distribution of raw latents [c, h, w] other than N(0, I), `models.hierarchy.HierarchicalPrior` for one."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """c, h, w."""
+
+    @property
+    def noise_values(self) -> int:
+        """Values from N(0, 1) that an estimate of a density is made with."""
+
+    def log_density(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """[k, c, h, w] and [k, noise_values], float64 on the CPU => [k] float64 there: the log of an unbiased estimate
+        of p(z).
+        """
+
+
+class LikelihoodEstimator:
+    """Estimates image by image, so that neither batches nor their order show in a number."""
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        *,
+        std: float,
+        std_rule: str,
+        data: str,
+        size_rule: str,
+        samples: int = 64,
+        seed: int = 0,
+        prior: LatentPrior | None = None,
+        prior_name: str = "N(0, I)",
+    ) -> None:
+        """`std` is that of p(x|z) on [-1, 1]; `samples` is the largest K; `prior` is p(z), N(0, I) if None.
+
+        `std_rule`, `data`, `size_rule` and `prior_name` say for the protocol where `std` comes from, which images are
+        measured, and what p(z) is. Raises UserError for numbers out of range and for a VQModel.
+        """
+        check_numbers(samples, std)
+        check_posterior(model)
+        self._model, self._std, self._samples, self._seed = model, std, samples, seed
+        self._prior = prior
+        self._rows: dict[str, ImageTerms] = {}
+        kl = "the KL's formula" if prior is None else "the mean of log q(z|x) - log p(z) over them"
+        learned = "" if prior is None else ", a learned prior in float32"
+        self.protocol = {
+            "data": data,
+            "size_rule": size_rule,
+            "prior": f"{prior_name} over raw latents",
+            "posterior": f"the encoder's diagonal Gaussian; {samples} draws an image, seed {seed}",
+            "observation": "Gaussian around the decoder's output, neither clamped nor rounded, integrated over each of "
+            "the 256 levels; the first and the last take the whole tail",
+            "std": f"{std:.6g} on [-1, 1], {std_rule}",
+            "bounds": f"ELBO: mean log p(x|z) over the draws less {kl}; L_K: mean over groups of K draws "
+            "that share none, a rest that fills no group left out",
+            "bits_per_dimension": "-nats / (C * H * W * ln 2) of each image, then the mean; positive for the KL",
+            "padding": f"bottom and right to multiples of {factor_of(model)} by repeating the edge; log p(x|z) counts "
+            "the image's own pixels, KL and weights all of its latents",
+            "precision": f"{str(model.dtype).removeprefix('torch.')}{learned}; probabilities in float64",
+        }
+
+    @property
+    def per_image(self) -> dict[str, ImageTerms]:
+        """Every image's terms, in the order of the ids."""
+        return dict(sorted(self._rows.items()))
+
+    def update(self, pixels: Tensor, sample_ids: Sequence[str]) -> None:
+        """Measure [B, C, H, W] float32 pixels in [-1, 1] of 8-bit images.
+
+        Raises ValueError for other pixels; UserError for an image seen before, one whose likelihood is not finite, and
+        a model whose latents have no posterior.
+        """
+        channels = self._model.config["in_channels"]
+        if pixels.ndim != 4 or pixels.shape[1] != channels:
+            raise ValueError(f"pixels must be [B, {channels}, H, W], got {list(pixels.shape)}")
+        for image, sample_id in zip(pixels, sample_ids, strict=True):
+            if sample_id in self._rows:
+                raise UserError(f"every image may be measured once, but {sample_id!a} is here already")
+            terms = self._terms(image, sample_id)
+            if not all(map(math.isfinite, (terms.reconstruction, terms.kl, *terms.bounds.values()))):
+                raise UserError(f"{sample_id!a}: its likelihood is not finite: check the model's weights and precision")
+            self._rows[sample_id] = terms
+
+    def _terms(self, image: Tensor, sample_id: str) -> ImageTerms:
+        levels = levels_of(image)
+        with inference(self._model):
+            mean, logvar = _posterior(self._model, image)
+            if self._prior is not None and mean.shape != self._prior.latent_shape:
+                expected, got = ("x".join(map(str, shape)) for shape in (self._prior.latent_shape, mean.shape))
+                raise UserError(
+                    f"{sample_id!a} has latents of {got}, and the prior is one of {expected}: give --evaluation.size "
+                    f"{self._prior.latent_shape[1] * factor_of(self._model)}"
+                )
+            return image_terms(
+                levels,
+                mean,
+                logvar,
+                decode=lambda z: decode_latents(self._model, z),
+                noise=lambda draw: _noise(self._seed, sample_id, draw, mean.shape),
+                std=self._std,
+                samples=self._samples,
+                log_prior=None if self._prior is None else partial(self._log_prior, self._prior, sample_id),
+            )
+
+    def _log_prior(self, prior: LatentPrior, sample_id: str, z: Tensor, draws: range) -> Tensor:
+        shape = torch.Size([prior.noise_values])
+        noise = [_noise(self._seed, sample_id, draw, shape, purpose="likelihood prior") for draw in draws]
+        return prior.log_density(z, torch.stack(noise))
+
+    def report(self) -> LikelihoodReport:
+        """Everything measured so far. Raises UserError if that is nothing."""
+        if not self._rows:
+            raise UserError("nothing was measured: no image of the data set can be used")
+        return likelihood_report(list(self._rows.values()), std=self._std, protocol=self.protocol)
+
+
+def fit_std(
+    model: Autoencoder, batches: Batches, *, seed: int = 0, progress: Callable[[int], object] | None = None
+) -> FittedStd:
+    """The standard deviation that maximises the mean single-sample ELBO over all images of `batches`.
+
+    Each image has one draw, the first that LikelihoodEstimator would take; only log p(x|z) depends on the standard
+    deviation. Of large images FITTED_VALUES values stand for all. Raises UserError without images or a posterior, and
+    for a reconstruction that is not finite.
+    """
+    check_posterior(model)
+    levels, means, weights = [], [], []
+    for pixels, sample_ids in batches:
+        for image, sample_id in zip(pixels, sample_ids, strict=True):
+            with inference(model):
+                mean, logvar = _posterior(model, image)
+                z = mean + torch.exp(0.5 * logvar) * _noise(seed, sample_id, 0, mean.shape)
+                decoded = decode_latents(model, z[None])[0, :, : image.shape[1], : image.shape[2]]
+            if not bool(decoded.isfinite().all()):
+                raise UserError(f"{sample_id!a}: its reconstruction is not finite: check the model's weights")
+            stride = -(-image.numel() // FITTED_VALUES) | 1  # odd, or else few columns would stand for all
+            levels.append(levels_of(image).flatten()[::stride])
+            means.append(decoded.cpu().flatten()[::stride])
+            weights.append(torch.full(levels[-1].shape, image.numel() / len(levels[-1]), dtype=torch.float64))
+        if progress is not None:
+            progress(len(pixels))
+    if not levels:
+        raise UserError("no standard deviation can be fitted: no image of the training part can be used; give --std")
+    level, mu, weight = torch.cat(levels), torch.cat(means), torch.cat(weights)
+    low, high = map(math.log, _SEARCH_RANGE)
+    found = _highest(lambda x: float(log_probability(level, mu, math.exp(x)) @ weight), low, high)
+    return FittedStd(math.exp(found), len(levels))
+
+
+def _highest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one maximum has it, by golden section.
+
+    A Gaussian's log-likelihood is concave in the logarithm of its standard deviation, which is what is searched.
+    """
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    for _ in range(_SEARCH_STEPS):
+        if at_left < at_right:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+        else:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+    return (low + high) / 2
+
+
+def check_numbers(samples: int, std: float | None) -> None:
+    """Raises UserError for numbers of draws and standard deviations (None: to be fitted) that make no sense."""
+    if samples < 1:
+        raise UserError(f"samples: got {samples}, expected a whole number of at least 1")
+    if std is not None and not STD_RANGE[0] <= std <= STD_RANGE[1]:
+        raise UserError(f"std: got {std:g}, expected {STD_RANGE[0]:g} to {STD_RANGE[1]:g}, in units of [-1, 1] pixels")
+
+
+def check_posterior(model: Autoencoder) -> None:
+    """Raises UserError for a model of codes; a plain autoencoder shows itself with the first image."""
+    if not isinstance(model, AutoencoderKL):
+        raise UserError(_no_posterior(f"those of a {type(model).__name__} are codes"))
+
+
+def _posterior(model: Autoencoder, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance [c, h, w] of one image [C, H, W], float64 on the CPU."""
+    encoded = encode_pixels(model, image[None])
+    if encoded.logvar is None:
+        raise UserError(_no_posterior("this AutoencoderKL is a plain autoencoder, its variances are all zero"))
+    return encoded.latents[0].cpu().double(), encoded.logvar[0].cpu().double().clamp(*LOGVAR_RANGE)
+
+
+def _no_posterior(why: str) -> str:
+    return f"a likelihood needs latents with a posterior, but {why}: give an AutoencoderKL trained with a KL term"
+
+
+def _noise(seed: int, sample_id: str, draw: int, shape: torch.Size, *, purpose: str = "likelihood") -> Tensor:
+    """N(0, 1) for one draw: a generator each, so that a draw is the same however many are taken beside it."""
+    place = zlib.crc32(sample_id.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
+    return torch.randn(shape, generator=torch_generator(seed, purpose, place, draw)).double()

@@ -1,0 +1,45 @@
+"""How good an autoencoder is: its reconstructions, its latents and its codes.
+
+    quality         PSNR, SSIM, MS-SSIM, L1 of a reconstruction
+    sharpness       the gradient energy that a reconstruction keeps
+    color           the shift of its mean colour
+    comparison      all of these, and a perceptual distance, beside one another
+    fid             rFID: how far the reconstructions' features are from the images', as sets
+    latents         KL, moments and active units of the posteriors
+    equivariance    whether the latents turn and shrink with the image
+    codebook        which codes are used, and the bits they take
+    likelihood      bounds of log p(x) of 8-bit images under a KL autoencoder
+
+Functions give a value per image; classes add up what has no value per image, and merge exactly over any split.
+"""
+
+from latent_ae.evaluation.metrics.codebook import CodebookStatistics
+from latent_ae.evaluation.metrics.color import color_bias
+from latent_ae.evaluation.metrics.comparison import compare
+from latent_ae.evaluation.metrics.equivariance import EquivarianceStatistics
+from latent_ae.evaluation.metrics.fid import FidUnavailable, FrechetStatistics, InceptionFeatures
+from latent_ae.evaluation.metrics.latents import ACTIVE_VARIANCE, LOGVAR_RANGE, LatentStatistics, Scaling, kl_nats
+from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE, l1, ms_ssim, psnr, ssim
+from latent_ae.evaluation.metrics.sharpness import gradient_energy_ratio
+
+__all__ = [
+    "ACTIVE_VARIANCE",
+    "LOGVAR_RANGE",
+    "MS_SSIM_MINIMUM_SIDE",
+    "SSIM_MINIMUM_SIDE",
+    "CodebookStatistics",
+    "EquivarianceStatistics",
+    "FidUnavailable",
+    "FrechetStatistics",
+    "InceptionFeatures",
+    "LatentStatistics",
+    "Scaling",
+    "color_bias",
+    "compare",
+    "gradient_energy_ratio",
+    "kl_nats",
+    "l1",
+    "ms_ssim",
+    "psnr",
+    "ssim",
+]

@@ -1,0 +1,197 @@
+"""What the latents of a Gaussian posterior look like.
+
+B c h w: images, latent channels and grid.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latent_ae.errors import UserError
+from latent_ae.evaluation.metrics.moments import Moments
+from latent_ae.evaluation.metrics.rounding import rounded
+
+ACTIVE_VARIANCE = 0.01
+LOGVAR_RANGE = (-30.0, 20.0)  # as in diffusers' DiagonalGaussianDistribution
+
+
+def kl_nats(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, 1)) [B, c, h, w] in nats: (mean^2 + var - 1 - logvar) / 2.
+
+    Kingma and Welling 2014, appendix B. `logvar` is clamped to [-30, 20] as diffusers does.
+    """
+    logvar = logvar.clamp(*LOGVAR_RANGE)
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
+
+
+class Scaling(NamedTuple):
+    """Scaled latents are (z - shift_factor) * scaling_factor."""
+
+    scaling_factor: float
+    shift_factor: float
+
+
+class LatentStatistics:
+    """What the posteriors of a data set look like: float64, one pass, mergeable over processes.
+
+    `mode` statistics describe the posterior means, `sample` statistics what `latent_dist.sample()` draws, by the law
+    of total variance: Var[z] = Var[mean] + E[exp(logvar)]. Standard deviations are the population's (divided by n).
+    Images with a mean or logvar that is not finite are counted and left out.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        """images in the statistics"""
+        self.nonfinite_images = 0
+        """images left out"""
+        self.nonfinite_values = 0
+        """their means and logvars that are not finite"""
+        self._channels: Moments | None = None
+        self._units: Moments | None = None  # None also once the images' latents differ in size
+        self._variance = torch.zeros(0)  # sum of exp(logvar) per channel
+        self._kl: Tensor | None = torch.zeros(0)  # sum of the KL per channel; None without a posterior
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether the latents have a variance of their own: not those of a codebook or a plain autoencoder."""
+        return self._kl is not None
+
+    def update(self, mean: Tensor, logvar: Tensor | None) -> None:
+        """Add the posteriors of a batch, [B, c, h, w] each; no logvar where latents are certain.
+
+        Raises ValueError for other shapes or another c.
+        """
+        certain = logvar is None
+        logvar = torch.full_like(mean, LOGVAR_RANGE[0]) if logvar is None else logvar
+        if mean.shape != logvar.shape or mean.ndim != 4:
+            raise ValueError(
+                f"mean and logvar must be [B, c, h, w] of one shape, got {tuple(mean.shape)} and {tuple(logvar.shape)}"
+            )
+        mean, logvar = (values.detach().to("cpu").to(torch.float64) for values in (mean, logvar))
+        bad = ~torch.isfinite(torch.stack([mean, logvar]))
+        finite = ~bad.any(0).flatten(1).any(1)
+        batch = LatentStatistics()
+        batch.nonfinite_values = int(bad.sum())
+        batch.nonfinite_images = int((~finite).sum())
+        mean, logvar = mean[finite], logvar[finite].clamp(*LOGVAR_RANGE)
+        if len(mean):
+            batch.images = len(mean)
+            batch._channels = Moments.of(mean.transpose(0, 1).flatten(1).T)
+            batch._units = Moments.of(mean)
+            batch._variance = torch.zeros(mean.shape[1]) if certain else logvar.exp().sum((0, 2, 3))
+            batch._kl = None if certain else kl_nats(mean, logvar).sum((0, 2, 3))
+        self.merge(batch)
+
+    def merge(self, other: "LatentStatistics") -> None:
+        """Add the images of `other`. Raises ValueError if its latents have another number of channels."""
+        if other._channels is not None:
+            if self._channels is None:
+                self._channels, self._units = other._channels, other._units
+                self._variance, self._kl = other._variance, other._kl
+            elif self._channels.mean.shape != other._channels.mean.shape:
+                got, expected = len(other._channels.mean), len(self._channels.mean)
+                raise ValueError(f"latents must have {expected} channels as those before them, got {got}")
+            else:
+                self._units = _merged_if_alike(self._units, other._units)
+                self._channels = self._channels.merged(other._channels)
+                self._variance = self._variance + other._variance
+                self._kl = None if self._kl is None or other._kl is None else self._kl + other._kl
+        self.images += other.images
+        self.nonfinite_images += other.nonfinite_images
+        self.nonfinite_values += other.nonfinite_values
+
+    def scaling(self, of: Literal["sample", "mode"] = "sample") -> Scaling:
+        """scaling_factor = 1 / std and shift_factor = mean, over all channels.
+
+        Of samples by default, since `latent_dist.sample()` is what diffusion trains on: those have unit variance after
+        scaling. Raises UserError if there are no images, an image was left out, or the latents do not vary.
+        """
+        if self.nonfinite_images:
+            total = self.images + self.nonfinite_images
+            raise UserError(
+                f"scaling_factor cannot be measured: {self.nonfinite_images} of {total} images gave latents that are "
+                "not finite; check the model's weights and precision"
+            )
+        mean, std = self._global(of)
+        if not std > 0:
+            raise UserError(
+                f"scaling_factor cannot be measured: the {of} latents' standard deviation is {std}, so the encoder "
+                "tells no image from another: train with other settings"
+            )
+        return Scaling(rounded(1 / std), rounded(mean))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for JSON, numbers to 9 digits so that the order in which shards were merged does not show.
+
+        Raises UserError if there are no finite images.
+        """
+        channels = self._moments()
+        return {
+            "images": self.images,
+            "nonfinite_images": self.nonfinite_images,
+            "nonfinite_values": self.nonfinite_values,
+            "latent_shape": None if self._units is None else list(self._units.mean.shape),
+            "mode": self._described("mode"),
+            "sample": self._described("sample"),
+            **self._posterior(channels),
+            "active_units": self._active_units(),
+        }
+
+    def _posterior(self, channels: Moments) -> dict[str, Any]:
+        if self._kl is None:
+            return dict.fromkeys(
+                ("kl_nats_per_image", "kl_nats_per_value", "kl_nats_per_channel", "channel_signal_to_noise")
+            )
+        kl = self._kl / self.images
+        signal_to_noise = channels.variance / (self._variance / channels.count)
+        return {
+            "kl_nats_per_image": rounded(float(kl.sum())),
+            "kl_nats_per_value": rounded(float(self._kl.sum()) / (channels.count * len(kl))),
+            "kl_nats_per_channel": [rounded(value) for value in kl.tolist()],
+            "channel_signal_to_noise": [rounded(value) for value in signal_to_noise.tolist()],
+        }
+
+    def _active_units(self) -> dict[str, Any] | None:
+        """Burda et al. 2016, section 5.2: units with Var over the images of the posterior mean > 0.01."""
+        if self.images < 2:
+            return None  # nothing can vary
+        variance = self._moments().variance[:, None] if self._units is None else self._units.variance.flatten(1)
+        active = variance > ACTIVE_VARIANCE  # [c, units of a channel]
+        return {
+            "count": int(active.sum()),
+            "total": active.numel(),
+            "share": rounded(float(active.double().mean())),
+            "share_per_channel": [rounded(value) for value in active.double().mean(1).tolist()],
+            "protocol": f"variance of the mode over {self.images} images > {ACTIVE_VARIANCE}; a unit is "
+            + ("a latent channel, as the images differ in size" if self._units is None else "a channel at a position"),
+        }
+
+    def _described(self, of: Literal["sample", "mode"]) -> dict[str, Any]:
+        mean, std = self._global(of)
+        channels = self._moments()
+        return {
+            "mean": rounded(mean),
+            "std": rounded(std),
+            "channel_mean": [rounded(value) for value in channels.mean.tolist()],
+            "channel_std": [rounded(value) for value in self._channel_variance(of).sqrt().tolist()],
+        }
+
+    def _global(self, of: Literal["sample", "mode"]) -> tuple[float, float]:
+        means = self._moments().mean  # channels have equally many values, so their plain mean is the global one
+        return float(means.mean()), float((self._channel_variance(of).mean() + means.var(correction=0)).sqrt())
+
+    def _channel_variance(self, of: Literal["sample", "mode"]) -> Tensor:
+        channels = self._moments()
+        return channels.variance + (self._variance / channels.count if of == "sample" else 0)
+
+    def _moments(self) -> Moments:
+        if self._channels is None:
+            raise UserError(f"there are no latents to describe: 0 finite images, {self.nonfinite_images} not finite")
+        return self._channels
+
+
+def _merged_if_alike(one: Moments | None, other: Moments | None) -> Moments | None:
+    if one is None or other is None or one.mean.shape != other.mean.shape:
+        return None
+    return one.merged(other)

@@ -1,0 +1,166 @@
+"""One side of a model over inputs of any number and size: grouped, tiled where they are large, within memory."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from latent_ae.inference.memory import DoesNotFit, available_bytes, peak_bytes
+from latent_ae.inference.sides import Side
+from latent_ae.inference.tiling import Seam, Tiling, run_tiled
+
+Grid = tuple[int, int]
+"""(h, w) in latent positions"""
+Tick = Callable[[float], None]
+"""called between pieces of work with the share that is done; what it raises ends the work"""
+
+_COPIES = 5
+"""float32 copies of an image that lie about while it is padded, blended, clamped and rounded"""
+
+
+class Runner:
+    """Runs a side. Sizes are grids of latent positions; an image's position has `factor` pixels a side."""
+
+    def __init__(
+        self,
+        side: Side,
+        *,
+        verb: str,
+        channels: int,
+        scale_in: int,
+        scale_out: int,
+        tiling: Tiling | None,
+        batch_positions: int,
+        memory_bytes: int | None,
+    ) -> None:
+        """`channels` go in, `scale_in` values a position and side; `verb` is what errors call the work."""
+        self.side = side
+        self._verb = verb
+        self._channels = channels
+        self._scale_in = scale_in
+        self._scale_out = scale_out
+        self._tiling = tiling
+        self._batch_positions = 0 if side.form.precision == "exact" else batch_positions
+        self._memory_bytes = memory_bytes
+        side_length = math.isqrt(batch_positions) if tiling is None else tiling.tile
+        self._ordinary = (side_length, side_length)
+        self._predicted: dict[tuple[int, int, int], int] = {}
+
+    def batches(self, grids: Sequence[Grid]) -> list[list[int]]:
+        """The places of the inputs that go through together: of one size, and not more than fit.
+
+        Raises DoesNotFit if one alone does not.
+        """
+        groups: dict[Grid, list[int]] = {}
+        for place, grid in enumerate(grids):
+            groups.setdefault(grid, []).append(place)
+        available = available_bytes(self.side.device) if self._memory_bytes is None else self._memory_bytes
+        batches = []
+        for grid, places in groups.items():
+            most = self._most_at_once(grid, len(places), available)
+            batches += [places[first : first + most] for first in range(0, len(places), most)]
+        return batches
+
+    def tiles(self, grid: Grid) -> int:
+        """1 where inputs of this size go through whole."""
+        return 1 if self._tiling is None else self._tiling.count(*grid)
+
+    def predicted_bytes(self, grid: Grid, count: int = 1) -> int:
+        """At the peak, for `count` inputs of this size at once, on top of the loaded model."""
+        piece = self._piece(grid, count)
+        if piece not in self._predicted:
+            count, h, w = piece
+            self._predicted[piece] = peak_bytes(
+                self.side.module,
+                (count, self._channels, h * self._scale_in, w * self._scale_in),
+                self.side.form.dtype,
+                channels_last=self.side.form.channels_last,
+                device=self.side.device.type,
+            )
+        return self._predicted[piece] + self._image_bytes(grid, count)
+
+    def run(self, inputs: Tensor, tick: Callable[[float], None], seam: Seam | None = None) -> Tensor:
+        """Inputs of one size [B,C,h*scale_in,w*scale_in] => outputs [B,C',h*scale_out,w*scale_out], float32.
+
+        `tick` is called after each tile with the share of the inputs' work that it was.
+        """
+        grid = (inputs.shape[-2] // self._scale_in, inputs.shape[-1] // self._scale_in)
+        tiles = self.tiles(grid)
+        with torch.no_grad():
+            if self._tiling is not None and tiles > 1:
+                return run_tiled(
+                    self.side,
+                    inputs,
+                    self._tiling,
+                    scale_in=self._scale_in,
+                    scale_out=self._scale_out,
+                    tick=lambda: tick(1 / tiles),
+                    seam=seam,
+                )
+            outputs = self.side(inputs)
+        tick(1.0)
+        return outputs
+
+    def seconds(self, inputs: Tensor) -> float:
+        """What `run` takes, the better of two."""
+        taken = []
+        for _ in range(2):
+            start = time.perf_counter()
+            self.run(inputs, lambda _: None).cpu()  # which waits for an accelerator
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    def _most_at_once(self, grid: Grid, wanted: int, available: int) -> int:
+        most = 1 if self.tiles(grid) > 1 else max(1, min(wanted, self._batch_positions // (grid[0] * grid[1])))
+        while not self._fits(grid, most, available):
+            if most == 1:
+                factor = max(self._scale_in, self._scale_out)
+                what = f"{self._verb} an image of {grid[1] * factor}x{grid[0] * factor} pixels"
+                raise DoesNotFit(what, self.predicted_bytes(grid), available, tiled=self._tiling is not None)
+            most //= 2
+        return most
+
+    def _fits(self, grid: Grid, count: int, available: int) -> bool:
+        # A prediction takes longer than the work on a small image: where there is room for twice what an ordinary piece
+        # takes, smaller ones need none of their own. Bytes grow with the positions, and little else.
+        if count * math.prod(self._piece(grid, 1)[1:]) <= math.prod(self._ordinary):
+            ordinary = self.predicted_bytes(self._ordinary)
+            if 2 * ordinary + self._image_bytes(grid, count) <= available:
+                return True
+        return self.predicted_bytes(grid, count) <= available
+
+    def _piece(self, grid: Grid, count: int) -> tuple[int, int, int]:
+        """What goes through the side at once: inputs, h, w."""
+        return (count, *(grid if self._tiling is None else self._tiling.size(*grid)))
+
+    def _image_bytes(self, grid: Grid, count: int) -> int:
+        values = max(self._channels * self._scale_in**2, self.side.module.channels * self._scale_out**2)
+        return _COPIES * count * 4 * values * grid[0] * grid[1]
+
+
+class Progress:
+    """Turns shares of batches into the share of all."""
+
+    def __init__(self, tick: Tick | None, sizes: Sequence[int]) -> None:
+        """`sizes` are of the batches, in any unit of work."""
+        self._tick = tick
+        self._sizes = sizes
+        self._done = 0.0
+
+    def batches(self) -> Iterator[Callable[[float], None]]:
+        """What each batch in turn reports its own shares to."""
+        for size in self._sizes:
+            yield partial(self._add, size)
+
+    def _add(self, size: int, share: float) -> None:
+        self._done += size * share
+        if self._tick is not None:
+            self._tick(min(1.0, self._done / sum(self._sizes)))
+
+
+def part_of(tick: Tick, first: float, last: float) -> Tick:
+    """A tick for a part of the work that takes the whole from `first` to `last`."""
+    return lambda share: tick(first + (last - first) * share)

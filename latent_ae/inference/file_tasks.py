@@ -1,0 +1,307 @@
+"""What is done to files one after another: images to latent files, those to images, and both at once."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+
+from latent_ae.errors import UserError
+from latent_ae.inference.codec import Codec, Decoded
+from latent_ae.inference.file_jobs import BATCH_PIXELS, Item, Target, Task, Tiled
+from latent_ae.inference.image_reading import PLAIN, Picture, ReadingRule, read_picture
+from latent_ae.inference.png_provenance import decoder_identity, read_record, write_recorded_png
+from latent_ae.inference.precision import SideName
+from latent_ae.io.image_file.color import Profile, profile_name
+from latent_ae.io.latent_file.foreign import LatentForm, Taken, bare_image_count, take_latents
+from latent_ae.io.latent_file.latents import (
+    DTYPES,
+    LIMITS,
+    LatentFileError,
+    Latents,
+    Precision,
+    UnknownEncoder,
+    describe,
+    from_bytes,
+    read_latents,
+    write_latents,
+)
+from latent_ae.models.naming import find_model
+from latent_ae.randomness import derived_seed
+
+Made = TypeVar("Made")
+
+
+class _ImageTask(Task[Picture, Made]):
+    """What is done to image files by a model, read by a rule.
+
+    Raises UserError for a rule without effect on the model's images.
+    """
+
+    def __init__(self, codec: Codec, rule: ReadingRule) -> None:
+        if rule.color == "keep" and codec.channels == 1:
+            raise UserError(
+                f"--color keep: {codec.name} is a model of grey images, which have no colours: leave it out"
+            )
+        self._codec = codec
+        self._rule = rule
+
+    def read(self, file: BinaryIO) -> Picture:
+        """With the model's number of channels."""
+        return read_picture(file, self._codec.channels, self._rule)
+
+    def notes(self, given: Picture) -> Sequence[str]:
+        """What was changed or left out of the file."""
+        return given.remarks
+
+    def pixels(self, given: Picture) -> int:
+        """H * W."""
+        return int(given.pixels.shape[0] * given.pixels.shape[1])
+
+
+class Encode(_ImageTask[Latents]):
+    """Image files to latent files, each with the sha256 of its source.
+
+    Args:
+        codec: of the model.
+        seed: draw from the posterior, every file with a seed of its own that follows from this one and from the
+            file's sha256, and is written down; the posterior's mode if None.
+        precision: of the stored floats.
+        logvar: store the posterior's log-variance too.
+        rule: how image files are read; is written down, and asked for again by a later run.
+
+    Raises UserError for what has no effect with this model.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        seed: int | None,
+        precision: Precision | None,
+        logvar: bool,
+        rule: ReadingRule = PLAIN,
+    ) -> None:
+        super().__init__(codec, rule)
+        self._seed = seed
+        self._precision: Precision = precision or "float32"
+        self._logvar = logvar
+        if codec.is_vq and precision is not None:
+            raise UserError(f"--precision {precision}: {codec.name} makes codes, whole numbers: leave it out")
+        if seed is not None or logvar:
+            smallest = np.zeros((codec.factor, codec.factor, codec.channels), np.uint8)
+            made = codec.encode([smallest], seed=seed, logvar=logvar)[0]
+            if (seed is not None and made.kind != "sample") or (logvar and made.logvar is None):
+                option = "--logvar" if seed is None else "--sample"
+                raise UserError(f"{option}: the latents of {codec.name} are certain, not drawn: leave it out")
+
+    def is_made(self, target: Target, digest: str) -> bool:
+        """Whether the latent file can be read and says that it is what this task makes of the source."""
+        try:
+            there = read_latents(target.outputs[0])
+        except (LatentFileError, OSError):
+            return False
+        codes = there.kind == "vq_indices"
+        return (
+            (there.encoder, there.sources, there.seed) == (self._codec.identity, (digest,), self._seed_of(digest))
+            and there.kind == ("vq_indices" if self._codec.is_vq else "mean" if self._seed is None else "sample")
+            and (codes or there.tensor.dtype == DTYPES[self._precision])
+            and (there.logvar is not None) == self._logvar
+            and there.compute == self._codec.compute("encoder", there.height, there.width)
+            and there.versions.get("color") == self._rule.color
+        )
+
+    def make(self, items: Sequence[Item[Picture]]) -> list[Latents]:
+        """Latents that know their sources."""
+        if self._seed is None:
+            made = self._codec.encode([item.given.pixels for item in items], logvar=self._logvar)
+        else:  # alone, as each has a seed of its own: with one for all, all images would get the same noise
+            made = [
+                self._codec.encode([item.given.pixels], seed=self._seed_of(item.digest), logvar=self._logvar)[0]
+                for item in items
+            ]
+        return [
+            dataclasses.replace(
+                latents,
+                sources=(item.digest,),
+                seed=self._seed_of(item.digest),
+                versions={**latents.versions, **self._reading(item.given)},
+            )
+            for item, latents in zip(items, made, strict=True)
+        ]
+
+    def _reading(self, given: Picture) -> dict[str, str]:
+        """How the image was read, as it is written down."""
+        kept = {} if given.profile is None else {"profile": profile_name(Profile(given.profile))}
+        return {"color": self._rule.color, **kept, **({"damage": given.damage} if given.damage else {})}
+
+    def write(self, item: Item[Picture], made: Latents) -> Tiled | None:
+        """Whole or not at all."""
+        output = item.target.outputs[0]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_latents(output, made, precision=self._precision)
+        return Tiled() if made.compute is not None and made.compute.tiles > 1 else None
+
+    def _seed_of(self, digest: str) -> int | None:
+        return None if self._seed is None else derived_seed(self._seed, "encode file", int(digest, 16))
+
+
+class _Pictures:
+    """PNGs that say what they were made of, by what and how."""
+
+    def __init__(self, codec: Codec, what: str, sides: Sequence[SideName], **more: str) -> None:
+        """`sides` are those that the images go through."""
+        self._codec = codec
+        self._sides = sides
+        self._made_by = {
+            "what": what,
+            "encoder": codec.identity,
+            "decoder": decoder_identity(codec.model),
+            **more,
+        }
+
+    def are_there(self, target: Target, digest: str) -> bool:
+        return all(self._is_there(output, digest, index) for index, output in enumerate(target.outputs))
+
+    def write(
+        self, target: Target, digest: str, images: Iterable[Decoded], source: Picture | None = None
+    ) -> Tiled | None:
+        damage = {} if source is None or not source.damage else {"damage": source.damage}
+        profile = None if source is None else source.profile
+        seams: list[float] = []
+        for index, (output, made) in enumerate(zip(target.outputs, images, strict=True)):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            seam = {} if made.seam_db is None else {"seam_db": made.seam_db}
+            record = self._record(digest, index, *made.image.shape[:2])
+            write_recorded_png(output, made.image, {**record, **damage, **seam}, profile)
+            seams += seam.values()
+        return Tiled(min(seams)) if seams else None
+
+    def _is_there(self, output: Path, digest: str, index: int) -> bool:
+        if (found := read_record(output)) is None:
+            return False
+        record, size = found
+        asked = self._record(digest, index, *size)
+        # What was found out while it was made is not asked for: `damage` of the source, and `seam_db`.
+        return {name: value for name, value in record.items() if name in asked} == asked
+
+    def _record(self, digest: str, index: int, height: int, width: int) -> dict[str, object]:
+        compute = {side: self._codec.compute(side, height, width).to_json() for side in self._sides}
+        return {**self._made_by, "source": digest, "index": index, "compute": compute}
+
+
+class Reconstruct(_ImageTask[Decoded]):
+    """Image files to PNGs of what the model makes of them, each of exactly its image's size.
+
+    Args:
+        codec: of the model.
+        rule: how image files are read; is written down, and asked for again by a later run. Colours that are kept come
+            with their profile.
+    """
+
+    def __init__(self, codec: Codec, *, rule: ReadingRule = PLAIN) -> None:
+        super().__init__(codec, rule)
+        self._pictures = _Pictures(codec, "reconstruct", ("encoder", "decoder"), color=rule.color)
+
+    def is_made(self, target: Target, digest: str) -> bool:
+        """Whether the PNG is whole and says that it is what this task makes of the source."""
+        return self._pictures.are_there(target, digest)
+
+    def make(self, items: Sequence[Item[Picture]]) -> list[Decoded]:
+        """Of the same sizes."""
+        return self._codec.reconstruct_measured([item.given.pixels for item in items])
+
+    def write(self, item: Item[Picture], made: Decoded) -> Tiled | None:
+        """Whole or not at all."""
+        return self._pictures.write(item.target, item.digest, [made], item.given)
+
+
+class Decode(Task[Taken, Iterable[Decoded]]):
+    """Latent files to PNGs, one for each of a file's images; see Reconstruct.
+
+    With `foreign` also files that name another encoder or none, of latents that the model can decode by their form.
+    """
+
+    def __init__(self, codec: Codec, *, foreign: bool = False) -> None:
+        self._codec = codec
+        self._foreign = foreign
+        self._pictures = _Pictures(codec, "decode foreign" if foreign else "decode", ("decoder",))
+
+    def is_made(self, target: Target, digest: str) -> bool:
+        """Whether every PNG is whole and says that it is what this task makes of the source."""
+        return self._pictures.are_there(target, digest)
+
+    def read(self, file: BinaryIO) -> Taken:
+        """Raises LatentFileError for what is none; UnknownEncoder, WrongEncoder for foreign latents if not allowed."""
+        data = file.read(LIMITS.header_bytes + LIMITS.tensor_bytes + 9)
+        if self._foreign:
+            codec = self._codec
+            form = LatentForm(codec.name, codec.identity, codec.factor, codec.latent_channels, codec.codebook_size)
+            return take_latents(data, form)
+        latents = from_bytes(data)
+        latents.require_encoder(self._codec.identity)
+        return Taken(latents, "")
+
+    def notes(self, given: Taken) -> Sequence[str]:
+        """What was assumed of foreign latents, and whose colours the images have if not sRGB's."""
+        profile = given.latents.versions.get("profile")
+        kept = f"has colours of {profile}, which were kept: the PNG carries no profile"
+        return [*filter(None, [given.note]), *([] if profile is None else [kept])]
+
+    def pixels(self, given: Taken) -> int:
+        """N * H * W."""
+        return given.latents.count * given.latents.height * given.latents.width
+
+    def make(self, items: Sequence[Item[Taken]]) -> list[Iterable[Decoded]]:
+        """The images of each file; those of a large one are decoded as they are asked for."""
+        if len(items) == 1:
+            return [self._decoded(items[0].given.latents)]
+        images = iter(self._codec.decode_measured([item.given.latents for item in items]))
+        return [[next(images) for _ in range(item.given.latents.count)] for item in items]
+
+    def write(self, item: Item[Taken], made: Iterable[Decoded]) -> Tiled | None:
+        """Each PNG whole or not at all."""
+        return self._pictures.write(item.target, item.digest, made)
+
+    def _decoded(self, latents: Latents) -> Iterator[Decoded]:
+        step = max(1, BATCH_PIXELS // (latents.height * latents.width))
+        for first in range(0, latents.count, step):
+            part = dataclasses.replace(latents, tensor=latents.tensor[first : first + step], logvar=None, sources=())
+            yield from self._codec.decode_measured([part])
+
+
+def image_count(path: Path) -> int:
+    """How many images a latent file says that it holds; 1 if it does not say, which will be found out."""
+    with contextlib.suppress(LatentFileError, OSError):
+        try:
+            images = describe(path)["images"]
+        except UnknownEncoder:
+            return bare_image_count(path)
+        assert isinstance(images, int)
+        return images
+    return 1
+
+
+def named_model(files: Sequence[Path]) -> str:
+    """The model that latent files name, if it is on this machine; a stranger's file downloads nothing.
+
+    Raises UserError if they are of no encoder, of several, or of one that is not found.
+    """
+    names: dict[str, str] = {}
+    for file in files:
+        with contextlib.suppress(LatentFileError, OSError):  # they are reported when it is their turn
+            described = describe(file)
+            names[str(described["encoder"])] = str(described["model"])
+    if len(names) != 1:
+        raise UserError(
+            f"the latent files name {len(names)} models ({', '.join(sorted(names.values())[:5])}): give --model"
+        )
+    ((identity, name),) = names.items()
+    if (found := find_model(identity, name)) is None:
+        raise UserError(
+            f"the latent files were made by the model {name!r}, and no model in this folder or in runs/ has its "
+            f"encoder {identity[:16]}: give --model"
+        )
+    return found

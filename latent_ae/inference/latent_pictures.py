@@ -1,0 +1,112 @@
+"""Pictures of the latent space as files: ways between images, and random draws."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from latent_ae.errors import UserError
+from latent_ae.inference.codec import Codec
+from latent_ae.inference.file_jobs import BATCH_PIXELS
+from latent_ae.inference.prior_sampling import draw
+from latent_ae.io.atomic import write_atomically
+from latent_ae.io.image import Pixels, from_tensor, image_grid, open_image, to_pil, to_uint8
+from latent_ae.io.latent_file.latents import SUFFIXES, Latents, read_latents
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, check_prior
+from latent_ae.models.latent_space import hierarchy_draw, interpolate
+
+FRAME_MILLISECONDS = 100
+
+
+def latents_of(codec: Codec, file: Path) -> Latents:
+    """The latents (N = 1) of an image file, or those in a latent file, which has one of SUFFIXES.
+
+    Raises BrokenImage, LatentFileError, WrongEncoder for latents of another model, UserError for more than one image.
+    """
+    if file.suffix.lower() not in SUFFIXES:
+        return codec.encode([to_uint8(open_image(file), codec.channels)])[0]
+    try:
+        latents = read_latents(file)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}") from None
+    latents.require_encoder(codec.identity)
+    if latents.count != 1:
+        raise UserError(f"{file} holds {latents.count} images, expected one")
+    return latents
+
+
+def way(codec: Codec, a: Latents, b: Latents, *, steps: int, spherical: bool) -> list[Pixels]:
+    """`steps` images from that of `a` to that of `b`, both included, of the size that both have.
+
+    Raises UserError if their latents differ in size.
+    """
+    if a.grid != b.grid:
+        sizes = " and ".join(f"{latents.height}x{latents.width}" for latents in (a, b))
+        raise UserError(f"images of {sizes} pixels have latents of different sizes: give two of one size")
+    vectors = interpolate(codec.vectors(a)[0], codec.vectors(b)[0], steps, spherical=spherical)
+    height, width = min(a.height, b.height), min(a.width, b.width)
+    return [image[:height, :width] for image in _decoded(codec, vectors)]
+
+
+def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, size: int | None) -> list[Pixels]:
+    """`count` square images of random latents.
+
+    Args:
+        codec: of the model.
+        count: of images.
+        seed: of the draws.
+        temperature: standard deviation of what is drawn, 1 if None. A codebook's codes are drawn evenly and have none.
+        size: of a side in pixels; that of the images that the model says it was trained on if None.
+
+    Raises UserError for a size that the latents cannot have.
+    """
+    if codec.is_vq and temperature is not None:
+        raise UserError(f"--temperature {temperature:g}: {codec.name} has codes, which are drawn evenly: leave it out")
+    if size is None:
+        trained = codec.model.config.get("sample_size") or 0
+        size = max(1, math.ceil(int(trained if isinstance(trained, int) else trained[0]) / codec.factor)) * codec.factor
+    if size % codec.factor:
+        nearest = max(1, round(size / codec.factor)) * codec.factor
+        raise UserError(f"--size {size} is not a multiple of the model's factor {codec.factor}: take {nearest}")
+    temperature = 1.0 if temperature is None else temperature
+    return _decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=size, width=size))
+
+
+def draws_of_prior(
+    codec: Codec, prior: HierarchicalPrior, name: str, count: int, *, seed: int, temperature: float | None
+) -> list[Pixels]:
+    """`count` images of latents from a learned prior, called `name`, of the size that it was trained on.
+
+    Raises ModelError if the prior is one of another encoder's latents.
+    """
+    check_prior(prior, codec.identity, name)
+    temperature = 1.0 if temperature is None else temperature
+    return _decoded(codec, hierarchy_draw(prior, count, seed=seed, temperature=temperature))
+
+
+def write_grid(path: Path, images: Sequence[Pixels], *, columns: int | None = None) -> None:
+    """Write images side by side as one PNG, whole or not at all; about as many rows as columns unless told."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    grid = image_grid([images[first : first + columns] for first in range(0, len(images), columns)])
+    stream = io.BytesIO()
+    to_pil(grid).save(stream, "PNG")
+    write_atomically(path, stream.getvalue())
+
+
+def write_animation(path: Path, images: Sequence[Pixels]) -> None:
+    """Write images of one size one after another, for ever, as an APNG, WebP (both lossless) or GIF by the suffix."""
+    first, *rest = [to_pil(image) for image in images]
+    kind = path.suffix[1:].upper()
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    stream = io.BytesIO()
+    first.save(stream, kind, save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0, **lossless)
+    write_atomically(path, stream.getvalue())
+
+
+def _decoded(codec: Codec, vectors: Tensor) -> list[Pixels]:
+    """Vectors [N,c,h,w] to images, not all of them at once."""
+    h, w = vectors.shape[-2:]
+    step = max(1, BATCH_PIXELS // (h * w * codec.factor**2))
+    return [image for part in vectors.split(step) for image in from_tensor(codec.decode_tensor(part))]

@@ -1,0 +1,180 @@
+"""An image file opened by Pillow: its kind, the limits that hold while it is read, its orientation and its frames."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from latent_ae.errors import BrokenImage, UserError
+from latent_ae.io.image_file import tiff
+from latent_ae.io.image_file.containers import place_kept, png_chunks
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
+"""PIL's names of what is read: rasters only. EPS would start Ghostscript on a stranger's program."""
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm"}
+    | {".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"}
+)
+"""File name endings, in lower case, of the files in FORMATS."""
+
+_HEAD = 264
+_OTHERS = (
+    (0, b"8BPS", "a PSD"),
+    (0, b"v/1\x01", "an OpenEXR file"),
+    (0, b"#?RADIANCE", "a Radiance HDR file"),
+    (0, b"\xff\x0a", "a JPEG XL"),
+    (4, b"JXL \r\n\x87\n", "a JPEG XL"),
+    (0, b"II\xbc\x01", "a JPEG XR"),
+    *((4, b"ftyp" + brand, "a HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    (4, b"ftypcrx ", "a camera raw file (CR3)"),
+    (0, b"FUJIFILMCCD-RAW", "a camera raw file (RAF)"),
+    *((0, start, "a camera raw file (ORF)") for start in (b"IIRO", b"IIRS", b"MMOR")),
+    (0, b"IIU\0", "a camera raw file (RW2)"),
+    (0, b"FOVb", "a camera raw file (X3F)"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"\x00\x00\x01\x00", "an ICO"),
+    (0, b"<svg", "an SVG"),
+    (0, b"<?xml", "SVG or XML"),
+    (0, b"PK\3\4", "a ZIP archive"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"SIMPLE  =", "a FITS file"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS, whose file was never fetched (git lfs pull)"),
+    *((0, start, "a web page") for start in (b"<!DOCTYPE html", b"<!doctype html", b"<html")),
+)
+"""(place, bytes, what the file is) of files that are met where images are expected, and are not read"""
+
+
+def other_kind(head: bytes) -> str | None:
+    """What a file is that is none of FORMATS, by its first 264 bytes: "a HEIC"; None if that is not known."""
+    return next((name for place, start, name in _OTHERS if head[place:].startswith(start)), None)
+
+
+class _Reading:
+    """Silences PIL's remarks on odd files, except that a decompression bomb is an error, and lifts PIL's limit.
+
+    Warning filters and the limit belong to the whole process, and threads that each set and restored them would
+    restore each other's. So the first that comes sets them and the last that goes restores them, and nobody waits for
+    a slow file. A program that reads strangers' files (`limited`) never lifts the limit, nor does it change for others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = self._lifters = 0
+        self._filters = warnings.catch_warnings()
+        self._limit: int | None = None
+
+    @contextmanager
+    def __call__(self, *, limited: bool) -> Iterator[None]:
+        with self._lock:
+            if self._users == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if self._lifters == 0 and not limited:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._users += 1
+            self._lifters += not limited
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._lifters -= not limited
+                if self._lifters == 0 and not limited:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+                if self._users == 0:
+                    self._filters.__exit__(None, None, None)
+
+
+reading = _Reading()
+
+
+@contextmanager
+def opened(
+    file: Path | BinaryIO, *, formats: tuple[str, ...] = FORMATS, limited: bool = False
+) -> Iterator[Image.Image]:
+    """The image in a file, its header read and no pixel decoded.
+
+    With `limited` it may have no more pixels than PIL holds to be safe (`PIL.Image.MAX_IMAGE_PIXELS`). Whatever PIL
+    raises in the block, for a file that is damaged or none of `formats`, becomes a BrokenImage.
+    """
+    name = str(file) if isinstance(file, Path) else None
+    try:
+        with reading(limited=limited), Image.open(file, formats=formats) as image:
+            yield image
+    except BrokenImage as error:
+        raise BrokenImage(error.reason, error.name or name) from error.__cause__
+    except UnidentifiedImageError:
+        raise BrokenImage(_why_unknown(file, formats), name) from None
+    except FileNotFoundError:
+        raise BrokenImage("there is no such file", name) from None
+    except MemoryError:
+        raise BrokenImage("its pixels do not fit into the memory", name) from None
+    except UserError:  # the caller's own
+        raise
+    except Exception as error:  # a damaged or hostile file makes PIL's decoders raise nearly anything
+        raise BrokenImage(str(error) or type(error).__name__, name) from error
+
+
+def _why_unknown(file: Path | BinaryIO, formats: tuple[str, ...]) -> str:
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            return _why_unknown(stream, formats)
+    with place_kept(file):
+        file.seek(0)
+        head = file.read(_HEAD)
+        if (kind := other_kind(head)) is not None:
+            return f"it is {kind}, which is not read: convert it to PNG or JPEG first"
+        if "TIFF" in formats and (reason := tiff.why_unknown(file)) is not None:
+            return reason
+    return f"it is none of {', '.join(formats)}, or its header is damaged"
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image itself, or one turned by its EXIF orientation. EXIF that cannot be parsed counts as none, as in any
+    viewer.
+    """
+    image.load()
+    try:
+        with reading(limited=True):
+            turn = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            return ImageOps.exif_transpose(image) if turn else image
+    except Exception:  # pixels are decoded by now, and broken EXIF makes PIL raise nearly anything
+        return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of the upright image of an opened file, which is not decoded."""
+    width, height = image.size
+    if ExifTags.Base.Orientation in getattr(image, "tag_v2", ()):  # a TIFF's size is upright from the start
+        return height, width
+    if image.format == "PNG" and image.fp is not None:  # type: ignore[attr-defined]
+        with place_kept(image.fp):  # type: ignore[attr-defined]
+            names = [chunk.name for chunk in png_chunks(image.fp)]  # type: ignore[attr-defined]
+        pixels = names.index(b"IDAT") if b"IDAT" in names else len(names)
+        if {b"eXIf", b"iTXt", b"zTXt", b"tEXt"}.isdisjoint(names[pixels:]):
+            # PIL's own method of a PNG decodes all of it, to look for EXIF data behind the pixels.
+            image.getexif = lambda: Image.Image.getexif(image)  # type: ignore[method-assign]
+    try:
+        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+    except Exception:  # as in `upright`
+        sideways = False
+    return (width, height) if sideways else (height, width)
+
+
+def frame_count(image: Image.Image) -> int:
+    """How many frames or pages an opened file has; those of a file that cannot be counted are 1."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # what lies behind the first image may be damaged, and is not used
+        return 1
+    finally:
+        image.seek(0)

@@ -1,0 +1,170 @@
+"""Which checkpoint a run goes on from, and whether it may."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from accelerate import Accelerator
+
+from latent_ae.config import ConfigError, RunConfig, Section, differences, validate
+from latent_ae.errors import UserError
+from latent_ae.io.atomic import remove_partials
+from latent_ae.io.folder_lock import only_run
+from latent_ae.training.checkpoint.files import (
+    Checkpoint,
+    CheckpointError,
+    list_checkpoints,
+    newest_whole,
+    read_checkpoint,
+    step_of,
+)
+from latent_ae.training.distributed import gather_from_processes
+
+CHANGED_DATA = "changed-data"
+"""for --resume: go on with other images than before"""
+T = TypeVar("T")
+Found = tuple[Checkpoint | None, list[str]]
+"""where to go on, and what to tell the user about damaged checkpoints"""
+FREE_TO_CHANGE = (
+    "name",
+    "output_dir",
+    "data.workers",
+    "data.max_bad_share",
+    "train.accumulation",
+    "train.channels_last",
+    "train.log_every_steps",
+    "train.sample_every_steps",
+    "train.evaluate_every_steps",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.tracker",
+    "evaluation.",
+)
+"""settings (or sections) that do not change which model is trained, so that a resumed run may differ in them"""
+
+
+@contextmanager
+def held_run(run_dir: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Hold a run's folder, in the main process for all, and remove what a killed run had half written.
+
+    Raises CheckpointError on every process if another run holds it, or if it cannot be made.
+    """
+    with ExitStack() as held:
+
+        def hold() -> None:
+            if warning := held.enter_context(only_run(run_dir, instead="another --name")):
+                accelerator.print(f"warning: {warning}")
+            for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
+                remove_partials(folder)
+
+        on_main(hold, accelerator)
+        yield
+
+
+def on_main(work: Callable[[], T], accelerator: Accelerator) -> T | None:
+    """What `work` gives on the main process, and None on the others, which wait for it. Raises as `on_all`."""
+    return on_all(work if accelerator.is_main_process else lambda: None, accelerator)
+
+
+def on_all(work: Callable[[], T], accelerator: Accelerator) -> T:
+    """What `work` gives to this process. What goes wrong on any is raised on all, so that none waits for another.
+
+    Raises CheckpointError.
+    """
+    done: list[T] = []
+    problem = None
+    try:
+        done.append(work())
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    if problems := [text for text in gather_from_processes(problem, accelerator) if text]:
+        raise CheckpointError(problems[0])
+    return done[0]
+
+
+def agreed_checkpoint(find: Callable[[], Found], output_dir: str, accelerator: Accelerator, *, finished: bool) -> Found:
+    """What `find` gives, the same on every process; what any of them finds wrong is raised on all.
+
+    Machines that each have an `output_dir` of their own would otherwise mix the weights of several steps, or wait for
+    one that sees a `finished` run.
+    """
+    found = on_all(find, accelerator)
+    place = "no checkpoint" if found[0] is None else f"step {found[0].step}"
+    require_same("output_dir", output_dir, place + ", finished" * finished, accelerator)
+    return found
+
+
+def require_same(setting: str, folder: str, seen: str, accelerator: Accelerator) -> None:
+    """Raise CheckpointError on every process unless all have `seen` the same in the folder that a setting names."""
+    everywhere = gather_from_processes(seen, accelerator)
+    if len(set(everywhere)) > 1:
+        by_process = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(everywhere))
+        raise CheckpointError(
+            f"the processes see different things in {setting} {folder} ({by_process}): it must be one folder that all "
+            "machines share"
+        )
+
+
+def checkpoint_to_resume(config: RunConfig, resume: str) -> Found:
+    """The checkpoint to start from, and what to tell the user about damaged ones.
+
+    Args:
+        config: settings of this start.
+        resume: "auto" takes the run's newest checkpoint that verifies, and so does CHANGED_DATA; "never" demands a
+            fresh run directory; anything else is the path of a checkpoint.
+
+    Raises CheckpointError if there is nothing sound to resume where there should be, or if the settings disagree.
+    """
+    return find_checkpoint(config, config.run_dir, resume, lambda step: _free(config, step))
+
+
+def find_checkpoint(config: Section, run_dir: Path, resume: str, free: Callable[[int], tuple[str, ...]]) -> Found:
+    """`checkpoint_to_resume` for settings of any kind; `free` says what may be changed after so many steps."""
+    folder = run_dir / "checkpoints"
+    if resume == "never":
+        if list_checkpoints(folder):
+            raise CheckpointError(
+                f"--resume never, but {run_dir} already holds checkpoints: give another --name or remove it"
+            )
+        return None, []
+    if resume in ("auto", CHANGED_DATA):
+        path, notes = newest_whole(folder)
+        if path is None:
+            if notes:
+                raise CheckpointError(
+                    f"no checkpoint in {folder} is whole: {notes[0]}; remove {run_dir} to start again"
+                )
+            return None, []
+    else:
+        path, notes = Path(resume), []
+    checkpoint = read_checkpoint(path)
+    later = [other for other in list_checkpoints(folder) if (step_of(other) or 0) > checkpoint.step]
+    if resume not in ("auto", CHANGED_DATA) and later:
+        raise CheckpointError(
+            f"{folder} holds later checkpoints than {path} (up to {later[-1].name}): "
+            "move them away or give another --name"
+        )
+    _check_settings(checkpoint, config, path, free(checkpoint.step))
+    return checkpoint, notes
+
+
+def _free(config: RunConfig, step: int) -> tuple[str, ...]:
+    extendable = config.train.schedule == "constant" and config.train.steps >= step
+    return (*FREE_TO_CHANGE, "train.steps") if extendable else FREE_TO_CHANGE
+
+
+def _check_settings(checkpoint: Checkpoint, config: Section, path: Path, free: tuple[str, ...]) -> None:
+    try:
+        saved = validate(type(config), yaml.safe_load(checkpoint.config_yaml))
+    except (ConfigError, yaml.YAMLError) as error:
+        raise CheckpointError(f"the settings in {path} cannot be read by this version: {error}") from None
+    changed = [line for line in differences(saved, config) if not line.startswith(free)]
+    if changed:
+        raise CheckpointError(
+            f"the settings disagree with those of {path} (there -> here): {'; '.join(changed)}. "
+            "Give the old settings, or another --name for a new run"
+        )

@@ -1,0 +1,113 @@
+"""The discriminator's side of a run: its module, optimizer, gradient scaler, schedule and weights in one place."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from latent_ae.models.discriminator import PatchDiscriminator
+from latent_ae.training.gan.adaptive_weight import AdaptiveWeight, last_layer_gradients
+from latent_ae.training.gan.losses import AdversarialLoss, Discrimination, Due, due_at, generator_loss
+
+NOTHING_DUE = Due(discriminator=False, generator=False, measure_adaptive_weight=False)
+_OF_RECONSTRUCTION, _OF_ADVERSARIAL = "last_layer.reconstruction", "last_layer.adversarial"
+
+
+class Adversary:
+    """What a generator's step asks of the discriminator, and what the discriminator's own step needs.
+
+    Args:
+        network: the discriminator.
+        module: it behind its loss terms, as built.
+        optimizer: over its parameters.
+        loss: the game, of which `module` has the discriminator's half.
+        last_layer: weight of the decoder's last layer, at which both sides' gradients are compared.
+        weights: of the terms "discriminator", "lecam" and "r1".
+        weight: of the adversarial term, times the adaptive weight if there is one.
+        adaptive: whether there is one.
+        start_step: first update in which the autoencoder sees the discriminator.
+        warmup_steps: updates before it in which the discriminator trains alone.
+    """
+
+    def __init__(
+        self,
+        network: PatchDiscriminator,
+        module: Discrimination,
+        optimizer: torch.optim.Optimizer,
+        loss: AdversarialLoss,
+        last_layer: nn.Parameter,
+        *,
+        weights: dict[str, float],
+        weight: float,
+        adaptive: bool,
+        start_step: int,
+        warmup_steps: int,
+    ) -> None:
+        self.network = network
+        self.module = module
+        self.optimizer = optimizer
+        self.weights = weights
+        self.adaptive = AdaptiveWeight() if adaptive else None
+        self.due: Callable[[int], Due] = partial(
+            due_at, start_step=start_step, warmup_steps=warmup_steps, adaptive=adaptive
+        )
+        self.prepared: nn.Module = module
+        """the module as it is called: wrapped for distributed training, once `prepare` was called"""
+        self.scaler = torch.amp.GradScaler(enabled=False)
+        """the discriminator's own: the loss scale of one side says nothing about the other"""
+        self._loss = loss
+        self._last_layer = last_layer
+        self._weight = weight
+        self._autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Move to the device and wrap for distributed training and mixed precision."""
+        self.module.to(accelerator.device).train()
+        if self.adaptive is not None:
+            self.adaptive.to(accelerator.device)
+        self.prepared = accelerator.prepare_model(self.module)
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
+        self._autocast = accelerator.autocast
+
+    def generator_term(self, reconstruction: Tensor) -> Tensor:
+        """Reconstruction [B,C,H,W] => the generator's loss, unweighted; a gradient reaches the reconstruction alone."""
+        with self._autocast():
+            return generator_loss(self.network, reconstruction, self._loss).mean()
+
+    def generator_weight(self) -> float:
+        """The weight of the adversarial term in this update."""
+        return self._weight if self.adaptive is None else self._weight * float(self.adaptive.value)
+
+    def last_layer_gradients(self, reconstruction_side: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
+        """Gradients of both sides of a micro-batch's loss at the decoder's last layer, for `after_generator_update`."""
+        one, other = last_layer_gradients(reconstruction_side, adversarial, self._last_layer)
+        return {_OF_RECONSTRUCTION: one, _OF_ADVERSARIAL: other}
+
+    def after_generator_update(self, means: dict[str, Tensor]) -> None:
+        """Take the next update's adaptive weight from the global means of `last_layer_gradients`, if taken."""
+        if self.adaptive is not None and _OF_RECONSTRUCTION in means:
+            device = self.adaptive.value.device
+            self.adaptive.after_update(means[_OF_RECONSTRUCTION].to(device), means[_OF_ADVERSARIAL].to(device))
+
+    def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
+        """What the discriminator minimises: every term times its weight."""
+        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+
+    def synchronised(self, accelerator: Accelerator, *, last: bool) -> AbstractContextManager[object]:
+        """Where a micro-batch's gradients are only added up, until the `last` one sends the sum to all processes."""
+        return nullcontext() if last else accelerator.no_sync(self.prepared)
+
+    def after_update(self, stats: dict[str, float]) -> None:
+        """Move LeCAM's averages by the global means of an update of the discriminator."""
+        if self.module.lecam is not None:
+            self.module.lecam.after_update(stats["logits_real"], stats["logits_fake"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of this side by name: what a checkpoint holds besides the optimizer."""
+        own = {f"discriminator.{name}": tensor for name, tensor in self.module.state_dict(keep_vars=True).items()}
+        if self.adaptive is not None:
+            own["adaptive_weight.value"] = self.adaptive.value
+        return own

@@ -1,0 +1,162 @@
+"""What a run does with images it does not train on: sample grids and evaluation, shared out over its processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from latent_ae.config import RunConfig
+from latent_ae.data import ImageSource, SourceParts, evaluation_batches
+from latent_ae.errors import UserError
+from latent_ae.evaluation.evaluate import EvaluationReport, measure_latents
+from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.evaluation.run import build_evaluator, build_networks
+from latent_ae.io.image import save_png
+from latent_ae.models import Autoencoder
+from latent_ae.training.distributed import gather_from_processes
+from latent_ae.training.logging import Logbook
+from latent_ae.training.pictures import reconstruction_grid
+
+SAMPLE_IMAGES = 16
+
+
+class Heldout:
+    """A run's held-out images, and its training images as they are when measured: whole, not cropped at random."""
+
+    def __init__(self, parts: SourceParts, config: RunConfig, accelerator: Accelerator, *, channels: int) -> None:
+        self.parts = parts
+        self.config = config
+        self.accelerator = accelerator
+        self._channels = channels
+        self._networks = build_networks(config.evaluation, channels)
+
+    def check(self) -> None:
+        """Raises UserError if no image of a part can be measured, which would else be met after the training."""
+        evaluation = self.config.evaluation
+        self._check(self.parts.heldout, "held-out", evaluation.max_images)
+        self._check(self.parts.train, "training", evaluation.latent_images)
+
+    def _check(self, source: ImageSource, part: str, limit: int) -> None:
+        left_out: list[str] = []
+        size = self.config.evaluation.size
+        batches = evaluation_batches(
+            source,
+            channels=self._channels,
+            size=size,
+            background=self.config.data.background,
+            batch_size=1,
+            limit=limit,
+            on_bad=lambda sample_id, reason: left_out.append(f"{sample_id}: {reason}"),
+        )
+        if next(batches, None) is None:
+            rule = "" if size is None else f" at evaluation.size {size}"
+            remedy = "repair or replace them" if size is None else "lower it, or null for images as they are"
+            raise UserError(
+                f"none of the {len(left_out)} {part} images to measure can be used{rule}; the first is {left_out[0]}: "
+                f"{remedy}"
+            )
+
+    def images(self, source: ImageSource, count: int) -> list[Tensor]:
+        """Images spread evenly over a source, [C,H,W] each in [-1, 1]; fewer than `count` where some cannot be used."""
+        batches = self._batches(source, limit=count, shard=(0, 1))
+        return [image for pixels, _ in batches for image in pixels]
+
+    def draw_samples(self, model: Autoencoder, step: int, logbook: Logbook) -> Path | None:
+        """Write samples/step-N.png, inputs above reconstructions; the main process alone. None if nothing was drawn."""
+        if not self.accelerator.is_main_process or not (images := self.images(self.parts.heldout, SAMPLE_IMAGES)):
+            return None
+        file = self.config.run_dir / "samples" / f"step-{step}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_png(file, reconstruction_grid(model, images))
+        logbook.picture(step, "reconstructions", file)
+        return file
+
+    def evaluate(self, model: Autoencoder, stop: Callable[[], bool]) -> EvaluationReport | None:
+        """Measure the held-out images, each process its share; None on every process if one was told to stop."""
+        evaluation = self.config.evaluation
+        evaluator = build_evaluator(
+            model,
+            evaluation,
+            data=f"{self.config.data.source}, held-out part",
+            networks=self._networks,
+            seed=self.config.seed,
+        )
+        bad: list[str] = []
+        total = min(evaluation.max_images, len(self.parts.heldout))
+        with self._bar("evaluating", total) as bar:
+            for pixels, sample_ids in self._batches(self.parts.heldout, limit=evaluation.max_images, bad=bad):
+                if stop():
+                    break
+                evaluator.update(pixels, sample_ids)
+                bar.update(len(pixels) * self.accelerator.num_processes)
+        states = gather_from_processes((stop(), evaluator.state(), bad), self.accelerator)
+        if any(stopped for stopped, *_ in states):
+            return None
+        others = [state for rank, (_, state, _) in enumerate(states) if rank != self.accelerator.process_index]
+        evaluator.merge(others)
+        return evaluator.report().with_unusable(sorted(sample_id for *_, ids in states for sample_id in ids), total)
+
+    def evaluate_during(self, model: Autoencoder, step: int, logbook: Logbook, stop: Callable[[], bool]) -> None:
+        """Evaluate in the middle of a run: one line, and the measures at the tracker."""
+        if (report := self.evaluate(model, stop)) is None:
+            return
+        values = {name: metric.value for name, metric in report.metrics.items() if metric.value is not None}
+        logbook.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        logbook.heldout(step, values)
+
+    def measure_training_latents(self, model: Autoencoder, stop: Callable[[], bool]) -> LatentStatistics | None:
+        """Latent statistics over the training images, each process its share; None if one was told to stop."""
+        limit = self.config.evaluation.latent_images
+
+        def until_stopped() -> Iterator[tuple[Tensor, Sequence[str]]]:
+            for batch in self._batches(self.parts.train, limit=limit):
+                if stop():
+                    return
+                yield batch
+
+        with self._bar("measuring latents", min(limit, len(self.parts.train))) as bar:
+            statistics = measure_latents(
+                model, until_stopped(), progress=lambda images: bar.update(images * self.accelerator.num_processes)
+            )
+        gathered = gather_from_processes((stop(), statistics), self.accelerator)
+        if any(stopped for stopped, _ in gathered):
+            return None
+        merged = LatentStatistics()
+        for _, part in gathered:
+            merged.merge(part)
+        return merged
+
+    def _batches(
+        self,
+        source: ImageSource,
+        *,
+        limit: int,
+        shard: tuple[int, int] | None = None,
+        bad: list[str] | None = None,
+    ) -> Iterator[tuple[Tensor, Sequence[str]]]:
+        """Up to `limit` images, of this process or of a `shard`; says which cannot be used, and adds them to `bad`."""
+
+        def leave_out(sample_id: str, reason: str) -> None:
+            tqdm.write(f"left out: {sample_id}: {reason}")
+            if bad is not None:
+                bad.append(sample_id)
+
+        batches = evaluation_batches(
+            source,
+            channels=self._channels,
+            size=self.config.evaluation.size,
+            background=self.config.data.background,
+            batch_size=self.config.evaluation.batch_size,
+            limit=limit,
+            on_bad=leave_out,
+            shard=shard or (self.accelerator.process_index, self.accelerator.num_processes),
+            workers=self.config.data.workers,
+        )
+        for batch in batches:
+            yield batch.pixels, batch.sample_ids
+
+    def _bar(self, what: str, total: int) -> "tqdm[Any]":
+        return tqdm(total=total, desc=what, unit="image", leave=False, disable=not self.accelerator.is_main_process)

@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from latent_ae.config import ConfigError, RunConfig, differences, load_yaml, to_yaml, validate
+from latent_ae.config.command_line import parse_run
+
+RECIPES = Path(__file__).parents[2] / "train" / "configs"
+
+
+def parse(*argv: str) -> RunConfig:
+    return parse_run(list(argv), RECIPES).config
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = parse("--config", "kl-digits", "--data.scale", "1", "2", "--data.crop", "random")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert validate(RunConfig, load_yaml(tmp_path / "config.yaml")) == config
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_named_after_its_file(recipe: Path) -> None:
+    needs_path = yaml.safe_load(recipe.read_text())["data"]["source"] == "folder"
+    assert parse("--config", recipe.stem, *(["--data.path", "images"] if needs_path else [])).name == recipe.stem
+
+
+def test_the_command_line_goes_before_the_recipe() -> None:
+    config = parse(
+        "--loss.beta", "1e-3", "--train.batch_size=64", "--train.compile", "--seed", "7", "--train.ema_decay", "null"
+    )
+    assert (config.loss.beta, config.train.batch_size, config.train.compile, config.seed) == (1e-3, 64, True, 7)
+    assert config.train.ema_decay is None
+
+
+def test_lists_are_words_after_an_option() -> None:
+    assert parse("--model.block_out_channels", "8", "16").model.block_out_channels == (8, 16)
+    assert parse("--model.block_out_channels", "8").model.block_out_channels == (8,)
+
+
+def test_init_from_takes_the_place_of_the_recipes_architecture() -> None:
+    config = parse("--model.init_from", "some/vae")
+    assert (config.model.preset, config.model.init_from) == (None, "some/vae")
+
+
+def test_scientific_notation_in_yaml_is_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("loss: {beta: 1e-6}\n")  # YAML 1.1 reads this as a string
+    assert parse("--config", str(file)).loss.beta == 1e-6
+    assert parse("--config", str(file)).name == "mine"
+
+
+HUB = ["--data.source", "hub", "--data.path", "x"]
+UNSEEN = ["--evaluation.perceptual", "none"]
+GUMBEL = ["--bottleneck.kind", "gumbel", "--bottleneck.codebook_size", "8", "--model.start_logvar", "0"]
+FSQ = [
+    *("--bottleneck.kind", "fsq", "--bottleneck.levels", "4", "4", "4", "--model.start_logvar", "0"),
+    *("--loss.beta", "null", "--loss.beta_schedule", "constant", "--loss.beta_warmup_steps", "0"),
+]
+
+
+def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
+    assert parse(*GUMBEL, "--bottleneck.temperature", "0.5", "0.5").bottleneck.temperature == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--loss.bta", "1"], "unknown setting --loss.bta; did you mean --loss.beta?"),
+        (["--loss.beta", "-1"], "loss.beta: got '-1'; input should be greater than or equal to 0"),
+        (["--loss.beta", "x"], "loss.beta: got 'x'; input should be a valid number"),
+        (["--loss.beta", "nan"], "loss.beta: got 'nan'; input should be a finite number"),
+        (["--train.steps", "1.5"], "train.steps: got '1.5'; input should be a valid integer"),
+        (["--train.steps"], "train.steps: got 'true'"),
+        (["--model.image_channels", "2"], "model.image_channels: got '2'; input should be 1 or 3"),
+        (["--data.path", "x"], "data.path has no effect with data.source digits"),
+        (["--data.source", "folder"], "data.source folder needs data.path"),
+        (["--loss.perceptual", "vgg", "--loss.perceptual_weight", "0"], "disagree: give both or neither"),
+        (["--config", "nothing"], "there is neither a recipe nor a file 'nothing'; the recipes are "),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--preflight", "off"], "--preflight: got 'off', expected on or only"),
+        (["--train.keep_checkpoints", "1"], "train.keep_checkpoints: got '1'"),
+        (["--model.init_from", "x", "--model.preset", "sd"], "model.preset would have no effect"),
+        (["--loss.entropy_temperature", "1"], "loss.entropy_temperature has an effect only with loss.entropy_weight"),
+        (["--data.heldout_share", "0.5"], "data.heldout_share has an effect only with data.source folder, or hub or"),
+        ([*HUB, "--data.heldout_split", "x", "--data.heldout_share", "0.5"], "without data.heldout_split"),
+        (["--evaluation.fid_weights_file", "x"], "evaluation.fid_weights_file has an effect only with evaluation.fid"),
+        ([*UNSEEN, "--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual none"),
+        (["--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual random_features"),
+        ([*GUMBEL, "--bottleneck.temperature", "1", "0.5"], "never comes to 0.5 with bottleneck.temperature_steps 0"),
+        ([*FSQ, "--loss.capacity", "0"], "loss.capacity has no effect with bottleneck.kind fsq"),
+    ],
+)
+def test_each_mistake_is_one_clear_line(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(*argv)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("los: {beta: 1}", "unknown setting los"),
+        ("train: {stepz: 1}", "unknown setting train.stepz"),
+        ("[1, 2]", "must be a mapping of settings, got list"),
+        ("a: [", "cannot read the config"),
+        ("train: {steps: many}", "train.steps: got 'many'"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        parse("--config", str(tmp_path / "c.yaml"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_differences_name_the_setting_and_both_values() -> None:
+    old = RunConfig()
+    new = validate(RunConfig, {"loss": {"beta": 0.5}, "train": {"betas": [0.5, 0.9]}})
+    assert differences(old, new) == ["loss.beta: None -> 0.5", "train.betas: [0.9, 0.999] -> [0.5, 0.9]"]
+    assert differences(old, old) == []
+
+
+def test_help_lists_every_setting_with_the_recipes_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--loss.beta" in text
+    assert "--resume auto|never|changed-data|PATH" in text
+    recipe = yaml.safe_load((RECIPES / "kl-digits.yaml").read_text())
+    assert f"(default: {recipe['train']['batch_size']})" in text
