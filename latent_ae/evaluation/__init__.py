@@ -1,0 +1,1 @@
+"""How good an autoencoder is: measures, reports, perceptual distances and likelihood bounds."""

@@ -1,0 +1,1 @@
+"""Files: images, latent files, paths, locks, and the one writer."""
