@@ -11,8 +11,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
-import gradio_settings
-import temporary
+from latent_ae.app import gradio_settings, temporary
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.inference import Codec
 from latent_ae.models import Autoencoder
@@ -101,8 +100,8 @@ def gradio_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server(service: Service, gradio_folder: Path) -> Iterator[str]:
     """The address of the running app, as in http://127.0.0.1:40123/."""
-    from demo import create_demo
-    from launch import launch
+    from latent_ae.app.launch import launch
+    from latent_ae.app.page import create_demo
 
     running = launch(create_demo(service), service, port=0)
     yield running.url

@@ -3,7 +3,6 @@
 import importlib
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,13 @@ ADDRESS = re.compile(r"^serving on (http\S+)$", re.MULTILINE)
 
 def import_app() -> None:
     """What app.py imports once its command line is read, too."""
-    sys.path.insert(0, str(APP))
-    for name in ("demo", "launch", "examples"):
-        importlib.import_module(name)
+    for name in ("page", "launch", "examples"):
+        importlib.import_module(f"latent_ae.app.{name}")
 
 
 def main(argv: list[str]) -> int:
     """`app/app.py`."""
-    status: int = importlib.import_module("app").main(argv)
+    status: int = importlib.import_module("latent_ae.app.main").main(argv)
     return status
 
 

@@ -15,13 +15,12 @@ import pytest
 import safetensors.torch
 import torch
 
-import app
-import gradio_settings
-import temporary
-from accounts import Accounts, AccountsError, read_accounts
+from latent_ae.app import gradio_settings, temporary
+from latent_ae.app import main as app
+from latent_ae.app.accounts import Accounts, AccountsError, read_accounts
+from latent_ae.app.newest_run import newest_model
 from latent_ae.errors import UserError
 from latent_ae.service import Service, ServiceLimits
-from runs import newest_model
 from tests.app.conftest import TinyModels
 from tests.app.program import running, started
 
@@ -84,7 +83,7 @@ def test_what_is_wrong_with_the_accounts_ends_the_program(tmp_path: Path, capsys
 
 
 def test_a_port_that_is_taken_is_said_at_once() -> None:
-    from launch import _free_port
+    from latent_ae.app.launch import _free_port
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

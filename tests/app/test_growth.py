@@ -11,10 +11,10 @@ import gradio.routes
 import httpx
 import pytest
 
-import sessions
+from latent_ae.app import sessions
+from latent_ae.app.launch import Running, launch
+from latent_ae.app.log import OneLine, printable
 from latent_ae.service import Service
-from launch import Running, launch
-from log import OneLine, printable
 from tests.app.conftest import TinyModels
 from tests.app.program import running as program
 from tests.app.test_safety import stream
@@ -25,7 +25,7 @@ MOST = 5
 @pytest.fixture(scope="module")
 def running(service: Service, gradio_folder: Path) -> Iterator[Running]:
     """A server behind a proxy on this machine, which keeps little."""
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MOST_KEPT", "MOST_STATES", "_UPLOADS"):

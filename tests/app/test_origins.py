@@ -8,11 +8,11 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
-from accounts import Accounts
+from latent_ae.app.accounts import Accounts
+from latent_ae.app.launch import Running, launch
+from latent_ae.app.origins import ForeignRequest, Origins
 from latent_ae.errors import UserError
 from latent_ae.service import Service
-from launch import Running, launch
-from origins import ForeignRequest, Origins
 
 FOREIGN = {
     "another site": {"Origin": "https://evil.example"},
@@ -37,7 +37,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module", params=["open", pytest.param("with accounts", marks=pytest.mark.slow)])
 def app(request: pytest.FixtureRequest, service: Service, gradio_folder: Path) -> Iterator[Server]:
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     auth = Accounts({"ann": "secret"}) if request.param == "with accounts" else None
     running = launch(create_demo(service), service, port=0, auth=auth)

@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-import bodies
-import connections
+from latent_ae.app import bodies, connections
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import Busy
 from tests.app.conftest import TinyModels, load_service
@@ -23,8 +22,8 @@ LIMITS = ServiceLimits(queue=4)
 @pytest.fixture(scope="module")
 def narrow(tiny_models: TinyModels, gradio_folder: Path) -> Iterator[tuple[str, Service]]:
     """A server with four places behind a proxy on this machine, and its service."""
-    from demo import create_demo
-    from launch import launch
+    from latent_ae.app.launch import launch
+    from latent_ae.app.page import create_demo
 
     service = load_service(tiny_models, LIMITS)
     running = launch(create_demo(service), service, port=0, trusted_proxies=["127.0.0.1"])

@@ -13,11 +13,11 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError, ValidationError
 from prometheus_client.parser import text_string_to_metric_families
 
-import replies
-from calls import parsed
+from latent_ae.app import replies
+from latent_ae.app.calls import parsed
+from latent_ae.app.replies import Replies
 from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
-from replies import Replies
 from tests.app.pictures import pixels, png
 from tests.app.test_origins import routes
 
@@ -246,8 +246,8 @@ def test_every_route_answers_junk_without_a_fault(server: str, app_routes: list[
 
 @pytest.fixture
 def app_routes(service: Service, gradio_folder: Path) -> list[tuple[str, str]]:
-    from demo import create_demo
-    from launch import launch
+    from latent_ae.app.launch import launch
+    from latent_ae.app.page import create_demo
 
     running = launch(create_demo(service), service, port=0)
     try:

@@ -44,8 +44,8 @@ def test_a_running_server_is_alive_and_ready(server: str) -> None:
 def test_a_server_with_a_full_queue_is_alive_but_not_ready_and_says_busy(
     tiny_models: TinyModels, gradio_folder: Path
 ) -> None:
-    from demo import create_demo
-    from launch import launch
+    from latent_ae.app.launch import launch
+    from latent_ae.app.page import create_demo
 
     service = load_service(tiny_models, ServiceLimits(queue=1))
     running = launch(create_demo(service), service, port=0)
@@ -156,9 +156,9 @@ def test_a_body_without_a_length_is_cut_off_while_it_comes(server: str) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(service: Service, gradio_folder: Path) -> Iterator[str]:
-    from accounts import Accounts
-    from demo import create_demo
-    from launch import launch
+    from latent_ae.app.accounts import Accounts
+    from latent_ae.app.launch import launch
+    from latent_ae.app.page import create_demo
 
     running = launch(create_demo(service), service, port=0, auth=Accounts({"ann": "s:cret"}))
     yield running.url
@@ -181,8 +181,8 @@ def test_with_accounts_every_route_but_one_asks_for_name_and_password(guarded: s
 
 @pytest.mark.slow
 def test_behind_a_proxy_everything_lies_under_its_path(service: Service, gradio_folder: Path) -> None:
-    from demo import create_demo
-    from launch import launch
+    from latent_ae.app.launch import launch
+    from latent_ae.app.page import create_demo
 
     running = launch(create_demo(service), service, port=0, root_path="/vae")
     try:

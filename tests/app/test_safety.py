@@ -15,13 +15,13 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from bodies import Bodies
-from calls import Calls
-from contents import Contents
-from guard import Guard, Traffic
-from origins import Origins
-from replies import Replies
-from temporary import files_under
+from latent_ae.app.bodies import Bodies
+from latent_ae.app.calls import Calls
+from latent_ae.app.contents import Contents
+from latent_ae.app.guard import Guard, Traffic
+from latent_ae.app.origins import Origins
+from latent_ae.app.replies import Replies
+from latent_ae.app.temporary import files_under
 from tests.app.pictures import pixels, png, written
 
 SECRET = "canary-3f1c"

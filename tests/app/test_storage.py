@@ -7,10 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-import launch as launching
-import upkeep
+from latent_ae.app import cleanup as upkeep
+from latent_ae.app import launch as launching
+from latent_ae.app.launch import Running
 from latent_ae.service import Service, ServiceLimits
-from launch import Running
 from tests.app.conftest import TinyModels, load_service
 from tests.app.pictures import pixels, png, written
 from tests.app.test_safety import contents, empty_folders, stream
@@ -32,7 +32,7 @@ def bytes_of(files: set[str]) -> int:
 
 
 def limited(models: TinyModels, own: set[str], deadline: float) -> Running:
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     service = load_service(models, ServiceLimits(deadline_seconds=deadline))
     return launching.launch(create_demo(service), service, port=0, stored_bytes=bytes_of(own) + LIMIT)
@@ -83,7 +83,7 @@ def test_the_oldest_results_make_room(
 
 @pytest.mark.slow
 def test_no_more_is_stored_than_was_allowed(service: Service, gradio_folder: Path) -> None:
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     stored_bytes = bytes_of(contents(gradio_folder)) + 30_000
     running = launching.launch(create_demo(service), service, port=0, stored_bytes=stored_bytes)
@@ -97,7 +97,7 @@ def test_no_more_is_stored_than_was_allowed(service: Service, gradio_folder: Pat
 
 @pytest.mark.slow
 def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder: Path, tmp_path: Path) -> None:
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     example = written(tmp_path / "example.png", png(pixels(8, 8)))
     demo = create_demo(service, examples=[example])

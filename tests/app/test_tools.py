@@ -14,15 +14,15 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-import app
-import gradio_settings
-from accounts import Accounts
-from guard import tool_bytes
+from latent_ae.app import gradio_settings
+from latent_ae.app import main as app
+from latent_ae.app.accounts import Accounts
+from latent_ae.app.guard import tool_bytes
+from latent_ae.app.launch import Running, launch
+from latent_ae.app.temporary import files_under
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.service import Service
-from launch import Running, launch
-from temporary import files_under
 from tests.app.pictures import pixels, png, read
 from tests.app.test_app import kept_signals
 
@@ -36,7 +36,7 @@ def data_uri(data: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def tools(service: Service, gradio_folder: Path) -> Iterator[Running]:
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     there = sum(Path(file).stat().st_size for file in files_under(gradio_folder))
     running = launch(create_demo(service), service, port=0, mcp=True, stored_bytes=there + ROOM_BYTES)
@@ -162,7 +162,7 @@ def test_tools_and_accounts_exclude_each_other(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     with pytest.raises(UserError, match="--mcp with --auth-file"):
         launch(create_demo(service), service, port=0, mcp=True, auth=Accounts({"ann": "secret"}))
@@ -178,10 +178,10 @@ def test_tools_and_accounts_exclude_each_other(
 def test_tools_that_cannot_be_offered_are_an_error_and_not_a_server_without_them(
     service: Service, gradio_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from demo import create_demo
+    from latent_ae.app.page import create_demo
 
     # As of a release of the package that lacks what Gradio takes from it.
-    monkeypatch.setattr("tools._Server.Server", None)
+    monkeypatch.setattr("latent_ae.app.tools._Server.Server", None)
     demo = create_demo(service)
     with pytest.raises(UserError, match="--mcp: tools cannot be offered"):
         launch(demo, service, port=0, mcp=True)

@@ -152,7 +152,7 @@ def test_what_no_choice_spells_stays_an_error() -> None:
 
 def test_every_choice_of_every_command_is_of_the_type_that_is_compared() -> None:
     """Argparse compares what `type` made of a word: a choice of another type can never be given."""
-    import app
+    from latent_ae.app import main as app
     from latent_ae.cli import evaluate, export, files, inspection, space, verify
 
     commands = argparse.ArgumentParser()

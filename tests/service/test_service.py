@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import figures
+from latent_ae.app import figures
 from latent_ae.evaluation.metrics import psnr
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor, to_tensor

@@ -1,1 +1,1 @@
-"""What a run keeps and how it goes on: checkpoint files, the state in them, and the choice of the one to resume from."""
+"""What a run keeps and how it goes on: checkpoint files, the state in them, and which one is resumed from."""

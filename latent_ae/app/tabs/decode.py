@@ -2,11 +2,10 @@
 
 import gradio as gr
 
-import markup
-import panels
-from files import as_chosen, chosen, gallery, png
+from latent_ae.app import markup, panels
+from latent_ae.app.files import as_chosen, chosen, gallery, png
+from latent_ae.app.running import Run, Updates, connect, guarded, sentence
 from latent_ae.service import Service
-from running import Run, Updates, connect, guarded, sentence
 
 _ANY = "The model that made them"
 

@@ -16,8 +16,8 @@ import gradio.routes
 from gradio.routes import App
 from starlette.requests import Request
 
+from latent_ae.app.visitors import VISITOR
 from latent_ae.service.errors import Busy
-from visitors import VISITOR
 
 KEEP_SECONDS = 600.0
 """that results wait to be fetched, and that a closed page's state waits for it to come back"""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-import temporary
+from latent_ae.app import temporary
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.service.errors import BadRequest
 

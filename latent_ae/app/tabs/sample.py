@@ -1,16 +1,16 @@
 """Sample: images that nobody uploaded, decoded from draws of the prior."""
 
 import secrets
+from typing import Any
 
 import gradio as gr
 
-import markup
-import panels
-from files import gallery
+from latent_ae.app import markup, panels
+from latent_ae.app.files import gallery
+from latent_ae.app.running import Run, Updates, connect, guarded, info_of
 from latent_ae.service import Service
 from latent_ae.service.priors import Prior
 from latent_ae.service.results import ModelInfo
-from running import Run, Updates, connect, guarded, info_of
 
 _SEEDS = 2**31 - 1
 _PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]
@@ -101,7 +101,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     )
 
 
-def _of_model(info: ModelInfo) -> dict[str, object]:
+def _of_model(info: ModelInfo) -> dict[str, Any]:
     """The choice between priors is there for a model that has two, and begins with the learned one."""
     learned = info.learned_prior is not None
     return {"value": "learned" if learned else "normal", "visible": learned}

@@ -6,12 +6,11 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-import markup
-import panels
-from files import animation, chosen, download, gallery, png
+from latent_ae.app import markup, panels
+from latent_ae.app.files import animation, chosen, download, gallery, png
+from latent_ae.app.running import Run, Updates, connect, guarded, info_of
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
-from running import Run, Updates, connect, guarded, info_of
 
 _WALK_GRID = 8
 """latents along a side"""

@@ -12,22 +12,20 @@ import pytest
 from gradio.context import LocalContext
 from PIL import Image, ImageSequence
 
-import figures
-import files
-import markup
-from demo import create_demo, model_facts
-from examples import example_images
+from latent_ae.app import figures, files, markup
+from latent_ae.app.examples import example_images
+from latent_ae.app.page import create_demo, model_facts
+from latent_ae.app.running import Cancelled, Run, guarded
+from latent_ae.app.tabs.inspect import card_text
+from latent_ae.app.tabs.morph import suits_walks
+from latent_ae.app.temporary import files_under
 from latent_ae.inference import Codec
 from latent_ae.service import Reconstruction, Service, ServiceLimits
 from latent_ae.service.errors import BadRequest
-from running import Cancelled, Run, guarded
-from tab_inspect import card_text
-from tab_morph import suits_walks
-from temporary import files_under
 from tests.app.conftest import TinyModels
 from tests.app.pictures import pixels, png, read
 
-APP = Path(__file__).parents[2] / "app"
+APP = Path(__file__).parents[2] / "latent_ae" / "app"
 pytestmark = pytest.mark.usefixtures("gradio_folder")
 PUBLIC = {"models", "encode", "decode", "reconstruct", "sample", "interpolate"}
 
@@ -69,7 +67,7 @@ def test_only_the_endpoints_are_public(demo: gr.Blocks) -> None:
 
 
 def test_the_app_leaves_models_to_the_service() -> None:
-    for path in APP.glob("*.py"):
+    for path in APP.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

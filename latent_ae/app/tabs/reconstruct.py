@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 
-import figures
-import markup
-import panels
-from files import chosen, download, gallery, png
+from latent_ae.app import figures, markup, panels
+from latent_ae.app.files import chosen, download, gallery, png
+from latent_ae.app.result_cache import Shelf
+from latent_ae.app.running import Run, Updates, connect, guarded
 from latent_ae.service import Service
 from latent_ae.service.results import Reconstruction
-from running import Run, Updates, connect, guarded
-from shelf import Shelf
 
 _KEPT_SECONDS = 1800
 
@@ -145,7 +144,7 @@ def _results() -> SimpleNamespace:
     return shown
 
 
-def _channels(service: Service, first: Reconstruction) -> dict[str, object]:
+def _channels(service: Service, first: Reconstruction) -> dict[str, Any]:
     images = service.channel_images(first.encoded.latents, model=first.model)
     captions = ["codes"] if first.encoded.latents.kind == "vq_indices" else [str(i) for i in range(1, len(images) + 1)]
     return gallery(list(zip(images, captions, strict=True)), name="latents", columns=8)

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import gradio as gr
 
-import look
-import markup
-import tab_decode
-import tab_inspect
-import tab_morph
-import tab_reconstruct
-import tab_sample
-from endpoints import add_endpoints
+from latent_ae.app import markup
+from latent_ae.app import theme as look
+from latent_ae.app.endpoints import add_endpoints
+from latent_ae.app.running import info_of
+from latent_ae.app.tabs import decode as tab_decode
+from latent_ae.app.tabs import inspect as tab_inspect
+from latent_ae.app.tabs import morph as tab_morph
+from latent_ae.app.tabs import reconstruct as tab_reconstruct
+from latent_ae.app.tabs import sample as tab_sample
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
-from running import info_of
 
 TITLE = "latent-ae"
 _PURPOSE = "See what an image autoencoder keeps of a picture, what it loses, and take the latents home."

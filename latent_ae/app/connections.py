@@ -11,8 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from latent_ae.app.visitors import address
 from latent_ae.service.shares import Shares
-from visitors import address
 
 HEAD_SECONDS = 10.0
 """from a connection's start, or the end of an answer, to the end of the next request's head"""

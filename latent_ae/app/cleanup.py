@@ -11,10 +11,10 @@ from typing import Any
 
 import gradio as gr
 
-import temporary
-from bodies import Bodies
-from guard import Traffic
-from sessions import Sessions
+from latent_ae.app import temporary
+from latent_ae.app.bodies import Bodies
+from latent_ae.app.guard import Traffic
+from latent_ae.app.sessions import Sessions
 
 _SWEEP_SECONDS = 30.0
 _FULL_SECONDS = 1.0

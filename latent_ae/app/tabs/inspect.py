@@ -6,12 +6,11 @@ from pathlib import Path
 
 import gradio as gr
 
-import markup
-import panels
-from files import chosen, gallery
+from latent_ae.app import markup, panels
+from latent_ae.app.files import chosen, gallery
+from latent_ae.app.running import Run, Updates, connect, guarded
 from latent_ae.service import Service
 from latent_ae.service.results import Inspection
-from running import Run, Updates, connect, guarded
 
 _CHANNEL = (
     ("image_mean", "Mean", 3),

@@ -14,8 +14,8 @@ import gradio as gr
 from starlette.datastructures import MutableHeaders
 from starlette.types import Scope
 
+from latent_ae.app.replies import Replies
 from latent_ae.service.errors import BadRequest, ServiceError
-from replies import Replies
 
 _LONGEST = 255
 """bytes of a file's name: a longer one cannot even be looked for; characters of what a refusal repeats"""

@@ -20,7 +20,7 @@ from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter, ValidationError
 
-import temporary
+from latent_ae.app import temporary
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.io.latent_file.latents import Compute, Precision
 from latent_ae.service import Service

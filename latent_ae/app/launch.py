@@ -17,24 +17,21 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
-import log
-import look
-import temporary
-import tools
-import upkeep
-import visitors
-from accounts import Accounts
-from bodies import Bodies
-from calls import Calls
-from connections import Connection, Connections, descriptors
-from contents import Contents
-from guard import Guard, Traffic, tool_bytes, upload_limit
+from latent_ae.app import cleanup as upkeep
+from latent_ae.app import log, temporary, tools, visitors
+from latent_ae.app import theme as look
+from latent_ae.app.accounts import Accounts
+from latent_ae.app.bodies import Bodies
+from latent_ae.app.calls import Calls
+from latent_ae.app.connections import Connection, Connections, descriptors
+from latent_ae.app.contents import Contents
+from latent_ae.app.guard import Guard, Traffic, tool_bytes, upload_limit
+from latent_ae.app.origins import Origins
+from latent_ae.app.replies import ErrorReplies, Replies
+from latent_ae.app.routes import plain_routes
+from latent_ae.app.sessions import MOST_KEPT, MOST_OPEN, Sessions
 from latent_ae.errors import UserError
 from latent_ae.service import Service
-from origins import Origins
-from replies import ErrorReplies, Replies
-from routes import plain_routes
-from sessions import MOST_KEPT, MOST_OPEN, Sessions
 
 _GOODBYE_SECONDS = 3.0
 """for answers that are on their way when the server ends"""

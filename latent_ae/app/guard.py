@@ -13,17 +13,17 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import temporary
-from bodies import Bodies, Body
-from calls import Calls, NotFound, check_path, leave_range_to_starlette, parsed
-from contents import Contents, require_no_url
+from latent_ae.app import temporary
+from latent_ae.app.bodies import Bodies, Body
+from latent_ae.app.calls import Calls, NotFound, check_path, leave_range_to_starlette, parsed
+from latent_ae.app.contents import Contents, require_no_url
+from latent_ae.app.origins import Origins
+from latent_ae.app.replies import Replies
+from latent_ae.app.sessions import Sessions
+from latent_ae.app.tools import CALL, ROUTES, RefusedCall
+from latent_ae.app.visitors import VISITOR, name_visitor
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown
 from latent_ae.service.shares import Shares
-from origins import Origins
-from replies import Replies
-from sessions import Sessions
-from tools import CALL, ROUTES, RefusedCall
-from visitors import VISITOR, name_visitor
 
 NEEDED = (
     *("app_id", "call/", "cancel", "config", "file=", "heartbeat/", "info", "login_check", "openapi.json", "queue/"),

@@ -1,0 +1,1 @@
+"""The Gradio app: the page, the API for programs, and what guards them. `main` starts it."""
