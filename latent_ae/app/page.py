@@ -9,11 +9,7 @@ from latent_ae.app import markup
 from latent_ae.app import theme as look
 from latent_ae.app.endpoints import add_endpoints
 from latent_ae.app.running import info_of
-from latent_ae.app.tabs import decode as tab_decode
-from latent_ae.app.tabs import inspect as tab_inspect
-from latent_ae.app.tabs import morph as tab_morph
-from latent_ae.app.tabs import reconstruct as tab_reconstruct
-from latent_ae.app.tabs import sample as tab_sample
+from latent_ae.app.tabs import decode, inspect, morph, reconstruct, sample
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
 
@@ -43,15 +39,15 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
             facts = gr.HTML(model_facts(infos[names[0]]), scale=3, min_width=280)
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Reconstruct"):
-                tab_reconstruct.add_tab(service, model=model, examples=examples)
+                reconstruct.add_tab(service, model=model, examples=examples)
             with gr.Tab("Decode"):
-                tab_decode.add_tab(service)
+                decode.add_tab(service)
             with gr.Tab("Sample"):
-                tab_sample.add_tab(service, model=model)
+                sample.add_tab(service, model=model)
             with gr.Tab("Morph"):
-                tab_morph.add_tab(service, model=model, examples=examples)
+                morph.add_tab(service, model=model, examples=examples)
             with gr.Tab("Inspect"):
-                tab_inspect.add_tab(service, model=model, examples=examples)
+                inspect.add_tab(service, model=model, examples=examples)
         model.change(
             lambda name: model_facts(info_of(infos, name)),
             model,
