@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 
 from latent_ae.app import temporary
-from latent_ae.app.bodies import Bodies
-from latent_ae.app.guard import Traffic
-from latent_ae.app.sessions import Sessions
+from latent_ae.app.perimeter.bodies import Bodies
+from latent_ae.app.perimeter.guard import Traffic
+from latent_ae.app.perimeter.sessions import Sessions
 
 _SWEEP_SECONDS = 30.0
 _FULL_SECONDS = 1.0

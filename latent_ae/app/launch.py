@@ -17,19 +17,19 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
-from latent_ae.app import cleanup as upkeep
-from latent_ae.app import log, temporary, tools, visitors
-from latent_ae.app import theme as look
-from latent_ae.app.accounts import Accounts
-from latent_ae.app.bodies import Bodies
-from latent_ae.app.calls import Calls
-from latent_ae.app.connections import Connection, Connections, descriptors
-from latent_ae.app.contents import Contents
-from latent_ae.app.guard import Guard, Traffic, tool_bytes, upload_limit
-from latent_ae.app.origins import Origins
-from latent_ae.app.replies import ErrorReplies, Replies
-from latent_ae.app.routes import plain_routes
-from latent_ae.app.sessions import MOST_KEPT, MOST_OPEN, Sessions
+from latent_ae.app import cleanup, log, temporary, theme
+from latent_ae.app.api import tools
+from latent_ae.app.api.routes import plain_routes
+from latent_ae.app.perimeter import visitors
+from latent_ae.app.perimeter.accounts import Accounts
+from latent_ae.app.perimeter.bodies import Bodies
+from latent_ae.app.perimeter.calls import Calls
+from latent_ae.app.perimeter.connections import Connection, Connections, descriptors
+from latent_ae.app.perimeter.contents import Contents
+from latent_ae.app.perimeter.error_replies import ErrorReplies, Replies
+from latent_ae.app.perimeter.guard import Guard, Traffic, tool_bytes, upload_limit
+from latent_ae.app.perimeter.origins import Origins
+from latent_ae.app.perimeter.sessions import MOST_KEPT, MOST_OPEN, Sessions
 from latent_ae.errors import UserError
 from latent_ae.service import Service
 
@@ -133,8 +133,8 @@ def launch(
         max_file_size=service.limits.upload_bytes,
         state_session_capacity=MOST_OPEN + MOST_KEPT,
         prevent_thread_lock=True,
-        theme=look.THEME,
-        css=look.CSS,
+        theme=theme.THEME,
+        css=theme.CSS,
         footer_links=["api", "settings"],
         mcp_server=mcp,
         **_OFF,
@@ -235,8 +235,8 @@ def _lifespan(
             proxied=proxied,
         )
         async with (
-            upkeep.sweeping(demo, sweep, traffic, stored_bytes=stored_bytes, keep_seconds=keep_seconds),
-            upkeep.forgetting(sessions, bodies),
+            cleanup.sweeping(demo, sweep, traffic, stored_bytes=stored_bytes, keep_seconds=keep_seconds),
+            cleanup.forgetting(sessions, bodies),
         ):
             yield
 

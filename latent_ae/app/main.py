@@ -12,18 +12,22 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from latent_ae.app import gradio_settings, temporary
-from latent_ae.app import newest_run as runs
-from latent_ae.app.accounts import Accounts, read_accounts
+from latent_ae.app.perimeter.accounts import Accounts, read_accounts
 from latent_ae.cli.options import tile_side
 from latent_ae.errors import UserError
 from latent_ae.inference.precision import PRECISIONS
 from latent_ae.service.limits import TILE, ServiceLimits
+from latent_ae.training.finished import damage_of_result
 
 if TYPE_CHECKING:
     from latent_ae.service import Service
     from latent_ae.service.results import ModelInfo
 
 _RUNS = Path("runs")
+_HOW_TO_MAKE_ONE = (
+    f"no finished run under {_RUNS}: give --model a model directory or a hub id, or make one in four minutes with\n"
+    "  accelerate launch --config_file accelerate_config.yaml train/train.py"
+)
 _LIMITS = {
     "upload_bytes": "bytes of an uploaded file",
     "pixels": "pixels of an image",
@@ -69,9 +73,9 @@ def _serve(
 ) -> None:
     # torch and gradio take seconds to import: what is wrong with the command line is said before.
     from latent_ae.app import log  # noqa: PLC0415
+    from latent_ae.app.api.tools import require_usable  # noqa: PLC0415
     from latent_ae.app.launch import launch  # noqa: PLC0415
     from latent_ae.app.page import create_demo  # noqa: PLC0415
-    from latent_ae.app.tools import require_usable  # noqa: PLC0415
     from latent_ae.inference import device_named  # noqa: PLC0415
     from latent_ae.service import Service  # noqa: PLC0415
 
@@ -192,14 +196,25 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 def _newest() -> str:
     """The model to serve where none was named. Raises UserError with a way to make one."""
-    model = runs.newest_model(_RUNS)
+    model = newest_model(_RUNS)
     if model is None:
-        raise UserError(runs.HOW_TO_MAKE_ONE.format(folder=_RUNS))
+        raise UserError(_HOW_TO_MAKE_ONE)
     return str(model)
 
 
+def newest_model(runs: Path) -> Path | None:
+    """The directory `model` of the run under `runs` that was finished last, None if none was.
+
+    A run is finished when its `model/` is whole: a damaged one is passed over.
+    """
+    configs = [config for config in runs.glob("*/model/config.json") if config.is_file()]
+    newest_first = sorted(configs, key=lambda config: config.stat().st_mtime, reverse=True)
+    models = (config.parent for config in newest_first)
+    return next((model for model in models if damage_of_result(model, "config.json") is None), None)
+
+
 def _examples(service: "Service", folder: Path) -> list[Path]:
-    from latent_ae.app.examples import example_images  # noqa: PLC0415
+    from latent_ae.app.tabs.examples import example_images  # noqa: PLC0415
 
     first = service.models()[0]
     return example_images(folder, channels=first.channels, side=first.native_size)

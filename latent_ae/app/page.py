@@ -5,11 +5,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from latent_ae.app import markup
-from latent_ae.app import theme as look
-from latent_ae.app.endpoints import add_endpoints
-from latent_ae.app.running import info_of
-from latent_ae.app.tabs import decode, inspect, morph, reconstruct, sample
+from latent_ae.app import theme
+from latent_ae.app.api.endpoints import add_endpoints
+from latent_ae.app.tabs import decode, inspect, markup, morph, reconstruct, sample
+from latent_ae.app.tabs.job import info_of
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
 
@@ -25,7 +24,7 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
         add_endpoints(service)  # first: a handler of the page with the same name would take it
         with gr.Row(elem_classes="top"):
             gr.HTML(markup.header(TITLE, _PURPOSE))
-            theme = gr.Button("Dark or light", size="sm", scale=0, min_width=110, elem_classes="theme")
+            switch = gr.Button("Dark or light", size="sm", scale=0, min_width=110, elem_classes="theme")
         with gr.Row(elem_classes="model"):
             model = gr.Dropdown(
                 names,
@@ -56,8 +55,8 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
             show_progress="hidden",
             api_visibility="private",
         )
-        theme.click(None, js=look.OTHER_THEME, api_visibility="private")
-        demo.load(None, js=look.ON_LOAD, api_visibility="private")
+        switch.click(None, js=theme.OTHER_THEME, api_visibility="private")
+        demo.load(None, js=theme.ON_LOAD, api_visibility="private")
     return demo
 
 

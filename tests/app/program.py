@@ -17,7 +17,7 @@ ADDRESS = re.compile(r"^serving on (http\S+)$", re.MULTILINE)
 
 def import_app() -> None:
     """What app.py imports once its command line is read, too."""
-    for name in ("page", "launch", "examples"):
+    for name in ("page", "launch", "tabs.examples"):
         importlib.import_module(f"latent_ae.app.{name}")
 
 

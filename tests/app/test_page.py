@@ -12,11 +12,11 @@ import pytest
 from gradio.context import LocalContext
 from PIL import Image, ImageSequence
 
-from latent_ae.app import figures, files, markup
-from latent_ae.app.examples import example_images
 from latent_ae.app.page import create_demo, model_facts
-from latent_ae.app.running import Cancelled, Run, guarded
+from latent_ae.app.tabs import comparison, files, markup
+from latent_ae.app.tabs.examples import example_images
 from latent_ae.app.tabs.inspect import card_text
+from latent_ae.app.tabs.job import Cancelled, Run, guarded
 from latent_ae.app.tabs.morph import suits_walks
 from latent_ae.app.temporary import files_under
 from latent_ae.inference import Codec
@@ -206,7 +206,7 @@ def test_what_is_set_at_first_is_within_the_limits(
 def test_the_table_has_a_row_for_each_form_of_the_image(service: Service, made: Reconstruction) -> None:
     other = service.reconstruct(png(pixels(24, 20)), model="tiny-vq")
     rivals = service.rivals(made)
-    rows = figures.rows([made, other], rivals)
+    rows = comparison.rows([made, other], rivals)
     kl, codes = made.sizes[1:], other.sizes[1:]
     assert [row.what for row in rows[1:-2]] == [f"tiny-kl: {size.what}" for size in kl] + [
         f"tiny-vq: {size.what}" for size in codes
@@ -218,20 +218,22 @@ def test_the_table_has_a_row_for_each_form_of_the_image(service: Service, made: 
 
 
 def test_the_csv_says_what_the_table_says_in_full(made: Reconstruction) -> None:
-    rows = figures.rows([made], ())
-    upload, first, *_ = csv.DictReader(io.StringIO(figures.as_csv(rows).decode()))
+    rows = comparison.rows([made], ())
+    upload, first, *_ = csv.DictReader(io.StringIO(comparison.as_csv(rows).decode()))
     assert upload["psnr_db"] == ""
     assert float(first["psnr_db"]) == made.metrics["PSNR"]
     assert float(first["bits_per_pixel"]) == made.sizes[1].bits_per_pixel
     assert int(first["bytes"]) == made.sizes[1].bytes
-    shown = figures.as_html(rows, [made], ())
+    shown = comparison.as_html(rows, [made], ())
     assert f"{made.metrics['PSNR']:.2f}" in shown
     assert "LPIPS: not asked for." in shown.replace("&#x27;", "'") or made.notes["LPIPS"][:20] in shown
 
 
 def test_a_rival_that_cannot_be_made_as_small_is_told(service: Service, made: Reconstruction) -> None:
     rivals = [dataclasses.replace(rival, reached=rival.name != "JPEG") for rival in service.rivals(made)]
-    assert "even the lowest quality of JPEG takes more" in figures.as_html(figures.rows([made], rivals), [made], rivals)
+    assert "even the lowest quality of JPEG takes more" in comparison.as_html(
+        comparison.rows([made], rivals), [made], rivals
+    )
 
 
 def test_texts_are_escaped() -> None:

@@ -2,9 +2,9 @@
 
 import gradio as gr
 
-from latent_ae.app import markup, panels
-from latent_ae.app.files import as_chosen, chosen, gallery, png
-from latent_ae.app.running import Run, Updates, connect, guarded, sentence
+from latent_ae.app.tabs import layout, markup
+from latent_ae.app.tabs.files import as_chosen, chosen, gallery, png
+from latent_ae.app.tabs.job import Run, Updates, connect, guarded, sentence
 from latent_ae.service import Service
 
 _ANY = "The model that made them"
@@ -14,7 +14,7 @@ def add_tab(service: Service) -> None:
     """Draw the tab. The latents say which model they are of, so it has a chooser of its own."""
     names = [info.id for info in service.models()]
     with gr.Row():
-        with panels.controls():
+        with layout.controls():
             file = as_chosen(
                 gr.File(label="Latent file (.safetensors, .latent)", file_types=[".safetensors", ".latent"], height=160)
             )
@@ -30,17 +30,17 @@ def add_tab(service: Service) -> None:
                 info="Take them as the chosen model's, raw and not scaled, also where the file names another encoder "
                 "or none, as ComfyUI's.",
             )
-            start, cancel, run = panels.buttons("Decode")
-        with panels.answers():
-            status = panels.status(
+            start, cancel, run = layout.buttons("Decode")
+        with layout.answers():
+            status = layout.status(
                 "Nothing decoded yet",
                 "Choose a latent file that Reconstruct, the command line or another program wrote.",
             )
             with gr.Column(visible=False) as results:
                 with gr.Column(visible=False) as alone:
-                    one = panels.picture("Image")
+                    one = layout.picture("Image")
                 with gr.Column(visible=False) as several:
-                    many = panels.pictures("Images", columns=4)
+                    many = layout.pictures("Images", columns=4)
 
     @guarded(status, results)
     def decode(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from latent_ae.app import markup, panels
-from latent_ae.app.files import chosen, gallery
-from latent_ae.app.running import Run, Updates, connect, guarded
+from latent_ae.app.tabs import layout, markup
+from latent_ae.app.tabs.files import chosen, gallery
+from latent_ae.app.tabs.job import Run, Updates, connect, guarded
 from latent_ae.service import Service
 from latent_ae.service.results import Inspection
 
@@ -36,16 +36,16 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     """Draw the tab; `model` is the page's chooser."""
     cards = {info.id: card_text(info.card) for info in service.models()}
     with gr.Row():
-        with panels.controls():
-            image = panels.upload("Image")
-            panels.examples(examples, image)
-            start, cancel, run = panels.buttons("Inspect")
-        with panels.answers():
-            status = panels.status("Nothing inspected yet", "Choose an image or an example, then press Inspect.")
+        with layout.controls():
+            image = layout.upload("Image")
+            layout.examples(examples, image)
+            start, cancel, run = layout.buttons("Inspect")
+        with layout.answers():
+            status = layout.status("Nothing inspected yet", "Choose an image or an example, then press Inspect.")
             with gr.Column(visible=False) as results:
                 chart = gr.HTML()
                 table = gr.HTML()
-                channels = panels.pictures("Latents", columns=8, text=panels.LATENTS)
+                channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
     with gr.Accordion("Model card", open=False):
         card = gr.Markdown(next(iter(cards.values())), elem_classes="card")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from latent_ae.app import markup, panels
-from latent_ae.app.files import animation, chosen, download, gallery, png
-from latent_ae.app.running import Run, Updates, connect, guarded, info_of
+from latent_ae.app.tabs import layout, markup
+from latent_ae.app.tabs.files import animation, chosen, download, gallery, png
+from latent_ae.app.tabs.job import Run, Updates, connect, guarded, info_of
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
 
@@ -40,11 +40,11 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
 
 def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     with gr.Row():
-        with panels.controls():
+        with layout.controls():
             with gr.Row(elem_classes="pair"):
-                first = panels.upload("From", height=170)
-                last = panels.upload("To", height=170)
-            panels.examples(examples, first, last)
+                first = layout.upload("From", height=170)
+                last = layout.upload("To", height=170)
+            layout.examples(examples, first, last)
             path = gr.Radio(
                 _PATHS,
                 value=_PATHS[0],
@@ -59,12 +59,12 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
                 label="Steps",
                 info="Images of the way, both ends included.",
             )
-            start, cancel, run = panels.buttons("Morph")
-        with panels.answers():
-            status = panels.status("Nothing morphed yet", "Choose two images, or click the examples.")
+            start, cancel, run = layout.buttons("Morph")
+        with layout.answers():
+            status = layout.status("Nothing morphed yet", "Choose two images, or click the examples.")
             with gr.Column(visible=False) as results:
-                moving = panels.picture("Animation")
-                strip = panels.pictures("Steps", columns=9)
+                moving = layout.picture("Animation")
+                strip = layout.pictures("Steps", columns=9)
 
     @guarded(status, results)
     def morph(  # noqa: PLR0917 - Gradio hands them over by place
@@ -94,16 +94,16 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
 
 def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     with gr.Row():
-        with panels.controls():
+        with layout.controls():
             with gr.Row(elem_classes="pair"):
                 upper = [
-                    panels.upload(label, height=150, hint="Choose a file") for label in ("Upper left", "Upper right")
+                    layout.upload(label, height=150, hint="Choose a file") for label in ("Upper left", "Upper right")
                 ]
             with gr.Row(elem_classes="pair"):
                 lower = [
-                    panels.upload(label, height=150, hint="Choose a file") for label in ("Lower left", "Lower right")
+                    layout.upload(label, height=150, hint="Choose a file") for label in ("Lower left", "Lower right")
                 ]
-            panels.examples(examples, *upper, *lower)
+            layout.examples(examples, *upper, *lower)
             side = gr.Slider(
                 2,
                 min(_MOST_SIDE, service.limits.most_side),
@@ -112,11 +112,11 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
                 label="Side",
                 info="Images in a row and in a column of the plane.",
             )
-            start, cancel, run = panels.buttons("Walk")
-        with panels.answers():
-            status = panels.status("No walk yet", "Choose four images: what lies between them is decoded as a square.")
+            start, cancel, run = layout.buttons("Walk")
+        with layout.answers():
+            status = layout.status("No walk yet", "Choose four images: what lies between them is decoded as a square.")
             with gr.Column(visible=False) as results:
-                plane = panels.picture("The plane between them")
+                plane = layout.picture("The plane between them")
 
     @guarded(status, results)
     def walk(  # noqa: PLR0917 - Gradio hands them over by place

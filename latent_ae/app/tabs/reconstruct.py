@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from latent_ae.app import figures, markup, panels
-from latent_ae.app.files import chosen, download, gallery, png
-from latent_ae.app.result_cache import Shelf
-from latent_ae.app.running import Run, Updates, connect, guarded
+from latent_ae.app.tabs import comparison, layout, markup
+from latent_ae.app.tabs.files import chosen, download, gallery, png
+from latent_ae.app.tabs.job import Run, Updates, connect, guarded
+from latent_ae.app.tabs.result_cache import Shelf
 from latent_ae.service import Service
 from latent_ae.service.results import Reconstruction
 
@@ -23,18 +23,18 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     shelf = Shelf(seconds=_KEPT_SECONDS)
     kept = gr.State(None, time_to_live=_KEPT_SECONDS, delete_callback=shelf.drop)
     with gr.Row():
-        with panels.controls():
-            image = panels.upload("Image")
-            panels.examples(examples, image)
+        with layout.controls():
+            image = layout.upload("Image")
+            layout.examples(examples, image)
             others = gr.CheckboxGroup(
                 names[1:],
                 label="Compare with",
                 info="The same image goes through these models too, a row each in the table.",
                 visible=len(names) > 1,
             )
-            start, cancel, run = panels.buttons("Reconstruct")
-        with panels.answers():
-            status = panels.status(
+            start, cancel, run = layout.buttons("Reconstruct")
+        with layout.answers():
+            status = layout.status(
                 "Nothing reconstructed yet", "Choose an image or an example, then press Reconstruct."
             )
             with gr.Column(visible=False) as results:
@@ -60,7 +60,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         ]
         first = made[0]
         rivals = service.rivals(first, tick=lambda _share: tick(1.0))
-        rows, pictures = figures.rows(made, rivals), figures.pictures(made, rivals)
+        rows, pictures = comparison.rows(made, rivals), comparison.pictures(made, rivals)
         # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
         ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")
         beside = [*zip(ends, (caption for _, caption in pictures), strict=False), *pictures[len(ends) :]]
@@ -68,14 +68,14 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         return {
             kept: shelf.put(first),
             shown.slider: ends,
-            shown.headline: markup.figures(figures.headline(first)),
+            shown.headline: markup.figures(comparison.headline(first)),
             shown.difference: png(service.difference(first, tolerance=tolerance, gain=gain), "difference"),
-            shown.table: figures.as_html(rows, made, rivals),
+            shown.table: comparison.as_html(rows, made, rivals),
             shown.beside: gallery(beside, name="picture", columns=4 if len(beside) == 4 else 3),
             shown.channels: _channels(service, first),
             shown.latents_file: download(first.encoded.file, first.encoded.file_name),
-            shown.table_file: download(figures.as_csv(rows), "reconstruction.csv"),
-            status: markup.note(figures.told(made)),
+            shown.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
+            status: markup.note(comparison.told(made)),
             results: gr.update(visible=True),
         }
 
@@ -124,7 +124,7 @@ def _results() -> SimpleNamespace:
     shown.latents_file = gr.DownloadButton("Download the latents", size="sm")
     with gr.Row():
         with gr.Column(scale=5, min_width=280):
-            shown.difference = panels.picture("Difference")
+            shown.difference = layout.picture("Difference")
         with gr.Column(scale=4, min_width=280):
             shown.tolerance = gr.Slider(
                 0,
@@ -139,8 +139,8 @@ def _results() -> SimpleNamespace:
             )
     shown.table = gr.HTML()
     shown.table_file = gr.DownloadButton("Download the table (CSV)", size="sm")
-    shown.beside = panels.pictures("Side by side", columns=3, large=True)
-    shown.channels = panels.pictures("Latents", columns=8, text=panels.LATENTS)
+    shown.beside = layout.pictures("Side by side", columns=3, large=True)
+    shown.channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
     return shown
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from latent_ae.app import markup, panels
-from latent_ae.app.files import gallery
-from latent_ae.app.running import Run, Updates, connect, guarded, info_of
+from latent_ae.app.tabs import layout, markup
+from latent_ae.app.tabs.files import gallery
+from latent_ae.app.tabs.job import Run, Updates, connect, guarded, info_of
 from latent_ae.service import Service
 from latent_ae.service.priors import Prior
 from latent_ae.service.results import ModelInfo
@@ -20,7 +20,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     """Draw the tab; `model` is the page's chooser."""
     limits, infos = service.limits, {info.id: info for info in service.models()}
     with gr.Row():
-        with panels.controls():
+        with layout.controls():
             prior = gr.Radio(
                 _PRIORS,
                 label="Prior",
@@ -48,14 +48,14 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
                 info="The same seed draws the same images again.",
             )
             another = gr.Button("New seed", size="sm")
-            start, cancel, run = panels.buttons("Draw")
-        with panels.answers():
-            status = panels.status(
+            start, cancel, run = layout.buttons("Draw")
+        with layout.answers():
+            status = layout.status(
                 "Nothing drawn yet",
                 "An autoencoder is not a generator: these images show how far its latents are filled.",
             )
             with gr.Column(visible=False) as results:
-                images = panels.pictures("Draws from the prior", columns=6)
+                images = layout.pictures("Draws from the prior", columns=6)
 
     @guarded(status, results)
     def sample(  # noqa: PLR0917 - Gradio hands them over by place

@@ -68,9 +68,9 @@ def learned_prior(model: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="package")
 def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> Iterator[App]:
-    from latent_ae.app.examples import example_images
     from latent_ae.app.launch import launch as launch_app
     from latent_ae.app.page import create_demo
+    from latent_ae.app.tabs.examples import example_images
 
     examples = gradio_folder / "browser"
     examples.mkdir()

@@ -7,13 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from latent_ae.app import cleanup as upkeep
+from latent_ae.app import cleanup
 from latent_ae.app import launch as launching
 from latent_ae.app.launch import Running
 from latent_ae.service import Service, ServiceLimits
 from tests.app.conftest import TinyModels, load_service
+from tests.app.perimeter.test_guard import contents, empty_folders, stream
 from tests.app.pictures import pixels, png, written
-from tests.app.test_safety import contents, empty_folders, stream
 
 LIMIT = 8000
 """bytes of results, beside what is there"""
@@ -63,7 +63,7 @@ def test_results_count_among_what_is_stored(tiny_models: TinyModels, gradio_fold
 def test_the_oldest_results_make_room(
     tiny_models: TinyModels, gradio_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "_FULL_SECONDS", 0.05)
+    monkeypatch.setattr(cleanup, "_FULL_SECONDS", 0.05)
     own = contents(gradio_folder)
     running = limited(tiny_models, own, deadline=0.5)
     try:

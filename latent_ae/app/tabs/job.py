@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.context import LocalContext
 
-from latent_ae.app import markup
+from latent_ae.app.tabs import markup
 from latent_ae.service.catalog import choose
 from latent_ae.service.errors import ServiceError
 from latent_ae.service.results import ModelInfo

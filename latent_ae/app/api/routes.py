@@ -25,9 +25,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from latent_ae.app.accounts import Accounts
-from latent_ae.app.guard import Traffic
-from latent_ae.app.replies import Replies
+from latent_ae.app.perimeter.accounts import Accounts
+from latent_ae.app.perimeter.error_replies import Replies
+from latent_ae.app.perimeter.guard import Traffic
 from latent_ae.service import Service
 from latent_ae.service.errors import Busy, ServiceError, ShuttingDown
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply

@@ -14,7 +14,7 @@ import gradio as gr
 from starlette.datastructures import MutableHeaders
 from starlette.types import Scope
 
-from latent_ae.app.replies import Replies
+from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.service.errors import BadRequest, ServiceError
 
 _LONGEST = 255

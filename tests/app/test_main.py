@@ -17,8 +17,8 @@ import torch
 
 from latent_ae.app import gradio_settings, temporary
 from latent_ae.app import main as app
-from latent_ae.app.accounts import Accounts, AccountsError, read_accounts
-from latent_ae.app.newest_run import newest_model
+from latent_ae.app.main import newest_model
+from latent_ae.app.perimeter.accounts import Accounts, AccountsError, read_accounts
 from latent_ae.errors import UserError
 from latent_ae.service import Service, ServiceLimits
 from tests.app.conftest import TinyModels

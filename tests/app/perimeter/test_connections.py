@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from latent_ae.app import bodies, connections
+from latent_ae.app.perimeter import bodies, connections
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import Busy
 from tests.app.conftest import TinyModels, load_service

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from latent_ae.app.result_cache import Shelf
+from latent_ae.app.tabs.result_cache import Shelf
 from latent_ae.service import Reconstruction, Service
 from tests.app.pictures import pixels, png
 
@@ -25,7 +25,7 @@ def test_the_shelf_holds_no_more_than_its_bytes_and_always_the_newest(made: Reco
 
 def test_the_shelf_forgets(made: Reconstruction, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("latent_ae.app.result_cache.time.monotonic", lambda: now)
+    monkeypatch.setattr("latent_ae.app.tabs.result_cache.time.monotonic", lambda: now)
     shelf = Shelf(seconds=60)
     key, other = shelf.put(made), shelf.put(made)
     shelf.drop(key)

@@ -16,15 +16,15 @@ from mcp.client.streamable_http import streamable_http_client
 
 from latent_ae.app import gradio_settings
 from latent_ae.app import main as app
-from latent_ae.app.accounts import Accounts
-from latent_ae.app.guard import tool_bytes
 from latent_ae.app.launch import Running, launch
+from latent_ae.app.perimeter.accounts import Accounts
+from latent_ae.app.perimeter.guard import tool_bytes
 from latent_ae.app.temporary import files_under
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.service import Service
 from tests.app.pictures import pixels, png, read
-from tests.app.test_app import kept_signals
+from tests.app.test_main import kept_signals
 
 IMAGE = pixels(19, 30)
 ROOM_BYTES = 3_000_000
@@ -181,7 +181,7 @@ def test_tools_that_cannot_be_offered_are_an_error_and_not_a_server_without_them
     from latent_ae.app.page import create_demo
 
     # As of a release of the package that lacks what Gradio takes from it.
-    monkeypatch.setattr("latent_ae.app.tools._Server.Server", None)
+    monkeypatch.setattr("latent_ae.app.api.tools._Server.Server", None)
     demo = create_demo(service)
     with pytest.raises(UserError, match="--mcp: tools cannot be offered"):
         launch(demo, service, port=0, mcp=True)

@@ -16,7 +16,7 @@ import gradio.routes
 from gradio.routes import App
 from starlette.requests import Request
 
-from latent_ae.app.visitors import VISITOR
+from latent_ae.app.perimeter.visitors import VISITOR
 from latent_ae.service.errors import Busy
 
 KEEP_SECONDS = 600.0

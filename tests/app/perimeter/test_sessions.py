@@ -11,13 +11,13 @@ import gradio.routes
 import httpx
 import pytest
 
-from latent_ae.app import sessions
 from latent_ae.app.launch import Running, launch
 from latent_ae.app.log import OneLine, printable
+from latent_ae.app.perimeter import sessions
 from latent_ae.service import Service
 from tests.app.conftest import TinyModels
+from tests.app.perimeter.test_guard import stream
 from tests.app.program import running as program
-from tests.app.test_safety import stream
 
 MOST = 5
 

@@ -14,14 +14,14 @@ from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latent_ae.app import temporary
-from latent_ae.app.bodies import Bodies, Body
-from latent_ae.app.calls import Calls, NotFound, check_path, leave_range_to_starlette, parsed
-from latent_ae.app.contents import Contents, require_no_url
-from latent_ae.app.origins import Origins
-from latent_ae.app.replies import Replies
-from latent_ae.app.sessions import Sessions
-from latent_ae.app.tools import CALL, ROUTES, RefusedCall
-from latent_ae.app.visitors import VISITOR, name_visitor
+from latent_ae.app.api.tools import CALL, ROUTES, RefusedCall
+from latent_ae.app.perimeter.bodies import Bodies, Body
+from latent_ae.app.perimeter.calls import Calls, NotFound, check_path, leave_range_to_starlette, parsed
+from latent_ae.app.perimeter.contents import Contents, require_no_url
+from latent_ae.app.perimeter.error_replies import Replies
+from latent_ae.app.perimeter.origins import Origins
+from latent_ae.app.perimeter.sessions import Sessions
+from latent_ae.app.perimeter.visitors import VISITOR, name_visitor
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown
 from latent_ae.service.shares import Shares
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gradio_client.utils import is_http_url_like
 
-from latent_ae.app.bodies import require_size
+from latent_ae.app.perimeter.bodies import require_size
 from latent_ae.service.errors import BadRequest
 
 _DEPTH = 32

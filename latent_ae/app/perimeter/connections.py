@@ -11,7 +11,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from latent_ae.app.visitors import address
+from latent_ae.app.perimeter.visitors import address
 from latent_ae.service.shares import Shares
 
 HEAD_SECONDS = 10.0

@@ -199,7 +199,7 @@ def test_latents_of_another_encoder_are_refused_by_name(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_lines_with_curl_in_the_docs_encode_a_photo(server: str, tmp_path: Path, codecs: dict[str, Codec]) -> None:
-    docs = Path(__file__).parents[2] / "docs" / "serving.md"
+    docs = Path(__file__).parents[3] / "docs" / "serving.md"
     (lines,) = re.findall(r"```bash\n(server=.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
     written(tmp_path / "photo.jpg", png(pixels(19, 30)))
     script = lines.replace("http://127.0.0.1:7860", server.rstrip("/"))

@@ -13,13 +13,13 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError, ValidationError
 from prometheus_client.parser import text_string_to_metric_families
 
-from latent_ae.app import replies
-from latent_ae.app.calls import parsed
-from latent_ae.app.replies import Replies
+from latent_ae.app.perimeter import error_replies
+from latent_ae.app.perimeter.calls import parsed
+from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
+from tests.app.perimeter.test_origins import routes
 from tests.app.pictures import pixels, png
-from tests.app.test_origins import routes
 
 JSON = {"Content-Type": "application/json"}
 CODES = {kind.code for kind in ServiceError.__subclasses__() if hasattr(kind, "code")} | {
@@ -347,7 +347,7 @@ def test_errors_are_counted_by_a_few_names(server: str) -> None:
     after = errors(server)
     changed = {key: value - before.get(key, 0) for key, value in after.items() if value != before.get(key, 0)}
     assert changed == {("call", "not_found"): 5, ("page", "not_found"): 5, ("remote", "broken_image"): 1}
-    assert {route for route, _ in after} <= {*replies._ROUTES.values(), "page"}
+    assert {route for route, _ in after} <= {*error_replies._ROUTES.values(), "page"}
     assert {code for _, code in after} <= CODES | {"internal"}
 
 
@@ -392,10 +392,10 @@ def test_an_error_that_is_typed_already_stays(server: str) -> None:
 
 
 def test_the_docs_name_every_code_with_its_status() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
     table = text.split("### Errors")[1].split("## For operators")[0]
     rows = re.findall(r"^\| (`[^|]+`) \| (\d+) \|", table, re.MULTILINE)
     named = {code: int(status) for codes, status in rows for code in re.findall(r"`(\w+)`", codes)}
     typed = {kind.code: kind.status for kind in ServiceError.__subclasses__() if hasattr(kind, "code")}
-    of_http = {code: status for status, code in replies._CODES.items() if code not in typed}
+    of_http = {code: status for status, code in error_replies._CODES.items() if code not in typed}
     assert named == {**of_http, **typed, "internal": 500}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from latent_ae.app import markup
-from latent_ae.app.files import as_chosen, download
-from latent_ae.app.running import Run
+from latent_ae.app.tabs import markup
+from latent_ae.app.tabs.files import as_chosen, download
+from latent_ae.app.tabs.job import Run
 
 LATENTS = "Each channel over its own range, or each code of the codebook in a colour."
 """below the title of pictures of latents"""

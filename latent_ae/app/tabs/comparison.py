@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from latent_ae.app import markup
+from latent_ae.app.tabs import markup
 from latent_ae.io.image import Pixels
 from latent_ae.service.results import Reconstruction, Rival
 

@@ -15,18 +15,18 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from latent_ae.app.bodies import Bodies
-from latent_ae.app.calls import Calls
-from latent_ae.app.contents import Contents
-from latent_ae.app.guard import Guard, Traffic
-from latent_ae.app.origins import Origins
-from latent_ae.app.replies import Replies
+from latent_ae.app.perimeter.bodies import Bodies
+from latent_ae.app.perimeter.calls import Calls
+from latent_ae.app.perimeter.contents import Contents
+from latent_ae.app.perimeter.error_replies import Replies
+from latent_ae.app.perimeter.guard import Guard, Traffic
+from latent_ae.app.perimeter.origins import Origins
 from latent_ae.app.temporary import files_under
 from tests.app.pictures import pixels, png, written
 
 SECRET = "canary-3f1c"
 UPLOAD_BYTES = 1_000_000
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

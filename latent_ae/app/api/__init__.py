@@ -1,0 +1,1 @@
+"""What programs use: typed endpoints, plain HTTP routes, tools of language models."""
