@@ -1,12 +1,24 @@
-"""From an image of any kind and size to the pixels a model is trained or measured on: pure functions."""
+"""From an image of any kind and size to the pixels a model is trained or measured on: pure functions.
+
+    image -> box -> part of the image -> uint8 levels, grey or RGB        a box that keeps its size
+    image -> grey or RGB -> box, resampled -> uint8 levels                a box that is resized
+
+A box is cut out before its colours are converted, which gives the same levels for a fraction of the work. Two steps stay
+in the other order: resampling mixes levels, so it comes after every conversion; and images with transparency or more
+than 8 bits are converted whole, since what makes them unusable is a property of the whole image.
+"""
 
 import numpy as np
 from PIL import Image
 
 from latent_ae.io.image import BrokenImage, Color, Pixels, to_pil, to_uint8
+from latent_ae.io.image_file.opening import upright
 
 _LARGEST_ENLARGEMENT = 4
 _SMALLEST_SIDE_PIXELS = 8
+
+_BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+"""modes that `to_uint8` converts pixel by pixel, and refuses for no value"""
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels"""
@@ -33,10 +45,10 @@ def training_crop(
     """
     if crop not in ("center", "random"):
         raise ValueError(f"expected the crop center or random, got {crop}")
-    whole = to_pil(to_uint8(image, channels, background))
+    image = eight_bit(image, channels, background)
     centred = crop == "center"
-    box = _centre_square(whole, resolution) if centred else _random_square(whole, resolution, scale, generator)
-    pixels = _resized(whole, box, resolution)
+    box = _centre_square(image, resolution) if centred else _random_square(image, resolution, scale, generator)
+    pixels = cut(image, box, (resolution, resolution), channels)
     return augmented(pixels, flip=flip, color_gain=color_gain, generator=generator)
 
 
@@ -55,11 +67,36 @@ def evaluation_view(image: Image.Image, *, channels: int, size: int | None, back
 
     Raises BrokenImage if the image is too small for `size`: see `_centre_square`.
     """
-    pixels = to_uint8(image, channels, background)
     if size is None:
-        return pixels
-    whole = to_pil(pixels)
-    return _resized(whole, _centre_square(whole, size), size)
+        return to_uint8(image, channels, background)
+    image = eight_bit(image, channels, background)
+    return cut(image, _centre_square(image, size), (size, size), channels)
+
+
+def eight_bit(image: Image.Image, channels: int, background: Color) -> Image.Image:
+    """The upright image, itself if `to_uint8` would convert each of its pixels alone, else converted by it.
+
+    Raises BrokenImage.
+    """
+    image = upright(image)
+    if image.mode in _BY_PIXEL and not image.has_transparency_data:
+        return image
+    return to_pil(to_uint8(image, channels, background))
+
+
+def cut(image: Image.Image, box: Box, size: tuple[int, int], channels: int) -> Pixels:
+    """The part `box` of an image of `eight_bit` at `size` (H, W) -> [H, W, channels] uint8."""
+    height, width = size
+    box_width, box_height = box[2] - box[0], box[3] - box[1]
+    if (box_width, box_height) == (width, height):
+        return to_uint8(image.crop(box), channels)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if channels == 1 and image.mode != "L":
+        image = image.convert("L")
+    # Lanczos keeps most detail when pixels are averaged; when they are invented its ringing would be learnt.
+    resample = Image.Resampling.LANCZOS if box_width > width else Image.Resampling.BICUBIC
+    return to_uint8(image.resize((width, height), resample, box=box), channels)
 
 
 def _centre_square(image: Image.Image, side: int) -> Box:
@@ -90,16 +127,3 @@ def _random_square(
     left = int(generator.integers(image.width - side, endpoint=True))
     top = int(generator.integers(image.height - side, endpoint=True))
     return left, top, left + side, top + side
-
-
-def _resized(image: Image.Image, box: Box, side: int) -> Pixels:
-    """The square `box` of the image at `side` x `side`; untouched if it has that size already."""
-    box_side = box[2] - box[0]
-    if box_side == side:
-        part = image.crop(box)
-    else:
-        # Lanczos keeps most detail when pixels are averaged; when they are invented its ringing would be learnt.
-        resample = Image.Resampling.LANCZOS if box_side > side else Image.Resampling.BICUBIC
-        part = image.resize((side, side), resample, box=box)
-    pixels = np.array(part)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels

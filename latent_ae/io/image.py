@@ -198,7 +198,7 @@ def _in_srgb(image: Image.Image, profile: color.Profile, mode: str, *, keep: boo
     if keep and mode == "RGB":
         image.info["icc_profile"] = profile.icc
         return image, f"has colours of {color.profile_name(profile)}, which were kept"
-    if mode == "CMYK":
+    if mode == "CMYK" or (image.mode == mode and not image.has_transparency_data):
         return color.to_srgb(image, profile), color.remark_on(profile, mode)
     pixels, alpha = _straight(image)
     converted = color.to_srgb(to_pil(pixels), profile)

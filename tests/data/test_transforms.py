@@ -1,11 +1,13 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from latent_ae.data.transforms import evaluation_view, training_crop
-from latent_ae.io.image import WHITE, BrokenImage
+from latent_ae.io.image import WHITE, BrokenImage, open_image, to_pil, to_uint8
+from latent_ae.io.image_file import color
 from latent_ae.randomness import numpy_generator
 
 
@@ -195,3 +197,96 @@ def test_evaluation_shows_the_whole_image_or_its_centre() -> None:
     assert evaluation_view(image, channels=1, size=32, background=WHITE).shape == (32, 32, 1)
     with pytest.raises(BrokenImage, match="too small"):
         evaluation_view(image, channels=3, size=65, background=WHITE)
+
+
+# ------------------------------------------------------------------ cut first, converted after: the same to the last bit
+
+
+def of_mode(mode: str) -> Image.Image:
+    """A photograph-like image of 61x47 pixels in a mode of PIL."""
+    y, x = np.mgrid[:47, :61]
+    noise = np.random.default_rng(0).integers(0, 60, (47, 61, 3))
+    rgb = Image.fromarray((np.dstack([3 * x, 4 * y, x * y // 16]) % 196 + noise).astype(np.uint8))
+    alpha = Image.fromarray((5 * y % 256).astype(np.uint8))
+    if mode in ("I;16", "I", "F"):
+        levels = np.asarray(rgb.convert("L"))
+        types = {"I;16": np.uint16(257), "I": np.int32(257), "F": np.float32(1 / 255)}
+        return Image.fromarray(levels * types[mode])
+    if mode in ("RGB key", "L key", "P key"):
+        image = rgb.convert(mode.split()[0])
+        image.info["transparency"] = (200, 100, 50) if mode == "RGB key" else 7
+        return image
+    if mode in ("RGBA", "LA", "PA"):
+        rgb.putalpha(alpha)
+        return rgb.convert(mode)
+    if mode == "La":
+        rgb.putalpha(alpha)
+        return rgb.convert("LA").convert("La")
+    return rgb.convert(mode)
+
+
+MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "RGB key", "L key", "P key", "RGBA", "LA", "PA", "La")
+MODES += ("I;16", "I", "F")
+
+
+def assert_as_converted_before(image: Image.Image) -> None:
+    """Crops and views of an image are those of the same image as 8-bit grey or RGB, which they convert to nothing."""
+    for channels in (1, 3):
+        before = to_pil(to_uint8(image, channels, (10, 200, 30)))
+        assert before.mode == ("L" if channels == 1 else "RGB")
+        same: dict[str, Any] = {"channels": channels, "background": (10, 200, 30)}
+        for resolution in (16, 47, 80):
+            expected = evaluation_view(before, size=resolution, **same)
+            assert np.array_equal(evaluation_view(image, size=resolution, **same), expected)
+        for change in ({}, {"crop": "center"}, {"scale": (0.5, 2.5)}, {"flip": True, "color_gain": 0.3}):
+            for draw in range(4):
+                assert np.array_equal(crop(image, draw, **same, **change), crop(before, draw, **same, **change))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_crop_is_that_of_the_converted_image(mode: str) -> None:
+    assert_as_converted_before(of_mode(mode))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_crop_is_that_of_the_upright_image(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    of_mode("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    assert_as_converted_before(open_image(tmp_path / "turned.jpg"))
+    with Image.open(tmp_path / "turned.jpg") as turned:
+        assert_as_converted_before(turned)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_crop_is_that_of_the_image_in_srgb(mode: str, tmp_path: Path) -> None:
+    profile = color.matrix_profile("wide", ((0.7, 0.29), (0.17, 0.78), (0.13, 0.05)), (1.8,))
+    of_mode(mode).save(tmp_path / "wide.png", icc_profile=profile)
+    image = open_image(tmp_path / "wide.png")
+    if mode != "L":  # a profile of colours does not fit grey
+        assert not np.array_equal(np.asarray(image), np.asarray(of_mode(mode)))
+    assert_as_converted_before(image)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "CMYK"])
+def test_a_cut_does_not_convert_the_whole_image(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = []
+    convert = Image.Image.convert
+
+    def noted(image: Image.Image, *arguments: Any, **named: Any) -> Image.Image:
+        converted.append(image.size)
+        return convert(image, *arguments, **named)
+
+    image = of_mode(mode)
+    monkeypatch.setattr(Image.Image, "convert", noted)
+    crop(image)
+    assert set(converted) == {(16, 16)}
+
+
+@pytest.mark.parametrize(("mode", "value"), [("F", 1.5), ("I", 70000), ("I", -1)])
+def test_what_makes_an_image_unusable_is_found_outside_of_the_cut_too(mode: str, value: float) -> None:
+    values = np.zeros((40, 40), np.float32 if mode == "F" else np.int32)
+    values[0, 0] = value
+    for change in ({"crop": "center"}, {}):
+        with pytest.raises(BrokenImage, match="expected"):
+            crop(Image.fromarray(values), 3, **change)

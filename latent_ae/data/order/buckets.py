@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 from latent_ae.data.loader import Candidate, Sample, usable_sample
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
-from latent_ae.data.transforms import augmented
-from latent_ae.io.image import WHITE, BrokenImage, Color, Pixels, to_pil, to_uint8
+from latent_ae.data.transforms import augmented, cut, eight_bit
+from latent_ae.io.image import WHITE, BrokenImage, Color, Pixels
 from latent_ae.randomness import numpy_generator
 
 Size = tuple[int, int]
@@ -201,7 +201,7 @@ def bucket_crop(
     """
     if crop not in ("center", "random"):
         raise ValueError(f"expected the crop center or random, got {crop}")
-    whole = to_pil(to_uint8(image, channels, background))
+    whole = eight_bit(image, channels, background)
     height, width = size
     part_width = min(whole.width, max(1, round(whole.height * width / height)))
     part_height = min(whole.height, max(1, round(whole.width * height / width)))
@@ -214,8 +214,7 @@ def bucket_crop(
     if crop == "random":
         left, top = (int(generator.integers(room, endpoint=True)) for room in (room_x, room_y))
     box = (left, top, left + part_width, top + part_height)
-    resample = Image.Resampling.LANCZOS if part_width > width else Image.Resampling.BICUBIC  # as in transforms
-    pixels = np.array(whole.resize((width, height), resample, box=box)).reshape(height, width, channels)
+    pixels = cut(whole, box, size, channels)
     return augmented(pixels, flip=flip, color_gain=color_gain, generator=generator)
 
 
