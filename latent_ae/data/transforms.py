@@ -3,9 +3,9 @@
     image -> box -> part of the image -> uint8 levels, grey or RGB        a box that keeps its size
     image -> grey or RGB -> box, resampled -> uint8 levels                a box that is resized
 
-A box is cut out before its colours are converted, which gives the same levels for a fraction of the work. Two steps stay
-in the other order: resampling mixes levels, so it comes after every conversion; and images with transparency or more
-than 8 bits are converted whole, since what makes them unusable is a property of the whole image.
+A box is cut out before its colours are converted, which gives the same levels for a fraction of the work. Two steps
+stay in the other order: resampling mixes levels, so it comes after every conversion; and images with transparency or
+more than 8 bits are converted whole, since what makes them unusable is a property of the whole image.
 """
 
 import numpy as np

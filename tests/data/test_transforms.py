@@ -199,7 +199,7 @@ def test_evaluation_shows_the_whole_image_or_its_centre() -> None:
         evaluation_view(image, channels=3, size=65, background=WHITE)
 
 
-# ------------------------------------------------------------------ cut first, converted after: the same to the last bit
+# ----------------------------------------------------- cut first, converted after: the same to the last bit
 
 
 def of_mode(mode: str) -> Image.Image:
@@ -213,7 +213,7 @@ def of_mode(mode: str) -> Image.Image:
         types = {"I;16": np.uint16(257), "I": np.int32(257), "F": np.float32(1 / 255)}
         return Image.fromarray(levels * types[mode])
     if mode in ("RGB key", "L key", "P key"):
-        image = rgb.convert(mode.split()[0])
+        image = rgb.convert(mode.removesuffix(" key"))
         image.info["transparency"] = (200, 100, 50) if mode == "RGB key" else 7
         return image
     if mode in ("RGBA", "LA", "PA"):
