@@ -37,6 +37,7 @@ def test_the_keyboard_is_enough_to_reconstruct(visitor: Visitor) -> None:
                 return
         raise AssertionError(f"no way to {name}")
 
+    page.get_by_role("button", name="Example 2").wait_for()
     walk_to("Example 2")
     page.keyboard.press("Enter")
     page.locator(".controls:visible .image-frame img").wait_for()
