@@ -19,7 +19,10 @@ def line(name: str) -> str:
 @pytest.mark.parametrize(
     ("name", "end"),
     [
-        ("train", "&& pip install -e . && accelerate launch --config_file accelerate_config.yaml train/train.py"),
+        (
+            "train",
+            '&& pip install -e ".[app]" && accelerate launch --config_file accelerate_config.yaml train/train.py',
+        ),
         ("test", '&& pip install -e ".[test]" && pytest'),
     ],
 )

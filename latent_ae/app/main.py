@@ -1,4 +1,4 @@
-"""Serve models to browsers and programs: `python app/app.py --help`."""
+"""Serve models to browsers and programs: `latent-ae serve --help`."""
 
 import argparse
 import gc
@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
 _RUNS = Path("runs")
 _HOW_TO_MAKE_ONE = (
-    f"no finished run under {_RUNS}: give --model a model directory or a hub id, or make one in four minutes with\n"
-    "  accelerate launch --config_file accelerate_config.yaml train/train.py"
+    f"no finished run under {_RUNS}: give --model a model directory or a hub id, or train one in four minutes with\n"
+    "  latent-ae train"
 )
+_EXTRA = ("gradio", "prometheus_client")
+"""what only the extra `app` installs"""
 _LIMITS = {
     "upload_bytes": "bytes of an uploaded file",
     "pixels": "pixels of an image",
@@ -71,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(
     arguments: argparse.Namespace, names: list[str], auth: Accounts | None, folder: Path, signals: "_Signals"
 ) -> None:
+    if missing := [name for name in _EXTRA if find_spec(name) is None]:
+        raise UserError(f"the app needs {' and '.join(missing)}: pip install 'latent-ae[app]'")
     # torch and gradio take seconds to import: what is wrong with the command line is said before.
     from latent_ae.app import log  # noqa: PLC0415
     from latent_ae.app.api.tools import require_usable  # noqa: PLC0415
@@ -113,7 +118,9 @@ def _serve(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="app.py", description="Serve image autoencoders to browsers and programs.")
+    parser = argparse.ArgumentParser(
+        prog="latent-ae serve", description="Serve image autoencoders to browsers and programs."
+    )
     parser.add_argument(
         "--model",
         action="append",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from latent_ae._version import __version__
-from latent_ae.cli import convert, evaluate, export, files, inspection, space, verify
+from latent_ae.cli import convert, evaluate, export, files, inspection, programs, space, verify
 from latent_ae.cli.messages import complain
 from latent_ae.errors import UserError
 
@@ -22,15 +22,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status: 0 for complete success, 1 if a part failed, 2 for a user's error, 130 if it was
     interrupted.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in programs.PROGRAMS:
+        return programs.run_program(argv[0], argv[1:])
     parser = argparse.ArgumentParser(
         prog="latent-ae",
-        description="Measure, use and export image autoencoders. Every command has its own --help.",
+        description="Train, measure, use, serve and export image autoencoders. Every command has its own --help.",
     )
     parser.add_argument("--version", action="version", version=f"latent-ae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (evaluate, files, inspection, space, export, verify, convert):
+    for room in (programs, evaluate, files, inspection, space, export, verify, convert):
         room.add_commands(commands)
-    words, settings = evaluate.split_settings(sys.argv[1:] if argv is None else argv)
+    words, settings = evaluate.split_settings(argv)
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:

@@ -72,8 +72,19 @@ def test_without_a_model_and_a_run_it_says_how_to_make_one(
     with kept_signals():
         assert app.main([]) == 2
     error = capsys.readouterr().err
-    assert "accelerate launch --config_file accelerate_config.yaml train/train.py" in error
+    assert "latent-ae train" in error
     assert "--model" in error
+
+
+def test_without_its_extra_it_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "find_spec", lambda name: None)
+    with kept_signals():
+        assert app.main(["--model", "x"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the app needs gradio and prometheus_client: pip install 'latent-ae[app]'\n"
+    )
 
 
 def test_what_is_wrong_with_the_accounts_ends_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
