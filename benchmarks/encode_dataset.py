@@ -36,10 +36,10 @@ from latent_ae.inference.test_image import photo_like
 from latent_ae.io.image import WHITE, Pixels, from_tensor, open_image
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index
-from latent_ae.latent_dataset.preparing import describe_work, prepare
+from latent_ae.latent_dataset.prepare import describe_work, prepare
 from latent_ae.latent_dataset.settings import EncodeConfig
-from latent_ae.latent_dataset.views import Images, chosen_parts
-from latent_ae.latent_dataset.work import make_shards
+from latent_ae.latent_dataset.source_images import Images, chosen_parts
+from latent_ae.latent_dataset.writer import make_shards
 from latent_ae.models import PRESETS, Autoencoder, build_autoencoder
 
 

@@ -33,10 +33,10 @@ from latent_ae.io.folder_lock import only_run
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import DUPLICATES, SKIPPED, Summary, write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.preparing import Work, describe_work, prepare, require_seen
+from latent_ae.latent_dataset.prepare import Work, describe_work, prepare, require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig
-from latent_ae.latent_dataset.views import Images, chosen_parts
-from latent_ae.latent_dataset.work import make_shards
+from latent_ae.latent_dataset.source_images import Images, chosen_parts
+from latent_ae.latent_dataset.writer import make_shards
 from latent_ae.training.distributed import start_accelerator
 from latent_ae.training.signals import StopRequest
 

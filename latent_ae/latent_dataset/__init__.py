@@ -1,17 +1,15 @@
-"""A data set turned into latents: made by several processes, killed and gone on with, checked, and trained on.
+"""A data set turned into latents: written by several processes, resumed after a kill, checked, and trained on.
 
-settings    what is asked for                     views       images, labels and captions of a source
-manifest    what the latents are                  encoder     the model's encoder side, one result an image
-preparing   a folder made ready                   making      a shard of its images
-work        the shards of one process             shard       a shard on the disk
-index       what is written at the end            statistics  of the latents
-dataset     the latents for training              verify      whether a folder is what it says
-again       images encoded again                  index_check the index beside the shards' records
-checksum    JSON that shows its damage            conversion  the forms that other trainers read
+settings       what is asked for                          writer      the shards of one process
+manifest       what the latents are, written first        shard       a shard on the disk, and its record
+source_images  images, labels, captions of a data set     statistics  of latents and codes
+encoder        the encoder side, one result an image      index       what is written last: index, statistics, lists
+prepare        a folder made ready; what is missing       verification  whether a folder is what it says
+dataset        the latents for training                   conversion  the formats that other trainers read
 """
 
 from latent_ae.latent_dataset.dataset import LatentDataset
-from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.verify import Verification, verify
+from latent_ae.latent_dataset.manifest import LatentDatasetError
+from latent_ae.latent_dataset.verification import Verification, verify
 
 __all__ = ["LatentDataset", "LatentDatasetError", "Verification", "verify"]

@@ -14,9 +14,8 @@ from torch.utils.data import Dataset
 
 from latent_ae.errors import one_line
 from latent_ae.evaluation.metrics import LOGVAR_RANGE, Scaling
-from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.index import INDEX, changed_files, completed_with, read_statistics
-from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest
+from latent_ae.latent_dataset.manifest import TENSORS, LatentDatasetError, Manifest, read_manifest
 from latent_ae.latent_dataset.settings import command
 from latent_ae.randomness import torch_generator
 

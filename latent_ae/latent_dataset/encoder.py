@@ -25,8 +25,7 @@ from latent_ae.inference.tiling import run_tiled
 from latent_ae.io.image import Pixels, from_tensor
 from latent_ae.io.latent_file.header import SMALL_CODEBOOK
 from latent_ae.io.latent_file.latents import DTYPES, Precision
-from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.manifest import Kind
+from latent_ae.latent_dataset.manifest import Kind, LatentDatasetError
 from latent_ae.models import pad_to_factor
 
 _STEP_PIXELS = 64

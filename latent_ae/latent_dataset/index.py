@@ -17,9 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latent_ae.io.atomic import write_atomically
-from latent_ae.latent_dataset.checksum import read_checked, with_checksum
-from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.manifest import TENSORS, Manifest, read_manifest
+from latent_ae.latent_dataset.manifest import (
+    TENSORS,
+    LatentDatasetError,
+    Manifest,
+    read_checked,
+    read_manifest,
+    with_checksum,
+)
 from latent_ae.latent_dataset.shard import Record, file_name, read_record, record_name
 from latent_ae.latent_dataset.statistics import LatentSums, merged, sums_from_json
 from latent_ae.models.naming import model_name
@@ -30,7 +35,7 @@ SKIPPED = "skipped.jsonl"
 DUPLICATES = "duplicates.jsonl"
 CARD = "README.md"
 
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_OF_A_GROUP = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def write_index(folder: Path) -> Summary:
                 if first != row["name"] and not row["flipped"]:
                     duplicates.append({"id": row["name"], "same_as": first})
             tables.append(_table(record, number, schema))
-            if number == manifest.shards - 1 or sum(map(len, tables)) >= _ROWS_AT_ONCE:
+            if number == manifest.shards - 1 or sum(map(len, tables)) >= _ROWS_OF_A_GROUP:
                 writer.write_table(pa.concat_tables(tables))
                 tables.clear()
     if not gathered.rows:

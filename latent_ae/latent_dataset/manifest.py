@@ -5,16 +5,53 @@ import json
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import diffusers
 import torch
 
 from latent_ae._version import __version__
 from latent_ae.config import ConfigError, DataConfig, Section, differences, validate
+from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
-from latent_ae.latent_dataset.checksum import read_checked, with_checksum
-from latent_ae.latent_dataset.errors import LatentDatasetError
+
+
+class LatentDatasetError(UserError):
+    """A folder that is no data set of latents, is not complete or was made otherwise; the message is one line."""
+
+
+_CHECKSUM = "checksum"
+
+
+def checksum(tree: Mapping[str, Any]) -> str:
+    """Sha256 in hex over a tree of JSON, whatever the order of its keys and the space between them."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def with_checksum(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with its checksum as a further entry."""
+    return {**tree, _CHECKSUM: checksum(tree)}
+
+
+def read_checked(path: Path, *, without: str = "") -> tuple[dict[str, Any], bool]:
+    """The tree of a file, and whether it has a checksum: files of earlier versions have none.
+
+    The checksum covers everything but the entry `without`.
+
+    Raises LatentDatasetError if the file is not there, is no JSON object, or does not match its checksum.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise LatentDatasetError(f"{path} cannot be read: {reason}") from None
+    if not isinstance(tree, dict):
+        raise LatentDatasetError(f"{path} is damaged: expected a JSON object, got {type(tree).__name__}")
+    given = tree.pop(_CHECKSUM, None)
+    if given is not None and given != checksum({key: value for key, value in tree.items() if key != without}):
+        raise LatentDatasetError(f"{path} does not match its checksum: it was damaged or changed")
+    return tree, given is not None
+
 
 SCHEMA = 1
 NAME = "manifest.json"

@@ -21,9 +21,7 @@ from torch import Tensor
 from latent_ae.device import one_thread
 from latent_ae.errors import one_line
 from latent_ae.io.atomic import write_atomically
-from latent_ae.latent_dataset.checksum import read_checked, with_checksum
-from latent_ae.latent_dataset.errors import LatentDatasetError
-from latent_ae.latent_dataset.manifest import TENSORS, Manifest
+from latent_ae.latent_dataset.manifest import TENSORS, LatentDatasetError, Manifest, read_checked, with_checksum
 from latent_ae.latent_dataset.statistics import sums_from_json, sums_of
 
 FOLDER = "shards"

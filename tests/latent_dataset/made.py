@@ -13,10 +13,10 @@ from latent_ae.io.folder_lock import LOCK, only_run
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.preparing import describe_work, prepare
+from latent_ae.latent_dataset.prepare import describe_work, prepare
 from latent_ae.latent_dataset.settings import EncodeConfig
-from latent_ae.latent_dataset.views import Images, chosen_parts
-from latent_ae.latent_dataset.work import make_shards
+from latent_ae.latent_dataset.source_images import Images, chosen_parts
+from latent_ae.latent_dataset.writer import make_shards
 
 
 def settings(

@@ -13,7 +13,7 @@ from typing import Literal
 from latent_ae.io.atomic import placed
 from latent_ae.latent_dataset.conversion import fast_dit, kohya, lightningdit, mds, webdataset
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
-from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.manifest import LatentDatasetError
 
 ORIGIN = "latents.json"
 """beside what the trainer reads: what the latents are"""

@@ -19,7 +19,7 @@ import numpy as np
 
 from latent_ae.latent_dataset.conversion.rows import require_one_shape, with_mirror_images
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
-from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.manifest import LatentDatasetError
 
 _FACTOR = 8
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
-from latent_ae.latent_dataset.errors import LatentDatasetError
+from latent_ae.latent_dataset.manifest import LatentDatasetError
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from latent_ae.data.source import CaptionedSource, LabelledSource
 from latent_ae.data.sources.hub import HubImages
 from latent_ae.data.transforms import evaluation_view
 from latent_ae.io.image import BrokenImage, Color, Pixels, to_pil, to_uint8
+from latent_ae.latent_dataset.manifest import LatentDatasetError, PreprocessingPart
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the upright image"""
@@ -90,6 +91,19 @@ class Images:
             label=None if label is not None and label < 0 else label,  # -1 is datasets' "no class"
             caption=caption,
         )
+
+    def view_again(self, row: dict[str, Any], part: PreprocessingPart) -> View:
+        """What was encoded for a row of the index. Raises LatentDatasetError if the image is not there as it was."""
+        if row["source_index"] >= len(self):
+            raise LatentDatasetError(f"the data set has only {len(self)} images now")
+        view = self.view(
+            row["source_index"], channels=part.channels, resolution=part.resolution, background=part.background
+        )
+        if isinstance(view, Unusable):
+            raise LatentDatasetError(f"the image cannot be used any more: {view.reason}")
+        if (view.name, view.identity) != (row["name"], row["id"]):
+            raise LatentDatasetError("the image has changed since it was encoded")
+        return view
 
     def _place(self, index: int) -> tuple[int, int]:
         for number, part in enumerate(self._parts):

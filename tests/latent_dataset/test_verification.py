@@ -9,12 +9,11 @@ import pytest
 from safetensors.torch import load_file
 
 from latent_ae.latent_dataset import LatentDatasetError, verify
-from latent_ae.latent_dataset.again import Again
-from latent_ae.latent_dataset.checksum import with_checksum
 from latent_ae.latent_dataset.index import write_index
-from latent_ae.latent_dataset.manifest import read_manifest
+from latent_ae.latent_dataset.manifest import read_manifest, with_checksum
 from latent_ae.latent_dataset.shard import read_record, write_shard
 from latent_ae.latent_dataset.statistics import sums_of
+from latent_ae.latent_dataset.verification import Again
 from tests.data.images import noise_image
 from tests.latent_dataset.conftest import NAMES
 from tests.latent_dataset.made import make, settings
@@ -50,7 +49,7 @@ def test_every_shard_is_counted(latents: Path) -> None:
 
 def test_the_index_is_read_in_pieces(latents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what is found does not depend on where they end."""
-    monkeypatch.setattr("latent_ae.latent_dataset.index_check._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("latent_ae.latent_dataset.verification._ROWS_AT_ONCE", 2)
     monkeypatch.setattr(pq, "read_table", None)
     found = verify(latents, samples=4)
     assert (found.problems, found.rows, found.encoded_again) == ([], len(NAMES), 4)

@@ -8,9 +8,7 @@ from pathlib import Path
 from latent_ae.inference import Codec
 from latent_ae.io.atomic import remove_partials
 from latent_ae.io.latent_file.header import SMALL_CODEBOOK
-from latent_ae.latent_dataset.again import seen_again
 from latent_ae.latent_dataset.encoder import Encoder
-from latent_ae.latent_dataset.errors import LatentDatasetError
 from latent_ae.latent_dataset.index import (
     DUPLICATES,
     INDEX,
@@ -25,6 +23,7 @@ from latent_ae.latent_dataset.manifest import (
     ComputePart,
     EncoderPart,
     ImagesPart,
+    LatentDatasetError,
     Manifest,
     ModelPart,
     PreprocessingPart,
@@ -37,7 +36,7 @@ from latent_ae.latent_dataset.manifest import (
 )
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.shard import FOLDER, file_name, inconsistency, read_record, record_name, require_unchanged
-from latent_ae.latent_dataset.views import Images
+from latent_ae.latent_dataset.source_images import Images
 
 
 def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:
@@ -171,7 +170,7 @@ def _require_same_images(folder: Path, manifest: Manifest, images: Images, shard
     for number in sorted({*shards[:1], *shards[-1:]}):
         for row in read_record(folder, manifest, number).rows[:1]:
             try:
-                seen_again(images, manifest.preprocessing, row)
+                images.view_again(row, manifest.preprocessing)
             except LatentDatasetError as error:
                 raise LatentDatasetError(
                     f"{folder} holds latents of other images: {row['name']}: {error}: take another --out"

@@ -8,7 +8,7 @@ import pytest
 from latent_ae.config import DataConfig
 from latent_ae.data import DataError, open_source
 from latent_ae.io.image import WHITE
-from latent_ae.latent_dataset.views import Images, Unusable, View, chosen_parts
+from latent_ae.latent_dataset.source_images import Images, Unusable, View, chosen_parts
 from tests.data.written import encoded
 
 

@@ -1,22 +1,73 @@
-"""Making a shard of its images. What is in it depends on them alone: not on other shards, processes or moments."""
+"""The shards of one process, each made of its images alone: not of other shards, processes or moments."""
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from latent_ae.data import DataError
+from latent_ae.data.loader import as_it_is, leave_signals_to_the_main_process
+from latent_ae.device import one_thread
 from latent_ae.io.image import Pixels
 from latent_ae.latent_dataset.encoder import Encoded, Encoder
 from latent_ae.latent_dataset.manifest import Manifest
 from latent_ae.latent_dataset.shard import write_shard
+from latent_ae.latent_dataset.source_images import Images, Unusable, View, Views
 from latent_ae.latent_dataset.statistics import sums_of
-from latent_ae.latent_dataset.views import Unusable, View
 
 _OPEN_PIXELS = 1 << 26
 """of images of several sizes that wait for others of their own"""
+
+
+def make_shards(
+    folder: Path,
+    manifest: Manifest,
+    images: Images,
+    encoder: Encoder,
+    shards: Sequence[int],
+    *,
+    workers: int,
+    stop: Callable[[], bool] = lambda: False,
+    on_image: Callable[[], object] = lambda: None,
+) -> None:
+    """Make and write these shards of `folder`, in this order.
+
+    `workers` processes load images (0: this one), which changes nothing in them. `on_image` is called after each image.
+    When `stop` says so the shard at work is given up, and the call returns. Raises DataError for a label or caption of
+    another kind, LatentDatasetError for an image that does not fit into memory, and OSError if a shard cannot be
+    written: those before it are whole.
+    """
+    if not shards:
+        return
+    part = manifest.preprocessing
+    loader: DataLoader[Any] = DataLoader(
+        Views(images, channels=part.channels, resolution=part.resolution, background=part.background),
+        sampler=list(chain.from_iterable(manifest.unit(number) for number in shards)),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=as_it_is,
+        worker_init_fn=leave_signals_to_the_main_process,
+        generator=torch.Generator(),
+    )
+    views = iter(loader)
+    with one_thread():
+        for number in shards:
+            maker = ShardMaker(encoder, batch_size=manifest.compute.batch_size, flips=part.flips)
+            for index in manifest.unit(number):
+                view = next(views)
+                if isinstance(view, DataError):
+                    raise view
+                maker.add(index, view)
+                on_image()
+                if stop():
+                    return
+            maker.write(folder, manifest, number)
 
 
 class ShardMaker:
