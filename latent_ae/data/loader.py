@@ -6,7 +6,7 @@ Letters: B b batch, C channels, R resolution, H W height and width.
 """
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -55,6 +55,17 @@ class Batch:
     def pin_memory(self) -> Self:
         """What the DataLoader calls to have the pixels in page-locked memory."""
         return replace(self, pixels=self.pixels.pin_memory())
+
+
+def batch_of(samples: Sequence[Sample], *, pin_memory: bool = False) -> Batch:
+    """The samples as a batch, its pixels in page-locked memory if asked for."""
+    crops = [sample.pixels for sample in samples]
+    return Batch(
+        pixels=torch.stack(crops, out=torch.empty((len(crops), *crops[0].shape), pin_memory=pin_memory)),
+        numbers=[sample.number for sample in samples],
+        sample_ids=[sample.sample_id for sample in samples],
+        bad=[bad for sample in samples for bad in sample.bad],
+    )
 
 
 @dataclass(frozen=True)
@@ -176,16 +187,8 @@ def training_loader(
     """
     pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
     pieces(first_step)  # the error, if any, belongs here and not in the loop
-    loader: DataLoader[Any] = DataLoader(
-        _MicroBatches(samples),
-        sampler=Numbers(pieces, range(first_step, steps)),
-        batch_size=None,
-        num_workers=workers,  # torch gives each of them one thread
-        collate_fn=as_it_is,
-        worker_init_fn=leave_signals_to_the_main_process,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
-    )
+    indices = range(first_step * accumulation, steps * accumulation)
+    loader = data_loader(_MicroBatches(samples, pieces, accumulation), indices, workers=workers, pin_memory=pin_memory)
     return TrainingLoader(loader, accumulation * max(0, steps - first_step))
 
 
@@ -213,15 +216,7 @@ def evaluation_batches(
     total = len(source)
     count = total if limit is None else min(limit, total)
     indices = [place * total // count for place in range(rank, count, world_size)]
-    loader: DataLoader[Any] = DataLoader(
-        _Views(source, channels, size, background),
-        sampler=indices,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=as_it_is,
-        worker_init_fn=leave_signals_to_the_main_process,
-        generator=torch.Generator(),
-    )
+    loader = data_loader(_Views(source, channels, size, background), indices, workers=workers)
     group: list[tuple[int, torch.Tensor]] = []
     for index, view in loader:
         if isinstance(view, str):
@@ -235,40 +230,50 @@ def evaluation_batches(
         yield _evaluation_batch(source, group)
 
 
-def leave_signals_to_the_main_process(_worker: int) -> None:
+def data_loader(
+    dataset: Dataset[Any], indices: Iterable[Any] | None = None, *, workers: int, pin_memory: bool = False
+) -> DataLoader[Any]:
+    """The items of a dataset at `indices`, in order (None: all items of an IterableDataset), made by `workers`
+    processes (0: this one). The project's only DataLoader.
+    """
+    return DataLoader(
+        dataset,
+        sampler=indices,
+        batch_size=None,
+        num_workers=workers,  # torch gives each of them one thread
+        collate_fn=_as_it_is,
+        worker_init_fn=_ignore_interrupts,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
+    )
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _ignore_interrupts(_worker: int) -> None:
     # Ctrl-C goes to every process of the terminal; the main one then still wants batches until it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class Numbers:
-    """The number ranges of the micro-batches of some steps, made as they are asked for."""
-
-    def __init__(self, pieces: Callable[[int], list[range]], steps: range) -> None:
-        self._pieces = pieces
-        self._steps = steps
-
-    def __iter__(self) -> Iterator[range]:
-        for step in self._steps:
-            yield from self._pieces(step)
-
-
 class _MicroBatches(Dataset[Batch | DataError]):
-    """Micro-batches by their number range. An error is handed on: raised in a worker, it would be a stack trace."""
+    """A rank's micro-batches: number m of step s is s * accumulation + m.
 
-    def __init__(self, samples: Dataset[Sample]) -> None:
+    An error is handed on: raised in a worker, it would be a stack trace.
+    """
+
+    def __init__(self, samples: Dataset[Sample], pieces: Callable[[int], list[range]], accumulation: int) -> None:
         self._samples = samples
+        self._pieces = pieces
+        self._accumulation = accumulation
 
-    def __getitem__(self, numbers: range) -> Batch | DataError:
+    def __getitem__(self, number: int) -> Batch | DataError:
+        step, micro_batch = divmod(number, self._accumulation)
         try:
-            samples = [self._samples[number] for number in numbers]
+            return batch_of([self._samples[n] for n in self._pieces(step)[micro_batch]])
         except DataError as error:
             return error
-        return Batch(
-            pixels=torch.stack([sample.pixels for sample in samples]),
-            numbers=list(numbers),
-            sample_ids=[sample.sample_id for sample in samples],
-            bad=[bad for sample in samples for bad in sample.bad],
-        )
 
 
 class _Views(Dataset[tuple[int, torch.Tensor | str]]):
@@ -293,7 +298,3 @@ def _evaluation_batch(source: ImageSource, group: list[tuple[int, torch.Tensor]]
     indices = [index for index, _ in group]
     pixels = torch.stack([view for _, view in group])
     return EvaluationBatch(pixels, indices, [source.sample_id(index) for index in indices])
-
-
-def as_it_is(item: Any) -> Any:
-    return item

@@ -15,18 +15,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from latent_ae.data.loader import (
     Batch,
     Candidate,
     Sample,
-    as_it_is,
-    leave_signals_to_the_main_process,
+    batch_of,
+    data_loader,
     usable_sample,
 )
-from latent_ae.data.order.stream import ImageStream, Position
-from latent_ae.data.order.stream_share import StreamShare
+from latent_ae.data.order.stream import ImageStream, Position, StreamShare
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.shards import Shards, StoredImage
@@ -114,27 +113,22 @@ class StreamLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError if a shard cannot be read or too many images in a row cannot be used."""
         work, parts_a_step = self._work, max(1, self._workers)
-        loader: DataLoader[Any] = DataLoader(
-            _Parts(self._samples, work),
-            batch_size=None,
-            num_workers=self._workers,  # torch gives each of them one thread
-            collate_fn=as_it_is,
-            worker_init_fn=leave_signals_to_the_main_process,
-            generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
-        )
+        loader = data_loader(_Parts(self._samples, work), workers=self._workers)
         self._positions = dict(work.positions)
         parts = iter(loader)  # the workers' parts come by turns
         for step in work.steps:
-            pieces: dict[int, _Piece] = {}
+            samples: dict[int, Sample] = {}
+            positions: dict[int, Position] = {}
             for _ in range(parts_a_step):
                 part = next(parts)
                 if isinstance(part, DataError):
                     raise part
-                pieces |= part.pieces()
+                samples |= {sample.number: sample for sample in part.samples()}
+                positions |= part.positions
+            self._positions = positions
             for streams in work.share.micro_batches():
-                self._positions |= {stream: pieces[stream].position for stream in streams}
                 numbers = [number for stream in streams for number in work.share.numbers(step, stream)]
-                yield self._batch([pieces[stream] for stream in streams], numbers)
+                yield batch_of([samples[number] for number in numbers], pin_memory=self._pin_memory)
 
     def state(self) -> dict[str, Any]:
         """Where to go on after the micro-batches that were handed out; JSON can hold it.
@@ -148,17 +142,6 @@ class StreamLoader:
             "shards": self._samples.shards.identity,
             "positions": {str(stream): position.to_json() for stream, position in self._positions.items()},
         }
-
-    def _batch(self, pieces: Sequence["_Piece"], numbers: list[int]) -> Batch:
-        first = pieces[0].pixels
-        pixels = torch.empty((len(numbers), *first.shape[1:]), pin_memory=self._pin_memory)
-        torch.cat([piece.pixels for piece in pieces], out=pixels)
-        return Batch(
-            pixels=pixels,
-            numbers=numbers,
-            sample_ids=[sample_id for piece in pieces for sample_id in piece.sample_ids],
-            bad=[bad for piece in pieces for bad in piece.bad],
-        )
 
 
 def stream_loader(
@@ -225,32 +208,17 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """The samples of one stream at one step, and the stream's position after them."""
-
-    pixels: torch.Tensor
-    sample_ids: list[str]
-    bad: list[Bad]
-    position: Position
-
-
-@dataclass(frozen=True)
 class _Part:
-    """A worker's samples of one step, its streams one after the other: one tensor is cheaper to hand over than many."""
+    """A worker's samples of one step: one tensor is cheaper to hand over than many."""
 
     pixels: torch.Tensor
-    samples: list[tuple[str, list[Bad]]]
+    labels: list[tuple[int, str, list[Bad]]]
+    """number, id and unusable images of each sample"""
     positions: dict[int, Position]
+    """of the worker's streams after them"""
 
-    def pieces(self) -> dict[int, _Piece]:
-        """By stream."""
-        each = len(self.samples) // len(self.positions)
-        pieces = {}
-        for place, (stream, position) in enumerate(self.positions.items()):
-            cut = slice(place * each, (place + 1) * each)
-            ids = [sample_id for sample_id, _ in self.samples[cut]]
-            pieces[stream] = _Piece(self.pixels[cut], ids, [b for _, bad in self.samples[cut] for b in bad], position)
-        return pieces
+    def samples(self) -> list[Sample]:
+        return [Sample(pixels, *label) for pixels, label in zip(self.pixels, self.labels, strict=True)]
 
 
 class _Parts(IterableDataset[_Part | DataError]):
@@ -276,7 +244,7 @@ class _Parts(IterableDataset[_Part | DataError]):
                 ]
                 yield _Part(
                     torch.stack([sample.pixels for sample in samples]),
-                    [(sample.sample_id, sample.bad) for sample in samples],
+                    [(sample.number, sample.sample_id, sample.bad) for sample in samples],
                     {number: stream.position for number, stream in streams.items()},
                 )
         except DataError as error:

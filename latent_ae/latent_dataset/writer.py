@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from latent_ae.data import DataError
-from latent_ae.data.loader import as_it_is, leave_signals_to_the_main_process
+from latent_ae.data.loader import data_loader
 from latent_ae.device import one_thread
 from latent_ae.io.image import Pixels
 from latent_ae.latent_dataset.encoder import Encoded, Encoder
@@ -46,14 +45,10 @@ def make_shards(
     if not shards:
         return
     part = manifest.preprocessing
-    loader: DataLoader[Any] = DataLoader(
+    loader = data_loader(
         Views(images, channels=part.channels, resolution=part.resolution, background=part.background),
-        sampler=list(chain.from_iterable(manifest.unit(number) for number in shards)),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=as_it_is,
-        worker_init_fn=leave_signals_to_the_main_process,
-        generator=torch.Generator(),
+        list(chain.from_iterable(manifest.unit(number) for number in shards)),
+        workers=workers,
     )
     views = iter(loader)
     with one_thread():

@@ -1,15 +1,14 @@
 """Rows of latents by the sample's number in the run, and the loader of micro-batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
-from latent_ae.data.loader import Numbers, as_it_is, leave_signals_to_the_main_process
+from latent_ae.data.loader import data_loader
 from latent_ae.data.order.numbers import index_of, rank_numbers
 from latent_ae.errors import UserError
 from latent_ae.latent_dataset import LatentDataset
@@ -24,14 +23,20 @@ def numbered_row(rows: LatentDataset, seed: int, number: int) -> dict[str, Tenso
 
 
 class _MicroBatches(Dataset[Any]):
-    """Micro-batches by their number range. An error is handed on: raised in a worker, it would be a stack trace."""
+    """A rank's micro-batches: number m of step s is s * accumulation + m.
 
-    def __init__(self, samples: Dataset[S]) -> None:
+    An error is handed on: raised in a worker, it would be a stack trace.
+    """
+
+    def __init__(self, samples: Dataset[S], pieces: Callable[[int], list[range]], accumulation: int) -> None:
         self._samples = samples
+        self._pieces = pieces
+        self._accumulation = accumulation
 
-    def __getitem__(self, numbers: range) -> Any:
+    def __getitem__(self, number: int) -> Any:
+        step, micro_batch = divmod(number, self._accumulation)
         try:
-            return default_collate([self._samples[number] for number in numbers])
+            return default_collate([self._samples[n] for n in self._pieces(step)[micro_batch]])
         except UserError as error:
             return error
 
@@ -56,16 +61,8 @@ def updates(
     read.
     """
     pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
-    loader: DataLoader[Any] = DataLoader(
-        _MicroBatches(samples),
-        sampler=Numbers(pieces, range(first_step, steps)),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=as_it_is,
-        worker_init_fn=leave_signals_to_the_main_process,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
-    )
+    indices = range(first_step * accumulation, steps * accumulation)
+    loader = data_loader(_MicroBatches(samples, pieces, accumulation), indices, workers=workers, pin_memory=pin_memory)
     made = iter(loader)
     while batches := list(islice(made, accumulation)):
         for batch in batches:

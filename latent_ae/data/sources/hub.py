@@ -12,8 +12,8 @@ import fsspec
 from PIL import Image
 
 from latent_ae.config import DataConfig
-from latent_ae.data.left_out import files_without_row
 from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
+from latent_ae.data.sources.folder import files_without_row
 from latent_ae.io.image import BrokenImage, open_image
 from latent_ae.io.image_header import header_size
 
