@@ -25,7 +25,7 @@ from latent_ae.evaluation.metrics import (
     InceptionFeatures,
     LatentStatistics,
 )
-from latent_ae.evaluation.metrics.comparison import COLOR_BIAS, FLAT_PSNR, PSNR_LIMIT, UNITS_AND_PROTOCOLS
+from latent_ae.evaluation.metrics.quality import COLOR_BIAS, FLAT_PSNR, PSNR_LIMIT, UNITS_AND_PROTOCOLS
 from latent_ae.evaluation.perceptual import PerceptualDistance
 from latent_ae.evaluation.report import (
     EvaluationReport,

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.evaluation.metrics import LOGVAR_RANGE, CodebookStatistics
-from latent_ae.evaluation.metrics.moments import Moments
-from latent_ae.evaluation.metrics.rounding import rounded
+from latent_ae.evaluation.metrics.moments import Moments, rounded
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
 """How good an autoencoder is: its reconstructions, its latents and its codes.
 
-    quality         PSNR, SSIM, MS-SSIM, L1 of a reconstruction
-    sharpness       the gradient energy that a reconstruction keeps
-    color           the shift of its mean colour
-    comparison      all of these, and a perceptual distance, beside one another
+    quality         PSNR, SSIM, MS-SSIM, L1, gradient energy, colour shift of a reconstruction, and all of them together
     fid             rFID: how far the reconstructions' features are from the images', as sets
     latents         KL, moments and active units of the posteriors
     equivariance    whether the latents turn and shrink with the image
@@ -14,13 +11,20 @@ Functions give a value per image; classes add up what has no value per image, an
 """
 
 from latent_ae.evaluation.metrics.codebook import CodebookStatistics
-from latent_ae.evaluation.metrics.color import color_bias
-from latent_ae.evaluation.metrics.comparison import compare
 from latent_ae.evaluation.metrics.equivariance import EquivarianceStatistics
 from latent_ae.evaluation.metrics.fid import FidUnavailable, FrechetStatistics, InceptionFeatures
 from latent_ae.evaluation.metrics.latents import ACTIVE_VARIANCE, LOGVAR_RANGE, LatentStatistics, Scaling, kl_nats
-from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE, l1, ms_ssim, psnr, ssim
-from latent_ae.evaluation.metrics.sharpness import gradient_energy_ratio
+from latent_ae.evaluation.metrics.quality import (
+    MS_SSIM_MINIMUM_SIDE,
+    SSIM_MINIMUM_SIDE,
+    color_bias,
+    compare,
+    gradient_energy_ratio,
+    l1,
+    ms_ssim,
+    psnr,
+    ssim,
+)
 
 __all__ = [
     "ACTIVE_VARIANCE",

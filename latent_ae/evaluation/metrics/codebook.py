@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics.rounding import rounded
+from latent_ae.evaluation.metrics.moments import rounded
 
 
 class CodebookStatistics:

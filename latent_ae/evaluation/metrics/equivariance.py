@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latent_ae.evaluation.metrics.moments import Moments
-from latent_ae.evaluation.metrics.rounding import rounded
+from latent_ae.evaluation.metrics.moments import Moments, rounded
 
 Encode = Callable[[Tensor], Tensor]
 """pixels [B, C, H, W] in [-1, 1] => latents [B, c, H / factor, W / factor], without randomness"""

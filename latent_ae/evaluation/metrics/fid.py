@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
-from latent_ae.evaluation.metrics.rounding import rounded
+from latent_ae.evaluation.metrics.moments import rounded
 from latent_ae.io.image import from_tensor
 
 INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")

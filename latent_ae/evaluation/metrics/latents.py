@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics.moments import Moments
-from latent_ae.evaluation.metrics.rounding import rounded
+from latent_ae.evaluation.metrics.moments import Moments, rounded
 
 ACTIVE_VARIANCE = 0.01
 LOGVAR_RANGE = (-30.0, 20.0)  # as in diffusers' DiagonalGaussianDistribution

@@ -1,4 +1,4 @@
-"""Mean and variance in one pass, exact over any split of the values."""
+"""Mean and variance in one pass, exact over any split of the values; numbers as reports carry them."""
 
 from dataclasses import dataclass
 
@@ -28,3 +28,8 @@ class Moments:
     @property
     def variance(self) -> Tensor:
         return self.deviations / self.count
+
+
+def rounded(value: float) -> float:
+    """To 9 digits, so that the order in which shards were merged does not show."""
+    return float(f"{value:.9g}")

@@ -1,17 +1,63 @@
-"""How close a reconstruction is to its image, pixel by pixel and window by window.
+"""How close a reconstruction is to its image: PSNR, SSIM, MS-SSIM, L1, colour, sharpness, and all of them together.
 
 Images are [B, C, H, W] in [-1, 1]; a measure is one float32 number per image, [B]. Reconstructions are clamped to
 [-1, 1] first, as they are when they become a file.
 B C H W: images, colour channels, pixels.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from latent_ae.evaluation.perceptual import PerceptualDistance
 
 SSIM_MINIMUM_SIDE = 6  # the 11-pixel window's half, which the border is mirrored by, must fit into the image
 MS_SSIM_MINIMUM_SIDE = (
     176  # torchmetrics asks for side // 16 > 10: the window must fit the fifth, 16-fold smaller scale
 )
+
+FLAT = 1 / 255
+"""an image whose differences have a smaller root mean square, half an 8-bit level on [-1, 1], holds no detail"""
+PSNR_LIMIT = 100.0
+"""dB; an identical image would make a mean infinite"""
+FLAT_PSNR = "flat_psnr"
+COLOR_BIAS = "color_bias_"
+"""and the channel's number"""
+UNITS_AND_PROTOCOLS = {
+    "psnr": ("dB", f"data range 2 on [-1, 1], over all pixels and channels; at most {PSNR_LIMIT:g} an image"),
+    FLAT_PSNR: ("dB", "as psnr, of an image's own mean colour in place of its reconstruction: a baseline"),
+    "ssim": ("", "torchmetrics on [0, 1], data range 1, 11x11 Gaussian window of sigma 1.5"),
+    "ms_ssim": ("", "torchmetrics on [0, 1], data range 1, 5 scales, 11x11 Gaussian window of sigma 1.5"),
+    "l1": ("", "mean absolute difference on [-1, 1]"),
+    "perceptual": ("", ""),
+    "gradient_energy_ratio": ("", "squared forward differences, reconstruction over image; below 1 is blur"),
+    "kl_nats": ("nats/image", "KL of the posterior to N(0, 1), summed over an image's latents"),
+    "kl_bits_per_pixel": ("bits/pixel", "kl_nats / (ln 2 * H * W), H and W before padding"),
+}
+
+
+def compare(
+    reconstruction: Tensor, target: Tensor, *, perceptual: PerceptualDistance | None = None
+) -> dict[str, list[Any]]:
+    """[B, C, H, W] in [-1, 1] both => a list of B values by measure; what their size does not allow is absent.
+
+    A value is None where an image does not allow it.
+    """
+    columns = {
+        "psnr": psnr(reconstruction, target),
+        FLAT_PSNR: psnr(target.mean((2, 3), keepdim=True).expand_as(target), target),
+        "ssim": ssim(reconstruction, target),
+        "ms_ssim": ms_ssim(reconstruction, target),
+        "l1": l1(reconstruction, target),
+    }
+    if perceptual is not None and min(target.shape[2:]) >= perceptual.minimum_side:
+        columns["perceptual"] = perceptual(reconstruction, target)
+    for channel, bias in enumerate(color_bias(reconstruction, target).T):
+        columns[f"{COLOR_BIAS}{channel}"] = bias
+    lists: dict[str, list[Any]] = {name: values.tolist() for name, values in columns.items() if values is not None}
+    lists["gradient_energy_ratio"] = gradient_energy_ratio(reconstruction, target)
+    return lists
 
 
 def psnr(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -62,6 +108,33 @@ def ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor | None:
         ).float()
 
 
+def color_bias(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Mean over the pixels of reconstruction - target, [B, C] by image and channel, on [-1, 1].
+
+    Above 0 the reconstruction is too bright in that channel; 2 is white for black. Both are [B, C, H, W], the
+    reconstruction clamped to [-1, 1]. Means over images keep the sign: what is left there is a tint of the model,
+    where the images' own errors cancel.
+    """
+    reconstruction, target = comparable(reconstruction, target)
+    return (reconstruction - target).mean((2, 3))
+
+
+def gradient_energy_ratio(reconstruction: Tensor, target: Tensor) -> list[float | None]:
+    """Gradient energy of a reconstruction over that of its target, an image each: 1 is as sharp, below 1 is blurred.
+
+        G(x) = sum over channels, rows i, columns j of (x[i, j+1] - x[i, j])^2 + (x[i+1, j] - x[i, j])^2
+        ratio = G(reconstruction) / G(target)
+
+    Both are [B, C, H, W] in [-1, 1], reconstructions clamped to it; forward differences lie within the image. Noise
+    and ringing raise it as detail does, so 1 proves nothing alone: read it beside PSNR.
+    None where the target is flat: its differences have a root mean square below `FLAT`, or it has one pixel.
+    """
+    got, wanted = (_gradient_energy(images) for images in comparable(reconstruction, target))
+    channels, height, width = target.shape[1:]
+    flat = FLAT**2 * channels * (height * (width - 1) + (height - 1) * width)
+    return [g / w if w > flat else None for g, w in zip(got.tolist(), wanted.tolist(), strict=True)]
+
+
 def comparable(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both float32, the reconstruction clamped to [-1, 1]. Raises ValueError if they are not [B, C, H, W] alike."""
     if reconstruction.shape != target.shape or target.ndim != 4:
@@ -80,3 +153,8 @@ def _intensities(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor
     dtype = torch.float64 if target.is_cuda else torch.float32
     reconstruction, target = comparable(reconstruction, target)
     return (reconstruction.to(dtype) + 1) / 2, (target.to(dtype) + 1) / 2
+
+
+def _gradient_energy(images: Tensor) -> Tensor:
+    """G [B] of [B, C, H, W]."""
+    return images.diff(dim=3).square().sum((1, 2, 3)) + images.diff(dim=2).square().sum((1, 2, 3))
