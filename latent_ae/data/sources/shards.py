@@ -16,7 +16,14 @@ from typing import Any, Self
 from PIL import Image
 
 from latent_ae.data.source import DataError, SourceParts, file_size, hash_place
-from latent_ae.data.sources.hub import choose_splits, image_column, locate, open_stored, stored_content, unreadable
+from latent_ae.data.sources.datasets_library import (
+    choose_splits,
+    image_column,
+    locate,
+    open_stored,
+    stored_content,
+    unreadable,
+)
 from latent_ae.randomness import numpy_generator
 
 _FILES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}

@@ -12,7 +12,7 @@ import pytest
 
 from latent_ae.config import DataConfig
 from latent_ae.data import DataError, ImageSource, SourceParts, open_source
-from latent_ae.data.sources import hub
+from latent_ae.data.sources import datasets_library, hub
 from latent_ae.io.image import BrokenImage, to_uint8
 from tests.data.images import noise_image, write_images
 
@@ -310,7 +310,7 @@ def test_bytes_of_rows_are_known_in_every_format_and_order(tmp_path: Path) -> No
         "order": (shuffled, [sizes[row] for row in (3, 1, 2, 0, *range(4, 12))]),
     }
     for name, (dataset, expected) in cases.items():
-        images, column = hub.image_column(dataset, "picture", name)
+        images, column = datasets_library.image_column(dataset, "picture", name)
         part = hub.HubImages(images, column, "train", range(12))
         assert [size for _, size in part.stored()] == expected, name
         assert len(part.stored_bytes(0)) == expected[0]
