@@ -1,4 +1,4 @@
-"""A KL autoencoder and a data set in, bounds of the images' log-likelihood out; the equations: metrics/likelihood.py.
+"""A KL autoencoder and a data set in, bounds of the log-likelihood out; the equations: metrics/likelihood_bounds.py.
 
     pixels -> encode -> q(z|x) -> K draws -> decode -> p(x|z) of the 256 levels, p(z) -> weights -> ELBO and IWAE bounds
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics import LOGVAR_RANGE
-from latent_ae.evaluation.metrics.likelihood import ImageTerms, image_terms, levels_of, log_probability
+from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms, image_terms, levels_of, log_probability
 from latent_ae.evaluation.report import LikelihoodReport, likelihood_report
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from latent_ae.evaluation.metrics.likelihood import ImageTerms
+from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms
 
 PRIOR_STD_RANGE = (0.7, 1.4)
 """standard deviation of raw latents between which draws from N(0, 1) are like them"""

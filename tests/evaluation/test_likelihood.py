@@ -14,7 +14,7 @@ from latent_ae.cli import main
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.likelihood import LikelihoodEstimator, fit_std
-from latent_ae.evaluation.metrics.likelihood import log_probability
+from latent_ae.evaluation.metrics.likelihood_bounds import log_probability
 from latent_ae.evaluation.report import LikelihoodReport
 from latent_ae.evaluation.run import NOT_OF_LIKELIHOOD
 from latent_ae.models import build_autoencoder

@@ -66,7 +66,7 @@ def test_the_noise_above_is_of_the_seed_and_the_draw_alone(monkeypatch: pytest.M
     prior.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].clone()))
     for seed in (0, 1):
         estimator(model, 5, seed=seed, prior=prior).update(pixels, ["a"])
-    monkeypatch.setattr("latent_ae.evaluation.metrics.likelihood.PIXELS_PER_CALL", 2 * 64)
+    monkeypatch.setattr("latent_ae.evaluation.metrics.likelihood_bounds.PIXELS_PER_CALL", 2 * 64)
     estimator(model, 5, prior=prior).update(pixels, ["a"])
     whole, of_another_seed, *pieces = seen
     assert [len(piece) for piece in pieces] == [2, 2, 1]

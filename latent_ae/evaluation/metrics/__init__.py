@@ -1,11 +1,11 @@
 """How good an autoencoder is: its reconstructions, its latents and its codes.
 
-    quality         PSNR, SSIM, MS-SSIM, L1, gradient energy, colour shift of a reconstruction, and all of them together
-    fid             rFID: how far the reconstructions' features are from the images', as sets
-    latents         KL, moments and active units of the posteriors
-    equivariance    whether the latents turn and shrink with the image
-    codebook        which codes are used, and the bits they take
-    likelihood      bounds of log p(x) of 8-bit images under a KL autoencoder
+    quality             PSNR, SSIM, MS-SSIM, L1, gradient energy and colour shift of a reconstruction, and all together
+    fid                 rFID: how far the reconstructions' features are from the images', as sets
+    latents             KL, moments and active units of the posteriors
+    equivariance        whether the latents turn and shrink with the image
+    codebook            which codes are used, and the bits they take
+    likelihood_bounds   bounds of log p(x) of 8-bit images under a KL autoencoder
 
 Functions give a value per image; classes add up what has no value per image, and merge exactly over any split.
 """

@@ -9,8 +9,8 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal
 
-from latent_ae.evaluation.metrics import likelihood
-from latent_ae.evaluation.metrics.likelihood import (
+from latent_ae.evaluation.metrics import likelihood_bounds as likelihood
+from latent_ae.evaluation.metrics.likelihood_bounds import (
     image_terms,
     importance_bounds,
     levels_of,
