@@ -15,11 +15,11 @@ from typing import Any, Self
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from latent_ae.data.order.numbers import index_of, rank_numbers, replacement_index
+from latent_ae.data.order.numbers import SampleOrder, rank_numbers
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
-from latent_ae.data.transforms import evaluation_view, training_crop
-from latent_ae.io.image import WHITE, BrokenImage, Color, Pixels, to_tensor
+from latent_ae.data.transforms import TrainingCrop, evaluation_view
+from latent_ae.io.image import BrokenImage, Color, Pixels, to_tensor
 from latent_ae.randomness import numpy_generator
 
 _ATTEMPTS = 20
@@ -107,46 +107,25 @@ class TrainingSamples(Dataset[Sample]):
     An image that cannot be used is reported in `bad`, and replaced by one that (seed, number) chooses.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        *,
-        seed: int,
-        channels: int,
-        resolution: int,
-        crop: str = "center",
-        scale: tuple[float, float] | None = None,
-        flip: bool = False,
-        color_gain: float = 0.0,
-        background: Color = WHITE,
-    ) -> None:
-        """The arguments after `seed` are those of `transforms.training_crop`."""
+    def __init__(self, source: ImageSource, order: SampleOrder, crop: TrainingCrop, *, seed: int) -> None:
         self._source = source
+        self._order = order
+        self._crop = crop
         self._seed = seed
-        self._crop = partial(
-            training_crop,
-            channels=channels,
-            resolution=resolution,
-            crop=crop,
-            scale=scale,
-            flip=flip,
-            color_gain=color_gain,
-            background=background,
-        )
 
     def __getitem__(self, number: int) -> Sample:
         """Raises DataError if 20 images in a row cannot be used."""
         return usable_sample(number, self._candidates(number))
 
     def _candidates(self, number: int) -> Iterator[Candidate]:
-        size = len(self._source)
-        index = index_of(self._seed, number, size)
+        index = self._order.index(number)
         for attempt in count():
             yield self._source.sample_id(index), partial(self._pixels, index, number)
-            index = replacement_index(self._seed, number, attempt, size)
+            index = self._order.replacement(number, attempt)
 
     def _pixels(self, index: int, number: int) -> Pixels:
-        return self._crop(self._source.load(index), generator=numpy_generator(self._seed, "crop", number))
+        generator = numpy_generator(self._seed, "crop", number)
+        return self._crop(self._source.load(index), self._order.size(number), generator)
 
 
 class TrainingLoader:
@@ -181,7 +160,7 @@ def training_loader(
 ) -> TrainingLoader:
     """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
 
-    `samples` are TrainingSamples or, made for the same `batch_size`, BucketSamples. `batch_size` is the global batch.
+    `batch_size` is the global batch; an order of buckets has to be made for the same.
     The batches do not depend on `workers`, the number of processes that make them (0: this one). Raises DataError if
     the batch cannot be cut into equal pieces.
     """

@@ -29,8 +29,8 @@ from latent_ae.data.order.stream import ImageStream, Position, StreamShare
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.shards import Shards, StoredImage
-from latent_ae.data.transforms import training_crop
-from latent_ae.io.image import WHITE, Color, Pixels
+from latent_ae.data.transforms import TrainingCrop
+from latent_ae.io.image import Pixels
 from latent_ae.randomness import numpy_generator
 
 
@@ -38,37 +38,15 @@ class StreamSamples:
     """The run's samples as its streams give them; the crop of each is a pure function of (seed, number)."""
 
     def __init__(
-        self,
-        shards: Shards,
-        *,
-        seed: int,
-        streams: int,
-        shuffle_block: int,
-        channels: int,
-        resolution: int,
-        crop: str = "center",
-        scale: tuple[float, float] | None = None,
-        flip: bool = False,
-        color_gain: float = 0.0,
-        background: Color = WHITE,
+        self, shards: Shards, crop: TrainingCrop, *, resolution: int, seed: int, streams: int, shuffle_block: int
     ) -> None:
-        """`streams` share the images, each shuffled in blocks of `shuffle_block`. The arguments after it are those of
-        `transforms.training_crop`.
-        """
+        """`streams` share the images, each shuffled in blocks of `shuffle_block`; crops have `resolution` a side."""
         self.shards = shards
         self.streams = streams
         self.shuffle_block = shuffle_block
+        self._crop = crop
+        self._size = (resolution, resolution)
         self._seed = seed
-        self._crop = partial(
-            training_crop,
-            channels=channels,
-            resolution=resolution,
-            crop=crop,
-            scale=scale,
-            flip=flip,
-            color_gain=color_gain,
-            background=background,
-        )
 
     def stream(self, number: int, position: Position | None = None) -> ImageStream:
         """Stream `number`, from its start or a position."""
@@ -94,7 +72,7 @@ class StreamSamples:
             yield stored.sample_id, partial(self._pixels, stored, number)
 
     def _pixels(self, stored: StoredImage, number: int) -> Pixels:
-        return self._crop(stored.load(), generator=numpy_generator(self._seed, "crop", number))
+        return self._crop(stored.load(), self._size, numpy_generator(self._seed, "crop", number))
 
 
 class StreamLoader:

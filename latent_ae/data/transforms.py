@@ -8,10 +8,12 @@ stay in the other order: resampling mixes levels, so it comes after every conver
 more than 8 bits are converted whole, since what makes them unusable is a property of the whole image.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
-from latent_ae.io.image import BrokenImage, Color, Pixels, to_pil, to_uint8
+from latent_ae.io.image import WHITE, BrokenImage, Color, Pixels, to_pil, to_uint8
 from latent_ae.io.image_file.opening import upright
 
 _LARGEST_ENLARGEMENT = 4
@@ -20,60 +22,67 @@ _SMALLEST_SIDE_PIXELS = 8
 _BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 """modes that `to_uint8` converts pixel by pixel, and refuses for no value"""
 
+Size = tuple[int, int]
+"""height, width in pixels"""
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels"""
 
 
-def training_crop(
-    image: Image.Image,
-    *,
-    channels: int,
-    resolution: int,
-    crop: str,
-    scale: tuple[float, float] | None,
-    flip: bool,
-    color_gain: float = 0.0,
-    background: Color,
-    generator: np.random.Generator,
-) -> Pixels:
-    """An image -> [resolution, resolution, channels] uint8, all chance taken from `generator`.
+@dataclass(frozen=True)
+class TrainingCrop:
+    """How training crops are made of images: cut, resized, mirrored, coloured.
 
-    crop "center": the largest centred square, resized. crop "random": a square from anywhere in the image, as it is,
-    or with `scale` (low, high) of resolution * U(low, high) pixels, at most the image's shorter side, resized. `flip`
-    mirrors half of the crops left to right. `color_gain` g multiplies the levels of each channel by U(1 - g, 1 + g).
-    Raises BrokenImage if the image is too small: see `_centre_square` and `_random_square`.
+    With `crop` "center" it is the largest centred part of the wanted aspect ratio, resized; with "random" a square from
+    anywhere in the image, as it is or by `scale`; or with `largest` too, the largest part of the wanted aspect ratio,
+    from anywhere along the side that is cut, resized.
     """
-    if crop not in ("center", "random"):
-        raise ValueError(f"expected the crop center or random, got {crop}")
-    image = eight_bit(image, channels, background)
-    centred = crop == "center"
-    box = _centre_square(image, resolution) if centred else _random_square(image, resolution, scale, generator)
-    pixels = cut(image, box, (resolution, resolution), channels)
-    return augmented(pixels, flip=flip, color_gain=color_gain, generator=generator)
 
+    channels: int
+    crop: str = "center"
+    scale: tuple[float, float] | None = None
+    """(low, high): the square has side * U(low, high) pixels, at most the image's shorter side, and is resized"""
+    largest: bool = False
+    flip: bool = False
+    """mirror half of the crops left to right"""
+    color_gain: float = 0.0
+    """g: the levels of each channel are multiplied by U(1 - g, 1 + g)"""
+    background: Color = WHITE
 
-def augmented(pixels: Pixels, *, flip: bool, color_gain: float, generator: np.random.Generator) -> Pixels:
-    """Pixels [H, W, C] mirrored or not, and with levels multiplied by a gain for each channel; as `training_crop`."""
-    if flip and generator.random() < 0.5:
-        pixels = pixels[:, ::-1].copy()
-    if color_gain:
-        gains = generator.uniform(1 - color_gain, 1 + color_gain, size=pixels.shape[2])
-        pixels = np.rint(pixels * gains).clip(0, 255).astype(np.uint8)
-    return pixels
+    def __post_init__(self) -> None:
+        if self.crop not in ("center", "random"):
+            raise ValueError(f"expected the crop center or random, got {self.crop}")
+
+    def __call__(self, image: Image.Image, size: Size, generator: np.random.Generator) -> Pixels:
+        """An image -> [H, W, channels] uint8 of `size` (H, W), all chance taken from `generator`.
+
+        Raises BrokenImage if the image is too small: see `_largest_part` and `_random_square`.
+        """
+        image = _eight_bit(image, self.channels, self.background)
+        if self.crop == "center" or self.largest:
+            box = _largest_part(image, size, generator if self.crop == "random" else None)
+        else:
+            box = _random_square(image, size[0], self.scale, generator)
+        pixels = _cut(image, box, size, self.channels)
+        if self.flip and generator.random() < 0.5:
+            pixels = pixels[:, ::-1].copy()
+        if self.color_gain:
+            gains = generator.uniform(1 - self.color_gain, 1 + self.color_gain, size=pixels.shape[2])
+            pixels = np.rint(pixels * gains).clip(0, 255).astype(np.uint8)
+        return pixels
 
 
 def evaluation_view(image: Image.Image, *, channels: int, size: int | None, background: Color) -> Pixels:
     """An image -> [H, W, channels] uint8: whole (size None), or its largest centred square resized to `size`.
 
-    Raises BrokenImage if the image is too small for `size`: see `_centre_square`.
+    Raises BrokenImage if the image is too small for `size`: see `_largest_part`.
     """
     if size is None:
         return to_uint8(image, channels, background)
-    image = eight_bit(image, channels, background)
-    return cut(image, _centre_square(image, size), (size, size), channels)
+    image = _eight_bit(image, channels, background)
+    return _cut(image, _largest_part(image, (size, size), None), (size, size), channels)
 
 
-def eight_bit(image: Image.Image, channels: int, background: Color) -> Image.Image:
+def _eight_bit(image: Image.Image, channels: int, background: Color) -> Image.Image:
     """The upright image, itself if `to_uint8` would convert each of its pixels alone, else converted by it.
 
     Raises BrokenImage.
@@ -84,8 +93,8 @@ def eight_bit(image: Image.Image, channels: int, background: Color) -> Image.Ima
     return to_pil(to_uint8(image, channels, background))
 
 
-def cut(image: Image.Image, box: Box, size: tuple[int, int], channels: int) -> Pixels:
-    """The part `box` of an image of `eight_bit` at `size` (H, W) -> [H, W, channels] uint8."""
+def _cut(image: Image.Image, box: Box, size: Size, channels: int) -> Pixels:
+    """The part `box` of an image of `_eight_bit` at `size` (H, W) -> [H, W, channels] uint8."""
     height, width = size
     box_width, box_height = box[2] - box[0], box[3] - box[1]
     if (box_width, box_height) == (width, height):
@@ -99,18 +108,24 @@ def cut(image: Image.Image, box: Box, size: tuple[int, int], channels: int) -> P
     return to_uint8(image.resize((width, height), resample, box=box), channels)
 
 
-def _centre_square(image: Image.Image, side: int) -> Box:
-    """The largest centred square. An image is too small if it would be enlarged more than 4 times (that would teach
-    and measure blur) or if its shorter side is below 8 pixels.
+def _largest_part(image: Image.Image, size: Size, generator: np.random.Generator | None) -> Box:
+    """The largest part with the aspect ratio of `size`, centred along the side that is cut, or placed by `generator`.
+
+    An image is too small if it would be enlarged more than 4 times (that would teach and measure blur) or if its
+    shorter side is below 8 pixels.
     """
-    shorter = min(image.size)
-    needed = max(_SMALLEST_SIDE_PIXELS, -(-side // _LARGEST_ENLARGEMENT))
-    if shorter < needed:
+    height, width = size
+    part_width = min(image.width, max(1, round(image.height * width / height)))
+    part_height = min(image.height, max(1, round(image.width * height / width)))
+    if part_width * _LARGEST_ENLARGEMENT < width or min(image.size) < _SMALLEST_SIDE_PIXELS:
         raise BrokenImage(
-            f"too small: got {image.width}x{image.height}, need at least {needed} pixels a side for {side}x{side}"
+            f"too small: got {image.width}x{image.height}, need 8 pixels a side and a quarter of {width}x{height}"
         )
-    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    return left, top, left + shorter, top + shorter
+    room_x, room_y = image.width - part_width, image.height - part_height
+    left, top = room_x // 2, room_y // 2
+    if generator is not None:
+        left, top = (int(generator.integers(room, endpoint=True)) for room in (room_x, room_y))
+    return left, top, left + part_width, top + part_height
 
 
 def _random_square(

@@ -1,6 +1,7 @@
 """Where a run's micro-batches come from: images by number, images in buckets of sizes, or streams."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -18,9 +19,11 @@ from latent_ae.data import (
     TrainingSamples,
     training_loader,
 )
-from latent_ae.data.order.buckets import BucketOrder, BucketSamples, assign_buckets, bucket_sizes
+from latent_ae.data.order.buckets import BucketOrder, assign_buckets, bucket_sizes
+from latent_ae.data.order.numbers import EpochOrder
 from latent_ae.data.skipped import Bad
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
+from latent_ae.data.transforms import TrainingCrop
 from latent_ae.errors import UserError
 from latent_ae.training.distributed import gather_from_processes
 
@@ -44,7 +47,7 @@ class TrainingData:
         self._config = config
         self._accelerator = accelerator
         self._cropped = training_samples(parts.train, config.data, seed=config.seed, channels=channels)
-        self._numbered: TrainingSamples | BucketSamples = self._cropped
+        self._numbered = self._cropped
         self._streams: StreamSamples | None = None
         self._loader: TrainingLoader | StreamLoader | None = None
         if isinstance(parts, StreamParts):
@@ -98,41 +101,42 @@ def training_samples(source: ImageSource, config: DataConfig, *, seed: int, chan
 
     With buckets they are to look at alone, and centred: at their own size, images that a bucket takes may be too small.
     """
-    crop = _crop(config, channels) | ({"crop": "center"} if config.buckets else {})
-    return TrainingSamples(source, seed=seed, resolution=config.resolution, scale=config.scale, **crop)
+    crop = _crop(config, channels)
+    crop = replace(crop, crop="center") if config.buckets else crop
+    return TrainingSamples(source, EpochOrder(source, seed, config.resolution), crop, seed=seed)
 
 
-def _crop(config: DataConfig, channels: int) -> dict[str, Any]:
-    return {
-        "channels": channels,
-        "crop": config.crop,
-        "flip": config.flip,
-        "color_gain": config.color_gain,
-        "background": config.background,
-    }
+def _crop(config: DataConfig, channels: int) -> TrainingCrop:
+    return TrainingCrop(
+        channels=channels,
+        crop=config.crop,
+        scale=config.scale,
+        largest=config.buckets,
+        flip=config.flip,
+        color_gain=config.color_gain,
+        background=config.background,
+    )
 
 
 def _stream_samples(parts: StreamParts, config: RunConfig, channels: int) -> StreamSamples:
     data = config.data
     return StreamSamples(
         parts.stream,
+        _crop(data, channels),
+        resolution=data.resolution,
         seed=config.seed,
         streams=data.streams,
         shuffle_block=data.shuffle_block,
-        resolution=data.resolution,
-        scale=data.scale,
-        **_crop(data, channels),
     )
 
 
 def _bucket_samples(
     source: ImageSource, config: RunConfig, *, channels: int, factor: int
-) -> tuple[BucketSamples, list[Bad]]:
+) -> tuple[TrainingSamples, list[Bad]]:
     data, batch_size = config.data, config.train.batch_size
     if data.bucket_multiple % factor:
         raise UserError(f"data.bucket_multiple {data.bucket_multiple} is not a multiple of the model's factor {factor}")
     sizes = bucket_sizes(data.resolution, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
     buckets = assign_buckets(source, sizes, batch_size=batch_size)
     order = BucketOrder(buckets, seed=config.seed, batch_size=batch_size)
-    samples = BucketSamples(source, order, seed=config.seed, batch_size=batch_size, **_crop(data, channels))
-    return samples, buckets.bad
+    return TrainingSamples(source, order, _crop(data, channels), seed=config.seed), buckets.bad

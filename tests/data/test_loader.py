@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from latent_ae.data import DataError, TrainingSamples, evaluation_batches, training_loader
-from latent_ae.data.order.numbers import index_of, replacement_index
-from latent_ae.data.transforms import training_crop
+from latent_ae.data.order.numbers import EpochOrder, index_of, replacement_index
+from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import WHITE, BrokenImage, to_tensor, to_uint8
 from latent_ae.randomness import numpy_generator
 from tests.data.images import ListSource, noise_image
 
 BAD = (2, 7, 8)
+CROP = TrainingCrop(channels=3, crop="random", flip=True)
 
 
 def source(size: int = 11, bad: tuple[int, ...] = ()) -> ListSource:
@@ -22,7 +23,7 @@ def source(size: int = 11, bad: tuple[int, ...] = ()) -> ListSource:
 
 
 def samples(images: ListSource, seed: int = 5) -> TrainingSamples:
-    return TrainingSamples(images, seed=seed, channels=3, resolution=8, crop="random", flip=True)
+    return TrainingSamples(images, EpochOrder(images, seed, 8), CROP, seed=seed)
 
 
 def batches(images: ListSource, **changes: Any) -> list[Any]:
@@ -42,16 +43,7 @@ def test_a_sample_is_the_crop_that_its_number_names() -> None:
     images = source()
     sample = samples(images)[25]
     index = index_of(5, 25, 11)
-    crop = training_crop(
-        images.load(index),
-        channels=3,
-        resolution=8,
-        crop="random",
-        scale=None,
-        flip=True,
-        background=WHITE,
-        generator=numpy_generator(5, "crop", 25),
-    )
+    crop = CROP(images.load(index), (8, 8), numpy_generator(5, "crop", 25))
     assert torch.equal(sample.pixels, to_tensor(crop))
     assert (sample.number, sample.sample_id, sample.bad) == (25, f"list/{index}", [])
 

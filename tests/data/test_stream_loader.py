@@ -12,22 +12,21 @@ from latent_ae.data import Batch, DataError
 from latent_ae.data.order.numbers import rank_numbers
 from latent_ae.data.sources.shards import open_shards
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
-from latent_ae.data.transforms import training_crop
-from latent_ae.io.image import WHITE, to_tensor
+from latent_ae.data.transforms import TrainingCrop
+from latent_ae.io.image import to_tensor
 from latent_ae.randomness import numpy_generator
 from tests.data.images import noise_image
 from tests.data.written import encoded, write_parquets, write_tar, write_tars
 
 pytestmark = pytest.mark.slow  # starts worker processes and reads whole epochs, many times
 
+CROP = TrainingCrop(channels=3, crop="random", flip=True)
 SIZES = [9, 2, 14, 5, 7]  # 37 images
 
 
 def samples(folder: Path, seed: int = 5, streams: int = 4, block: int = 3) -> StreamSamples:
     shards = open_shards(str(folder), heldout_share=1e-9, collected_images=1).stream
-    return StreamSamples(
-        shards, seed=seed, streams=streams, shuffle_block=block, channels=3, resolution=8, crop="random", flip=True
-    )
+    return StreamSamples(shards, CROP, resolution=8, seed=seed, streams=streams, shuffle_block=block)
 
 
 def loader(images: StreamSamples, **changes: Any) -> StreamLoader:
@@ -62,16 +61,8 @@ def test_a_sample_is_the_crop_that_its_number_names(tmp_path: Path) -> None:
         assert batch.pixels.shape == (8, 3, 8, 8)
         for pixels, number, sample_id in zip(batch.pixels, batch.numbers, batch.sample_ids, strict=True):
             shard, row = sample_id.removeprefix("train-").split(".tar/")
-            crop = training_crop(
-                noise_image(100 * int(shard) + int(row)),
-                channels=3,
-                resolution=8,
-                crop="random",
-                scale=None,
-                flip=True,
-                background=WHITE,
-                generator=numpy_generator(5, "crop", number),
-            )
+            image = noise_image(100 * int(shard) + int(row))
+            crop = CROP(image, (8, 8), numpy_generator(5, "crop", number))
             assert torch.equal(pixels, to_tensor(crop))
 
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from latent_ae.data.transforms import evaluation_view, training_crop
+from latent_ae.data.transforms import TrainingCrop, evaluation_view
 from latent_ae.io.image import WHITE, BrokenImage, open_image, to_pil, to_uint8
 from latent_ae.io.image_file import color
 from latent_ae.randomness import numpy_generator
+from tests.data.images import noise_image
 
 
 def positions(width: int, height: int) -> Image.Image:
@@ -18,8 +19,9 @@ def positions(width: int, height: int) -> Image.Image:
 
 
 def crop(image: Image.Image, draw: int = 0, **changes: Any) -> np.ndarray:
-    arguments = {"channels": 3, "resolution": 16, "crop": "random", "scale": None, "flip": False, "background": WHITE}
-    return training_crop(image, **(arguments | changes), generator=numpy_generator(0, "crop", draw))
+    settings = {"channels": 3, "crop": "random", "resolution": 16} | changes
+    side = settings.pop("resolution")
+    return TrainingCrop(**settings)(image, (side, side), numpy_generator(0, "crop", draw))
 
 
 def corner(pixels: np.ndarray) -> tuple[int, int]:
@@ -48,9 +50,9 @@ def test_averaging_down_keeps_no_moire() -> None:
 
 def test_a_small_image_is_enlarged_for_a_centre_crop_up_to_four_times() -> None:
     assert crop(positions(8, 20), crop="center", resolution=32).shape == (32, 32, 3)
-    with pytest.raises(BrokenImage, match="too small: got 8x20, need at least 9 pixels a side for 33x33"):
+    with pytest.raises(BrokenImage, match="too small: got 8x20, need 8 pixels a side and a quarter of 33x33"):
         crop(positions(8, 20), crop="center", resolution=33)
-    with pytest.raises(BrokenImage, match="too small: got 7x20, need at least 8 pixels a side for 16x16"):
+    with pytest.raises(BrokenImage, match="too small: got 7x20, need 8 pixels a side and a quarter of 16x16"):
         crop(positions(7, 20), crop="center", resolution=16)
 
 
@@ -121,8 +123,7 @@ def test_half_of_the_crops_are_mirrored() -> None:
 def gained(image: Image.Image, draw: int, *, gain: float = 0.5, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
     """The crop of a draw with a colour gain, and what it is by hand: the crop without, then one factor a channel."""
     generator = numpy_generator(0, "crop", draw)
-    arguments = {"channels": 3, "resolution": 16, "crop": "random", "scale": None, "flip": True, "background": WHITE}
-    plain = training_crop(image, **(arguments | changes), generator=generator)
+    plain = TrainingCrop(**({"channels": 3, "crop": "random", "flip": True} | changes))(image, (16, 16), generator)
     gains = generator.uniform(1 - gain, 1 + gain, size=plain.shape[2])
     expected = np.minimum(np.rint(plain * gains), 255)
     return crop(image, draw, flip=True, color_gain=gain, **changes), expected
@@ -155,8 +156,7 @@ def test_color_gain_is_uniform_and_independent_by_channel() -> None:
 
 def test_without_color_gain_nothing_is_drawn_for_it() -> None:
     generators = [numpy_generator(0, "crop", 0) for _ in range(2)]
-    arguments = {"channels": 3, "resolution": 16, "crop": "center", "scale": None, "flip": False, "background": WHITE}
-    without = training_crop(positions(16, 16), **arguments, color_gain=0.0, generator=generators[0])
+    without = TrainingCrop(channels=3)(positions(16, 16), (16, 16), generators[0])
     assert np.array_equal(without, np.asarray(positions(16, 16)))
     assert generators[0].random() == generators[1].random()
 
@@ -290,3 +290,46 @@ def test_what_makes_an_image_unusable_is_found_outside_of_the_cut_too(mode: str,
     for change in ({"crop": "center"}, {}):
         with pytest.raises(BrokenImage, match="expected"):
             crop(Image.fromarray(values), 3, **change)
+
+
+# ------------------------------------------------------------------------------- the largest part of an aspect ratio
+
+
+def part(image: Image.Image, seed: int = 0, *, size: tuple[int, int] = (8, 16), **changes: Any) -> np.ndarray:
+    settings = {"channels": 3, "crop": "center", "largest": True} | changes
+    return TrainingCrop(**settings)(image, size, numpy_generator(seed, "test"))
+
+
+def test_parts_by_hand() -> None:
+    image = noise_image(0, 16, 12)
+    pixels = np.asarray(image)
+    assert np.array_equal(part(image), pixels[2:10])  # the full width, the centre of the height
+    assert np.array_equal(part(image, size=(12, 6)), pixels[:, 5:11])
+    assert part(image, channels=1).shape == (8, 16, 1)
+    anywhere = {
+        next(top for top in range(5) if np.array_equal(part(image, s, crop="random"), pixels[top : top + 8]))
+        for s in range(60)
+    }
+    assert anywhere == {0, 1, 2, 3, 4}
+    flipped = [np.array_equal(part(image, s, flip=True), pixels[2:10, ::-1]) for s in range(60)]
+    assert 15 < sum(flipped) < 45
+    small = part(noise_image(0, 64, 64), size=(16, 32))
+    expected = noise_image(0, 64, 64).resize((32, 16), Image.Resampling.LANCZOS, box=(0, 16, 64, 48))
+    assert np.array_equal(small, np.asarray(expected))
+
+
+def test_color_gain_multiplies_each_channel_of_a_part() -> None:
+    grey = Image.new("RGB", (16, 8), (100, 100, 100))
+    levels = part(grey, color_gain=0.5)
+    gains = numpy_generator(0, "test").uniform(0.5, 1.5, size=3)
+    assert np.array_equal(levels, np.broadcast_to(np.rint(100 * gains).astype(np.uint8), (8, 16, 3)))
+
+
+def test_an_image_too_small_for_a_part_is_a_bad_image() -> None:
+    with pytest.raises(BrokenImage, match="too small: got 9x9, need 8 pixels a side and a quarter of 40x40"):
+        part(noise_image(0, 9, 9), size=(40, 40))
+    with pytest.raises(BrokenImage, match="too small: got 30x7"):
+        part(noise_image(0, 30, 7))
+    assert part(noise_image(0, 10, 10), size=(40, 40)).shape == (40, 40, 3)
+    with pytest.raises(ValueError, match="center or random, got left"):
+        part(noise_image(0), crop="left")

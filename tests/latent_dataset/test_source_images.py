@@ -85,4 +85,4 @@ def test_a_column_of_another_kind_is_refused(table: Path) -> None:
 def test_an_image_too_small_for_the_resolution_is_unusable(table: Path) -> None:
     found = hub(table).view(0, channels=1, resolution=128, background=WHITE)
     assert isinstance(found, Unusable)
-    assert "too small: got 20x16, need at least 32 pixels" in found.reason
+    assert "too small: got 20x16, need 8 pixels a side and a quarter of 128x128" in found.reason

@@ -55,7 +55,7 @@ def test_images_too_small_to_measure_end_the_run_before_training(
         Image.new("L", (side, side), 30 * number).save(tmp_path / "images" / name)
     line = refused(main, capsys, arguments(tmp_path, 2, *source, "--evaluation.size", "128"))
     assert f" {part} images to measure can be used at evaluation.size 128; the first is " in line
-    assert "too small: got 16x16, need at least 32 pixels a side for 128x128: lower it" in line
+    assert "too small: got 16x16, need 8 pixels a side and a quarter of 128x128: lower it" in line
     assert not (tmp_path / "run").exists()
 
 

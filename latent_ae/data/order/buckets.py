@@ -6,30 +6,20 @@ Letters: B global batch size, n images of a bucket, C channels, H W height and w
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import count
+from functools import lru_cache
 from math import log
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from torch.utils.data import Dataset
 
-from latent_ae.data.loader import Candidate, Sample, usable_sample
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
-from latent_ae.data.transforms import augmented, cut, eight_bit
-from latent_ae.io.image import WHITE, BrokenImage, Color, Pixels
+from latent_ae.data.transforms import Size
+from latent_ae.io.image import BrokenImage
 from latent_ae.randomness import numpy_generator
-
-Size = tuple[int, int]
-"""height, width in pixels"""
-
-_LARGEST_ENLARGEMENT = 4
-_SMALLEST_SIDE_PIXELS = 8
 
 
 @runtime_checkable
@@ -113,9 +103,9 @@ class BucketOrder:
         self._seed = seed
         self._batch_size = batch_size
 
-    def size(self, step: int) -> Size:
-        """(height, width) of all images of a global batch."""
-        return self._sizes[self._batch(step)[0]]
+    def size(self, number: int) -> Size:
+        """(height, width) of sample `number`, and of its whole global batch."""
+        return self._sizes[self._batch(number // self._batch_size)[0]]
 
     def index(self, number: int) -> int:
         """Index in the source of the image that sample `number` shows."""
@@ -140,82 +130,6 @@ class BucketOrder:
 
     def _batches_before(self, epoch: int) -> int:
         return sum(len(members) * epoch // self._batch_size for members in self._members)
-
-
-class BucketSamples(Dataset[Sample]):
-    """The run's samples by number, as `loader.TrainingSamples`, all of a global batch of one size."""
-
-    def __init__(
-        self,
-        source: ImageSource,
-        order: BucketOrder,
-        *,
-        seed: int,
-        batch_size: int,
-        channels: int,
-        crop: str = "center",
-        flip: bool = False,
-        color_gain: float = 0.0,
-        background: Color = WHITE,
-    ) -> None:
-        """The arguments after `batch_size` are those of `bucket_crop`."""
-        self._source = source
-        self._order = order
-        self._seed = seed
-        self._batch_size = batch_size
-        self._crop = partial(
-            bucket_crop, channels=channels, crop=crop, flip=flip, color_gain=color_gain, background=background
-        )
-
-    def __getitem__(self, number: int) -> Sample:
-        """Raises DataError if 20 images in a row cannot be used."""
-        return usable_sample(number, self._candidates(number))
-
-    def _candidates(self, number: int) -> Iterator[Candidate]:
-        index = self._order.index(number)
-        for attempt in count():
-            yield self._source.sample_id(index), partial(self._pixels, index, number)
-            index = self._order.replacement(number, attempt)
-
-    def _pixels(self, index: int, number: int) -> Pixels:
-        size = self._order.size(number // self._batch_size)
-        return self._crop(self._source.load(index), size=size, generator=numpy_generator(self._seed, "crop", number))
-
-
-def bucket_crop(
-    image: Image.Image,
-    *,
-    size: Size,
-    channels: int,
-    crop: str,
-    flip: bool,
-    color_gain: float,
-    background: Color,
-    generator: np.random.Generator,
-) -> Pixels:
-    """An image -> [H, W, channels] uint8: its largest part of that aspect ratio, resized.
-
-    Along the side that is cut, the part is centred (crop "center") or anywhere ("random"). `flip` and `color_gain`
-    are those of `transforms.training_crop`. Raises BrokenImage if the image would be enlarged more than 4 times or a
-    side of it is below 8 pixels.
-    """
-    if crop not in ("center", "random"):
-        raise ValueError(f"expected the crop center or random, got {crop}")
-    whole = eight_bit(image, channels, background)
-    height, width = size
-    part_width = min(whole.width, max(1, round(whole.height * width / height)))
-    part_height = min(whole.height, max(1, round(whole.width * height / width)))
-    if part_width * _LARGEST_ENLARGEMENT < width or min(whole.size) < _SMALLEST_SIDE_PIXELS:
-        raise BrokenImage(
-            f"too small: got {whole.width}x{whole.height}, need 8 pixels a side and a quarter of {width}x{height}"
-        )
-    room_x, room_y = whole.width - part_width, whole.height - part_height
-    left, top = room_x // 2, room_y // 2
-    if crop == "random":
-        left, top = (int(generator.integers(room, endpoint=True)) for room in (room_x, room_y))
-    box = (left, top, left + part_width, top + part_height)
-    pixels = cut(whole, box, size, channels)
-    return augmented(pixels, flip=flip, color_gain=color_gain, generator=generator)
 
 
 def _size(source: ImageSource, index: int) -> Size:

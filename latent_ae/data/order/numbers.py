@@ -4,13 +4,54 @@ A sample's number is step * global batch size + its index in the global batch. N
 cut into micro-batches has any say.
 """
 
+from collections.abc import Sized
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latent_ae.data.source import DataError
+from latent_ae.data.transforms import Size
 from latent_ae.randomness import numpy_generator
+
+
+class SampleOrder(Protocol):
+    """Which image each sample of a run shows, and at which size."""
+
+    def index(self, number: int) -> int:
+        """Of the image in its source."""
+        ...
+
+    def replacement(self, number: int, attempt: int) -> int:
+        """Index of the image to try, at the `attempt`-th time, when the sample's own cannot be used."""
+        ...
+
+    def size(self, number: int) -> Size:
+        """(height, width) in pixels, one and the same for a global batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """Every image of `images` once in each epoch, all of them squares."""
+
+    images: Sized
+    seed: int
+    side: int
+
+    def index(self, number: int) -> int:
+        """Of the image that sample `number` shows."""
+        return index_of(self.seed, number, len(self.images))
+
+    def replacement(self, number: int, attempt: int) -> int:
+        """Of any image."""
+        return replacement_index(self.seed, number, attempt, len(self.images))
+
+    def size(self, number: int) -> Size:  # noqa: ARG002 - the same for every sample
+        """(side, side)."""
+        return self.side, self.side
 
 
 def index_of(seed: int, number: int, size: int) -> int:

@@ -1,15 +1,14 @@
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from latent_ae.data import Batch, DataError, training_loader
-from latent_ae.data.order.buckets import BucketOrder, Buckets, BucketSamples, assign_buckets, bucket_crop, bucket_sizes
-from latent_ae.io.image import WHITE, BrokenImage
-from latent_ae.randomness import numpy_generator
+from latent_ae.data import Batch, DataError, TrainingSamples, training_loader
+from latent_ae.data.order.buckets import BucketOrder, Buckets, assign_buckets, bucket_sizes
+from latent_ae.data.transforms import TrainingCrop
+from latent_ae.io.image import BrokenImage
 from tests.data.images import ListSource, noise_image
 
 
@@ -114,7 +113,7 @@ def test_images_are_carried_into_the_next_epoch_and_none_is_dropped() -> None:
     places, step = order(), 0
     for epoch in range(4):
         count = sum(of_size[epoch] for of_size in batches.values())
-        seen = Counter(places.size(at) for at in range(step, step + count))
+        seen = Counter(places.size(4 * at) for at in range(step, step + count))
         assert seen == {size: of_size[epoch] for size, of_size in batches.items()}
         step += count
     assert step == 22  # 4 epochs of 22 images
@@ -126,7 +125,7 @@ def test_a_batch_holds_one_bucket_and_no_image_twice_unless_an_epoch_ends_in_it(
     repeated = 0
     for step in range(88):
         indices = [places.index(4 * step + place) for place in range(4)]
-        assert set(indices) <= set(bounds[places.size(step)])
+        assert set(indices) <= set(bounds[places.size(4 * step)])
         repeated += len(set(indices)) < 4
     assert repeated < 20
 
@@ -153,7 +152,8 @@ def loaded(images: SizedList, **changes: Any) -> list[Batch]:
     buckets = assign_buckets(images, SIZES, batch_size=4)
     images.decoding = True
     places = BucketOrder(buckets, seed=3, batch_size=4)
-    samples = BucketSamples(images, places, seed=3, batch_size=4, channels=3, crop="random", flip=True)
+    crop = TrainingCrop(channels=3, crop="random", largest=True, flip=True)
+    samples = TrainingSamples(images, places, crop, seed=3)
     arguments = {"batch_size": 4, "accumulation": 1, "rank": 0, "world_size": 1, "first_step": 0, "steps": 11}
     return list(training_loader(samples, **(arguments | {"workers": 0, "pin_memory": False} | changes)))
 
@@ -183,50 +183,3 @@ def test_a_bad_image_is_replaced_by_one_of_its_bucket() -> None:
         assert entry == ("list/2", "cut short")
         assert {int(name.split("/")[1]) for name in batch.sample_ids} <= {0, 1, 3, 4}
         assert batch.pixels.shape[2:] == WIDE
-
-
-def crop(image: Image.Image, seed: int = 0, **changes: Any) -> Any:
-    arguments = {
-        "size": (8, 16),
-        "channels": 3,
-        "crop": "center",
-        "flip": False,
-        "color_gain": 0.0,
-        "background": WHITE,
-    }
-    return bucket_crop(image, **(arguments | changes), generator=numpy_generator(seed, "test"))
-
-
-def test_crops_by_hand() -> None:
-    image = noise_image(0, 16, 12)
-    pixels = np.asarray(image)
-    assert np.array_equal(crop(image), pixels[2:10])  # the full width, the centre of the height
-    assert np.array_equal(crop(image, size=(12, 6)), pixels[:, 5:11])
-    assert crop(image, channels=1).shape == (8, 16, 1)
-    anywhere = {
-        next(top for top in range(5) if np.array_equal(crop(image, s, crop="random"), pixels[top : top + 8]))
-        for s in range(60)
-    }
-    assert anywhere == {0, 1, 2, 3, 4}
-    flipped = [np.array_equal(crop(image, s, flip=True), pixels[2:10, ::-1]) for s in range(60)]
-    assert 15 < sum(flipped) < 45
-    small = crop(noise_image(0, 64, 64), size=(16, 32))
-    expected = noise_image(0, 64, 64).resize((32, 16), Image.Resampling.LANCZOS, box=(0, 16, 64, 48))
-    assert np.array_equal(small, np.asarray(expected))
-
-
-def test_color_gain_multiplies_each_channel() -> None:
-    grey = Image.new("RGB", (16, 8), (100, 100, 100))
-    levels = crop(grey, color_gain=0.5)
-    gains = numpy_generator(0, "test").uniform(0.5, 1.5, size=3)
-    assert np.array_equal(levels, np.broadcast_to(np.rint(100 * gains).astype(np.uint8), (8, 16, 3)))
-
-
-def test_too_small_an_image_is_a_bad_image() -> None:
-    with pytest.raises(BrokenImage, match="too small: got 9x9, need 8 pixels a side and a quarter of 40x40"):
-        crop(noise_image(0, 9, 9), size=(40, 40))
-    with pytest.raises(BrokenImage, match="too small: got 30x7"):
-        crop(noise_image(0, 30, 7))
-    assert crop(noise_image(0, 10, 10), size=(40, 40)).shape == (40, 40, 3)
-    with pytest.raises(ValueError, match="center or random, got left"):
-        crop(noise_image(0), crop="left")
