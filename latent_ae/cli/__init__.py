@@ -19,9 +19,7 @@ INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0 for complete success, 1 if a part failed, 2 for a user's error, 130 if it was
-    interrupted.
-    """
+    """Run a command. Returns the exit status: 0 complete success, 1 partial failure, 2 user error, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in programs.PROGRAMS:
         return programs.run_program(argv[0], argv[1:])
@@ -34,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     for room in (programs, evaluate, files, inspection, space, export, verify, convert):
         room.add_commands(commands)
     words, settings = evaluate.split_settings(argv)
+    if words[:1] == ["export"]:
+        export.add_targets(commands.choices["export"])
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             unknown += settings
         if unknown:
             raise UserError(f"unknown option {unknown[0]}; see latent-ae {arguments.command} --help")
+        if (report := getattr(arguments, "json", None)) is not None and not report.parent.is_dir():
+            raise UserError(f"--json {report}: there is no folder {report.parent}")
         return command(arguments)
     except UserError as error:
         complain(str(error))
@@ -51,6 +53,6 @@ def main(argv: list[str] | None = None) -> int:
         complain(f"{error.strerror or error}: {error.filename or 'while writing'}")
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from there" if arguments.command in files.RESUMED else ""
-        complain(f"interrupted: what was written is whole{goes_on}")
+        goes_on = "; the same command continues from there" if arguments.command in files.RESUMED else ""
+        complain(f"interrupted: every file that was written is complete{goes_on}")
         return INTERRUPTED

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_ae.cli.messages import say
-from latent_ae.cli.options import add_command
+from latent_ae.cli.options import add_command, add_json
 from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     """What every command has that measures a model on images."""
     parser.set_defaults(rest=[])
     parser.add_argument("model", metavar="MODEL", help="a model or run directory, a single file or a hub id")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
+    add_json(parser, "the whole report")
     parser.add_argument("--part", choices=("heldout", "train"), default="heldout", help="part of the data to measure")
     parser.add_argument("--settings", action="store_true", help="list the data and evaluation settings and exit")
 
@@ -100,8 +100,6 @@ def _settings(arguments: argparse.Namespace, idle: tuple[str, ...] = ()) -> "Mea
         raise UserError(f"{', '.join(cut)} cuts training images and has no effect on what is measured: leave it out")
     if unused := [f"--{name}" for name in options if name.removeprefix("evaluation.") in idle]:
         raise UserError(f"{', '.join(unused)} has no effect on a {arguments.command}: leave it out")
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     return override(MeasureConfig, {}, options)
 
 

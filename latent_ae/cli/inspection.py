@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_ae.cli.messages import complain, say
-from latent_ae.cli.options import add_command
-from latent_ae.errors import UserError
+from latent_ae.cli.options import add_command, add_json
 from latent_ae.io.latent_file.header import SUFFIXES, describe
 from latent_ae.io.latent_file.metadata import Compute, LatentFileError
 from latent_ae.io.paths import find_files
@@ -31,14 +30,10 @@ def add_commands(commands: "Commands") -> None:
         example="latents/photo.safetensors",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a latent file, or a folder of them")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything there, a list with an object a file"
-    )
+    add_json(parser, "everything, a list with one object per file,")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     told: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
     for source in find_files(arguments.files, SUFFIXES).sources:

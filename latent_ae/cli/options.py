@@ -17,26 +17,29 @@ COMPUTE = ("auto", "exact", "fp32", "bf16", "fp16")
 """`latent_ae.inference.precision.PRECISIONS`, which takes torch to import"""
 
 
+MODEL_HELP = "a model or run directory, a single file or a hub id"
+
+
 def add_command(
     commands: "Commands", name: str, run: Callable[[argparse.Namespace], int], *, summary: str, more: str, example: str
 ) -> argparse.ArgumentParser:
     """A command whose help ends in an example."""
     parser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}. {more}",
-        epilog=f"example: latent-ae {name} {example}",
-        allow_abbrev=False,
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {more}", allow_abbrev=False
     )
+    parser.epilog = f"example: {parser.prog} {example}"
     parser.set_defaults(run=run)
     return parser
 
 
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """--json FILE; `main` checks that its folder exists before the command runs."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} to this file")
+
+
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: str = "") -> None:
     """--model, --compute and --tile."""
-    parser.add_argument(
-        "--model", required=required, metavar="MODEL", help=f"a model or run directory, a single file or a hub id{more}"
-    )
+    parser.add_argument("--model", required=required, metavar="MODEL", help=f"{MODEL_HELP}{more}")
     parser.add_argument(
         "--compute",
         choices=COMPUTE,

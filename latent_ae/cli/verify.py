@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_ae.cli.messages import complain, say
-from latent_ae.cli.options import add_command, not_negative
-from latent_ae.errors import UserError
+from latent_ae.cli.options import add_command, add_json, not_negative
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
@@ -35,13 +34,10 @@ def add_commands(commands: "Commands") -> None:
     parser.add_argument(
         "--samples", type=not_negative, default=8, metavar="K", help="images to encode again (default: 8)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was looked at and found there")
+    add_json(parser, "what was checked and found")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
-
     from tqdm import tqdm  # noqa: PLC0415
 
     from latent_ae.inference import best_device  # noqa: PLC0415  # torch takes seconds

@@ -1,20 +1,18 @@
-"""Models for other programs: one file a target, one table of them.
+"""Models for other programs: one file a target, one table of them, from which `export` and `compat` are made.
 
-An exporter writes beside the place that is asked for, loads what it wrote as its consumer does, compares what comes
-out with what the model says, and only then is it renamed there. tests/export/test_contract.py holds every entry of the
-table to that.
+An exporter writes beside the destination, loads what it wrote as its consumer does, compares the outputs with the
+model's, and only then is the export renamed to its place. tests/export/test_contract.py checks every entry.
 """
 
-from collections.abc import Callable
-
-from latent_ae.export.compat import Verdict, compat
+from latent_ae.export.compat import Verdict, judge
 from latent_ae.export.diffusers_folder import DiffusersFolder
-from latent_ae.export.errors import ExportError, ProofFailed
+from latent_ae.export.exporter import Exported, Exporter, export
 from latent_ae.export.ldm_file import LdmFile
 from latent_ae.export.onnx_graphs import OnnxGraphs
+from latent_ae.export.proof import ExportError, ProofFailed
 from latent_ae.export.pt2_programs import Pt2Programs
-from latent_ae.export.running import Exported, Exporter, export
 from latent_ae.export.source import ModelSource
+from latent_ae.models import Autoencoder
 
 __all__ = [
     "EXPORTERS",
@@ -32,9 +30,14 @@ __all__ = [
     "export",
 ]
 
-EXPORTERS: dict[str, Callable[..., Exporter]] = {
+EXPORTERS: dict[str, type[Exporter]] = {
     "diffusers": DiffusersFolder,
     "ldm": LdmFile,
     "onnx": OnnxGraphs,
     "pt2": Pt2Programs,
 }
+
+
+def compat(model: Autoencoder) -> list[Verdict]:
+    """A verdict for every loader of every exporter, from the model's config alone: nothing is run."""
+    return [judge(name, loader, model) for exporter in EXPORTERS.values() for name, loader in exporter.loaders.items()]

@@ -1,36 +1,91 @@
 """A folder that diffusers loads, alone or as `vae/` of a pipeline."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from latent_ae.export.half import in_type, measure_half, rounded
-from latent_ae.export.probes import Probe, answer
-from latent_ae.export.proof import Comparison, Proof, compare_answers, compare_scaling
+from latent_ae.export import rules
+from latent_ae.export.compat import SD, XL, Loader
+from latent_ae.export.exporter import Exporter
+from latent_ae.export.half import DTYPES, in_type, measure_half, rounded
+from latent_ae.export.proof import Comparison, Probe, Proof, answer, compare_answers, compare_scaling
 from latent_ae.export.source import ModelSource, config_of, write_config
 from latent_ae.models.autoencoder import CLASSES, class_name
 
+_FOLDER = "the folder (latent-ae export diffusers)"
+_DIFFUSERS = "run, diffusers 0.42.1"
+_RGB_OF_4 = (rules.KL, rules.RGB, rules.FACTOR_OF_8, rules.latent_channels(4))
+
+LOADERS = {
+    "diffusers from_pretrained": Loader(_FOLDER, _DIFFUSERS),
+    "diffusers SD 1.x and 2.x pipelines": Loader(
+        _FOLDER, _DIFFUSERS, rules=(rules.KL, rules.SYMMETRIC, rules.NO_STATISTICS), ignores_shift=True
+    ),
+    "diffusers SDXL pipelines": Loader(
+        _FOLDER, _DIFFUSERS, rules=(rules.KL, rules.SYMMETRIC, rules.STATISTICS_OF_4), ignores_shift=True
+    ),
+    "diffusers SD3 and FLUX pipelines": Loader(
+        _FOLDER, _DIFFUSERS, rules=(rules.KL, rules.SYMMETRIC, rules.SHIFT_IS_NUMBER, rules.NO_STATISTICS)
+    ),
+    "diffusers LDM super-resolution": Loader(
+        f"{_FOLDER}, for images of the latents' size", _DIFFUSERS, rules=(rules.VQ, rules.BESIDE_RGB)
+    ),
+    "kohya load_vae, a folder": Loader(
+        f"{_FOLDER}, for SD and SDXL", "run, sd-scripts 48d368f, 2026-02-16", rules=_RGB_OF_4, scales=(SD, XL)
+    ),
+    "InvokeAI, a folder": Loader(
+        f"{_FOLDER}, for SD and SDXL", "read, InvokeAI 8e71a8a, 2026-08-19", rules=_RGB_OF_4, ignores_shift=True
+    ),
+    "SD.Next, a folder": Loader(
+        f"{_FOLDER} of the loaded model's architecture",
+        "read, and from_single_file run with its configs, sdnext 058a7f0, 2026-07-23",
+        rules=(rules.KL, rules.RGB),
+    ),
+    "MLX stable_diffusion": Loader(
+        f"{_FOLDER}, in the place of the hub's that it knows",
+        "run, mlx-examples 7ddca42, 2025-11-20",
+        rules=(rules.KL, rules.SYMMETRIC, rules.NO_LEVEL_ATTENTION),
+        unchecked=(rules.BOTH_QUANT_CONVS, rules.MIDDLE_ATTENTION, rules.SILU),
+        ignores_shift=True,
+    ),
+    "optimum-intel, OpenVINO": Loader(
+        f"{_FOLDER}, converted by it",
+        "read, optimum-intel e1de5be, 2026-08-20",
+        rules=(rules.KL, rules.SYMMETRIC, rules.SCALING_IS_NUMBER),
+    ),
+}
+
 
 @dataclass(frozen=True)
-class DiffusersFolder:
-    """config.json, weights in one or several precisions, card and statistics."""
+class DiffusersFolder(Exporter):
+    """config.json, weights in one or several types, card and statistics."""
 
     variants: tuple[str, ...] = ("fp32",)
-    """of fp32, fp16 and bf16; but for fp32's, a file bears its variant's name, and `variant=` loads it"""
+    """of fp32, fp16 and bf16; the names of the last two are in their files' names, and `variant=` loads them"""
     measure: bool = True
-    """whether `force_upcast` is to say what fp16 was measured to do, instead of what the model's config says"""
+    """whether `force_upcast` follows from a measurement of fp16 instead of the model's config"""
 
+    summary = "a folder for diffusers, alone or as a pipeline's vae/"
     consumer = "diffusers"
-    size = None
+    loaders = LOADERS
 
-    def places(self, out: Path) -> list[Path]:
-        """The folder alone."""
-        return [out]
+    @staticmethod
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """--variant."""
+        parser.add_argument(
+            "--variant",
+            dest="variants",
+            nargs="+",
+            choices=list(DTYPES),
+            default=["fp32"],
+            help="types of the weights, one file each; load fp16 and bf16 with `variant=` (default: fp32)",
+        )
 
     def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:
-        """Raises OSError. Warns of precisions in which the model does badly."""
+        """Raises OSError. Warns of half precisions in which the model overflows or is inexact."""
         out.mkdir()
         config = config_of(source.model)
         wanted = {*self.variants} - {"fp32"}

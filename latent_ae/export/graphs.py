@@ -4,7 +4,10 @@ KL  encoder: pixels [B,C,H,W] => moments [B,2c,h,w]     decoder: latents [B,c,h,
 VQ  encoder: pixels [B,C,H,W] => codes [B,h,w] int64    decoder: codes [B,h,w]     => pixels
 """
 
+import argparse
 import copy
+import re
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from latent_ae.export.proof import Comparison, Probe, compare_close, compare_encoded
 from latent_ae.inference.sides import DecoderSide, EncoderSide
 from latent_ae.models import Autoencoder, factor_of
 
@@ -47,7 +51,7 @@ class CodeDecoder(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """What diffusers' Upsample2D computes, without its case for batches of 64 and more: in a graph, that is a limit."""
+    """What diffusers' Upsample2D computes, without its case for batches of 64 and more, which limits a graph."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -60,7 +64,7 @@ class _Upsample(nn.Module):
 
 
 def sides(model: Autoencoder) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder of a model, in evaluation mode; the model stays what it is, and shares its weights."""
+    """Encoder and decoder of a model, in evaluation mode; they share its weights, the model itself is unchanged."""
     memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     model = copy.deepcopy(model, memo).eval()
     for module in list(model.modules()):
@@ -75,10 +79,9 @@ def sides(model: Autoencoder) -> tuple[nn.Module, nn.Module]:
 
 
 def programs(model: Autoencoder, size: tuple[int, int] | None = None) -> tuple[ExportedProgram, ExportedProgram]:
-    """Encoder and decoder as programs whose batch, height and width are free.
+    """Encoder and decoder as programs with free batch, height and width.
 
-    With a `size`, they take one image of that height and width in pixels, which the model's factor divides, and
-    nothing else.
+    With a `size`, they accept only one image of that height and width in pixels, both multiples of the model's factor.
     """
     factor, is_kl = factor_of(model), isinstance(model, AutoencoderKL)
     encoder, decoder = sides(model)
@@ -98,7 +101,7 @@ def programs(model: Autoencoder, size: tuple[int, int] | None = None) -> tuple[E
 
 
 def program_of(module: nn.Module, example: Tensor, *, free: tuple[int, int] | None) -> ExportedProgram:
-    """A module as a program, for batches like an example, of which these axes are free beside the first; None: none."""
+    """A module as a program for batches like `example`; `free`: axes of any size beside the first, None: no axis."""
     # AUTO: torch derives what sides must be multiples of; said by hand it contradicts what the layers ask for.
     dynamic = None if free is None else (dict.fromkeys((0, *free), Dim.AUTO),)
     with torch.no_grad():
@@ -109,8 +112,41 @@ def program_of(module: nn.Module, example: Tensor, *, free: tuple[int, int] | No
             # Attention asks for the example's type and device, and it could run nowhere else.
             program.graph.erase_node(node)
     program.graph_module.recompile()
-    # A program is for inference: with parameters that ask for gradients, every call would keep what these need.
+    # With parameters that ask for gradients, every call would keep what these need.
     program.state_dict.update(
         {name: nn.Parameter(tensor.detach(), requires_grad=False) for name, tensor in program.named_parameters()}
     )
     return program
+
+
+def compare_graphs(
+    source: Autoencoder,
+    probes: Sequence[Probe],
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+) -> list[Comparison]:
+    """Both sides as a runtime computes them, within what is close."""
+    comparisons: list[Comparison] = []
+    for probe in probes:
+        answer = probe.answer
+        comparisons += compare_encoded(probe, encode(probe.pixels), source)
+        latents = answer.latents if answer.codes is None else answer.codes
+        comparisons.append(compare_close("decoder's pixels", probe, decode(latents), answer.pixels))
+    return comparisons
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """--size of the command line."""
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="height and width in pixels: accept only one image of this size at a time, for converters and runtimes "
+        "that need fixed shapes (default: batches of any size)",
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    if not (match := re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected height and width in pixels, such as 512x768")
+    return int(match[1]), int(match[2])

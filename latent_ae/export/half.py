@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_ae.export.probes import Probe, answer
+from latent_ae.export.proof import Probe, answer
 from latent_ae.models import Autoencoder
 
 LATENT_ERROR = 0.01

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from latent_ae.export.errors import ExportError
 from latent_ae.export.ldm_file import sidecar
+from latent_ae.export.proof import ExportError
 from latent_ae.export.source import ModelSource
 from latent_ae.models.autoencoder import Autoencoder, class_name
 from latent_ae.models.identity import encoder_identity

@@ -1,5 +1,6 @@
 """Two ONNX graphs, encoder and decoder, in the places and with the names that optimum gives them."""
 
+import argparse
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -12,15 +13,17 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from latent_ae.export.errors import ExportError
-from latent_ae.export.graphs import programs
-from latent_ae.export.probes import Probe
-from latent_ae.export.proof import Comparison, Proof, compare_close, compare_encoded
+from latent_ae.export import rules
+from latent_ae.export.compat import Loader
+from latent_ae.export.exporter import Exporter
+from latent_ae.export.graphs import add_size, compare_graphs, programs
+from latent_ae.export.proof import ExportError, Probe, Proof
 from latent_ae.export.source import ModelSource, config_of, write_config
 from latent_ae.models import Autoencoder
 
 _MODULES = ("onnx", "onnxscript", "onnxruntime")
 _OPSET = 20
+_GRAPHS = "the ONNX graphs (latent-ae export onnx)"
 
 
 @dataclass(frozen=True)
@@ -39,25 +42,44 @@ _QUANTISED = (_Graph("vqvae_encoder", "sample", "indices"), _Graph("vqvae_decode
 
 
 @dataclass(frozen=True)
-class OnnxGraphs:
+class OnnxGraphs(Exporter):
     """vae_encoder/ and vae_decoder/ (vqvae_... of a VQModel), each with model.onnx and config.json.
 
-    Batch, height and width are free. Nothing is drawn at random in a graph: an encoder gives the posterior's moments,
-    mean and log-variance one after the other, or codes.
+    Graphs are deterministic: an encoder gives the posterior's moments, mean and log-variance concatenated, or codes.
     """
 
     size: tuple[int, int] | None = None
-    """height and width in pixels of the one image that is taken at a time; None: batches of any size"""
 
+    summary = "two ONNX graphs, encoder and decoder, laid out as optimum's"
     consumer = "ONNX Runtime"
+    loaders = {  # noqa: RUF012 - never written
+        "optimum, ONNX Runtime": Loader(
+            "vae_encoder/ and vae_decoder/ (latent-ae export onnx)",
+            "read, optimum-onnx 0.1.0",
+            rules=(rules.KL, rules.SYMMETRIC, rules.SCALING_IS_NUMBER),
+        ),
+        "OpenVINO": Loader(f"{_GRAPHS}: read_model, compile_model", "run, OpenVINO 2026.4.1"),
+        "ONNX Runtime": Loader(_GRAPHS, "run, ONNX Runtime 1.32.0"),
+        "onnxruntime-web": Loader(f"{_GRAPHS}, in WebAssembly", "run, onnxruntime-web 1.30.0"),
+    }
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """That of the option."""
+        return self.size
+
+    @staticmethod
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """--size."""
+        add_size(parser)
 
     def places(self, out: Path) -> list[Path]:
-        """The folder alone. Raises ExportError where the packages for it are not installed."""
+        """The folder. Raises ExportError if a package that is needed is not installed."""
         for name in _MODULES:
             _module(name)
         return [out]
 
-    def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:  # noqa: ARG002 - as all exporters
+    def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:  # noqa: ARG002
         """Raises OSError."""
         config = config_of(source.model)
         for graph, program in zip(_graphs(source.model), programs(source.model, self.size), strict=True):
@@ -69,15 +91,9 @@ class OnnxGraphs:
         return ()
 
     def prove(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> Proof:
-        """In ONNX Runtime on the CPU, within what is close."""
+        """In ONNX Runtime on the CPU."""
         encoder, decoder = (_Session(out, graph) for graph in _graphs(source.model))
-        comparisons: list[Comparison] = []
-        for probe in probes:
-            answer = probe.answer
-            comparisons += compare_encoded(probe, encoder(probe.pixels), source.model)
-            latents = answer.latents if answer.codes is None else answer.codes
-            comparisons.append(compare_close("decoder's pixels", probe, decoder(latents), answer.pixels))
-        return Proof("onnxruntime.InferenceSession", comparisons)
+        return Proof("onnxruntime.InferenceSession", compare_graphs(source.model, probes, encoder, decoder))
 
 
 class _Session:

@@ -1,17 +1,148 @@
-"""What an export is compared with, and whether it passes."""
+"""The proof of an export: the images that it is tested on, the model's outputs, and how the consumer's are compared."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor
 
-from latent_ae.export.probes import Answer, Probe
-from latent_ae.models import Autoencoder
+from latent_ae.config import DataConfig, Section
+from latent_ae.data import EvaluationBatch, evaluation_batches, open_source
+from latent_ae.errors import UserError
+from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models.encode_decode import inference
+from latent_ae.randomness import torch_generator
 
 CLOSE = 1e-4
-"""the most that a consumer with arithmetic of its own may be off, of values of about 1"""
+"""largest difference of a consumer with its own arithmetic, for values of about 1"""
+_SIDES = (64, 32, 16)
+"""pixels of real images, the first that they are large enough for"""
+_REAL = 3
+_RANDOM = ((1, 3, 5), (5, 2, 3))
+"""batch, and height and width in steps of the model's factor, or of 16 pixels where that is less"""
+_CHANNELS = (1, 3)
+
+USED = ("source", "path", "image_column", "train_split", "heldout_split", "heldout_share", "background")
+"""fields of `data` that say which images there are; the others say how training images are cut"""
+
+
+class ExportError(UserError):
+    """A model that cannot be exported as asked; the message is one line."""
+
+
+class ProofFailed(Exception):  # noqa: N818 - a fact about a file; no option avoids it, so it is no UserError
+    """The export does not do in its consumer what the model does; the message is one line."""
+
+
+class ProbeConfig(Section):
+    """Which images an export is proven on."""
+
+    data: DataConfig = DataConfig()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to images, on the CPU."""
+
+    encoded: Tensor
+    """moments [B,2c,h,w] of AutoencoderKL, or vectors [B,c,h,w] before they are quantised, of VQModel"""
+    latents: Tensor
+    """[B,c,h,w] that are decoded: the mean, or the vectors"""
+    codes: Tensor | None
+    """[B,h,w] int64 of VQModel"""
+    pixels: Tensor
+    """[B,C,H,W] that they are decoded to"""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Images of one size, and what the model that is exported says to them."""
+
+    images: str
+    """what they are, for the report"""
+    real: bool
+    pixels: Tensor
+    """[B,C,H,W] float32 in [-1, 1]; the model's factor divides both sides"""
+    answer: Answer
+
+
+def answer(model: Autoencoder, pixels: Tensor, *, latents: Tensor | None = None) -> Answer:
+    """By diffusers' own methods, so that what they do is what is compared; `latents` instead of its own are decoded."""
+    with inference(model):
+        if isinstance(model, AutoencoderKL):
+            encoded, codes = model.encode(pixels).latent_dist.parameters, None
+            own = encoded.chunk(2, dim=1)[0].contiguous()
+        else:
+            encoded = own = model.encode(pixels).latents
+            codes = model.quantize(encoded)[2][2].view(len(pixels), *encoded.shape[2:])
+        latents = own if latents is None else latents
+        return Answer(encoded, latents, codes, model.decode(latents).sample)
+
+
+def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int, int] | None = None) -> list[Probe]:
+    """Held-out images of a source, and noise, in two sizes and three odd batches.
+
+    Args:
+        model: that is to be exported.
+        data: where images come from; None: the photographs or digits that need no download, as its channels are.
+        size: height and width in pixels that one held-out image is resized to, and one of noise has, instead.
+
+    Raises ExportError if no image is large enough, the model answers one with NaN, or its factor does not divide the
+    size; and DataError.
+    """
+    probes = []
+    channels, factor = int(model.config["in_channels"]), factor_of(model)
+    if size is not None and any(side < 1 or side % factor for side in size):
+        raise ExportError(f"size {size[0]}x{size[1]}: both sides must be multiples of the model's factor {factor}")
+    if channels in _CHANNELS:
+        data = data or DataConfig(source="digits" if channels == 1 else "photos")
+        batch = _real_images(data, channels, factor)
+        pixels, shown = batch.pixels, batch.sample_ids
+        if size is not None:
+            pixels, shown = F.interpolate(pixels[:1], size, mode="bilinear", antialias=True), shown[:1]
+        probes.append(_probe(model, f"held-out images of {data.source}: {', '.join(shown)}", pixels))
+    elif data is not None:
+        raise ExportError(
+            f"the model takes images of {channels} channels, and no source has them: leave out data.source"
+        )
+    step = -(-16 // factor) * factor
+    noisy = [(count, height * step, width * step) for count, height, width in _RANDOM]
+    for place, (count, height, width) in enumerate(noisy if size is None else [(1, *size)]):
+        noise = torch.rand(count, channels, height, width, generator=torch_generator(0, "probe", place))
+        probes.append(_probe(model, "uniform noise", 2 * noise - 1))
+    return probes
+
+
+def _probe(model: Autoencoder, images: str, pixels: Tensor) -> Probe:
+    given = answer(model, pixels)
+    if not (given.encoded.isfinite().all() and given.pixels.isfinite().all()):
+        raise ExportError(f"the model answers {images} with NaN or infinite values: it is not worth an export")
+    return Probe(images, not images.startswith("uniform"), pixels, given)
+
+
+def _real_images(data: DataConfig, channels: int, factor: int) -> EvaluationBatch:
+    source = open_source(data).heldout
+    reasons: list[str] = []
+    for wanted in _SIDES:
+        side = max(2, -(-wanted // factor)) * factor
+        batches: Sequence[EvaluationBatch] = list(
+            evaluation_batches(
+                source,
+                channels=channels,
+                size=side,
+                background=data.background,
+                batch_size=_REAL,
+                limit=_REAL,
+                on_bad=lambda sample_id, reason: reasons.append(f"{sample_id}: {reason}"),
+            )
+        )
+        if batches:
+            return batches[0]
+    raise ExportError(f"none of the held-out images of data.source {data.source} can be used: {reasons[-1]}")
 
 
 @dataclass(frozen=True)

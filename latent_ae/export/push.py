@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from latent_ae.errors import one_line
-from latent_ae.export.errors import ExportError
+from latent_ae.export.proof import ExportError
 from latent_ae.export.source import CARD
 
 _LEFT_OUT = [".*", "**/.*"]

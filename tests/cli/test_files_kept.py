@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
         patch.setattr("os.fsync", FailingSync(6, lambda: signal.raise_signal(signal.SIGINT)))
         status, said, errors = run(*words)
     assert (status, said) == (130, "")
-    assert errors == ["interrupted: what was written is whole; the same command goes on from there"]
+    assert errors == ["interrupted: every file that was written is complete; the same command continues from there"]
     half = state(tmp_path / "out")
     assert 3 <= len(half) <= 4
     assert run(*words)[1].endswith(f"{len(half)} were there already\n")
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_in_one_line(models: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said, told = process.communicate()
     assert (process.returncode, said) == (130, ""), told
-    interrupted = "error: interrupted: what was written is whole; the same command goes on from there"
+    interrupted = "error: interrupted: every file that was written is complete; the same command continues from there"
     assert told.splitlines() == ["encoder fp32; decoder fp32; images whole", interrupted]
     files = list(out.iterdir())
     assert 5 < len(files) < 200

@@ -81,7 +81,7 @@ def exports(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 def place(folder: Path, target: str) -> Path:
     """A name that a target takes."""
-    return folder / ("vae.safetensors" if target == "ldm" else "vae")
+    return folder / EXPORTERS[target].out[0]
 
 
 def left(folder: Path) -> list[str]:

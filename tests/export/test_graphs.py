@@ -12,7 +12,7 @@ import torch
 
 from latent_ae.export import ModelSource, ProofFailed, Pt2Programs, export, pt2_programs
 from latent_ae.export.graphs import program_of, programs, sides
-from latent_ae.export.probes import answer
+from latent_ae.export.proof import answer
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
 from tests.export.conftest import Exports, Run, left
@@ -192,7 +192,7 @@ def test_a_fixed_size_is_proven_at_that_size_and_refuses_others(
 def test_a_size_is_height_and_width(size: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("export", "pt2", "--model", "model", "-o", "vae", "--size", size)
-    assert f"got {size!r}, expected height and width in pixels, as 512x768" in capsys.readouterr().err
+    assert f"got {size!r}, expected height and width in pixels, such as 512x768" in capsys.readouterr().err
 
 
 def test_a_size_that_the_factor_does_not_divide_is_refused(models: Path, tmp_path: Path, run: Run) -> None:

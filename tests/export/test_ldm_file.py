@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, VQModel
 from latent_ae.config import DataConfig
 from latent_ae.export import ExportError, LdmFile, ModelSource, export
 from latent_ae.export.importing import Unsaid, read_single_file
-from latent_ae.export.ldm_config import ldm_config
+from latent_ae.export.ldm_file import ldm_config
 from latent_ae.export.source import config_of
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
@@ -99,7 +99,7 @@ def test_a_file_in_half_precision_is_the_model_rounded(tmp_path: Path, kl: Model
 
 
 UNREAD = {
-    "latent-diffusion f16": "attention in a level of its own is left out by its key map",
+    "latent-diffusion f16": "its key map leaves out attention in levels",
     **dict.fromkeys(QUANTISED, "there is no VQModel.from_single_file"),
 }
 """what diffusers' from_single_file does not know, which is no limit of the format"""

@@ -1,19 +1,20 @@
-"""An export from beginning to end: load, write beside its place, prove, report, rename."""
+"""What an exporter is, and how it is run: write beside the destination, prove, report, rename."""
 
+import argparse
 import contextlib
 import hashlib
 import importlib.metadata
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from latent_ae.config import DataConfig
 from latent_ae.errors import one_line
-from latent_ae.export.errors import ProofFailed
-from latent_ae.export.probes import Probe, make_probes
-from latent_ae.export.proof import Proof
+from latent_ae.export.compat import Loader
+from latent_ae.export.proof import Probe, Proof, ProofFailed, make_probes
 from latent_ae.export.source import ModelSource
 from latent_ae.io.atomic import placed
 
@@ -21,33 +22,47 @@ REPORT = "export_report.json"
 _PACKAGES = ("latent-ae", "torch", "diffusers", "safetensors", "onnx", "onnxruntime")
 
 
-class Exporter(Protocol):
-    """One target; `out` is free, and its parent a folder that holds nothing but this export."""
+@dataclass(frozen=True)
+class Exporter(ABC):
+    """One export target: a frozen dataclass whose fields are its options.
 
-    consumer: str
-    """what the proof loads it with"""
+    `out` does not exist yet, and its parent is a folder that holds nothing but this export.
+    """
+
+    summary: ClassVar[str]
+    """what it writes, for the help; lower case, no full stop"""
+    out: ClassVar[tuple[str, str]] = ("vae", "the folder to create")
+    """an example of --out, and its help"""
+    consumer: ClassVar[str]
+    """the program that the proof loads it with"""
+    loaders: ClassVar[Mapping[str, Loader]]
+    """loaders of other programs that read it, by name: the rows of `compat`"""
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width in pixels of the only images that are taken; None: any."""
-        ...
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the only images that are accepted; None: any."""
+        return None
+
+    @staticmethod  # noqa: B027 - a target may have no options
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Add the command line's options, each with the name of its field as `dest`."""
 
     def places(self, out: Path) -> list[Path]:
-        """What is written, beside one another, `out` last. Raises ExportError for what cannot be."""
-        ...
+        """All files and folders that are written, in one folder, `out` last. Raises ExportError if they cannot be."""
+        return [out]
 
+    @abstractmethod
     def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:
-        """Write all places; what whoever uses them should know."""
-        ...
+        """Write all places. Returns warnings for the user. Raises OSError."""
 
+    @abstractmethod
     def prove(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> Proof:
         """Load what was written as its consumer does, and compare."""
-        ...
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, in its place."""
+    """A finished export."""
 
     out: Path
     report: Path
@@ -56,12 +71,12 @@ class Exported:
 
 
 def export(source: ModelSource, out: Path, exporter: Exporter, *, data: DataConfig | None = None) -> Exported:
-    """Write an export, prove it, and put it in its place, which holds nothing unless all of that is done.
+    """Write an export and prove it. Nothing is left at `out` unless the proof succeeds.
 
     Args:
         source: the model.
-        out: folder or file that is to be made.
-        exporter: of `EXPORTERS`.
+        out: folder or file to create.
+        exporter: one of `EXPORTERS`, with its options.
         data: where held-out images come from; None: the photographs or digits that need no download.
 
     Raises ExportError for what cannot be exported, PlaceTakenError, DataError, ProofFailed with what differs, and
@@ -69,7 +84,7 @@ def export(source: ModelSource, out: Path, exporter: Exporter, *, data: DataConf
     """
     places = exporter.places(out)
     with placed(places) as folder:
-        probes = make_probes(source.model, data, size=exporter.size)
+        probes = make_probes(source.model, data, size=exporter.image_size)
         made = folder / out.name
         warnings = exporter.write(source, made, probes)
         proof = _proven(source, made, exporter, probes)
@@ -88,11 +103,11 @@ def _proven(source: ModelSource, made: Path, exporter: Exporter, probes: Sequenc
         proof = exporter.prove(source, made, probes)
     except (MemoryError, ProofFailed):
         raise
-    except Exception as error:  # a consumer says in its own way that it cannot use a file
-        raise ProofFailed(f"{exporter.consumer} cannot use what was written: {one_line(error)}") from error
+    except Exception as error:  # every consumer has its own errors
+        raise ProofFailed(f"{exporter.consumer} cannot load the export: {one_line(error)}") from error
     if failed := [comparison for comparison in proof.comparisons if not comparison.passed]:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise ProofFailed(f"what was written is not the model: {failed[0]}{more}")
+        raise ProofFailed(f"the export differs from the model: {failed[0]}{more}")
     return proof
 
 
