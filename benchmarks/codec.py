@@ -39,8 +39,8 @@ from latent_ae.evaluation.metrics import psnr
 from latent_ae.export.graphs import programs
 from latent_ae.inference import PRECISIONS, Codec
 from latent_ae.inference.precision import form_of
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Side
-from latent_ae.inference.test_image import photo_like
 from latent_ae.models import PRESETS, build_autoencoder, factor_of, load_autoencoder
 
 SEED = 0

@@ -32,7 +32,7 @@ from latent_ae.config import DataConfig, ModelConfig
 from latent_ae.data import open_source
 from latent_ae.data.transforms import evaluation_view
 from latent_ae.inference import Codec
-from latent_ae.inference.test_image import photo_like
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.io.image import WHITE, Pixels, from_tensor, open_image
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from latent_ae.export.proof import Comparison, Probe, compare_close, compare_encoded
+from latent_ae.inference.diffusers_internals import upsampling_conv
 from latent_ae.inference.sides import DecoderSide, EncoderSide
 from latent_ae.models import Autoencoder, factor_of
 
@@ -69,8 +69,8 @@ def sides(model: Autoencoder) -> tuple[nn.Module, nn.Module]:
     model = copy.deepcopy(model, memo).eval()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, Upsample2D):
-                setattr(module, name, _Upsample(child.conv))
+            if (conv := upsampling_conv(child)) is not None:
+                setattr(module, name, _Upsample(conv))
     encoder, decoder = EncoderSide(model), DecoderSide(model)
     if isinstance(model, AutoencoderKL):
         return encoder.eval(), decoder.eval()

@@ -15,8 +15,8 @@ from latent_ae.inference.batching import Grid, Progress, Runner, Tick, part_of
 from latent_ae.inference.codebook import Codebook
 from latent_ae.inference.memory import Plan
 from latent_ae.inference.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Precision, SideName, choose
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import Side
-from latent_ae.inference.test_image import photo_like
 from latent_ae.inference.tiling import Seam, Tiling
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents

@@ -1,4 +1,4 @@
-"""A side rearranged for inference: the same weights and the same function in fewer passes over memory.
+"""A side with fused layers for inference: the same weights and the same function in fewer passes over memory.
 
 Memory is what is left to save once convolutions run at speed: on a CPU new tensors of a large image come from the
 system page by page, which takes longer than what is computed in them. So what is read for the last time is overwritten,
@@ -7,14 +7,20 @@ kernel, which multiplies 4/9 as often: of every output's nine inputs, at most fo
 """
 
 import copy
-from typing import TypeGuard, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
+
+from latent_ae.inference.diffusers_internals import (
+    FINAL_ACTIVATION,
+    AttentionParts,
+    ResnetParts,
+    attention_parts,
+    resnet_parts,
+    upsampling_conv,
+)
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -22,30 +28,34 @@ _SCORES = 2**22
 """of attention at once: 8 MiB in bfloat16"""
 
 
-def lean(module: Module, *, attention: bool = False) -> Module:
-    """A twin for inference alone, which shares the weights that are not merged; what is not known is left as it is.
+def fuse(module: Module, *, attention: bool = False) -> Module:
+    """A copy for inference alone, which shares the weights that are not merged; unknown blocks stay as they are.
 
-    `attention` takes plain products for it where it runs on a CPU: see `LeanAttention`.
+    `attention` replaces attention too: see `FusedAttention`.
     """
-    twin = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
-    for parent in list(twin.modules()):
+    copied = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
+    for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.GroupNorm):
-                setattr(parent, name, LeanGroupNorm(child))
-    for parent in list(twin.modules()):
+                setattr(parent, name, FusedGroupNorm(child))
+    for parent in list(copied.modules()):
         for name, child in parent.named_children():
-            if _is_plain_block(child):
-                setattr(parent, name, LeanResnetBlock(child))
-            elif _is_plain_upsampling(child):
-                setattr(parent, name, MergedUpsampling(child))
-            elif attention and _is_plain_attention(child):
-                setattr(parent, name, LeanAttention(child))
-            elif name == "conv_act" and isinstance(child, nn.SiLU):  # of what the last normalisation has made
+            if (block := resnet_parts(child)) is not None and _normalised(block.norm1, block.norm2):
+                setattr(parent, name, FusedResnetBlock(block))
+            elif (conv := upsampling_conv(child)) is not None:
+                setattr(parent, name, MergedUpsampling(conv))
+            elif attention and (parts := attention_parts(child)) is not None and _normalised(parts.norm):
+                setattr(parent, name, FusedAttention(parts))
+            elif name == FINAL_ACTIVATION and isinstance(child, nn.SiLU):  # its input is not read again
                 child.inplace = True
-    return twin
+    return copied
 
 
-class LeanGroupNorm(nn.Module):
+def _normalised(*norms: nn.Module) -> bool:
+    return all(isinstance(norm, FusedGroupNorm) for norm in norms)
+
+
+class FusedGroupNorm(nn.Module):
     """`nn.GroupNorm` with its own weights."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -56,18 +66,15 @@ class LeanGroupNorm(nn.Module):
         norm = self.norm
         if not inputs.is_cuda or inputs.dim() != 4:
             return F.group_norm(inputs, norm.num_groups, norm.weight, norm.bias, norm.eps)
-        return spread_group_norm(inputs, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        return group_norm_by_sums(inputs, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
-class LeanResnetBlock(nn.Module):
+class FusedResnetBlock(nn.Module):
     """diffusers' `ResnetBlock2D` without time embedding, with its own layers."""
 
-    def __init__(self, block: ResnetBlock2D) -> None:
+    def __init__(self, block: ResnetParts) -> None:
         super().__init__()
-        self.norm1, self.conv1 = block.norm1, block.conv1
-        self.norm2, self.conv2 = block.norm2, block.conv2
-        self.conv_shortcut = block.conv_shortcut
-        self.output_scale_factor = float(block.output_scale_factor)
+        self.norm1, self.conv1, self.norm2, self.conv2, self.shortcut, self.scale = block
 
     def forward(self, inputs: Tensor, temb: None = None) -> Tensor:
         assert temb is None
@@ -75,49 +82,47 @@ class LeanResnetBlock(nn.Module):
         hidden = self.conv1(hidden)
         hidden = F.silu(self.norm2(hidden), inplace=True)
         hidden = self.conv2(hidden)
-        hidden += inputs if self.conv_shortcut is None else self.conv_shortcut(inputs)
-        if self.output_scale_factor != 1:
-            hidden /= self.output_scale_factor
+        hidden += inputs if self.shortcut is None else self.shortcut(inputs)
+        if self.scale != 1:
+            hidden /= self.scale
         return hidden
 
 
 class MergedUpsampling(nn.Module):
     """Nearest upsampling by two and a 3x3 convolution with margins of zeros, as one."""
 
-    def __init__(self, layer: Upsample2D) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(merged_kernel(layer.conv.weight.detach()), requires_grad=False)
-        self.bias = layer.conv.bias
+        self.weight = nn.Parameter(merged_kernel(conv.weight.detach()), requires_grad=False)
+        self.bias = conv.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         return F.conv_transpose2d(inputs, self.weight, self.bias, stride=2, padding=1)
 
 
-class LeanAttention(nn.Module):
+class FusedAttention(nn.Module):
     """diffusers' `Attention` of one head over the positions of an image, with its own layers.
 
-    As two products with all scores of some rows between them. torch's kernel for a CPU never has more than a few scores
-    at once and takes four times as long in bfloat16; but it has them in float32, and here they are rounded.
+    On a CPU it is two products with all scores of some rows between them. torch's kernel for a CPU never has more than
+    a few scores at once and takes four times as long in bfloat16; but these are float32, here they are rounded.
     """
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: AttentionParts) -> None:
         super().__init__()
-        self.group_norm = attention.group_norm
-        self.to_q, self.to_k, self.to_v, self.to_out = attention.to_q, attention.to_k, attention.to_v, attention.to_out
-        self.rescale_output_factor = float(attention.rescale_output_factor)
+        self.norm, self.query, self.key, self.value, self.output, self.scale = attention
 
     def forward(self, inputs: Tensor, temb: None = None) -> Tensor:
         assert temb is None
-        places = self.group_norm(inputs.flatten(2)).transpose(1, 2)
-        query, key, value = self.to_q(places), self.to_k(places), self.to_v(places)
+        places = self.norm(inputs.flatten(2)).transpose(1, 2)
+        query, key, value = self.query(places), self.key(places), self.value(places)
         if inputs.is_cuda:
             attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
         else:
             attended = attend(query, key, value)
-        outputs: Tensor = self.to_out[0](attended).transpose(1, 2).unflatten(2, inputs.shape[2:])
+        outputs: Tensor = self.output(attended).transpose(1, 2).unflatten(2, inputs.shape[2:])
         outputs += inputs
-        if self.rescale_output_factor != 1:
-            outputs /= self.rescale_output_factor
+        if self.scale != 1:
+            outputs /= self.scale
         return outputs
 
 
@@ -144,7 +149,7 @@ def merged_kernel(kernel: Tensor) -> Tensor:
     return (rows[..., :-1] + rows[..., 1:]).contiguous()
 
 
-def spread_group_norm(inputs: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def group_norm_by_sums(inputs: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`F.group_norm` of [B,C,H,W] for a GPU: torch's gives each group to one multiprocessor, and most of them idle.
 
     Sums are float32, and the variance is the mean square less the squared mean: a group whose mean is a hundred times
@@ -163,26 +168,3 @@ def spread_group_norm(inputs: Tensor, groups: int, weight: Tensor, bias: Tensor,
     shift = bias.float() - mean.repeat_interleave(width, 1) * scale
     scale, shift = (each.to(inputs.dtype)[:, :, None, None] for each in (scale, shift))
     return torch.addcmul(shift, inputs, scale)
-
-
-def _is_plain_block(module: nn.Module) -> TypeGuard[ResnetBlock2D]:
-    if not isinstance(module, ResnetBlock2D) or module.training:
-        return False
-    alone = all(part is None for part in (module.time_emb_proj, module.upsample, module.downsample))
-    norms = all(isinstance(norm, LeanGroupNorm) for norm in (module.norm1, module.norm2))
-    return alone and norms and isinstance(module.nonlinearity, nn.SiLU) and module.time_embedding_norm != "scale_shift"
-
-
-def _is_plain_attention(module: nn.Module) -> TypeGuard[Attention]:
-    if not isinstance(module, Attention) or not isinstance(module.group_norm, LeanGroupNorm) or module.training:
-        return False
-    others = (module.spatial_norm, module.norm_q, module.norm_k, module.norm_cross, module.add_k_proj)
-    return module.heads == 1 and module.residual_connection and not any(others)
-
-
-def _is_plain_upsampling(module: nn.Module) -> TypeGuard[Upsample2D]:
-    if not isinstance(module, Upsample2D) or module.norm is not None or not (module.use_conv and module.interpolate):
-        return False
-    layer = getattr(module, "conv", None)
-    kind = None if layer is None else (type(layer), layer.kernel_size, layer.stride, layer.padding, layer.padding_mode)
-    return kind == (nn.Conv2d, (3, 3), (1, 1), (1, 1), "zeros")

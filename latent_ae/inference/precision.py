@@ -15,8 +15,8 @@ from torch import Tensor
 
 from latent_ae.device import multiplies_bf16, one_thread
 from latent_ae.errors import UserError
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
-from latent_ae.inference.test_image import photo_like
 from latent_ae.models import Autoencoder, factor_of
 
 Precision = Literal["auto", "exact", "fp32", "bf16", "fp16"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latent_ae.inference.fused import lean
+from latent_ae.inference.fused import fuse
 from latent_ae.models import Autoencoder, factor_of, latent_shape
 
 _DTYPES = {
@@ -63,7 +63,7 @@ class Format:
 
     @property
     def stock(self) -> bool:
-        """Whether the module runs as diffusers wrote it: float32 in torch's own order; `lean` otherwise."""
+        """Whether the module runs as diffusers wrote it: float32 in torch's own order; fused otherwise."""
         return self.precision == "exact" or self == Format("fp32")
 
     @property
@@ -89,7 +89,7 @@ class Side:
         self._layout = torch.channels_last if form.channels_last else torch.contiguous_format
         # The scores of its attention are rounded, for which the check leaves room in latents and little in pixels.
         half_encoder = isinstance(module, EncoderSide) and form.dtype != torch.float32
-        self.module = module if form.stock else lean(module, attention=half_encoder)
+        self.module = module if form.stock else fuse(module, attention=half_encoder)
         if any(not self._fits(weight) for weight in self.module.parameters()):
             self.module = copy.deepcopy(self.module).to(form.dtype)
             self.module.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's types lack it

@@ -19,8 +19,8 @@ from torch import Tensor
 from latent_ae.inference import Codec
 from latent_ae.inference.memory import amount, available_bytes, peak_bytes
 from latent_ae.inference.precision import form_of
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import EncoderSide, Side
-from latent_ae.inference.test_image import photo_like
 from latent_ae.inference.tiling import run_tiled
 from latent_ae.io.image import Pixels, from_tensor
 from latent_ae.io.latent_file.header import SMALL_CODEBOOK

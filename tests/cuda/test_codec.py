@@ -8,7 +8,7 @@ import torch
 from latent_ae.config import ModelConfig
 from latent_ae.evaluation.metrics import psnr
 from latent_ae.inference import Codec
-from latent_ae.inference.test_image import photo_like
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.io.image import Pixels, from_tensor
 from latent_ae.models import Autoencoder, build_autoencoder
 from tests.program.running import PYTHON, ROOT, launch

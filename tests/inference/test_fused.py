@@ -1,4 +1,4 @@
-"""A rearranged side is the stock one: to the last bit where only memory is saved, to rounding where sums are merged."""
+"""A fused side is the stock one: to the last bit where only memory is saved, to rounding where sums are merged."""
 
 import math
 
@@ -11,14 +11,14 @@ from torch import nn
 
 from latent_ae.inference import fused as room
 from latent_ae.inference.fused import (
-    LeanAttention,
-    LeanGroupNorm,
-    LeanResnetBlock,
+    FusedAttention,
+    FusedGroupNorm,
+    FusedResnetBlock,
     MergedUpsampling,
     attend,
-    lean,
+    fuse,
+    group_norm_by_sums,
     merged_kernel,
-    spread_group_norm,
 )
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
 from tests.models.stock_models import ARCHITECTURES, stock
@@ -39,8 +39,8 @@ def block(in_channels: int, out_channels: int, **others: float) -> ResnetBlock2D
 @torch.no_grad()
 def test_a_block_has_the_same_bits_and_leaves_its_input_alone(out: int, scale: float) -> None:
     own, inputs = block(4, out, output_scale_factor=scale), drawn(2, 4, 6, 5)
-    twin, before = lean(nn.Sequential(own)), inputs.clone()
-    assert isinstance(twin[0], LeanResnetBlock)
+    twin, before = fuse(nn.Sequential(own)), inputs.clone()
+    assert isinstance(twin[0], FusedResnetBlock)
     assert torch.equal(twin(inputs), own(inputs, None))
     assert torch.equal(inputs, before)
 
@@ -58,7 +58,7 @@ def test_merged_upsampling_by_hand() -> None:
 @torch.no_grad()
 def test_merged_upsampling_is_the_stock_layer(channels: int, out: int, height: int, width: int) -> None:
     layer, inputs = Upsample2D(channels, use_conv=True, out_channels=out), drawn(2, channels, height, width)
-    twin = lean(nn.Sequential(layer))
+    twin = fuse(nn.Sequential(layer))
     assert isinstance(twin[0], MergedUpsampling)
     torch.testing.assert_close(twin(inputs), layer(inputs), atol=1e-5, rtol=1e-5)
 
@@ -68,13 +68,13 @@ def test_merged_upsampling_is_the_stock_layer(channels: int, out: int, height: i
 def test_the_normalisation_of_gpus_is_torchs(layout: torch.memory_format, shift: float, scale: float) -> None:
     inputs = (drawn(2, 6, 9, 5) * scale + shift).contiguous(memory_format=layout)
     weight, bias = drawn(6), drawn(6) * 2
-    got = spread_group_norm(inputs, 3, weight, bias, 1e-6)
+    got = group_norm_by_sums(inputs, 3, weight, bias, 1e-6)
     torch.testing.assert_close(got, F.group_norm(inputs, 3, weight, bias, 1e-6), atol=1e-3, rtol=1e-4)
     assert got.is_contiguous(memory_format=layout)
 
 
 def test_a_constant_group_is_normalised_to_its_bias() -> None:
-    got = spread_group_norm(torch.full((1, 2, 3, 3), 7.0), 1, torch.ones(2), torch.tensor([1.0, -2.0]), 1e-6)
+    got = group_norm_by_sums(torch.full((1, 2, 3, 3), 7.0), 1, torch.ones(2), torch.tensor([1.0, -2.0]), 1e-6)
     torch.testing.assert_close(got[0, :, 0, 0], torch.tensor([1.0, -2.0]), atol=0.01, rtol=0)
     assert got.isfinite().all()
 
@@ -100,8 +100,8 @@ def test_attention_by_hand() -> None:
 @torch.no_grad()
 def test_an_encoder_with_plain_products_for_attention_is_the_stock_one(name: str) -> None:
     encoder = EncoderSide(stock(name))
-    twin, pixels = lean(encoder, attention=True), drawn(2, 3, 48, 32).clamp(-1, 1)
-    assert any(isinstance(module, LeanAttention) for module in twin.modules())
+    twin, pixels = fuse(encoder, attention=True), drawn(2, 3, 48, 32).clamp(-1, 1)
+    assert any(isinstance(module, FusedAttention) for module in twin.modules())
     torch.testing.assert_close(twin(pixels), encoder(pixels), atol=1e-5, rtol=1e-5)
     last = pixels.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(twin(last), encoder(pixels), atol=1e-5, rtol=1e-5)
@@ -114,7 +114,7 @@ def test_attention_of_half_encoders_alone_is_rounded() -> None:
         (EncoderSide(model), Format("fp32", True), False),
         (DecoderSide(model), Format("bf16", True), False),
     ):
-        assert any(isinstance(module, LeanAttention) for module in Side(side, form).module.modules()) is expected
+        assert any(isinstance(module, FusedAttention) for module in Side(side, form).module.modules()) is expected
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -124,22 +124,22 @@ def test_both_sides_of_every_architecture_are_the_stock_models(name: str) -> Non
     encoder, decoder = EncoderSide(model), DecoderSide(model)
     pixels = drawn(1, model.config["in_channels"], 32, 32).clamp(-1, 1)
     moments = encoder(pixels)
-    torch.testing.assert_close(lean(encoder)(pixels), moments, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fuse(encoder)(pixels), moments, atol=1e-5, rtol=1e-5)
     latents = moments[:, : encoder.channels]
-    torch.testing.assert_close(lean(decoder)(latents), decoder(latents), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fuse(decoder)(latents), decoder(latents), atol=1e-4, rtol=1e-4)
 
 
 def test_weights_are_shared_but_for_the_merged_and_the_model_is_left_as_it_was() -> None:
     decoder = DecoderSide(stock("stable diffusion"))
     names = [name for name, _ in decoder.named_modules()]
-    twin, own = lean(decoder), {id(weight) for weight in decoder.parameters()}
+    twin, own = fuse(decoder), {id(weight) for weight in decoder.parameters()}
     merged = [module.weight for module in twin.modules() if isinstance(module, MergedUpsampling)]
     assert len(merged) == 3
     others = [weight for weight in twin.parameters() if not any(weight is each for each in merged)]
     assert all(id(weight) in own for weight in others)
     assert [name for name, _ in decoder.named_modules()] == names
     assert not any(isinstance(module, nn.SiLU) and module.inplace for module in decoder.modules())
-    assert sum(isinstance(module, LeanResnetBlock) for module in twin.modules()) == 14
+    assert sum(isinstance(module, FusedResnetBlock) for module in twin.modules()) == 14
 
 
 def test_what_is_not_known_is_left_as_it_is() -> None:
@@ -148,14 +148,14 @@ def test_what_is_not_known_is_left_as_it_is() -> None:
     layers = nn.Sequential(
         timed, block(4, 4).train(), Upsample2D(4), Upsample2D(4, use_conv=True, kernel_size=5, padding=2)
     )
-    assert [type(layer) for layer in lean(layers)] == [ResnetBlock2D, ResnetBlock2D, Upsample2D, Upsample2D]
+    assert [type(layer) for layer in fuse(layers)] == [ResnetBlock2D, ResnetBlock2D, Upsample2D, Upsample2D]
 
 
 @torch.no_grad()
-def test_every_format_but_the_stock_ones_is_rearranged() -> None:
+def test_every_format_but_the_stock_ones_is_fused() -> None:
     decoder = DecoderSide(stock("stable diffusion"))
     for form in (Format("exact"), Format("fp32")):
         assert Side(decoder, form).module is decoder
     for form in (Format("fp32", True), Format("bf16", True), Format("fp16"), Format("tf32")):
         modules = [type(module) for module in Side(decoder, form).module.modules()]
-        assert {LeanResnetBlock, MergedUpsampling, LeanGroupNorm} <= {*modules}
+        assert {FusedResnetBlock, MergedUpsampling, FusedGroupNorm} <= {*modules}

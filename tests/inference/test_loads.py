@@ -13,7 +13,7 @@ LOAD = """
 import hashlib
 import torch
 from latent_ae.inference import Codec
-from latent_ae.inference.test_image import photo_like
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.config import ModelConfig
 from latent_ae.io.image import from_tensor
 from latent_ae.models import build_autoencoder

@@ -18,8 +18,8 @@ from latent_ae.inference.precision import (
     choose,
     form_of,
 )
+from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
-from latent_ae.inference.test_image import photo_like
 from latent_ae.models import Autoencoder, build_autoencoder
 from tests.models.stock_models import stock as any_stock
 
