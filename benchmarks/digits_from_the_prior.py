@@ -27,7 +27,7 @@ from latent_ae.inference import decode, reconstruct
 from latent_ae.io.image import from_tensor, to_tensor, to_uint8
 from latent_ae.models import factor_of, load_autoencoder
 from latent_ae.models.hierarchical_prior import check_prior, load_prior
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.randomness import torch_generator
 
 Features = NDArray[np.float64]

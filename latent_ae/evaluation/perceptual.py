@@ -3,7 +3,6 @@
 B C H W: images, colour channels, height and width in pixels.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.resources
 import math
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
+from latent_ae.io.checksum import file_sha256
 
 # torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
 _PUBLIC_WEIGHTS = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights"}
@@ -148,7 +148,7 @@ class LearnedPerceptual(PerceptualDistance):
 
     def __init__(self, name: str, *, image_channels: int, weights_file: Path | None = None) -> None:
         path = _find_weights(name, weights_file)
-        sha256 = _sha256(path)
+        sha256 = file_sha256(path)
         public = _public_address(name).rpartition("/")[2]
         known = "" if sha256.startswith(_hash_in(public)) else f" (not torchvision's {public})"
         super().__init__(
@@ -206,7 +206,7 @@ def _find_weights(name: str, given: Path | None) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
     expected = _hash_in(cached.name)
     if cached.is_file():
-        if not _sha256(cached).startswith(expected):
+        if not file_sha256(cached).startswith(expected):
             raise UserError(f"{cached} is damaged: its sha256 does not begin with {expected}; delete it and try again")
         return cached
     try:
@@ -265,11 +265,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path} must hold tensors by name (a state dict), got {type(tensors).__name__}")
     return tensors
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _some(items: list[str]) -> str:

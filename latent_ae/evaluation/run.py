@@ -23,7 +23,7 @@ from latent_ae.evaluation.metrics import FidUnavailable, InceptionFeatures
 from latent_ae.evaluation.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.models.hierarchical_prior import check_prior, load_prior
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 
 TRAINING_ONLY = (
     *("resolution", "crop", "scale", "flip", "color_gain", "max_bad_share", "streams", "shuffle_block"),

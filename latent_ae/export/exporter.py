@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from latent_ae.export.compat import Loader
 from latent_ae.export.proof import Probe, Proof, ProofFailed, make_probes
 from latent_ae.export.source import ModelSource
 from latent_ae.io.atomic import placed
+from latent_ae.io.checksum import file_sha256
 
 REPORT = "export_report.json"
 _PACKAGES = ("latent-ae", "torch", "diffusers", "safetensors", "onnx", "onnxruntime")
@@ -112,8 +112,7 @@ def _proven(source: ModelSource, made: Path, exporter: Exporter, probes: Sequenc
 
 
 def _file(path: Path) -> dict[str, object]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _report(

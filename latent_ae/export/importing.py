@@ -8,8 +8,8 @@ from latent_ae.export.ldm_file import sidecar
 from latent_ae.export.proof import ExportError
 from latent_ae.export.source import ModelSource
 from latent_ae.models.autoencoder import Autoencoder, class_name
-from latent_ae.models.identity import encoder_identity
 from latent_ae.models.loading import refuse_part_of_folder, states_scaling
+from latent_ae.models.parts import encoder_identity
 from latent_ae.models.run_folders import is_checkpoint, load_from_checkpoint
 from latent_ae.models.single_file import load_single_file, stated_config
 

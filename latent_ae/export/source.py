@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_ae.models import Autoencoder, load_autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.models.run_folders import located
 
 CARD, STATISTICS = "README.md", "latent_stats.json"

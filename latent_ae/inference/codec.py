@@ -21,8 +21,8 @@ from latent_ae.inference.tiling import Seam, Tiling
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents
 from latent_ae.models import Autoencoder, factor_of, latent_shape, load_autoencoder, pad_to_factor
-from latent_ae.models.identity import encoder_identity
 from latent_ae.models.naming import model_name
+from latent_ae.models.parts import encoder_identity
 from latent_ae.randomness import sample_noise
 
 _LOGVAR_RANGE = (-30.0, 20.0)

@@ -12,7 +12,7 @@ from latent_ae.errors import UserError
 from latent_ae.inference.codec import Codec, Decoded
 from latent_ae.inference.file_jobs import BATCH_PIXELS, Item, Target, Task, Tiled
 from latent_ae.inference.image_reading import PLAIN, Picture, ReadingRule, read_picture
-from latent_ae.inference.png_provenance import decoder_identity, read_record, write_recorded_png
+from latent_ae.inference.png_provenance import read_record, write_recorded_png
 from latent_ae.inference.precision import SideName
 from latent_ae.io.image_file.color import Profile, profile_name
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, bare_image_count, take_latents
@@ -29,6 +29,7 @@ from latent_ae.io.latent_file.latents import (
     write_latents,
 )
 from latent_ae.models.naming import find_model
+from latent_ae.models.parts import decoder_identity
 from latent_ae.randomness import derived_seed
 
 Made = TypeVar("Made")

@@ -1,19 +1,16 @@
 """Written in a PNG: what it was made of, and by what. So a later run knows whether it has to be made again."""
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from latent_ae.io.atomic import write_atomically
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.io.image_file.opening import reading
-from latent_ae.models import Autoencoder
 
 KEY = "latent_ae"
 """of the text chunk"""
@@ -22,7 +19,6 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"
 """the last chunk of a PNG, which PIL does not insist on"""
 _COMPRESSION = 3
 """twice as fast as zlib's usual 6, and photographs become 7 % larger"""
-_DECODER_SIDE = ("decoder.", "post_quant_conv.")
 
 
 def write_recorded_png(path: Path, pixels: Pixels, record: Mapping[str, object], profile: bytes | None = None) -> None:
@@ -47,13 +43,3 @@ def read_record(path: Path) -> tuple[dict[str, object], tuple[int, int]] | None:
     except Exception:  # a file that cannot be read is one that has to be made again, whatever is wrong with it
         return None
     return (record, size) if isinstance(record, dict) and data.endswith(_END) else None
-
-
-def decoder_identity(model: Autoencoder) -> str:
-    """Sha256 in hex over the tensors that turn latents into pixels: several decoders may share one encoder."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(_DECODER_SIDE):
-            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latent_ae.io.atomic import write_atomically
+from latent_ae.io.checksum import file_sha256
 from latent_ae.latent_dataset.manifest import (
     TENSORS,
     LatentDatasetError,
@@ -199,8 +200,7 @@ def _table(record: Record, number: int, schema: Any) -> Any:
 def _sha256(path: Path) -> str | None:
     """In hex; None if the file cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return None
 

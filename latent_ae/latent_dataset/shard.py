@@ -21,6 +21,7 @@ from torch import Tensor
 from latent_ae.device import one_thread
 from latent_ae.errors import one_line
 from latent_ae.io.atomic import write_atomically
+from latent_ae.io.checksum import file_sha256
 from latent_ae.latent_dataset.manifest import TENSORS, LatentDatasetError, Manifest, read_checked, with_checksum
 from latent_ae.latent_dataset.statistics import sums_from_json, sums_of
 
@@ -100,8 +101,7 @@ def require_unchanged(folder: Path, number: int, record: Record) -> None:
     """Raises LatentDatasetError unless the latents of a shard are to the last bit what was written with its record."""
     path = folder / file_name(number)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except OSError as error:
         raise LatentDatasetError(f"{path} cannot be read: {error.strerror or error}") from None
     if digest != record.sha256:

@@ -13,6 +13,7 @@ from diffusers.utils import logging
 from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
+from latent_ae.models.parts import DECODER_SIDE, ENCODER_SIDE
 from latent_ae.models.run_folders import (
     SUBFOLDERS,
     is_checkpoint,
@@ -33,7 +34,7 @@ _WEIGHTS = re.compile(
     r"(?P<index>\.index(?:\.(?P<indexed>[\w-]+))?\.json)?"
 )
 """diffusers' names of files of weights, in one or several pieces with an index"""
-_PLACED = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
+_PLACED = tuple(f"{part}." for part in (*ENCODER_SIDE, *DECODER_SIDE))
 """tensors that a model without a place for them was not trained as"""
 
 

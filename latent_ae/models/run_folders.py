@@ -13,7 +13,7 @@ from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.bottlenecks import make_bottleneck
 from latent_ae.models.errors import ModelError
-from latent_ae.models.freeze import encoder_learns
+from latent_ae.models.parts import encoder_learns
 
 SUBFOLDERS = (None, "vae", "vqvae", "movq")
 """where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""

@@ -18,6 +18,7 @@ from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.ldm_keys import from_ldm_keys, linear_attention, to_ldm_name
+from latent_ae.models.parts import CODEBOOK, DECODER_SIDE, ENCODER_SIDE, in_parts
 from latent_ae.models.tensor_file import read_tensors
 
 CONFIG = "latent_ae.config"
@@ -28,12 +29,12 @@ _USUAL = ("first_stage_model.", "vae.")
 """what stands before the autoencoder of a diffusion model"""
 _LEVEL = re.compile(r"((?:[^.]+\.)*?)(encoder\.down|decoder\.up)(_blocks)?\.([0-9]{1,3})\.")
 """what stands before an autoencoder in its names, side, diffusers' names or LDM's, level"""
-_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.", "bn.")
-"""An autoencoder's own tensors, `bn.` being FLUX.2's; others, as of a loss or an average, are left aside."""
+_PARTS = (*ENCODER_SIDE, *DECODER_SIDE, "bn")
+"""An autoencoder's own tensors, `bn` being FLUX.2's; others, as of a loss or an average, are left aside."""
 _SAMPLE_SIZE = 512
 """pixels; diffusers' tiled encoding, where it is asked for, takes tiles of that side"""
 _FIRST_LEVEL = "encoder.down_blocks.0.resnets."
-_CODEBOOK = "quantize.embedding.weight"
+_CODEBOOK = f"{CODEBOOK}.embedding.weight"
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """diffusers' names of before 0.15"""
 
@@ -151,7 +152,7 @@ def _open(path: Path) -> _File:
         )
     is_ldm, levels = found[0][3] is None, len(down)
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    own = {name: tensor for name, tensor in own.items() if name.startswith(_PARTS)}
+    own = {name: tensor for name, tensor in own.items() if in_parts(name, _PARTS)}
     named = from_ldm_keys(own, levels) if is_ldm else _from_old_attention(own)
     return _File(path, prefix, is_ldm, levels, named)
 
@@ -226,7 +227,7 @@ def _architecture(file: _File, norm_num_groups: int) -> dict[str, Any]:
         "sample_size": _SAMPLE_SIZE,
         "scaling_factor": 1.0,
     }
-    if any(name.startswith("quantize.") for name in names):
+    if any(in_parts(name, (CODEBOOK,)) for name in names):
         return arguments | {
             "num_vq_embeddings": _size(file, _CODEBOOK, 0),
             "vq_embed_dim": _size(file, _CODEBOOK, 1),

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL
 from latent_ae.errors import UserError
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.models import load_autoencoder
-from latent_ae.models.identity import encoder_identity
 from latent_ae.models.naming import model_name
+from latent_ae.models.parts import encoder_identity
 
 
 class LatentSourceError(UserError):

@@ -15,12 +15,11 @@ from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_s
 from latent_ae.models.bottlenecks import Bottleneck, make_bottleneck
 from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
-from latent_ae.models.freeze import freeze_all_but
 from latent_ae.models.linear_start import linear_start, set_start_logvar
+from latent_ae.models.parts import freeze_all_but, learns
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.models.transform import smallest_side
 from latent_ae.training.data import training_samples
-from latent_ae.training.defaults import learns
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.gan.lecam import LeCam
 from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination

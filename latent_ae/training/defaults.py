@@ -1,9 +1,7 @@
 """What a run's settings leave open, filled in once it is known where the run takes place and what it trains."""
 
 from latent_ae.config import ConfigError, RunConfig
-
-_SIDE = {"encoder": "encoder", "quant_conv": "encoder", "quantize": "encoder"}
-"""modules that a name of `model.trained` stands for besides their own"""
+from latent_ae.models.parts import CODEBOOK, ENCODER_NETWORK, learns
 
 
 def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig:
@@ -18,8 +16,8 @@ def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig
         channels_last = device_type == "cpu" and precision != "no"
     train = config.train.model_copy(update={"mixed_precision": precision, "channels_last": channels_last})
     kind, trained = config.bottleneck.kind, config.model.trained
-    encoder = learns(trained, "encoder") or learns(trained, "quant_conv")
-    codebook = learns(trained, "quantize")
+    encoder = any(learns(trained, module) for module in ENCODER_NETWORK)
+    codebook = learns(trained, CODEBOOK)
     if not codebook and config.bottleneck.kmeans_start:
         raise ConfigError(
             "bottleneck.kmeans_start would move a codebook that model.trained leaves frozen: leave it out"
@@ -44,9 +42,3 @@ def settled(config: RunConfig, *, precision: str, device_type: str) -> RunConfig
         update={name: defaults[name] if value is None else value for name, value in given.items()}
     )
     return config.model_copy(update={"train": train, "loss": loss})
-
-
-def learns(trained: tuple[str, ...] | None, module: str) -> bool:
-    """Whether anything of a module of the autoencoder learns with these `model.trained`."""
-    side = _SIDE.get(module, "decoder")
-    return trained is None or any(part == side or part.split(".")[0] == module for part in trained)

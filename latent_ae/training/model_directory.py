@@ -17,8 +17,8 @@ from latent_ae.io.atomic import placed, write_atomically
 from latent_ae.io.image import save_png
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.discriminator import save_discriminator
-from latent_ae.models.identity import encoder_identity
 from latent_ae.models.naming import model_name
+from latent_ae.models.parts import encoder_identity
 from latent_ae.training.checkpoint.resume import on_main
 from latent_ae.training.checkpoint.state import TrainingState
 from latent_ae.training.finished import damage_of_result

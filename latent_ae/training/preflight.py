@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latent_ae.errors import UserError
 from latent_ae.models.bottlenecks import Bottleneck, KLBottleneck
-from latent_ae.models.bottlenecks.protocol import CODEBOOK
+from latent_ae.models.parts import DECODER_SIDE, ENCODER_SIDE
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective, Weights
 
@@ -100,8 +100,7 @@ def trained_modules(
     meant = frozenset().union(bottleneck.reconstruction_trains, *bottleneck.trains.values())
     autoencoder = objective.model.autoencoder
     candidates: dict[str, nn.Module | None] = {
-        name: getattr(autoencoder, name, None)
-        for name in ("encoder", "quant_conv", CODEBOOK, "post_quant_conv", "decoder")
+        name: getattr(autoencoder, name, None) for name in (*ENCODER_SIDE, *DECODER_SIDE)
     }
     candidates |= {"reconstruction": objective.reconstruction, "perceptual network": objective.perceptual}
     candidates["discriminator"] = None if adversary is None else adversary.module

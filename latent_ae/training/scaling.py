@@ -10,8 +10,8 @@ from typing import Any
 from latent_ae.config import RunConfig
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.models import Autoencoder
-from latent_ae.models.freeze import encoder_learns
 from latent_ae.models.loading import states_scaling
+from latent_ae.models.parts import encoder_learns
 
 SCALING_KEYS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 """config keys by which diffusers' pipelines scale latents"""

@@ -15,7 +15,7 @@ from latent_ae.app import gradio_settings, temporary
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.inference import Codec
 from latent_ae.models import Autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.service import Service
 from latent_ae.service.limits import ServiceLimits
 

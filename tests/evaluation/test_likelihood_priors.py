@@ -11,7 +11,7 @@ from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.models import build_autoencoder
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from tests.evaluation.test_likelihood import FEW, estimator, images, measured, names, report_of, tiny
 
 

@@ -12,7 +12,7 @@ from diffusers import VQModel
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.export import EXPORTERS, Exported, ModelSource, export
 from latent_ae.models import Autoencoder, build_autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from tests.cli.conftest import Run, run
 
 __all__ = ["Run", "run"]

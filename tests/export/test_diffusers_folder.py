@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.export import DiffusersFolder, ModelSource, export
 from latent_ae.models import load_autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from tests.export.conftest import Run, left, write_model
 
 

@@ -20,7 +20,7 @@ from latent_ae.export.ldm_file import ldm_config
 from latent_ae.export.source import config_of
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.models.single_file import CONFIG
 from tests.export.conftest import Run, left
 from tests.models.stock_models import GAUSSIAN, QUANTISED, arguments, filled, ldm_tensors, stock

@@ -10,7 +10,7 @@ from latent_ae.config import ModelConfig
 from latent_ae.export import EXPORTERS, ModelSource, export, onnx_graphs, pt2_programs
 from latent_ae.export.graphs import programs
 from latent_ae.models import PRESETS, Autoencoder, build_autoencoder, load_autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from tests.export.conftest import place
 from tests.export.test_contract import FAST
 from tests.models.stock_models import arguments, filled

@@ -16,7 +16,7 @@ from latent_ae.inference import Codec
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Latents, WrongEncoder, from_bytes, read_latents, to_bytes
 from latent_ae.models import Autoencoder, build_autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.randomness import sample_noise
 from tests.program.forked import fork
 from tests.program.running import environment

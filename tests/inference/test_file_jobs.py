@@ -15,10 +15,11 @@ from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.inference.file_jobs import BATCH_COUNT, BATCH_PIXELS, Item, Outcome, Target, Task, plan, run
 from latent_ae.inference.file_tasks import Reconstruct
-from latent_ae.inference.png_provenance import decoder_identity, read_record, write_recorded_png
+from latent_ae.inference.png_provenance import read_record, write_recorded_png
 from latent_ae.io.image import Pixels
 from latent_ae.io.paths import find_files
 from latent_ae.models import build_autoencoder
+from latent_ae.models.parts import decoder_identity
 
 # ----------------------------------------------------------------------------------------------------------- batches
 

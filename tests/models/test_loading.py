@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from latent_ae.models.autoencoder import Autoencoder, class_name, factor_of, latent_shape, pad_to_factor
 from latent_ae.models.errors import ModelError
-from latent_ae.models.identity import encoder_identity
 from latent_ae.models.ldm_keys import to_ldm_keys
 from latent_ae.models.loading import load_autoencoder
+from latent_ae.models.parts import encoder_identity
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TWO_LEVELS = {

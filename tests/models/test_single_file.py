@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.errors import ModelError
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.models.single_file import load_single_file
 from tests.models.stock_models import ARCHITECTURES, assert_same, groups, ldm_tensors, outputs, stock
 

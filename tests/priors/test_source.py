@@ -6,7 +6,7 @@ import pytest
 
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.models import build_autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.source import LatentSource, LatentSourceError, open_latents
 from tests.data.images import noise_image
 from tests.latent_dataset.made import make, settings

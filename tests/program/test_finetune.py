@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.models.discriminator import load_discriminator
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from tests.program.running import arguments, assert_same_bits, metrics, state
 from tests.program.test_bad_input import refused
 from tests.program.variants import NO_KL, SMALL_GAN, exported, finetune_arguments

@@ -17,8 +17,8 @@ from latent_ae.export.importing import Unsaid, read_single_file
 from latent_ae.models import load_autoencoder
 from latent_ae.models.discriminator import load_discriminator
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
-from latent_ae.models.identity import encoder_identity
 from latent_ae.models.loading import states_scaling
+from latent_ae.models.parts import encoder_identity
 from tests.cli.conftest import Run, run
 from tests.program.running import arguments
 from tests.program.variants import NO_KL, SMALL_GAN, VARIANTS, finetune_arguments

@@ -14,7 +14,7 @@ from PIL import Image
 from latent_ae.config import DataConfig
 from latent_ae.data import evaluation_batches, open_source
 from latent_ae.models import load_autoencoder
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import encoder_identity
 from latent_ae.training import build
 from tests.program.running import arguments, metrics
 from tests.program.test_bad_input import refused

@@ -9,7 +9,7 @@ from latent_ae.config import AdversarialConfig, BottleneckConfig, ModelConfig, R
 from latent_ae.data import Batch
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
-from latent_ae.models.freeze import freeze_all_but
+from latent_ae.models.parts import freeze_all_but
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.training.build import build_adversary, build_optimizer
 from latent_ae.training.gan.discriminator_side import Adversary

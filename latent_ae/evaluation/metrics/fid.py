@@ -5,7 +5,6 @@
 Needs the extra `fid` (torch-fidelity) and a file of weights, which is never downloaded.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import pickle
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
 from latent_ae.evaluation.metrics.moments import rounded
+from latent_ae.io.checksum import file_sha256
 from latent_ae.io.image import from_tensor
 
 INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
@@ -45,7 +45,7 @@ class InceptionFeatures(nn.Module):
         if importlib.util.find_spec("torch_fidelity") is None:
             raise FidUnavailable('rFID needs torch-fidelity, which is not installed: pip install "latent-ae[fid]"')
         path = _find_weights(weights_file)
-        sha256 = _sha256(path)
+        sha256 = file_sha256(path)
         known = "" if sha256.startswith(_SHA256_PREFIX) else f" (not torch-fidelity's {INCEPTION_FILES[0]})"
         versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torchmetrics", "torch-fidelity"))
         self.protocol = (
@@ -177,7 +177,7 @@ def _find_weights(given: Path | None) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for cached in (folder / name for name in INCEPTION_FILES):
         if cached.is_file():
-            if not _sha256(cached).startswith(_SHA256_PREFIX):
+            if not file_sha256(cached).startswith(_SHA256_PREFIX):
                 raise UserError(f"{cached} is damaged: its sha256 does not begin with {_SHA256_PREFIX}; fetch it again")
             return cached
     raise FidUnavailable(
@@ -203,8 +203,3 @@ def _load(path: Path) -> nn.Module:
         raise UserError(
             f"{path} holds other weights than {INCEPTION_FILES[0]}: {one_line(error)[:300]}; give {INCEPTION_ADDRESS}"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,10 +4,10 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-CODEBOOK = "quantize"
-"""name of the stock submodule that holds the codebook, as preflight's table shows it"""
-ENCODER_SIDE = frozenset({"encoder", "quant_conv"})
-DECODER_SIDE = frozenset({"post_quant_conv", "decoder"})
+from latent_ae.models import parts
+
+CODEBOOK = parts.CODEBOOK
+ENCODER_SIDE, DECODER_SIDE = frozenset(parts.ENCODER_NETWORK), frozenset(parts.DECODER_SIDE)
 
 
 class BottleneckOutput(NamedTuple):

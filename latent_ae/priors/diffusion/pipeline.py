@@ -10,8 +10,8 @@ from latent_ae.export import ProofFailed
 from latent_ae.export.source import CARD
 from latent_ae.io.atomic import placed
 from latent_ae.io.image import Pixels, image_grid, save_png
-from latent_ae.models.identity import encoder_identity
 from latent_ae.models.loading import quiet_diffusers
+from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.diffusion.network import NULL_CLASS, build_scheduler
 from latent_ae.priors.settings import SAMPLES
 from latent_ae.randomness import torch_generator

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import discard, placed
+from latent_ae.io.checksum import file_sha256
 
 MANIFEST = "manifest.json"
 IMAGES = "images"
@@ -183,7 +184,7 @@ def _verify(path: Path) -> None:
     for name, sha256 in expected.items():
         if not (path / name).is_file():
             raise _DamageError(f"{name} is missing")
-        if _sha256(path / name) != sha256:
+        if file_sha256(path / name) != sha256:
             raise _DamageError(f"{name} does not match its sha256")
     try:
         step = json.loads((path / _VALUES).read_text(encoding="utf-8"))["step"]
@@ -210,8 +211,3 @@ def _stamp(path: Path) -> _Stamp:
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from latent_ae._version import __version__
 from latent_ae.models.autoencoder import Autoencoder, class_name
-from latent_ae.models.bottlenecks.protocol import CODEBOOK
 from latent_ae.models.bottlenecks.quantizer import stock_codebook
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import ENCODER_SIDE, encoder_identity
 from latent_ae.models.run_folders import AUTOENCODER
 from latent_ae.training.checkpoint.files import IMAGES, Checkpoint, CheckpointError
 from latent_ae.training.checkpoint.tensors import load_optimizer, load_tensors, on_cpu, optimizer_tensors
@@ -72,7 +71,7 @@ class TrainingState:
         copy.load_state_dict(self.autoencoder.state_dict())
         if self.ema is not None:
             self.ema.copy_to(copy.parameters())
-        if not {"encoder", "quant_conv", CODEBOOK} & self._modules() <= self.objective.frozen:
+        if not set(ENCODER_SIDE) & self._modules() <= self.objective.frozen:
             self.objective.model.bottleneck.fold(copy)
         return copy.eval()
 

@@ -238,7 +238,9 @@ def test_a_save_reads_only_what_it_has_not_verified_yet(tmp_path: Path, monkeypa
     checkpoints._verified.clear()  # as in a new process
     read: list[str] = []
     monkeypatch.setattr(
-        checkpoints, "_sha256", lambda file, own=checkpoints._sha256: (read.append(file.parent.name), own(file))[1]
+        checkpoints,
+        "file_sha256",
+        lambda file, own=checkpoints.file_sha256: (read.append(file.parent.name), own(file))[1],
     )
     write_checkpoint(tmp_path, make(4), keep=3)
     assert set(read) == {"step-00000002", "step-00000003", "step-00000004"}

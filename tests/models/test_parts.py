@@ -1,4 +1,4 @@
-"""What is named learns, and nothing else moves."""
+"""Every tensor is on one side; each side has its identity; what is named learns, and nothing else moves."""
 
 import pytest
 import torch
@@ -7,8 +7,15 @@ from diffusers import AutoencoderKL
 from latent_ae.config import BottleneckConfig, ModelConfig
 from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.models.errors import ModelError
-from latent_ae.models.freeze import freeze_all_but
-from latent_ae.models.identity import encoder_identity
+from latent_ae.models.parts import (
+    DECODER_SIDE,
+    ENCODER_SIDE,
+    decoder_identity,
+    encoder_identity,
+    encoder_learns,
+    freeze_all_but,
+    in_parts,
+)
 
 
 def tiny(kind: str = "kl") -> Autoencoder:
@@ -24,6 +31,34 @@ def learning(model: Autoencoder) -> set[str]:
 
 def beginning_with(model: Autoencoder, *beginnings: str) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(beginnings)}
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_every_tensor_is_on_one_side_and_changes_the_identity_of_that_side_alone(kind: str) -> None:
+    model = tiny(kind)
+    identities = (encoder_identity(model), decoder_identity(model))
+    for name, tensor in model.state_dict().items():
+        sides = (in_parts(name, ENCODER_SIDE), in_parts(name, DECODER_SIDE))
+        assert sum(sides) == 1, name
+        kept = tensor.clone()
+        tensor.add_(1)
+        changed = (encoder_identity(model) != identities[0], decoder_identity(model) != identities[1])
+        assert changed == sides, name
+        tensor.copy_(kept)
+
+
+def test_a_name_is_in_a_part_by_whole_words() -> None:
+    assert in_parts("decoder.conv_in.weight", DECODER_SIDE)
+    assert in_parts("decoder", DECODER_SIDE)
+    assert not in_parts("decoders.conv_in.weight", DECODER_SIDE)
+    assert not in_parts("conv.encoder.weight", ENCODER_SIDE)
+
+
+def test_the_encoder_learns_where_anything_of_its_side_does() -> None:
+    assert encoder_learns(None)
+    for part in ("encoder", "encoder.conv_in", "quant_conv", "quantize.embedding"):
+        assert encoder_learns(["decoder", part]), part
+    assert not encoder_learns(["decoder", "post_quant_conv", "decoder.conv_out"])
 
 
 @pytest.mark.parametrize(
