@@ -96,21 +96,25 @@ class Latents:
     """Latents of N images of one size, and what it takes to decode them."""
 
     kind: Kind
+    """`mean` or `sample` of the posterior, or `vq_indices`"""
     tensor: Tensor
     """[N,c,h,w] raw floats, or with `vq_indices` [N,h,w] int64"""
     encoder: str
     """identity of the encoder that made them: 64 hex digits"""
     height: int
+    """of the images in pixels, after rotation by their orientation tag"""
     width: int
-    """of the images in pixels, upright"""
+    """likewise"""
     factor: int
     """pixels of a latent position along a side"""
     logvar: Tensor | None = None
     """[N,c,h,w] of the posterior"""
     codebook_size: int | None = None
+    """None without a codebook"""
     scaling_factor: float | None = None
-    shift_factor: float | None = None
     """of the model's config: recorded, not applied"""
+    shift_factor: float | None = None
+    """likewise"""
     seed: int | None = None
     """of the draw, with `sample`; None if it is not known"""
     sources: tuple[str, ...] = ()
@@ -137,6 +141,18 @@ class Latents:
         """Rows at the bottom and columns at the right that the latents cover beyond the image, in pixels."""
         h, w = self.grid
         return h * self.factor - self.height, w * self.factor - self.width
+
+    def save(self, path: str | Path, *, dtype: Precision = "float32") -> None:
+        """Write a latent file; `dtype` is that of the stored floats.
+
+        Raises LatentFileError for values that are not finite in that dtype, OSError.
+        """
+        write_latents(Path(path), self, precision=dtype)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Latents":
+        """Read a latent file. Raises LatentFileError for anything else, OSError if it cannot be read."""
+        return read_latents(Path(path))
 
     def require_encoder(self, identity: str) -> None:
         """Raise WrongEncoder, with both identities, unless these are latents of the encoder `identity`."""

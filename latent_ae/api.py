@@ -1,0 +1,138 @@
+"""The Python interface: load a model, encode images to latents, decode them."""
+
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias, overload
+
+import numpy as np
+from PIL import Image
+
+from latent_ae.device import device_named
+from latent_ae.errors import BrokenImage, UserError
+from latent_ae.inference import Codec, Precision
+from latent_ae.inference.image_reading import PLAIN, read_picture
+from latent_ae.io.image import Pixels, to_pil, to_uint8
+from latent_ae.io.latent_file.latents import Latents
+
+__all__ = ["VAE", "ImageLike", "load"]
+
+ImageLike: TypeAlias = str | Path | Image.Image | Pixels
+"""path of an image file, PIL image in sRGB, or uint8 array [H,W,C] with the model's number of channels"""
+
+_log = logging.getLogger("latent_ae")
+
+
+def load(
+    model: str | Path, *, device: str | None = None, precision: Precision | None = None, tile: int | None = None
+) -> "VAE":
+    """Load an autoencoder for inference.
+
+    Args:
+        model: model directory, run directory, single file (.safetensors, .ckpt, .pt) or Hugging Face hub id.
+        device: for example "cpu" or "cuda:1". None: an accelerator if there is one, else the CPU.
+        precision: of the arithmetic: "auto", "exact", "fp32", "bf16" or "fp16". None: "fp32" for the encoder and "auto"
+            for the decoder.
+        tile: tile side in pixels. Larger images are processed in overlapping tiles, an approximation that takes less
+            memory. None: images are processed whole.
+
+    Raises UserError if the model or device does not exist, or the device does not support the precision.
+    """
+    return VAE(Codec.load(str(model), device=device_named(device), precision=precision, tile=tile))
+
+
+class VAE:
+    """An autoencoder for inference, made by `latent_ae.load`. Not thread-safe.
+
+    `codec` is the underlying `latent_ae.inference.Codec`, which works on arrays and tensors; `codec.model` is the
+    diffusers model.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    @overload
+    def encode(  # type: ignore[overload-overlap]  # a str is a sequence of str too
+        self, images: ImageLike, *, seed: int | None = None, logvar: bool = False
+    ) -> Latents: ...
+
+    @overload
+    def encode(
+        self, images: Sequence[ImageLike], *, seed: int | None = None, logvar: bool = False
+    ) -> list[Latents]: ...
+
+    def encode(
+        self, images: ImageLike | Sequence[ImageLike], *, seed: int | None = None, logvar: bool = False
+    ) -> Latents | list[Latents]:
+        """Encode one image, or a list of images of any sizes.
+
+        Files are rotated by their orientation tag and converted to sRGB by their colour profile; other changes on
+        reading are logged as warnings. Latents of a file record its sha256.
+
+        Args:
+            images: paths, PIL images or uint8 arrays [H,W,C].
+            seed: seed of a sample from the posterior. None: the posterior's mode, which is deterministic.
+            logvar: also keep the posterior's log-variance.
+
+        Returns one `Latents` for one image, a list for a list. Raises OSError for a file that cannot be read, UserError
+        for a file that is not an image, an array of another shape, images that do not fit into memory, and for `seed`
+        or `logvar` with a model that has no posterior.
+        """
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            return self._encode([images], seed, logvar)[0]
+        return self._encode(images, seed, logvar)
+
+    @overload
+    def decode(self, latents: Latents) -> Image.Image: ...
+
+    @overload
+    def decode(self, latents: Sequence[Latents]) -> list[Image.Image]: ...
+
+    def decode(self, latents: Latents | Sequence[Latents]) -> Image.Image | list[Image.Image]:
+        """Decode the latents of one image, or a list of latents, to PIL images of the original sizes.
+
+        Returns one image for one `Latents`, a list of all images for a list. Raises UserError for latents of another
+        encoder, for one `Latents` that holds several images, and for images that do not fit into memory.
+        """
+        if not isinstance(latents, Latents):
+            return [to_pil(image) for image in self.codec.decode(latents)]
+        if latents.count != 1:
+            raise UserError(f"got latents of {latents.count} images, expected 1: decode([latents]) returns a list")
+        return to_pil(self.codec.decode([latents])[0])
+
+    def _encode(self, images: Sequence[ImageLike], seed: int | None, logvar: bool) -> list[Latents]:
+        read = [self._read(image) for image in images]
+        made = self.codec.encode([pixels for pixels, _ in read], seed=seed, logvar=logvar)
+        if any((seed is not None and each.kind != "sample") or (logvar and each.logvar is None) for each in made):
+            raise UserError(f"{self.codec.name} has no posterior: leave out seed and logvar")
+        return [
+            replace(latents, sources=(digest,), versions={**latents.versions, "color": PLAIN.color})
+            if digest is not None
+            else latents
+            for latents, (_, digest) in zip(made, read, strict=True)
+        ]
+
+    def _read(self, image: ImageLike) -> tuple[Pixels, str | None]:
+        """The pixels [H,W,C], and the sha256 of a file."""
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3:
+                raise UserError(f"got an array of {image.dtype} {list(image.shape)}, expected uint8 [H,W,C]")
+            return image, None
+        if isinstance(image, Image.Image):
+            return to_uint8(image, self.codec.channels), None
+        if not isinstance(image, str | Path):
+            raise TypeError(
+                f"got an image of type {type(image).__name__}, expected a path, a PIL image or a uint8 array [H,W,C]; "
+                "codec.encode_tensor takes tensors"
+            )
+        data = Path(image).read_bytes()
+        try:
+            picture = read_picture(io.BytesIO(data), self.codec.channels, PLAIN)
+        except BrokenImage as error:
+            raise BrokenImage(error.reason, str(image)) from error
+        for remark in picture.remarks:
+            _log.warning("%s %s", image, remark)
+        return picture.pixels, hashlib.sha256(data).hexdigest()
