@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         room.add_commands(commands)
     words, settings = evaluate.split_settings(argv)
     if words[:1] == ["export"]:
-        export.add_targets(commands.choices["export"])
+        export.add_targets(commands.choices["export"], words)
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 from latent_ae.cli.messages import complain, say
 from latent_ae.cli.options import MODEL_HELP, add_command, add_json, positive
 from latent_ae.errors import UserError
+from latent_ae.export import EXPORTERS, exporter_class
 
 if TYPE_CHECKING:
     from latent_ae.cli.options import Commands
-    from latent_ae.export import Exporter, ModelSource
+    from latent_ae.export.exporter import Exporter
+    from latent_ae.export.source import ModelSource
 
 PROOF = (
     "The export is loaded as its consumer loads it and compared with the model on held-out images and on noise; if it "
@@ -57,18 +60,23 @@ def add_commands(commands: "Commands") -> None:
     )
 
 
-def add_targets(export: argparse.ArgumentParser) -> None:
-    """Add a command for each entry of EXPORTERS, which takes torch to import."""
-    from latent_ae.export import EXPORTERS  # noqa: PLC0415
+def add_targets(export: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Add a command for each entry of EXPORTERS.
 
+    Only the target that is among the words of the command line gets its options: its module takes torch to import.
+    """
     targets = export.add_subparsers(dest="target", required=True, metavar="TARGET")
-    for name, exporter in EXPORTERS.items():
+    for name, target in EXPORTERS.items():
+        if name not in words:
+            targets.add_parser(name, help=target.summary)
+            continue
+        exporter = exporter_class(name)
         example, out_help = exporter.out
         parser = add_command(
             targets,
             name,
             _export,
-            summary=exporter.summary,
+            summary=target.summary,
             more=PROOF,
             example=f"--model runs/kl-photos/model -o {example}",
         )
@@ -97,10 +105,10 @@ def _add_import(commands: "Commands") -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from latent_ae.export import EXPORTERS, ModelSource  # noqa: PLC0415
+    from latent_ae.export.source import ModelSource  # noqa: PLC0415
     from latent_ae.io.atomic import refuse_taken  # noqa: PLC0415
 
-    target, given = EXPORTERS[arguments.target], vars(arguments)
+    target, given = exporter_class(arguments.target), vars(arguments)
     options = {field.name: given[field.name] for field in fields(target) if field.name in given}
     exporter = target(**{name: _distinct(value) for name, value in options.items()})
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
@@ -113,7 +121,7 @@ def _distinct(value: object) -> object:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from latent_ae.export import DiffusersFolder  # noqa: PLC0415
+    from latent_ae.export.diffusers_folder import DiffusersFolder  # noqa: PLC0415
     from latent_ae.export.importing import Unsaid, read_single_file, unstated_scaling  # noqa: PLC0415
     from latent_ae.io.atomic import refuse_taken  # noqa: PLC0415
 
@@ -128,8 +136,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Exporter") -> int:
     from latent_ae.config.command_line import override, split_options  # noqa: PLC0415
-    from latent_ae.export import ProofFailed, export  # noqa: PLC0415
-    from latent_ae.export.proof import USED, ProbeConfig  # noqa: PLC0415
+    from latent_ae.export.exporter import export  # noqa: PLC0415
+    from latent_ae.export.proof import USED, ProbeConfig, ProofFailed  # noqa: PLC0415
 
     options = split_options(arguments.rest)
     used = [f"data.{name}" for name in USED]
@@ -150,7 +158,7 @@ def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Expo
 
 
 def _compat(arguments: argparse.Namespace) -> int:
-    from latent_ae.export import compat  # noqa: PLC0415
+    from latent_ae.export.compat import compat  # noqa: PLC0415
     from latent_ae.models import load_autoencoder  # noqa: PLC0415
     from latent_ae.models.loading import states_scaling  # noqa: PLC0415
 

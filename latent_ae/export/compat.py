@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from latent_ae.export import rules
+from latent_ae.export import EXPORTERS, exporter_class, rules
 from latent_ae.export.rules import CLASSES, Facts, Rule
 from latent_ae.models import Autoencoder
 
@@ -113,6 +113,12 @@ class Verdict:
     """how to use the export, where it works"""
     seen: str
     """the version that this is about, and whether the loader was run or read"""
+
+
+def compat(model: Autoencoder) -> list[Verdict]:
+    """A verdict for every loader of every exporter, from the model's config alone: nothing is run."""
+    exporters = map(exporter_class, EXPORTERS)
+    return [judge(name, loader, model) for exporter in exporters for name, loader in exporter.loaders.items()]
 
 
 def judge(name: str, loader: Loader, model: Autoencoder) -> Verdict:

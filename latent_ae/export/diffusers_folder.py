@@ -68,7 +68,6 @@ class DiffusersFolder(Exporter):
     measure: bool = True
     """whether `force_upcast` follows from a measurement of fp16 instead of the model's config"""
 
-    summary = "a folder for diffusers, alone or as a pipeline's vae/"
     consumer = "diffusers"
     loaders = LOADERS
 

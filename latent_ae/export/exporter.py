@@ -29,8 +29,6 @@ class Exporter(ABC):
     `out` does not exist yet, and its parent is a folder that holds nothing but this export.
     """
 
-    summary: ClassVar[str]
-    """what it writes, for the help; lower case, no full stop"""
     out: ClassVar[tuple[str, str]] = ("vae", "the folder to create")
     """an example of --out, and its help"""
     consumer: ClassVar[str]
@@ -76,7 +74,7 @@ def export(source: ModelSource, out: Path, exporter: Exporter, *, data: DataConf
     Args:
         source: the model.
         out: folder or file to create.
-        exporter: one of `EXPORTERS`, with its options.
+        exporter: an exporter with its options.
         data: where held-out images come from; None: the photographs or digits that need no download.
 
     Raises ExportError for what cannot be exported, PlaceTakenError, DataError, ProofFailed with what differs, and

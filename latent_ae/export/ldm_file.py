@@ -122,7 +122,6 @@ class LdmFile(Exporter):
     variant: str = "fp32"
     """fp32, fp16 or bf16"""
 
-    summary = "one file under latent-diffusion's names, and its config beside it"
     out = ("vae.safetensors", "the file to create, NAME.safetensors; NAME.config/ is created beside it")
     consumer = "latent-ae import"
     loaders = LOADERS

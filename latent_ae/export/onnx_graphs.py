@@ -50,7 +50,6 @@ class OnnxGraphs(Exporter):
 
     size: tuple[int, int] | None = None
 
-    summary = "two ONNX graphs, encoder and decoder, laid out as optimum's"
     consumer = "ONNX Runtime"
     loaders = {  # noqa: RUF012 - never written
         "optimum, ONNX Runtime": Loader(

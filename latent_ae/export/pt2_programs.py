@@ -24,7 +24,6 @@ class Pt2Programs(Exporter):
 
     size: tuple[int, int] | None = None
 
-    summary = "two programs of torch.export that run without diffusers"
     consumer = "torch.export"
     loaders = {  # noqa: RUF012 - never written
         "torch.export": Loader("encoder.pt2 and decoder.pt2 (latent-ae export pt2)", "run, torch 2.13.0")

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from latent_ae.config import ConfigError, flatten, to_yaml
 from latent_ae.config.command_line import override, print_help, split_options
 from latent_ae.errors import UserError
-from latent_ae.export import ProofFailed
+from latent_ae.export.proof import ProofFailed
 from latent_ae.io.atomic import write_atomically
 from latent_ae.io.image import save_png
 from latent_ae.priors.settings import FREE_TO_CHANGE, SAMPLES, LatentRunConfig

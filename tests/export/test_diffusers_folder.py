@@ -7,7 +7,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from latent_ae.export import DiffusersFolder, ModelSource, export
+from latent_ae.export.diffusers_folder import DiffusersFolder
+from latent_ae.export.exporter import export
+from latent_ae.export.source import ModelSource
 from latent_ae.models import load_autoencoder
 from latent_ae.models.parts import encoder_identity
 from tests.export.conftest import Run, left, write_model

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.export import ModelSource, ProofFailed, Pt2Programs, export, pt2_programs
+from latent_ae.export import pt2_programs
+from latent_ae.export.exporter import export
 from latent_ae.export.graphs import program_of, programs, sides
-from latent_ae.export.proof import answer
+from latent_ae.export.proof import ProofFailed, answer
+from latent_ae.export.pt2_programs import Pt2Programs
+from latent_ae.export.source import ModelSource
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
 from tests.export.conftest import Exports, Run, left

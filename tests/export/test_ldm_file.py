@@ -14,10 +14,11 @@ import yaml
 from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import DataConfig
-from latent_ae.export import ExportError, LdmFile, ModelSource, export
+from latent_ae.export.exporter import export
 from latent_ae.export.importing import Unsaid, read_single_file
-from latent_ae.export.ldm_file import ldm_config
-from latent_ae.export.source import config_of
+from latent_ae.export.ldm_file import LdmFile, ldm_config
+from latent_ae.export.proof import ExportError
+from latent_ae.export.source import ModelSource, config_of
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.parts import encoder_identity

@@ -28,7 +28,9 @@ from PIL import Image
 from torch import Tensor
 
 from latent_ae.config import BottleneckConfig, ModelConfig
-from latent_ae.export import DiffusersFolder, ModelSource, export
+from latent_ae.export.diffusers_folder import DiffusersFolder
+from latent_ae.export.exporter import export
+from latent_ae.export.source import ModelSource
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor, to_tensor
 from latent_ae.models import build_autoencoder

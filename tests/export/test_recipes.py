@@ -7,8 +7,10 @@ import torch
 from diffusers import VQModel
 
 from latent_ae.config import ModelConfig
-from latent_ae.export import EXPORTERS, ModelSource, export, onnx_graphs, pt2_programs
+from latent_ae.export import exporter_class, onnx_graphs, pt2_programs
+from latent_ae.export.exporter import export
 from latent_ae.export.graphs import programs
+from latent_ae.export.source import ModelSource
 from latent_ae.models import PRESETS, Autoencoder, build_autoencoder, load_autoencoder
 from latent_ae.models.parts import encoder_identity
 from tests.export.conftest import place
@@ -70,7 +72,7 @@ def source_of(model: Autoencoder, name: str, folder: Path) -> ModelSource:
 
 def check(target: str, source: ModelSource, folder: Path) -> None:
     """Every target takes every model: what a program cannot use is `compat`'s to say."""
-    assert export(source, place(folder, target), EXPORTERS[target]()).proof.comparisons
+    assert export(source, place(folder, target), exporter_class(target)()).proof.comparisons
 
 
 @pytest.mark.slow

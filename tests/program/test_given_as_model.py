@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 
 from latent_ae.config import DataConfig
 from latent_ae.errors import UserError
-from latent_ae.export import DiffusersFolder, LdmFile, ModelSource, export
+from latent_ae.export.diffusers_folder import DiffusersFolder
+from latent_ae.export.exporter import export
 from latent_ae.export.importing import Unsaid, read_single_file
+from latent_ae.export.ldm_file import LdmFile
+from latent_ae.export.source import ModelSource
 from latent_ae.models import load_autoencoder
 from latent_ae.models.discriminator import load_discriminator
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior

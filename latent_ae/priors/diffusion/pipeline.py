@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 
-from latent_ae.export import ProofFailed
+from latent_ae.export.proof import ProofFailed
 from latent_ae.export.source import CARD
 from latent_ae.io.atomic import placed
 from latent_ae.io.image import Pixels, image_grid, save_png

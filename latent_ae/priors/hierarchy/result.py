@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from latent_ae.export import ProofFailed
+from latent_ae.export.proof import ProofFailed
 from latent_ae.export.source import CARD
 from latent_ae.io.atomic import placed
 from latent_ae.io.image import Pixels, from_tensor, image_grid, save_png

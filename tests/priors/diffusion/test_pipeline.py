@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiTPipeline
 
-from latent_ae.export import ProofFailed
+from latent_ae.export.proof import ProofFailed
 from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.diffusion.network import NULL_CLASS, build_network
 from latent_ae.priors.diffusion.pipeline import assemble, card_text, draw, draw_grid, write_pipeline

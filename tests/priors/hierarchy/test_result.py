@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.distributions import Normal
 
-from latent_ae.export import ProofFailed
+from latent_ae.export.proof import ProofFailed
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
 from latent_ae.priors.hierarchy import result
 from latent_ae.priors.hierarchy.result import LEVELS, Measured, card_text, draw_grid, levels_grid, measure, write_prior
