@@ -8,10 +8,14 @@ Importing the package imports neither torch nor diffusers: each name is imported
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from latent_ae._version import __version__
 from latent_ae.torchvision_guard import guard_torchvision
+
+if sys.platform == "win32":  # no fcntl, and folders cannot be synced
+    raise ImportError("latent_ae runs on Linux and macOS; on Windows, run it in WSL 2")
 
 if TYPE_CHECKING:
     from latent_ae.api import VAE, load

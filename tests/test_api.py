@@ -52,6 +52,13 @@ def test_importing_the_package_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
+def test_windows_is_refused_in_one_line() -> None:
+    program = "import sys; sys.platform = 'win32'; import latent_ae"
+    refused = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    last = refused.stderr.splitlines()[-1]
+    assert last == "ImportError: latent_ae runs on Linux and macOS; on Windows, run it in WSL 2"
+
+
 def test_every_exported_name_is_there_and_no_other() -> None:
     assert set(latent_ae.__all__) <= set(dir(latent_ae))
     assert all(hasattr(latent_ae, name) for name in latent_ae.__all__)

@@ -101,6 +101,13 @@ def test_bf16_is_told_by_the_processors_flags(monkeypatch: pytest.MonkeyPatch, t
     assert multiplies_bf16() is expected
 
 
+def test_without_proc_bf16_instructions_are_taken_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: there is nothing that lists them."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: not str(path).startswith("/proc"))
+    assert multiplies_bf16() is False
+
+
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [

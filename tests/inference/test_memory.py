@@ -169,6 +169,11 @@ def test_amounts_are_for_people() -> None:
     ]
 
 
+def test_without_proc_and_cgroups_the_machines_memory_counts(tmp_path: Path) -> None:
+    """As on macOS."""
+    assert available_bytes(CPU, cgroup=tmp_path / "none", groups=tmp_path / "none") > 2**20
+
+
 def test_a_container_may_have_less_than_the_machine(tmp_path: Path) -> None:
     free = available_bytes(CPU, cgroup=tmp_path)
     assert free > 2**20
