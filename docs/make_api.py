@@ -14,7 +14,7 @@ NAMES = ("load", "VAE", "Latents", "LatentDataset", "UserError")
 _SPECIAL = ("__init__", "__getitem__")
 _HEAD = """# Python API
 
-Generated from the docstrings by `python docs/make_api.py`.
+Generated from the docstrings by `python docs/make_api.py`; [example.md](example.md) uses most of it.
 
 ```python
 import latent_ae

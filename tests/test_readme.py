@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import latent_ae
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -37,6 +39,13 @@ def test_both_lines_are_on_the_first_screen() -> None:
     assert line("test") in first_screen
 
 
+def test_the_first_screen_has_one_picture_and_the_python_interface() -> None:
+    first_screen = README[: README.index("\n## ")]
+    assert first_screen.count("![") == README.count("![") == 1
+    (python,) = re.findall(r"```python\nimport latent_ae\n\n(.*?)\n```", first_screen, flags=re.DOTALL)
+    assert python in str(latent_ae.__doc__).replace("\n    ", "\n")
+
+
 def test_ci_reads_both_lines_from_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for name in ("train", "test"):
@@ -50,7 +59,7 @@ def test_the_documents_say_the_same_line() -> None:
 
 
 def test_every_file_and_picture_that_is_linked_is_there() -> None:
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]:
         for target in re.findall(r"\]\(([^)#]+?)\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name} links {target}"
