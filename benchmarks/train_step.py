@@ -33,16 +33,18 @@ from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
 
 from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, rounded, wait_for
-from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig
+from latent_ae.config import ModelConfig, TrainConfig
 from latent_ae.data import Batch
 from latent_ae.errors import UserError
 from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.models import PRESETS, build_autoencoder, factor_of
 from latent_ae.models.bottlenecks import KLBottleneck
+from latent_ae.models.bottlenecks.kl import KLLossConfig
 from latent_ae.randomness import torch_generator
 from latent_ae.training.build import build_objective, build_optimizer, weights_at
 from latent_ae.training.checkpoint.state import TrainingState
 from latent_ae.training.noise import Draws
+from latent_ae.training.settings import RunConfig
 from latent_ae.training.skip_guard import GradientGuard
 from latent_ae.training.step import generator_step
 
@@ -82,7 +84,7 @@ class OurStep:
     """What one update of train/train.py does, built as it builds it."""
 
     def __init__(self, setup: Setup) -> None:
-        loss = LossConfig(perceptual=setup.perceptual, perceptual_weight=PERCEPTUAL_WEIGHT, beta=BETA)
+        loss = KLLossConfig(perceptual=setup.perceptual, perceptual_weight=PERCEPTUAL_WEIGHT, beta=BETA)
         autoencoder = setup.autoencoder()
         objective = build_objective(autoencoder, KLBottleneck(), RunConfig(loss=loss)).to(setup.device)
         if setup.channels_last:

@@ -15,7 +15,7 @@ import latent_ae  # noqa: F401  # makes torchvision importable before anything i
 from latent_ae.config import ModelConfig
 from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.models import build_autoencoder
-from latent_ae.models.bottlenecks import KLBottleneck
+from latent_ae.models.bottlenecks.kl import KLBottleneck
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.objective import Objective

@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from latent_ae.config import RunConfig, to_yaml
-from latent_ae.config.command_line import Invocation, parse_run
+from latent_ae.config import to_yaml
 from latent_ae.data import Batch, SkippedImages, StreamParts, open_source
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
-from latent_ae.models.bottlenecks.protocol import CODEBOOK
+from latent_ae.models.parts import CODEBOOK
 from latent_ae.training.build import (
     build_adversary,
     build_bottleneck,
@@ -33,7 +32,6 @@ from latent_ae.training.build import (
     build_model,
     build_objective,
     build_optimizer,
-    final_weights,
     weights_at,
 )
 from latent_ae.training.checkpoint.data_record import LEDGER, begin_run, checked_data
@@ -62,6 +60,7 @@ from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective
 from latent_ae.training.preflight import preflight
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
+from latent_ae.training.settings import Invocation, RunConfig, parse_run
 from latent_ae.training.signals import SIGNALS, StopRequest
 from latent_ae.training.skip_guard import NonFiniteError
 from latent_ae.training.step import StepResult, discriminator_step, generator_step, update_bottleneck
@@ -134,7 +133,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
     pixels = data.crops(1)
-    say(preflight(objective, pixels, draws.noise([0], pixels.shape), final_weights(config.loss), adversary))
+    say(preflight(objective, pixels, draws.noise([0], pixels.shape), weights_at(None, config.loss), adversary))
     if only_preflight:
         return 0
 

@@ -1,4 +1,4 @@
-"""What a run is: frozen pydantic models, read from strict YAML and the command line, saved with every run.
+"""The sections of settings: frozen pydantic models, read from strict YAML and the command line, saved with every run.
 
 Configuration stops at the builders: layers, losses and loops receive plain arguments. Durations carry their unit in
 the name (`_steps`, `_images`). A setting that has no effect in a run is an error.
@@ -6,23 +6,19 @@ the name (`_steps`, `_images`). A setting that has no effect in a run is an erro
 
 from latent_ae.config.data import DataConfig
 from latent_ae.config.loss import AdversarialConfig, LossConfig
-from latent_ae.config.model import BottleneckConfig, BottleneckKind, ModelConfig
+from latent_ae.config.model import ModelConfig
 from latent_ae.config.optimization import OptimizationConfig
-from latent_ae.config.run import RunConfig
 from latent_ae.config.section import ConfigError, S, Section, differences, flatten, load_yaml, to_yaml, validate
 from latent_ae.config.train import EvaluationConfig, TrainConfig
 
 __all__ = [
     "AdversarialConfig",
-    "BottleneckConfig",
-    "BottleneckKind",
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
     "LossConfig",
     "ModelConfig",
     "OptimizationConfig",
-    "RunConfig",
     "S",
     "Section",
     "TrainConfig",

@@ -8,43 +8,19 @@ from latent_ae.config.section import Count, CountOrNone, NotNegative, Positive, 
 
 
 class LossConfig(Section):
-    """loss = reconstruction + perceptual_weight * perceptual + the bottleneck's terms, means over the batch.
+    """loss = reconstruction + perceptual_weight * perceptual + the bottleneck's weighted terms, means over the batch.
 
-    The bottleneck's terms: beta * KL_nats / (C*H*W); commitment, codebook and entropy as means over latent values or
-    codes, as published ones are.
+    The settings that every run has. A bottleneck with terms of its own has a subclass with their weights, in its file.
     """
 
-    reconstruction: Literal["l1", "l2", "charbonnier", "gaussian_nll"] = "l1"
-    """per-pixel term; gaussian_nll learns one global log-variance"""
+    reconstruction: str = "l1"
+    """per-pixel term, of latent_ae.training.losses.RECONSTRUCTION; gaussian_nll learns one global log-variance"""
     perceptual: Literal["none", "random_features", "vgg", "alex", "squeeze"] = "none"
     """LPIPS with this backbone, or random_features, which needs no downloaded weights"""
     perceptual_weight: NotNegative = 0.0
     """weight of the perceptual term; LDM's value for LPIPS carries over unchanged"""
     perceptual_weights_file: str | None = None
     """torchvision's file of the LPIPS backbone; otherwise torchvision's cache, then its download"""
-    beta: NotNegative | None = None
-    """kl, gumbel: weight of the KL term, per pixel value: LDM's kl_weight carries over unchanged; null is 1e-6"""
-    beta_schedule: Literal["constant", "linear", "cyclical"] = "constant"
-    """how beta is reached: at once, by a linear warm-up, or by Fu et al.'s cyclical annealing (2019)"""
-    beta_warmup_steps: CountOrNone = 0
-    """linear: steps over which beta rises from 0"""
-    beta_cycle_steps: CountOrNone = 0
-    """cyclical: length of one cycle; beta rises over its first half and stays for the second"""
-    free_bits: NotNegative = 0.0
-    """nats per latent channel and position below which KL costs nothing more (Kingma et al. 2016); 0 is off"""
-    capacity: NotNegative | None = None
-    """nats per image the KL is drawn towards, |KL - C| (Burgess et al. 2018)"""
-    capacity_steps: CountOrNone = 0
-    """steps over which the capacity rises linearly from 0"""
-
-    commitment_weight: NotNegative | None = None
-    """vq, ema_vq: weight of the squared distance that draws the encoder to its codes; null is 0.25"""
-    codebook_weight: NotNegative | None = None
-    """vq: weight of the squared distance that draws the codes to the encoder; null is 1"""
-    entropy_weight: NotNegative = 0.0
-    """vq, ema_vq: weight of E[H(p)] - H(E[p]), which asks for certain codes and an evenly used codebook"""
-    entropy_temperature: Positive = 0.01
-    """temperature of the softmax over distances in the entropy term"""
     latent_noise: NotNegative = 0.0
     """standard deviation of the noise added to the latents that the decoder learns from; 0 is off"""
     equivariance_share: Share = 0.0
@@ -59,22 +35,30 @@ class LossConfig(Section):
             )
         if self.perceptual_weights_file is not None and self.perceptual in ("none", "random_features"):
             raise ValueError(f"loss.perceptual_weights_file has no effect with loss.perceptual {self.perceptual}")
-        if (
-            self.entropy_temperature != LossConfig.model_fields["entropy_temperature"].default
-            and not self.entropy_weight
-        ):
-            raise ValueError("loss.entropy_temperature has an effect only with loss.entropy_weight")
-        if (self.beta_schedule == "linear") != (self.beta_warmup_steps > 0):
-            raise ValueError("loss.beta_schedule linear and loss.beta_warmup_steps need one another")
-        if (self.beta_schedule == "cyclical") != (self.beta_cycle_steps > 0):
-            raise ValueError("loss.beta_schedule cyclical and loss.beta_cycle_steps need one another")
-        if self.capacity_steps and self.capacity is None:
-            raise ValueError("loss.capacity_steps has an effect only with loss.capacity")
-        if self.capacity is not None and self.free_bits:
-            raise ValueError("loss.capacity and loss.free_bits both reshape the KL: give one of them")
-        if self.beta == 0 and (self.free_bits or self.capacity is not None or self.beta_schedule != "constant"):
-            raise ValueError("loss.beta is 0, so free_bits, capacity and beta_schedule have no effect")
         return self
+
+    def weights_at(self, step: int | None) -> dict[str, float]:  # noqa: ARG002 - no terms in the simplest case
+        """The weight of each of the bottleneck's terms at an update; None: once every schedule has ended."""
+        return {}
+
+    def capacity_at(self, step: int | None) -> float | None:  # noqa: ARG002
+        """The KL's target in nats per image at an update; None where there is none."""
+        return None
+
+    def with_defaults(self, *, encoder: bool, codebook: bool) -> Self:  # noqa: ARG002
+        """Unset weights filled in, with 0 for a term that would train nothing.
+
+        `encoder` and `codebook` say what the run trains. Raises ConfigError for a setting that is left without effect.
+        """
+        return self
+
+    def logged_at(self, step: int) -> dict[str, float]:  # noqa: ARG002
+        """What metrics.jsonl says of the schedules at an update."""
+        return {}
+
+    def conventions(self, pixel_values: int, latent_values: int) -> str | None:  # noqa: ARG002
+        """What the weights are called elsewhere, one line, for images of C*H*W values and latents of c*h*w."""
+        return None
 
 
 class AdversarialConfig(Section):

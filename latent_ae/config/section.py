@@ -88,9 +88,10 @@ def to_yaml(config: Section) -> str:
 
 
 def differences(old: Section, new: Section) -> list[str]:
-    """Each setting that differs, as "path: old -> new"."""
-    old_flat, new_flat = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
-    return [f"{path}: {old_flat[path]} -> {new_flat[path]}" for path in old_flat if old_flat[path] != new_flat[path]]
+    """Each setting that differs, as "path: old -> new", with None for one that the kind chosen does not have."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    pairs = {path: (before.get(path), after.get(path)) for path in before | after}
+    return [f"{path}: {one} -> {other}" for path, (one, other) in pairs.items() if one != other]
 
 
 def flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:

@@ -5,13 +5,13 @@ Every entry of PRESETS is a set of arguments of stock `diffusers.AutoencoderKL` 
 n levels make a factor of 2**(n-1) between pixels and latents.
 """
 
-import math
-
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_shape, pad_to_factor
+from latent_ae.models.bottlenecks import BOTTLENECKS, BottleneckConfig
+from latent_ae.models.bottlenecks.kl import KLConfig
 from latent_ae.models.errors import ModelError
 from latent_ae.models.loading import load_autoencoder
 from latent_ae.randomness import derived_seed
@@ -112,7 +112,7 @@ def build_autoencoder(
     `resolution` is the side of a training image in pixels; diffusers records it as `sample_size`.
     Raises ModelError naming what does not fit.
     """
-    bottleneck = bottleneck or BottleneckConfig()
+    bottleneck = bottleneck or KLConfig()
     if config.init_from is not None:
         model = load_autoencoder(config.init_from, norm_num_groups=config.norm_num_groups)
         _check_class(model, bottleneck, config.init_from)
@@ -132,7 +132,7 @@ def _check_class(model: Autoencoder, bottleneck: BottleneckConfig, name: str) ->
     if model.config.get("norm_type") == "spatial":
         raise ModelError(f"model.init_from {name} has spatial normalisation (MoVQ), which cannot be trained here")
     if (found := type(model).__name__) != bottleneck.stock_class:
-        kinds = "kl or identity" if found == "AutoencoderKL" else "vq, ema_vq, fsq or gumbel"
+        kinds = " or ".join(kind for kind, entry in BOTTLENECKS.items() if entry.stock_class == found)
         raise ModelError(
             f"model.init_from {name} is {found}, but bottleneck.kind {bottleneck.kind} trains "
             f"{bottleneck.stock_class}: give bottleneck.kind {kinds}"
@@ -146,6 +146,9 @@ def _from_preset(config: ModelConfig, bottleneck: BottleneckConfig, *, seed: int
     if (channels := arguments.pop("image_channels", None)) is not None:
         arguments["in_channels"] = channels
     arguments["out_channels"] = arguments["in_channels"]
+    channels = arguments["latent_channels"]
+    assert isinstance(channels, int)
+    own = bottleneck.stock_arguments(channels)
     widths, groups = arguments["block_out_channels"], arguments["norm_num_groups"]
     assert isinstance(widths, tuple)
     assert isinstance(groups, int)
@@ -161,18 +164,7 @@ def _from_preset(config: ModelConfig, bottleneck: BottleneckConfig, *, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))
         if bottleneck.stock_class == "AutoencoderKL":
-            return AutoencoderKL(**arguments, shift_factor=0.0)
+            return AutoencoderKL(**arguments, shift_factor=0.0, **own)
         for always_there in ("use_quant_conv", "use_post_quant_conv"):
             arguments.pop(always_there, None)
-        return VQModel(**arguments, **_codebook(bottleneck, arguments["latent_channels"]))
-
-
-def _codebook(bottleneck: BottleneckConfig, latent_channels: object) -> dict[str, object]:
-    if bottleneck.levels is not None:
-        if len(bottleneck.levels) != latent_channels:
-            raise ModelError(
-                f"bottleneck.levels {' '.join(map(str, bottleneck.levels))} are {len(bottleneck.levels)} channels, but "
-                f"the model has {latent_channels} latent channels: give model.latent_channels {len(bottleneck.levels)}"
-            )
-        return {"num_vq_embeddings": math.prod(bottleneck.levels), "vq_embed_dim": len(bottleneck.levels)}
-    return {"num_vq_embeddings": bottleneck.codebook_size, "vq_embed_dim": bottleneck.code_channels}
+        return VQModel(**arguments, **own)

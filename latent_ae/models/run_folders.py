@@ -8,12 +8,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from latent_ae.config import RunConfig, load_yaml, validate
+from latent_ae.config import load_yaml, validate
 from latent_ae.errors import one_line
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
-from latent_ae.models.bottlenecks import make_bottleneck
 from latent_ae.models.errors import ModelError
 from latent_ae.models.parts import encoder_learns
+from latent_ae.models.settings import AutoencoderConfig
 
 SUBFOLDERS = (None, "vae", "vqvae", "movq")
 """where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
@@ -102,17 +102,18 @@ def _built(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor
     return model.requires_grad_().eval()
 
 
-def _folded(model: Autoencoder, settings: RunConfig) -> Autoencoder:
+def _folded(model: Autoencoder, settings: AutoencoderConfig) -> Autoencoder:
     """As the run would export it, apart from what it has yet to measure."""
     if encoder_learns(settings.model.trained):
-        make_bottleneck(model, settings.bottleneck, settings.loss).fold(model)
+        settings.bottleneck.build(model, settings.loss).fold(model)
         neutral = {"scaling_factor": 1.0, "shift_factor": 0.0, "latents_mean": None, "latents_std": None}
         model.register_to_config(**{key: value for key, value in neutral.items() if key in model.config})
     return model
 
 
-def _settings(path: Path) -> RunConfig:
-    return validate(RunConfig, load_yaml((path if path.is_dir() else path.parent) / _SETTINGS))
+def _settings(path: Path) -> AutoencoderConfig:
+    settings = load_yaml((path if path.is_dir() else path.parent) / _SETTINGS)
+    return validate(AutoencoderConfig, {name: settings.get(name, {}) for name in AutoencoderConfig.model_fields})
 
 
 def what_else(folder: Path) -> str | None:

@@ -6,17 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from latent_ae.config import LossConfig, RunConfig, TrainConfig
+from latent_ae.config import LossConfig, TrainConfig
 from latent_ae.data import SourceParts
 from latent_ae.data.order.buckets import bucket_sizes
 from latent_ae.errors import UserError
 from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
-from latent_ae.models.bottlenecks import Bottleneck, make_bottleneck
-from latent_ae.models.bottlenecks.protocol import CODEBOOK
+from latent_ae.models.bottlenecks import Bottleneck
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
 from latent_ae.models.linear_start import linear_start, set_start_logvar
-from latent_ae.models.parts import freeze_all_but, learns
+from latent_ae.models.parts import CODEBOOK, freeze_all_but, learns
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.models.transform import smallest_side
 from latent_ae.training.data import training_samples
@@ -26,7 +25,7 @@ from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Weights
-from latent_ae.training.schedules import beta_at, capacity_at
+from latent_ae.training.settings import RunConfig
 from latent_ae.training.skip_guard import GradientGuard
 
 _START_SAMPLES = 512
@@ -40,8 +39,8 @@ def build_model(config: RunConfig, parts: SourceParts, *, start: bool = True) ->
     if not start:
         return autoencoder
     if model.start == "linear":
-        free_codes = config.bottleneck.kind in ("vq", "ema_vq", "gumbel")
-        linear_start(autoencoder, _start_crops(config, parts, autoencoder), whiten=not free_codes)
+        crops = _start_crops(config, parts, autoencoder)
+        linear_start(autoencoder, crops, whiten=not config.bottleneck.free_codes)
     if model.start_logvar:
         set_start_logvar(autoencoder, model.start_logvar)
     return autoencoder
@@ -60,7 +59,7 @@ def build_bottleneck(
     `device` is where the start's images are encoded; the autoencoder stays on the CPU. Raises UserError.
     """
     before = {name: tensor.clone() for name, tensor in autoencoder.state_dict().items() if name.startswith(CODEBOOK)}
-    bottleneck = make_bottleneck(autoencoder, config.bottleneck, config.loss)
+    bottleneck = config.bottleneck.build(autoencoder, config.loss)
     if not learns(config.model.trained, CODEBOOK):
         after = autoencoder.state_dict()
         if any(not torch.equal(tensor, after[name]) for name, tensor in before.items()):
@@ -68,8 +67,7 @@ def build_bottleneck(
                 f"bottleneck.kind {config.bottleneck.kind} with these settings asks for other codes than "
                 f"{config.model.init_from} has, whose codebook model.trained leaves frozen: give those it was made with"
             )
-    fresh_mixture = config.bottleneck.kind == "gumbel" and config.model.init_from is None
-    if start and (config.bottleneck.kmeans_start or fresh_mixture):
+    if start and config.bottleneck.starts_codebook(fresh=config.model.init_from is None):
         device = device or torch.device("cpu")
         crops = _start_crops(config, parts, autoencoder)
         autoencoder.to(device)
@@ -228,25 +226,10 @@ def _adamw(
     )
 
 
-def final_weights(config: LossConfig) -> Weights:
-    """The weights of the terms once every schedule has ended."""
-    return _weights(config, config.beta or 0.0, config.capacity)
+def weights_at(step: int | None, config: LossConfig, *, adversarial: float = 0.0) -> Weights:
+    """The weights of the terms at an update; None: once every schedule has ended.
 
-
-def weights_at(step: int, config: LossConfig, *, adversarial: float = 0.0) -> Weights:
-    """The weights of the terms at an update; that of the adversarial term is measured, not scheduled."""
-    return _weights(config, beta_at(step, config), capacity_at(step, config), adversarial)
-
-
-def _weights(config: LossConfig, beta: float, capacity: float | None, adversarial: float = 0.0) -> Weights:
-    return Weights(
-        {
-            "perceptual": config.perceptual_weight,
-            "kl": beta,
-            "commitment": config.commitment_weight or 0.0,
-            "codebook": config.codebook_weight or 0.0,
-            "entropy": config.entropy_weight,
-            "adversarial": adversarial,
-        },
-        capacity,
-    )
+    That of the adversarial term is measured, not scheduled.
+    """
+    terms = {"perceptual": config.perceptual_weight, "adversarial": adversarial}
+    return Weights({**terms, **config.weights_at(step)}, config.capacity_at(step))

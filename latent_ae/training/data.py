@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from latent_ae.config import DataConfig, RunConfig
+from latent_ae.config import DataConfig
 from latent_ae.data import (
     Batch,
     ImageSource,
@@ -26,6 +26,7 @@ from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_sta
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.errors import UserError
 from latent_ae.training.distributed import gather_from_processes
+from latent_ae.training.settings import RunConfig
 
 
 class TrainingData:

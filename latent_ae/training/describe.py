@@ -2,12 +2,11 @@
 
 import math
 
-from latent_ae.config import RunConfig
 from latent_ae.data import SourceParts, StreamParts
 from latent_ae.models import Autoencoder, latent_shape
-from latent_ae.training.build import weights_at
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
-from latent_ae.training.schedules import beta_conventions, learning_rate_at
+from latent_ae.training.schedules import learning_rate_at
+from latent_ae.training.settings import RunConfig
 from latent_ae.training.skip_guard import GradientGuard
 from latent_ae.training.step import StepResult
 
@@ -27,9 +26,8 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         lines.append(f"latents: those of {config.model.init_from}, whose encoder is frozen; their scale is kept")
     elif (warning := unstated_scaling(config)) is not None:
         lines.append(f"warning: {warning}")
-    if config.loss.beta:
-        latent_values = math.prod(shape)
-        lines.append(f"KL: {beta_conventions(config.loss.beta, channels * side * side, latent_values)}")
+    if (conventions := config.loss.conventions(channels * side * side, math.prod(shape))) is not None:
+        lines.append(conventions)
     if (codes := autoencoder.config.get("num_vq_embeddings")) is not None:
         positions = shape[1] * shape[2]
         bits = positions * math.log2(codes)
@@ -59,9 +57,8 @@ def log_line(
         "lr": learning_rate_at(step - 1, config.train),
         # null: the update was skipped (fp16 by its scaler, or by the guard)
         "grad_norm": result.grad_norm if result.updated else None,
+        **config.loss.logged_at(step - 1),
     }
-    if config.loss.beta is not None:
-        line["beta"] = weights_at(step - 1, config.loss).of("kl")
     if config.train.max_skips_in_a_row:
         line |= {f"skipped_{side}": guard.skipped for side, guard in guards.items()}
     return line

@@ -14,9 +14,10 @@ from typing import Any, Self, TypeVar
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from latent_ae.config import RunConfig, flatten
+from latent_ae.config import flatten
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically, write_errors
+from latent_ae.training.settings import RunConfig
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import yaml
 
-from latent_ae.config import RunConfig
 from latent_ae.evaluation.report import EvaluationReport, shown_bias
 from latent_ae.models.naming import model_name
 from latent_ae.training.scaling import unstated_scaling
+from latent_ae.training.settings import RunConfig
 
 _CAPTIONS = {
     "reconstructions": "Held-out images above their reconstructions.",
@@ -16,21 +16,12 @@ _CAPTIONS = {
     "morph": "Held-out pairs: decodings along the straight line between their latents.",
 }
 
-_KINDS = {
-    "kl": "A KL autoencoder (`diffusers.AutoencoderKL`)",
-    "identity": "A plain autoencoder (`diffusers.AutoencoderKL` with a log-variance of -30: its mode is its latent)",
-    "vq": "A vector-quantised autoencoder (`diffusers.VQModel`)",
-    "ema_vq": "A vector-quantised autoencoder (`diffusers.VQModel`)",
-    "fsq": "A vector-quantised autoencoder (`diffusers.VQModel`, its codebook the grid of finite scalar quantisation)",
-    "gumbel": "A vector-quantised autoencoder (`diffusers.VQModel`, trained with the Gumbel-softmax)",
-}
 _USE_CODES = """from diffusers import VQModel
 
 vqvae = VQModel.from_pretrained("path/to/this/folder")
 vectors = vqvae.encode(pixels).latents
 codes = vqvae.quantize(vectors)[2][2]  # indices into vqvae.quantize.embedding, image by image, row by row
 pixels = vqvae.decode(vectors).sample  # takes the nearest codes by itself"""
-_SCALED = {"kl": "latents drawn from the posterior", "identity": "the latents"}
 
 
 def model_card(
@@ -66,7 +57,7 @@ tags: [autoencoder, vae]
 
 # {config.name}
 
-{_KINDS[config.bottleneck.kind]} with {parameters:,} parameters and a factor of {factor}, trained on
+{config.bottleneck.title} with {parameters:,} parameters and a factor of {factor}, trained on
 `{config.data.source}` for {config.train.steps:,} steps of {config.train.batch_size} images. {made_with}.
 
 ```python
@@ -129,9 +120,9 @@ def _scaling(config: RunConfig, stats: dict[str, Any]) -> str:
     """Where the scale in the config comes from, and what was measured."""
     names = {"scaling_factor": "`scaling_factor`", "shift_factor": "`shift_factor`"}
     measured = stats["measured"]
-    what = _SCALED.get(config.bottleneck.kind, "the codes' vectors")
     where = (
-        f"{stats['images']} images ({stats['split']}) on {what};\n`latent_stats.json` has the statistics per channel."
+        f"{stats['images']} images ({stats['split']}) on {config.bottleneck.measured_on};\n"
+        "`latent_stats.json` has the statistics per channel."
     )
     if stats["config_is"] == "measured":
         told = " and ".join(f"{names[key]} {measured[key]}" for key in names if key in stats["config"])

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from latent_ae._version import __version__
-from latent_ae.config import RunConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.evaluation.report import PRIOR_STD_RANGE, EvaluationReport
@@ -26,6 +25,7 @@ from latent_ae.training.logging import Logbook
 from latent_ae.training.model_card import model_card
 from latent_ae.training.pictures import morph, prior_draws
 from latent_ae.training.scaling import keeps_scaling, record_scaling, stated_scaling, unstated_scaling
+from latent_ae.training.settings import RunConfig
 from latent_ae.training.validation import Heldout
 
 _MORPH_ROWS = 6
@@ -122,7 +122,7 @@ def write_model_directory(
         "config": stated_scaling(model),
         "config_is": f"kept from {model_name(str(config.model.init_from))}" if keeps_scaling(config) else "measured",
         "measured": statistics.scaling()._asdict(),
-        "of": {"kl": "sample", "identity": "mode"}.get(config.bottleneck.kind, "codes"),
+        "of": config.bottleneck.latents_are,
         "split": f"{config.data.source}, training part",
         "size_rule": size_rule(config.evaluation.size),
         **statistics.to_dict(),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError
-from latent_ae.models.bottlenecks import Bottleneck, KLBottleneck
+from latent_ae.models.bottlenecks import Bottleneck
 from latent_ae.models.parts import DECODER_SIDE, ENCODER_SIDE
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective, Weights
@@ -124,19 +124,15 @@ def _of_discriminator(adversary: Adversary, real: Tensor, fake: Tensor) -> dict[
 
 @contextmanager
 def _in_full_force(bottleneck: Bottleneck, adversary: Adversary | None) -> Iterator[None]:
-    """Lift what rightly keeps a term at 0 in a fresh run: the free-bits floor, and LeCAM's want of averages."""
-    floor = bottleneck.free_bits if isinstance(bottleneck, KLBottleneck) else None
+    """Lift what rightly keeps a term at 0 in a fresh run: the bottleneck's floor, and LeCAM's want of averages."""
     lecam = None if adversary is None else adversary.module.lecam
     state = None if lecam is None else {name: value.clone() for name, value in lecam.state_dict().items()}
-    if isinstance(bottleneck, KLBottleneck):
-        bottleneck.free_bits = 0.0
     if lecam is not None:
         lecam.after_update(1.0, -1.0)
     try:
-        yield
+        with bottleneck.in_full_force():
+            yield
     finally:
-        if isinstance(bottleneck, KLBottleneck) and floor is not None:
-            bottleneck.free_bits = floor
         if lecam is not None and state is not None:
             lecam.load_state_dict(state)
 

@@ -7,11 +7,11 @@ trained encoder gives other latents, and nothing that the source says of its own
 import inspect
 from typing import Any
 
-from latent_ae.config import RunConfig
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.models import Autoencoder
 from latent_ae.models.loading import states_scaling
 from latent_ae.models.parts import encoder_learns
+from latent_ae.training.settings import RunConfig
 
 SCALING_KEYS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 """config keys by which diffusers' pipelines scale latents"""

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from latent_ae.config import RunConfig
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import EvaluationReport, measure_latents
@@ -19,6 +18,7 @@ from latent_ae.models import Autoencoder
 from latent_ae.training.distributed import gather_from_processes
 from latent_ae.training.logging import Logbook
 from latent_ae.training.pictures import reconstruction_grid
+from latent_ae.training.settings import RunConfig
 
 SAMPLE_IMAGES = 16
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from latent_ae.cli import main
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks import BOTTLENECKS
 from tests.data.images import noise_image, write_images
 
 Run = Callable[..., tuple[int, str, list[str]]]
@@ -20,7 +21,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     config = ModelConfig(preset="tiny")
     for name, seed, kind in (("kl", 0, "kl"), ("other", 1, "kl"), ("vq", 0, "vq")):
-        bottleneck = BottleneckConfig(kind=kind, **({"codebook_size": 32, "code_channels": 2} if kind == "vq" else {}))
+        bottleneck = BOTTLENECKS[kind](**({"codebook_size": 32, "code_channels": 2} if kind == "vq" else {}))
         build_autoencoder(config, bottleneck, seed=seed, resolution=16).save_pretrained(folder / name)
     certain = build_autoencoder(config, seed=2, resolution=16)
     certain.quant_conv.weight.data[2:] = 0

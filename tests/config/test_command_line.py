@@ -1,7 +1,8 @@
 """Every value of every setting is taken as people type it: the cases are made from the settings themselves."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -10,24 +11,28 @@ import pytest
 import yaml
 from pydantic.fields import FieldInfo
 
-from latent_ae.config import ConfigError, RunConfig, Section, flatten, validate
+from latent_ae.config import ConfigError, Section, flatten, validate
 from latent_ae.config.command_line import override, split_options
 from latent_ae.evaluation.run import MeasureConfig
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
+from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.priors.diffusion.settings import DiffusionConfig
 from latent_ae.priors.hierarchy.settings import HierarchyConfig
+from latent_ae.training.losses import RECONSTRUCTION
+from latent_ae.training.settings import RunConfig
 
 SETTINGS = (RunConfig, EncodeConfig, DiffusionConfig, HierarchyConfig, MeasureConfig, ProbeConfig)
 Typed = tuple[Any, list[str]]
 """a value, and the words that people type for it"""
 
 
-def fields(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every setting by its dotted path."""
-    for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from fields(field.annotation, f"{prefix}{name}.")
+def fields(settings: Section, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting by its dotted path, those of its kinds of bottleneck and data included."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Section):
+            yield from fields(value, f"{prefix}{name}.")
         else:
             yield prefix + name, field
 
@@ -89,43 +94,67 @@ def _floats(bounds: Sequence[Any]) -> list[tuple[float, str]]:
     return [(value, word) for value, word in spelled.items() if allowed(value)]
 
 
-CASES = [
-    pytest.param(kind, path, field, id=f"{kind.__name__}.{path}") for kind in SETTINGS for path, field in fields(kind)
-]
+NAMES: dict[str, Callable[[], Iterable[str]]] = {"loss.reconstruction": lambda: RECONSTRUCTION}
+"""settings that take a name of a table"""
+BOTTLENECK = {"fsq": {"levels": [4, 3]}, **{kind: {"codebook_size": 8} for kind in ("vq", "ema_vq", "gumbel")}}
+
+
+def cases() -> Iterator[Any]:
+    """Each setting, those that only some kinds have with what chooses such a kind."""
+    for settings in SETTINGS:
+        for path, field in fields(settings()):
+            yield pytest.param(settings, {}, path, field, id=f"{settings.__name__}.{path}")
+    for kind in BOTTLENECKS:
+        chosen = {"bottleneck": {"kind": kind, **BOTTLENECK.get(kind, {})}}
+        for path, field in fields(validate(RunConfig, copy.deepcopy(chosen))):
+            if path.startswith(("bottleneck.", "loss.")):
+                yield pytest.param(RunConfig, chosen, path, field, id=f"{kind}.{path}")
+
+
+CASES = list(cases())
 
 
 def outcome(kind: type[Section], tree: dict[str, Any]) -> Any:
     """The settings, or what another setting has against the value."""
     try:
-        return validate(kind, tree)
+        return validate(kind, copy.deepcopy(tree))
     except ConfigError as error:
         return str(error)
 
 
-def nested(path: str, value: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    return value
+def with_setting(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    tree = copy.deepcopy(tree)
+    *parents, last = path.split(".")
+    branch = tree
+    for part in parents:
+        branch = branch.setdefault(part, {})
+    branch[last] = value
+    return tree
 
 
-@pytest.mark.parametrize(("kind", "path", "field"), CASES)
-def test_every_value_as_people_type_it(kind: type[Section], path: str, field: FieldInfo) -> None:
-    examples = typed(field.annotation, field.metadata)
+@pytest.mark.parametrize(("kind", "chosen", "path", "field"), CASES)
+def test_every_value_as_people_type_it(
+    kind: type[Section], chosen: dict[str, Any], path: str, field: FieldInfo
+) -> None:
+    examples = [(name, [name]) for name in NAMES[path]()] if path in NAMES else typed(field.annotation, field.metadata)
     assert examples
     for value, words in examples:
         if path == "model.init_from" and kind is RunConfig:
             expected = outcome(kind, {"model": {"preset": None if value else "digits", "init_from": value}})
         else:
-            expected = outcome(kind, nested(path, value))
+            expected = outcome(kind, with_setting(chosen, path, value))
         if isinstance(expected, str):  # refused for another setting's sake, never for its type
             assert ": got " not in expected, (value, expected)
         else:
-            default = flatten(kind().model_dump()) | {path: value}
+            default = flatten(outcome(kind, chosen).model_dump()) | {path: value}
             assert flatten(expected.model_dump())[path] == default[path]
         forms = [[f"--{path}", *words]] + ([[f"--{path}={words[0]}", *words[1:]]] if words else [])
         for argv in forms:
+            tree = copy.deepcopy(chosen)
+            if path == "model.init_from" and kind is RunConfig:
+                tree = {"model": {"preset": None if value else "digits"}}
             try:
-                got: Any = override(kind, {}, split_options(argv))
+                got: Any = override(kind, tree, split_options(argv))
             except ConfigError as error:
                 got = str(error)
             assert got == expected, argv
@@ -134,14 +163,16 @@ def test_every_value_as_people_type_it(kind: type[Section], path: str, field: Fi
                 assert type(found) is type(flatten(expected.model_dump())[path])
 
 
-@pytest.mark.parametrize(("kind", "path", "field"), CASES)
-def test_every_choice_as_people_write_it_in_a_recipe(kind: type[Section], path: str, field: FieldInfo) -> None:
+@pytest.mark.parametrize(("kind", "chosen", "path", "field"), CASES)
+def test_every_choice_as_people_write_it_in_a_recipe(
+    kind: type[Section], chosen: dict[str, Any], path: str, field: FieldInfo
+) -> None:
     """Without quotes, where YAML 1.1 reads `no` and `on` as booleans, and with them."""
     literals = [arm for arm in (field.annotation, *get_args(field.annotation)) if get_origin(arm) is Literal]
     for choice in [choice for literal in literals for choice in get_args(literal)]:
-        expected = outcome(kind, nested(path, choice))
+        expected = outcome(kind, with_setting(chosen, path, choice))
         for text in (f"{choice}", f'"{choice}"'):
-            assert outcome(kind, nested(path, yaml.safe_load(text))) == expected
+            assert outcome(kind, with_setting(chosen, path, yaml.safe_load(text))) == expected
 
 
 def test_what_no_choice_spells_stays_an_error() -> None:

@@ -11,13 +11,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae.cli import main
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.likelihood import LikelihoodEstimator, fit_std
 from latent_ae.evaluation.metrics.likelihood_bounds import log_probability
 from latent_ae.evaluation.report import LikelihoodReport
 from latent_ae.evaluation.run import NOT_OF_LIKELIHOOD
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 
 WORDS = {"std_rule": "given", "data": "noise", "size_rule": "own size"}
 FEW = ["--data.source", "digits", "--evaluation.max_images", "3"]
@@ -190,7 +191,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     tiny().save_pretrained(folder / "kl")
     tiny(logvar=-30.0).save_pretrained(folder / "plain")
-    codes = BottleneckConfig(kind="vq", codebook_size=8, code_channels=2)
+    codes = VQConfig(codebook_size=8, code_channels=2)
     build_autoencoder(ModelConfig(preset="tiny"), codes, seed=0, resolution=16).save_pretrained(folder / "vq")
     return folder
 

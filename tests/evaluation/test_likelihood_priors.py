@@ -7,9 +7,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from latent_ae.cli import main
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.parts import encoder_identity
 from tests.evaluation.test_likelihood import FEW, estimator, images, measured, names, report_of, tiny
@@ -85,7 +86,7 @@ def test_the_command_names_the_prior_and_wants_one_of_the_models_own_latents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny().save_pretrained(tmp_path / "kl")
-    codes = BottleneckConfig(kind="vq", codebook_size=8, code_channels=2)
+    codes = VQConfig(codebook_size=8, code_channels=2)
     build_autoencoder(ModelConfig(preset="tiny"), codes, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
     own, other, size = str(tmp_path / "own"), str(tmp_path / "other"), ["--std", "0.5", "--evaluation.size", "8"]
     prior_of(tiny()).save_pretrained(own)

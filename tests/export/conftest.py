@@ -9,11 +9,12 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.export import exporter_class
 from latent_ae.export.exporter import Exported, export
 from latent_ae.export.source import ModelSource
 from latent_ae.models import Autoencoder, build_autoencoder
+from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.parts import encoder_identity
 from tests.cli.conftest import Run, run
 
@@ -46,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `kl` and `other`, of other weights, and `vq`: all grey, of factor 2."""
     folder = tmp_path_factory.mktemp("models")
     for name, seed, kind in (("kl", 0, "kl"), ("other", 1, "kl"), ("vq", 0, "vq")):
-        bottleneck = BottleneckConfig(kind=kind, **({"codebook_size": 32, "code_channels": 3} if kind == "vq" else {}))
+        bottleneck = BOTTLENECKS[kind](**({"codebook_size": 32, "code_channels": 3} if kind == "vq" else {}))
         model = build_autoencoder(ModelConfig(preset="tiny"), bottleneck, seed=seed, resolution=16)
         if kind == "vq":
             spread_codes(model)

@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.export import EXPORTERS, exporter_class
 from latent_ae.export.compat import Network, Verdict, compat
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks import BOTTLENECKS
 from tests.export.conftest import Run
 from tests.models.stock_models import arguments, filled, ldm_tensors, stock
 
@@ -48,7 +49,7 @@ SIDES_OF_8 = {KOHYA_FOLDER, INVOKE_FOLDER}
 
 def judged(preset: str, *, kind: str = "kl", **config: Any) -> dict[str, Verdict]:
     """A preset with some keys of its config changed, judged without its weights."""
-    bottleneck = BottleneckConfig(kind=kind, **({"codebook_size": 8} if kind == "vq" else {}))
+    bottleneck = BOTTLENECKS[kind](**({"codebook_size": 8} if kind == "vq" else {}))
     with torch.device("meta"):
         model = build_autoencoder(ModelConfig(preset=preset), bottleneck, seed=0, resolution=64)
     model.register_to_config(**config)

@@ -27,13 +27,14 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.export.diffusers_folder import DiffusersFolder
 from latent_ae.export.exporter import export
 from latent_ae.export.source import ModelSource
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor, to_tensor
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks import BOTTLENECKS
 
 pytestmark = pytest.mark.slow  # whole pipelines
 
@@ -46,7 +47,7 @@ def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Codec]:
     folder = tmp_path_factory.mktemp("models")
     codecs = {}
     for name, channels, kind in (("rgb", 3, "kl"), ("grey", 1, "kl"), ("vq", 3, "vq")):
-        bottleneck = BottleneckConfig(kind=kind, **({"codebook_size": 16, "code_channels": 3} if kind == "vq" else {}))
+        bottleneck = BOTTLENECKS[kind](**({"codebook_size": 16, "code_channels": 3} if kind == "vq" else {}))
         config = ModelConfig(preset="tiny", image_channels=channels, latent_channels=4)
         model = build_autoencoder(config, bottleneck, seed=0, resolution=16)
         model.register_to_config(scaling_factor=SCALE, **({} if kind == "vq" else {"shift_factor": SHIFT}))

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from benchmarks import codec
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 
 FIELDS = {
     *(
@@ -85,7 +86,7 @@ def test_a_size_that_the_factor_does_not_divide_and_a_model_with_codes_are_refus
     build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16).save_pretrained(tmp_path / "kl")
     assert codec.main(["--model", str(tmp_path / "kl"), "--resolution", "17"]) == 2
     assert capsys.readouterr().err == "error: --resolution must be a multiple of 2, got 17\n"
-    bottleneck = BottleneckConfig(kind="vq", codebook_size=8, code_channels=2)
+    bottleneck = VQConfig(codebook_size=8, code_channels=2)
     build_autoencoder(ModelConfig(preset="tiny"), bottleneck, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
     assert codec.main(["--model", str(tmp_path / "vq"), "--resolution", "16"]) == 2
     assert "has codes" in capsys.readouterr().err

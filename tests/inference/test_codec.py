@@ -10,12 +10,13 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Latents, WrongEncoder, from_bytes, read_latents, to_bytes
 from latent_ae.models import Autoencoder, build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.parts import encoder_identity
 from latent_ae.randomness import sample_noise
 from tests.program.forked import fork
@@ -30,7 +31,7 @@ def stock(*, vq: bool = False, seed: int = 0) -> Autoencoder:
     config = ModelConfig(
         preset="tiny", image_channels=3, block_out_channels=(4, 8, 8), mid_block_add_attention=True, latent_channels=3
     )
-    bottleneck = BottleneckConfig(kind="vq", codebook_size=CODES, code_channels=2) if vq else None
+    bottleneck = VQConfig(codebook_size=CODES, code_channels=2) if vq else None
     model = build_autoencoder(config, bottleneck, seed=seed, resolution=16)
     if vq:
         with torch.no_grad():  # codes that are nearest somewhere

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec, DoesNotFit
 from latent_ae.inference.memory import _waste, amount, available_bytes, peak_bytes
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from tests.models.stock_models import ARCHITECTURES, stock
 
 CPU = torch.device("cpu")
@@ -150,7 +151,7 @@ def test_the_advice_fits_the_codec() -> None:
 
 def test_the_search_for_codes_is_bounded() -> None:
     """1024 positions and 20,000 codes are more than are compared at once."""
-    bottleneck = BottleneckConfig(kind="vq", codebook_size=20_000, code_channels=2)
+    bottleneck = VQConfig(codebook_size=20_000, code_channels=2)
     model = build_autoencoder(ModelConfig(preset="tiny"), bottleneck, seed=0, resolution=16)
     codebook = Codec(model, name="m", precision="fp32").codebook
     vectors = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0)) / 20_000

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec, PrecisionReport
 from latent_ae.inference import precision as room
@@ -21,6 +21,7 @@ from latent_ae.inference.precision import (
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.models import Autoencoder, build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from tests.models.stock_models import stock as any_stock
 
 PLAIN, LAST = Format("fp32"), Format("fp32", channels_last=True)
@@ -40,7 +41,7 @@ def processor(monkeypatch: pytest.MonkeyPatch, *, bf16: bool) -> None:
 
 
 def built(*, vq: bool = False) -> Autoencoder:
-    bottleneck = BottleneckConfig(kind="vq", codebook_size=8, code_channels=2) if vq else None
+    bottleneck = VQConfig(codebook_size=8, code_channels=2) if vq else None
     return build_autoencoder(ModelConfig(preset="tiny", image_channels=3), bottleneck, seed=0, resolution=16).eval()
 
 

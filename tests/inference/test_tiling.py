@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.inference.tiling import Seam, Tiling, blend_weights, run_tiled
 from latent_ae.io.image import from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 
 ENCODING_ERROR = 0.2
 DECODING_ERROR = 0.18
@@ -105,7 +106,7 @@ def test_tiles_too_small_to_blend_are_refused() -> None:
 
 def tiny(*, vq: bool = False, attention: bool = False, tile: int | None = 32) -> Codec:
     config = ModelConfig(preset="tiny", image_channels=3, mid_block_add_attention=attention)
-    bottleneck = BottleneckConfig(kind="vq", codebook_size=16, code_channels=2) if vq else None
+    bottleneck = VQConfig(codebook_size=16, code_channels=2) if vq else None
     model = build_autoencoder(config, bottleneck, seed=0, resolution=32)
     return Codec(model, name="m", precision="exact", tile=tile)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from tests.data.images import noise_image
 from tests.latent_dataset.made import make, settings
 
@@ -21,7 +22,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(preset="tiny")
     for name, seed in (("kl", 0), ("other", 1)):
         build_autoencoder(config, seed=seed, resolution=16).save_pretrained(folder / name)
-    codebook = BottleneckConfig(kind="vq", codebook_size=32, code_channels=2)
+    codebook = VQConfig(codebook_size=32, code_channels=2)
     build_autoencoder(config, codebook, seed=0, resolution=16).save_pretrained(folder / "vq")
     certain = build_autoencoder(config, seed=2, resolution=16)
     with torch.no_grad():

@@ -5,9 +5,10 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.identity import IdentityBottleneck
+from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
 
 
@@ -18,7 +19,7 @@ def gaussian() -> AutoencoderKL:
 
 
 def coded() -> VQModel:
-    bottleneck = BottleneckConfig(kind="vq", codebook_size=9)
+    bottleneck = VQConfig(codebook_size=9)
     model = build_autoencoder(ModelConfig(preset="tiny"), bottleneck, seed=0, resolution=16)
     assert isinstance(model, VQModel)
     with torch.no_grad():  # codes where vectors are, so that all are used

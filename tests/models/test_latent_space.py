@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.inference.prior_sampling import draw
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.latent_space import interpolate, prior_draw, walk
 
 
@@ -92,7 +93,7 @@ def test_gaussian_draws_have_the_temperature_as_their_spread() -> None:
 
 
 def test_draws_of_codes_use_the_whole_codebook() -> None:
-    bottleneck = BottleneckConfig(kind="vq", codebook_size=5, code_channels=3)
+    bottleneck = VQConfig(codebook_size=5, code_channels=3)
     codec = Codec(
         build_autoencoder(ModelConfig(preset="tiny"), bottleneck, seed=0, resolution=16), name="m", precision="fp32"
     )

@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.models import build_autoencoder, factor_of
-from latent_ae.models.bottlenecks import KLBottleneck
+from latent_ae.models.bottlenecks.kl import KLBottleneck
+from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.errors import ModelError
 from latent_ae.models.linear_start import linear_start, set_start_logvar, zero_residuals
 from latent_ae.models.trainable import TrainableAutoencoder
@@ -183,7 +184,7 @@ def test_without_whitening_the_latents_are_as_far_apart_as_the_blocks(room: tupl
     channels, widths, latents = room
     sizes = {"image_channels": channels, "block_out_channels": widths, "latent_channels": latents}
     config = ModelConfig(preset="tiny", norm_num_groups=1, mid_block_add_attention=False, **sizes)
-    codes = BottleneckConfig(kind="vq", codebook_size=4)
+    codes = VQConfig(codebook_size=4)
     model = build_autoencoder(config, codes, seed=0, resolution=32).eval()
     linear_start(model, waves(64, channels, seed=0), whiten=False)
     images = waves(8, channels, seed=1)
@@ -202,7 +203,7 @@ def test_without_whitening_the_latents_are_as_far_apart_as_the_blocks(room: tupl
 
 def test_codes_of_other_channels_than_the_latents_are_refused() -> None:
     config = ModelConfig(preset="tiny", norm_num_groups=1, block_out_channels=(12, 24))
-    codes = BottleneckConfig(kind="vq", codebook_size=4, code_channels=1)
+    codes = VQConfig(codebook_size=4, code_channels=1)
     model = build_autoencoder(config, codes, seed=0, resolution=32)
     with pytest.raises(ModelError, match="codes of as many channels as the latents, got 1 and 2: leave out"):
         linear_start(model, waves(8, 1, seed=0))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models import Autoencoder, build_autoencoder
+from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.errors import ModelError
 from latent_ae.models.parts import (
     DECODER_SIDE,
@@ -20,9 +21,7 @@ from latent_ae.models.parts import (
 
 def tiny(kind: str = "kl") -> Autoencoder:
     codes = {} if kind == "kl" else {"codebook_size": 6}
-    return build_autoencoder(
-        ModelConfig(preset="tiny"), BottleneckConfig.model_validate({"kind": kind, **codes}), seed=0, resolution=16
-    )
+    return build_autoencoder(ModelConfig(preset="tiny"), BOTTLENECKS[kind].model_validate(codes), seed=0, resolution=16)
 
 
 def learning(model: Autoencoder) -> set[str]:

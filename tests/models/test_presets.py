@@ -4,7 +4,7 @@ from diffusers import AutoencoderKL
 
 from latent_ae.config import ModelConfig
 from latent_ae.models import PRESETS, ModelError, build_autoencoder, factor_of, latent_shape, load_autoencoder
-from latent_ae.models.bottlenecks import KLBottleneck
+from latent_ae.models.bottlenecks.kl import KLBottleneck
 from latent_ae.models.parts import encoder_identity
 from latent_ae.models.trainable import TrainableAutoencoder
 

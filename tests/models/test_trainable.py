@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.trainable import TrainableAutoencoder
@@ -14,10 +14,9 @@ PIXELS = torch.linspace(-1, 1, 2 * 16 * 16).reshape(2, 1, 16, 16)
 
 
 def wrapped(kind: str) -> tuple[TrainableAutoencoder, Tensor]:
-    codes = BottleneckConfig(kind=kind, codebook_size=None if kind == "kl" else 8)
+    codes = BOTTLENECKS[kind](**({} if kind == "kl" else {"codebook_size": 8}))
     autoencoder = build_autoencoder(ModelConfig(preset="tiny"), codes, seed=0, resolution=16)
-    arguments = {} if kind == "kl" else {"codebook": autoencoder.quantize.embedding}
-    bottleneck = BOTTLENECKS[kind](**arguments)
+    bottleneck = codes.build(autoencoder, codes.loss())
     noise = torch.zeros(2, *bottleneck.noise_shape((2, 8, 8)))
     return TrainableAutoencoder(autoencoder, bottleneck), noise
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.source import LatentSource, LatentSourceError, open_latents
 from tests.data.images import noise_image
@@ -49,7 +50,7 @@ def test_latents_of_several_sizes_are_refused(made: Path, tmp_path: Path) -> Non
 
 
 def test_codes_are_refused(made: Path, tmp_path: Path) -> None:
-    codebook = BottleneckConfig(kind="vq", codebook_size=32, code_channels=2)
+    codebook = VQConfig(codebook_size=32, code_channels=2)
     build_autoencoder(ModelConfig(preset="tiny"), codebook, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
     make(settings(tmp_path / "vq", tmp_path / "latents", path=made / "pictures"))
     with pytest.raises(LatentSourceError, match="holds codes: expected the latents of an AutoencoderKL"):
@@ -57,7 +58,7 @@ def test_codes_are_refused(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_vq_model_is_refused(made: Path, tmp_path: Path) -> None:
-    codebook = BottleneckConfig(kind="vq", codebook_size=32, code_channels=2)
+    codebook = VQConfig(codebook_size=32, code_channels=2)
     build_autoencoder(ModelConfig(preset="tiny"), codebook, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
     with pytest.raises(LatentSourceError, match="vq is a VQModel: give --model the AutoencoderKL that made"):
         open_latents(made / "latents", str(tmp_path / "vq"), seed=0)

@@ -22,7 +22,7 @@ HINGE = ["--adversarial.loss", "hinge"]
         (["--bottleneck.kind", "vq", "--bottleneck.codebook_size", "0"], "bottleneck.codebook_size: got '0'; input"),
         (["--bottleneck.kind", "vq", "--bottleneck.codebook_size", "1"], "bottleneck.codebook_size: got '1'; input"),
         (["--bottleneck.kind", "vq"], "bottleneck.kind vq needs bottleneck.codebook_size, the number of codes"),
-        (["--bottleneck.kind", "vqvae"], "bottleneck.kind: got 'vqvae'; input should be 'kl', 'identity', 'vq'"),
+        (["--bottleneck.kind", "vqvae"], "bottleneck.kind: got 'vqvae', expected one of kl, identity, vq, "),
         (["--bottleneck.kind", "fsq"], "bottleneck.kind fsq needs bottleneck.levels, the values per latent channel"),
         ([*FSQ, "8", "5", "5"], "bottleneck.levels 8 5 5 are 3 channels, but the model has 2 latent channels"),
         ([*FSQ, "8", "1"], "bottleneck.levels.1: got '1'; input should be greater than or equal to 2"),

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from latent_ae.config import DataConfig
 from latent_ae.data import evaluation_batches, open_source
-from latent_ae.models.bottlenecks import BOTTLENECKS
+from latent_ae.models.bottlenecks.identity import IdentityBottleneck
 from latent_ae.models.trainable import TrainableAutoencoder
+from tests.models.bottlenecks.tiny import QUANTIZING
 from tests.program.running import arguments, state
 from tests.program.variants import NO_KL, exported
 
@@ -51,7 +52,7 @@ def test_stock_vqmodel_finds_the_codes_and_pictures_of_training(name: str, main,
     stock = VQModel.from_pretrained(tmp_path / "run" / "model").eval()
     model = exported(tmp_path)
     before = model.quantize.embedding.weight.clone()
-    wrapper = TrainableAutoencoder(model, BOTTLENECKS[kind](model.quantize.embedding, **options)).eval()
+    wrapper = TrainableAutoencoder(model, QUANTIZING[kind](model.quantize.embedding, **options)).eval()
     pixels = heldout()
     assert len(pixels) == 359
     with torch.no_grad():
@@ -78,7 +79,7 @@ def test_a_plain_autoencoders_mode_and_sample_are_the_latents(main, tmp_path: Pa
     assert main(arguments(tmp_path, STEPS, *NO_KL, "--bottleneck.kind", "identity")) == 0
     stock = AutoencoderKL.from_pretrained(tmp_path / "run" / "model").eval()
     model, pixels = exported(tmp_path), heldout()
-    wrapper = TrainableAutoencoder(model, BOTTLENECKS["identity"]()).eval()
+    wrapper = TrainableAutoencoder(model, IdentityBottleneck()).eval()
     with torch.no_grad():
         ours = wrapper(pixels, torch.zeros(len(pixels), 0))
         posterior = stock.encode(pixels).latent_dist

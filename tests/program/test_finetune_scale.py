@@ -17,9 +17,10 @@ from diffusers import (
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.export.compat import compat
 from latent_ae.models import Autoencoder, build_autoencoder, load_autoencoder
+from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.naming import model_name
 from tests.models.stock_models import ldm_tensors
 from tests.program.running import arguments
@@ -43,7 +44,7 @@ def source(folder: Path, kind: str = "kl", **config: Any) -> Path:
     codes = {"codebook_size": 12} if kind == "vq" else {}
     model = build_autoencoder(
         ModelConfig(preset="tiny", image_channels=3, latent_channels=4),
-        BottleneckConfig(kind=kind, **codes),
+        BOTTLENECKS[kind](**codes),
         seed=0,
         resolution=16,
     )

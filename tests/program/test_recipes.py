@@ -9,11 +9,11 @@ import diffusers
 import pytest
 import torch
 
-from latent_ae.config import ModelConfig, RunConfig, differences, load_yaml
-from latent_ae.config.command_line import parse_run
+from latent_ae.config import ModelConfig, differences, load_yaml
 from latent_ae.models import PRESETS, build_autoencoder, load_autoencoder
-from latent_ae.training.build import final_weights
+from latent_ae.training.build import weights_at
 from latent_ae.training.defaults import settled
+from latent_ae.training.settings import RunConfig, parse_run
 from tests.program.running import ROOT, metrics
 
 RECIPES = ROOT / "train" / "configs"
@@ -62,7 +62,7 @@ def smaller(config: RunConfig) -> dict[str, Any]:
         changes |= {"adversarial.layers": 1, "adversarial.width": 8}
         for name in ("start_step", "warmup_steps"):
             changes[f"adversarial.{name}"] = min(getattr(config.adversarial, name), 1)
-    if (config.bottleneck.codebook_size or 0) > 256:
+    if (getattr(config.bottleneck, "codebook_size", None) or 0) > 256:
         changes["bottleneck.codebook_size"] = 64
     if config.model.preset is not None:
         narrow = narrower({**PRESETS[config.model.preset], **config.model.architecture_changes()})
@@ -118,7 +118,7 @@ def fewer_start_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weighted_terms(config: RunConfig) -> set[str]:
     """The terms that metrics.jsonl owes the weights of a recipe."""
-    weights = final_weights(settled(config, precision="no", device_type="cpu").loss)
+    weights = weights_at(None, settled(config, precision="no", device_type="cpu").loss)
     terms = {"reconstruction"} | {term for term, weight in weights.terms.items() if weight}
     if config.adversarial.loss != "none":
         terms |= {"adversarial", "adversarial_weight", "discriminator", "discriminator_grad_norm"}

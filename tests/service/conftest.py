@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.inference import Codec, Decoded
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.models import Autoencoder, build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.service import Service
 
 FACTOR = 4
@@ -26,7 +27,7 @@ CODES = 12
 def tiny(*, channels: int = 3, codes: int | None = None, seed: int = 0) -> Autoencoder:
     """A factor of 4 and 2 latent channels; with `codes` a VQModel."""
     config = ModelConfig(preset="tiny", image_channels=channels, block_out_channels=(4, 4, 8))
-    bottleneck = None if codes is None else BottleneckConfig(kind="vq", codebook_size=codes)
+    bottleneck = None if codes is None else VQConfig(codebook_size=codes)
     model = build_autoencoder(config, bottleneck, seed=seed, resolution=16)
     if codes is not None:
         with torch.no_grad():  # the stock start lies within 1 / K of the origin: all vectors would have one code

@@ -8,16 +8,18 @@ import pytest
 import torch
 import yaml
 
-from latent_ae.config import LossConfig, ModelConfig, RunConfig, TrainConfig, validate
+from latent_ae.config import ModelConfig, TrainConfig, validate
 from latent_ae.evaluation.report import EvaluationReport, Metric
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.kl import KLLossConfig
 from latent_ae.training.model_card import model_card
+from latent_ae.training.settings import RunConfig
 
 CONFIG = RunConfig(
     name="my-digits",
     output_dir="/home/somebody/runs",
     model=ModelConfig(preset="tiny"),
-    loss=LossConfig(perceptual="random_features", perceptual_weight=0.25, beta=1e-6),
+    loss=KLLossConfig(perceptual="random_features", perceptual_weight=0.25, beta=1e-6),
     train=TrainConfig(steps=1200, betas=(0.9, 0.99)),
 )
 REPORT = EvaluationReport(

@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from latent_ae.config import LossConfig, RunConfig
+from latent_ae.config import LossConfig
 from latent_ae.models.bottlenecks import BottleneckOutput
 from latent_ae.models.bottlenecks.ema_vq import EMAVQBottleneck
 from latent_ae.models.bottlenecks.vq import VQBottleneck
@@ -20,6 +20,7 @@ from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.gan.losses import AdversarialLoss, Discrimination, DiscriminationTerms
 from latent_ae.training.objective import Weights, weighted_sum
 from latent_ae.training.preflight import PreflightError, preflight
+from latent_ae.training.settings import RunConfig
 from tests.models.bottlenecks import test_ema_vq
 from tests.training.checkpoint.test_state import check_resume_with_an_adversary
 from tests.training.test_preflight import CODED
@@ -105,7 +106,7 @@ def check_beta_is_on_the_commitment() -> None:
     output = bottleneck(h, torch.zeros(2, 0))
     losses = {name: value.mean() for name, value in output.losses.items()}
     codebook = bottleneck.codebook.weight
-    sources = torch.autograd.grad(weighted_sum(losses, build.final_weights(config.loss)), (h, codebook))
+    sources = torch.autograd.grad(weighted_sum(losses, build.weights_at(None, config.loss)), (h, codebook))
     assert output.codes is not None
     # d/dh of beta * mean((h - e)^2) and d/de of mean((h - e)^2), over 2 * 2 * 4 * 4 values.
     e = codebook.detach()[output.codes].movedim(-1, 1)
@@ -131,14 +132,14 @@ def test_commitment_and_codebook_term_swapped(monkeypatch: pytest.MonkeyPatch) -
 
 def test_beta_on_the_wrong_term(monkeypatch: pytest.MonkeyPatch) -> None:
     check_beta_is_on_the_commitment()
-    own = build.final_weights
+    own = build.weights_at
 
-    def swapped(config: LossConfig) -> Weights:
-        terms = own(config).terms
+    def swapped(step: int | None, config: LossConfig) -> Weights:
+        terms = own(step, config).terms
         return Weights({**terms, "commitment": terms["codebook"], "codebook": terms["commitment"]})
 
     # Preflight cannot see it, nor can the loss: both terms have the same value.
-    monkeypatch.setattr(build, "final_weights", swapped)
+    monkeypatch.setattr(build, "weights_at", swapped)
     with pytest.raises(AssertionError):
         check_beta_is_on_the_commitment()
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from latent_ae.config import RunConfig, validate
+from latent_ae.config import validate
 from latent_ae.training.build import build_guards
+from latent_ae.training.settings import RunConfig
 from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
 from tests.conftest import make_objective
 from tests.training.test_step import parameters, step

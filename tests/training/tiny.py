@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from latent_ae.config import AdversarialConfig, BottleneckConfig, ModelConfig, RunConfig, TrainConfig
+from latent_ae.config import AdversarialConfig, ModelConfig, TrainConfig
 from latent_ae.data import Batch
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
@@ -16,8 +16,10 @@ from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Weights
+from latent_ae.training.settings import RunConfig
 from latent_ae.training.skip_guard import GradientGuard
 from latent_ae.training.step import StepResult, discriminator_step, generator_step
+from tests.models.bottlenecks.tiny import QUANTIZING
 
 CODES = 12
 PIXELS = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
@@ -26,14 +28,14 @@ WEIGHTS = Weights({"kl": 1e-6, "commitment": 0.25, "codebook": 1.0, "entropy": 0
 
 def make_coded(kind: str, trained: tuple[str, ...] | None = None, **options: Any) -> Objective:
     """A real objective with a codebook on the tiny preset, 2x8x8 latents; `options` are the bottleneck's."""
-    settings = {"kind": kind, **({"levels": (4, 3)} if kind == "fsq" else {"codebook_size": CODES})}
+    settings = {"levels": (4, 3)} if kind == "fsq" else {"codebook_size": CODES}
     autoencoder = build_autoencoder(
-        ModelConfig(preset="tiny"), BottleneckConfig.model_validate(settings), seed=0, resolution=16
+        ModelConfig(preset="tiny"), BOTTLENECKS[kind].model_validate(settings), seed=0, resolution=16
     )
     with torch.no_grad():  # the stock start lies within 1 / K of the origin: all vectors would have one code
         autoencoder.quantize.embedding.weight.mul_(8.0)
     levels = {"levels": settings["levels"]} if kind == "fsq" else {}
-    bottleneck = BOTTLENECKS[kind](autoencoder.quantize.embedding, **levels, **options)
+    bottleneck = QUANTIZING[kind](autoencoder.quantize.embedding, **levels, **options)
     frozen = frozenset() if trained is None else freeze_all_but(autoencoder, trained)
     return Objective(TrainableAutoencoder(autoencoder, bottleneck), RECONSTRUCTION["l2"](), None, frozen)
 

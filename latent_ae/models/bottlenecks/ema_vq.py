@@ -1,13 +1,16 @@
 """Vector quantisation with a codebook of moving averages."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from latent_ae.config import LossConfig
+from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.codebook import move_average
-from latent_ae.models.bottlenecks.protocol import ENCODER_SIDE
-from latent_ae.models.bottlenecks.vq import VQBottleneck
+from latent_ae.models.bottlenecks.vq import CommitmentConfig, NearestCodeConfig, VQBottleneck
+from latent_ae.models.parts import ENCODER_NETWORK
 
 
 class EMAVQBottleneck(VQBottleneck):
@@ -29,7 +32,10 @@ class EMAVQBottleneck(VQBottleneck):
         epsilon: of the smoothing, in samples.
     """
 
-    trains: ClassVar[dict[str, frozenset[str]]] = {"commitment": ENCODER_SIDE, "entropy": ENCODER_SIDE}
+    trains: ClassVar[dict[str, frozenset[str]]] = {
+        "commitment": frozenset(ENCODER_NETWORK),
+        "entropy": frozenset(ENCODER_NETWORK),
+    }
     by_gradient: ClassVar[bool] = False
     cluster_sizes: Tensor
     """N, [K]"""
@@ -80,3 +86,17 @@ class EMAVQBottleneck(VQBottleneck):
         sizes = sizes.to(self.cluster_sizes)
         self.cluster_sizes[codes] = sizes
         self.cluster_sums[codes] = vectors.to(self.cluster_sums) * sizes[:, None]
+
+
+class EMAVQConfig(NearestCodeConfig):
+    """ema_vq: a codebook of moving averages."""
+
+    kind: Literal["ema_vq"] = "ema_vq"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """decay of the codes' moving averages"""
+
+    loss = CommitmentConfig
+
+    def build(self, autoencoder: Autoencoder, loss: LossConfig) -> EMAVQBottleneck:
+        """On the autoencoder's codebook."""
+        return EMAVQBottleneck(autoencoder.quantize.embedding, **self.options(loss))

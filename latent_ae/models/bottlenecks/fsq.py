@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from latent_ae.config import LossConfig
+from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.codebook import grid_of, straight_through, vectors_of
 from latent_ae.models.bottlenecks.protocol import BottleneckOutput
-from latent_ae.models.bottlenecks.quantizer import Quantizer, squared_error, stock_codebook
+from latent_ae.models.bottlenecks.quantizer import Quantizer, QuantizerConfig, squared_error, stock_codebook
 from latent_ae.models.errors import ModelError
 
 
@@ -91,3 +94,26 @@ class _InwardClip(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
         return torch.where((z.abs() <= 1.0) | (gradient * z > 0), gradient, 0.0)
+
+
+class FSQConfig(QuantizerConfig):
+    """fsq: finite scalar quantisation."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    """the values per latent channel, e.g. 8 5 5 5; their product is the number of codes"""
+
+    title = "A vector-quantised autoencoder (`diffusers.VQModel`, its codebook the grid of finite scalar quantisation)"
+
+    def build(self, autoencoder: Autoencoder, loss: LossConfig) -> FSQBottleneck:  # noqa: ARG002
+        """The grid takes the codebook's place."""
+        return FSQBottleneck(autoencoder.quantize.embedding, levels=self.levels)
+
+    def stock_arguments(self, latent_channels: int) -> dict[str, object]:
+        """A codebook for the grid. Raises ModelError unless each latent channel has a number of levels."""
+        if len(self.levels) != latent_channels:
+            raise ModelError(
+                f"bottleneck.levels {' '.join(map(str, self.levels))} are {len(self.levels)} channels, but the model "
+                f"has {latent_channels} latent channels: give model.latent_channels {len(self.levels)}"
+            )
+        return {"num_vq_embeddings": math.prod(self.levels), "vq_embed_dim": len(self.levels)}

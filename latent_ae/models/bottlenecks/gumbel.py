@@ -1,15 +1,20 @@
 """The Gumbel-softmax bottleneck of DALL-E's discrete VAE."""
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from latent_ae.config import LossConfig
+from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.codebook import code_logits, grid_of, straight_through, vectors_of
-from latent_ae.models.bottlenecks.protocol import CODEBOOK, DECODER_SIDE, ENCODER_SIDE, BottleneckOutput
-from latent_ae.models.bottlenecks.quantizer import Quantizer, squared_error
+from latent_ae.models.bottlenecks.kl import KLTermConfig
+from latent_ae.models.bottlenecks.protocol import BottleneckOutput
+from latent_ae.models.bottlenecks.quantizer import CodebookConfig, Quantizer, squared_error
+from latent_ae.models.parts import DECODER_SIDE, ENCODER_SIDE
 from latent_ae.randomness import torch_generator
 
 _NOISE_BOUND = 12.0
@@ -36,8 +41,8 @@ class GumbelBottleneck(Quantizer):
         straight_through: the decoder gets the one code with the largest y, and y's gradient (Jang et al., section 2.2).
     """
 
-    reconstruction_trains: ClassVar[frozenset[str]] = ENCODER_SIDE | DECODER_SIDE | {CODEBOOK}
-    trains: ClassVar[dict[str, frozenset[str]]] = {"kl": ENCODER_SIDE | {CODEBOOK}}
+    reconstruction_trains: ClassVar[frozenset[str]] = frozenset((*ENCODER_SIDE, *DECODER_SIDE))
+    trains: ClassVar[dict[str, frozenset[str]]] = {"kl": frozenset(ENCODER_SIDE)}
     tau: Tensor
 
     def __init__(
@@ -104,3 +109,41 @@ class GumbelBottleneck(Quantizer):
 def gumbel_from(noise: Tensor) -> Tensor:
     """Numbers from N(0, 1) => numbers from Gumbel(0, 1) of the same rank: -log(-log Phi(n)), finite for every n."""
     return -torch.log(-torch.special.log_ndtr(noise.clamp(-_NOISE_BOUND, _NOISE_BOUND)))
+
+
+class GumbelConfig(CodebookConfig):
+    """gumbel: the Gumbel-softmax of DALL-E's dVAE."""
+
+    kind: Literal["gumbel"] = "gumbel"
+    temperature: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 0.0625)
+    """temperature of the softmax at the first update and after temperature_steps"""
+    temperature_steps: Annotated[int, Field(ge=0)] = 0
+    """updates over which the temperature falls; 0 keeps the first"""
+    straight_through: bool = False
+    """give the decoder one code (with the soft gradient) instead of a mixture"""
+
+    loss = KLTermConfig
+    title = "A vector-quantised autoencoder (`diffusers.VQModel`, trained with the Gumbel-softmax)"
+
+    @model_validator(mode="after")
+    def _second_temperature_comes(self) -> Self:
+        first, second = self.temperature
+        if not self.temperature_steps and second not in (first, type(self).model_fields["temperature"].default[1]):
+            raise ValueError(
+                f"bottleneck.temperature {first:g} {second:g} never comes to {second:g} with "
+                "bottleneck.temperature_steps 0: give the updates over which it falls"
+            )
+        return self
+
+    def build(self, autoencoder: Autoencoder, loss: LossConfig) -> GumbelBottleneck:  # noqa: ARG002
+        """On the autoencoder's codebook."""
+        return GumbelBottleneck(
+            autoencoder.quantize.embedding,
+            temperature=self.temperature,
+            temperature_steps=self.temperature_steps,
+            straight_through=self.straight_through,
+        )
+
+    def starts_codebook(self, *, fresh: bool) -> bool:
+        """A fresh one."""
+        return fresh

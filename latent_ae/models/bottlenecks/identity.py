@@ -1,10 +1,14 @@
 """No bottleneck: a plain autoencoder, in the shape of an AutoencoderKL."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from latent_ae.config import LossConfig
+from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.kl import LOGVAR_RANGE
-from latent_ae.models.bottlenecks.protocol import Bottleneck, BottleneckOutput
+from latent_ae.models.bottlenecks.protocol import Bottleneck, BottleneckConfig, BottleneckOutput
 
 
 class IdentityBottleneck(Bottleneck):
@@ -33,3 +37,15 @@ class IdentityBottleneck(Bottleneck):
         channels = last.out_channels // 2
         last.weight[channels:] = 0.0
         last.bias[channels:] = LOGVAR_RANGE[0]
+
+
+class IdentityConfig(BottleneckConfig):
+    """identity: a plain autoencoder."""
+
+    kind: Literal["identity"] = "identity"
+
+    title = "A plain autoencoder (`diffusers.AutoencoderKL` with a log-variance of -30: its mode is its latent)"
+
+    def build(self, autoencoder: Autoencoder, loss: LossConfig) -> IdentityBottleneck:  # noqa: ARG002
+        """It needs nothing."""
+        return IdentityBottleneck()

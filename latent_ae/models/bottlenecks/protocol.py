@@ -1,13 +1,14 @@
-"""What every bottleneck is and returns."""
+"""What every bottleneck is and returns, and what the settings of its kind say about it."""
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from latent_ae.models import parts
-
-CODEBOOK = parts.CODEBOOK
-ENCODER_SIDE, DECODER_SIDE = frozenset(parts.ENCODER_NETWORK), frozenset(parts.DECODER_SIDE)
+from latent_ae.config import LossConfig, ModelConfig, Section
+from latent_ae.models.autoencoder import Autoencoder
+from latent_ae.models.parts import DECODER_SIDE, ENCODER_NETWORK
 
 
 class BottleneckOutput(NamedTuple):
@@ -36,7 +37,7 @@ class Bottleneck(nn.Module):
     model does not depend on how that batch was split over processes and micro-batches.
     """
 
-    reconstruction_trains: ClassVar[frozenset[str]] = ENCODER_SIDE | DECODER_SIDE
+    reconstruction_trains: ClassVar[frozenset[str]] = frozenset((*ENCODER_NETWORK, *DECODER_SIDE))
     """modules that a loss on the reconstruction reaches"""
     trains: ClassVar[dict[str, frozenset[str]]] = {}
     """modules that each term of its own reaches"""
@@ -78,5 +79,50 @@ class Bottleneck(nn.Module):
         """
         return {}
 
+    @contextmanager
+    def in_full_force(self) -> Iterator[None]:
+        """Lift, for preflight, what rightly keeps a term at 0 in a fresh run."""
+        yield
+
     def fold(self, autoencoder: nn.Module) -> None:
         """Make a stock model with (averaged) weights compute by itself what this bottleneck computes."""
+
+
+class BottleneckConfig(Section):
+    """A kind of bottleneck: its settings, and what the project asks about it. Base of the entries of BOTTLENECKS."""
+
+    kind: str
+    """name in the table"""
+
+    stock_class: ClassVar[Literal["AutoencoderKL", "VQModel"]] = "AutoencoderKL"
+    """the diffusers class that it trains"""
+    loss: ClassVar[type[LossConfig]] = LossConfig
+    """the `loss` section, with the weights of the bottleneck's terms"""
+    free_codes: ClassVar[bool] = False
+    """whether codes move to where vectors are, so that a linear start need not whiten the latents for them"""
+    title: ClassVar[str] = "An autoencoder (`diffusers.AutoencoderKL`)"
+    """what the model card calls the result"""
+    latents_are: ClassVar[Literal["sample", "mode", "codes"]] = "mode"
+    """the latents whose statistics are measured, in latent_stats.json"""
+    measured_on: ClassVar[str] = "the latents"
+    """the same in words, in the model card"""
+
+    def build(self, autoencoder: Autoencoder, loss: LossConfig) -> Bottleneck:
+        """The module, on the autoencoder's own codebook if it has one. `loss` is of the class `self.loss`."""
+        raise NotImplementedError  # abstract
+
+    def stock_arguments(self, latent_channels: int) -> dict[str, object]:  # noqa: ARG002
+        """Arguments of the stock class that follow from the settings. Raises ModelError for what does not fit."""
+        return {}
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Raises ValueError for settings of the model that are missing, or without effect here."""
+        if model.start_logvar:
+            raise ValueError(f"model.start_logvar has no effect with bottleneck.kind {self.kind}: leave it out")
+
+    def check_frozen_codebook(self) -> None:
+        """Raises ConfigError for settings that would move a codebook which the run does not train."""
+
+    def starts_codebook(self, *, fresh: bool) -> bool:  # noqa: ARG002
+        """Whether `Bottleneck.start_from` is to be called; `fresh`: the model has random weights."""
+        return False

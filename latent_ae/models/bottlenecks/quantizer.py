@@ -1,11 +1,17 @@
 """What all quantising bottlenecks are: a search in the stock model's codebook, and an account of its use."""
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from latent_ae.config import ModelConfig
+from latent_ae.config.section import Count
 from latent_ae.models.bottlenecks.codebook import code_counts, move_average, nearest_codes
 from latent_ae.models.bottlenecks.counts import codebook_usage, perplexity
-from latent_ae.models.bottlenecks.protocol import CODEBOOK, Bottleneck
+from latent_ae.models.bottlenecks.protocol import Bottleneck, BottleneckConfig
+from latent_ae.models.parts import CODEBOOK
 
 USAGE_DECAY = 0.99
 """of the moving average of each code's uses per update"""
@@ -84,3 +90,38 @@ def stock_codebook(autoencoder: nn.Module) -> nn.Embedding:
     codebook = autoencoder.get_submodule(f"{CODEBOOK}.embedding")
     assert isinstance(codebook, nn.Embedding)
     return codebook
+
+
+class QuantizerConfig(BottleneckConfig):
+    """What the kinds whose latents are codes have in common."""
+
+    stock_class = "VQModel"
+    title = "A vector-quantised autoencoder (`diffusers.VQModel`)"
+    latents_are = "codes"
+    measured_on = "the codes' vectors"
+
+
+class CodebookConfig(QuantizerConfig):
+    """With a codebook that is learned."""
+
+    codebook_size: Annotated[int, Field(ge=2)] | None = None
+    """number of codes K"""
+    code_channels: Count | None = None
+    """channels of a code; the preset's latent_channels unless given"""
+
+    free_codes = True
+
+    def stock_arguments(self, latent_channels: int) -> dict[str, object]:  # noqa: ARG002 - diffusers' own default
+        """The size of the codebook."""
+        return {"num_vq_embeddings": self.codebook_size, "vq_embed_dim": self.code_channels}
+
+    def check_model(self, model: ModelConfig) -> None:
+        """A fresh model needs the number of codes, another one has it."""
+        super().check_model(model)
+        if model.init_from is None and self.codebook_size is None:
+            raise ValueError(f"bottleneck.kind {self.kind} needs bottleneck.codebook_size, the number of codes")
+        if model.init_from is not None and (self.codebook_size or self.code_channels):
+            raise ValueError(
+                "model.init_from brings its own codebook, so bottleneck.codebook_size and bottleneck.code_channels "
+                "would have no effect: leave them out"
+            )

@@ -1,11 +1,15 @@
 """Vector quantisation with a codebook that is trained by gradient."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
+from latent_ae.config import ConfigError, LossConfig
+from latent_ae.config.section import NotNegative, Positive
+from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.codebook import (
     code_logits,
     code_sums,
@@ -18,8 +22,9 @@ from latent_ae.models.bottlenecks.codebook import (
     vectors_of,
 )
 from latent_ae.models.bottlenecks.kmeans import kmeans
-from latent_ae.models.bottlenecks.protocol import CODEBOOK, ENCODER_SIDE, BottleneckOutput
-from latent_ae.models.bottlenecks.quantizer import USAGE_DECAY, Quantizer, squared_error, stock_codebook
+from latent_ae.models.bottlenecks.protocol import BottleneckOutput
+from latent_ae.models.bottlenecks.quantizer import USAGE_DECAY, CodebookConfig, Quantizer, squared_error, stock_codebook
+from latent_ae.models.parts import CODEBOOK, ENCODER_NETWORK, ENCODER_SIDE
 from latent_ae.randomness import numpy_generator
 
 _CANDIDATES = 8
@@ -61,8 +66,8 @@ class VQBottleneck(Quantizer):
 
     trains: ClassVar[dict[str, frozenset[str]]] = {
         "codebook": frozenset({CODEBOOK}),
-        "commitment": ENCODER_SIDE,
-        "entropy": ENCODER_SIDE | {CODEBOOK},
+        "commitment": frozenset(ENCODER_NETWORK),
+        "entropy": frozenset(ENCODER_SIDE),
     }
     by_gradient: ClassVar[bool] = True
     """whether a gradient trains the codes, and not their vectors' averages"""
@@ -194,3 +199,94 @@ class VQBottleneck(Quantizer):
 @torch.no_grad()
 def _onto_sphere(codebook: nn.Embedding) -> None:
     codebook.weight.copy_(on_sphere(codebook.weight))
+
+
+class CommitmentConfig(LossConfig):
+    """With commitment and entropy, as means over latent values or codes, as published ones are."""
+
+    commitment_weight: NotNegative | None = None
+    """weight of the squared distance that draws the encoder to its codes; null is 0.25"""
+    entropy_weight: NotNegative = 0.0
+    """weight of E[H(p)] - H(E[p]), which asks for certain codes and an evenly used codebook"""
+    entropy_temperature: Positive = 0.01
+    """temperature of the softmax over distances in the entropy term"""
+
+    @model_validator(mode="after")
+    def _temperature_has_effect(self) -> Self:
+        default = type(self).model_fields["entropy_temperature"].default
+        if self.entropy_temperature != default and not self.entropy_weight:
+            raise ValueError("loss.entropy_temperature has an effect only with loss.entropy_weight")
+        return self
+
+    def weights_at(self, step: int | None) -> dict[str, float]:  # noqa: ARG002 - they stay the same
+        """Those of commitment and entropy."""
+        return {"commitment": self.commitment_weight or 0.0, "entropy": self.entropy_weight}
+
+    def with_defaults(self, *, encoder: bool, codebook: bool) -> Self:  # noqa: ARG002
+        """commitment_weight is 0.25, or 0 with a frozen encoder."""
+        return self._filled_in(commitment_weight=0.25 * encoder)
+
+    def _filled_in(self, **defaults: float) -> Self:
+        return self.model_copy(update={name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+
+class VQLossConfig(CommitmentConfig):
+    """With commitment, codebook and entropy."""
+
+    codebook_weight: NotNegative | None = None
+    """weight of the squared distance that draws the codes to the encoder; null is 1"""
+
+    def weights_at(self, step: int | None) -> dict[str, float]:
+        """Those of commitment, entropy and codebook."""
+        return {**super().weights_at(step), "codebook": self.codebook_weight or 0.0}
+
+    def with_defaults(self, *, encoder: bool, codebook: bool) -> Self:
+        """codebook_weight is 1, or 0 with a frozen codebook."""
+        return self._filled_in(commitment_weight=0.25 * encoder, codebook_weight=1.0 * codebook)
+
+
+class NearestCodeConfig(CodebookConfig):
+    """What vq and ema_vq have in common."""
+
+    l2_normalized: bool = False
+    """codes and vectors on the unit sphere"""
+    kmeans_start: bool = False
+    """start the codes at the k-means of what the fresh encoder gives"""
+    revive_below: NotNegative = 0.0
+    """a code with fewer uses per update than this, on a moving average, is moved to where vectors are; 0 leaves unused
+    codes alone"""
+    rotation_trick: bool = False
+    """gradients reach the encoder rotated (Fifty et al. 2024) instead of straight through"""
+
+    def options(self, loss: LossConfig) -> dict[str, Any]:
+        """Arguments of the module beside the codebook."""
+        assert isinstance(loss, CommitmentConfig)
+        return {
+            **self.model_dump(exclude={"kind", "codebook_size", "code_channels"}),
+            "entropy": loss.entropy_weight > 0,
+            "entropy_temperature": loss.entropy_temperature,
+        }
+
+    def check_frozen_codebook(self) -> None:
+        """Neither k-means nor revival."""
+        for name in ("kmeans_start", "revive_below"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"bottleneck.{name} would move a codebook that model.trained leaves frozen: leave it out"
+                )
+
+    def starts_codebook(self, *, fresh: bool) -> bool:  # noqa: ARG002
+        """By k-means."""
+        return self.kmeans_start
+
+
+class VQConfig(NearestCodeConfig):
+    """vq: a codebook trained by gradient."""
+
+    kind: Literal["vq"] = "vq"
+
+    loss = VQLossConfig
+
+    def build(self, autoencoder: Autoencoder, loss: LossConfig) -> VQBottleneck:
+        """On the autoencoder's codebook."""
+        return VQBottleneck(autoencoder.quantize.embedding, **self.options(loss))

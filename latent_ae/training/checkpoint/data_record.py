@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from latent_ae.config import RunConfig, to_yaml
+from latent_ae.config import to_yaml
 from latent_ae.data import ImageSource, SkippedImages, SourceParts, StreamParts
 from latent_ae.data.source import StoredImages
 from latent_ae.io.atomic import write_atomically
@@ -22,6 +22,7 @@ from latent_ae.io.image import BrokenImage
 from latent_ae.randomness import numpy_generator
 from latent_ae.training.checkpoint.files import IMAGES, Checkpoint, CheckpointError
 from latent_ae.training.checkpoint.resume import CHANGED_DATA, on_main
+from latent_ae.training.settings import RunConfig
 
 FILE = "images.jsonl.gz"
 """of the run's folder: a line with the samples, then a line [id, bytes] for each image"""

@@ -8,7 +8,7 @@ from typing import TypeVar
 import yaml
 from accelerate import Accelerator
 
-from latent_ae.config import ConfigError, RunConfig, Section, differences, validate
+from latent_ae.config import ConfigError, Section, differences, validate
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import remove_partials
 from latent_ae.io.folder_lock import only_run
@@ -21,6 +21,7 @@ from latent_ae.training.checkpoint.files import (
     step_of,
 )
 from latent_ae.training.distributed import gather_from_processes
+from latent_ae.training.settings import RunConfig
 
 CHANGED_DATA = "changed-data"
 """for --resume: go on with other images than before"""

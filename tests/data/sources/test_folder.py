@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latent_ae.config import DataConfig, ModelConfig, RunConfig
+from latent_ae.config import DataConfig, ModelConfig
 from latent_ae.data import DataError, SourceParts, open_source
 from latent_ae.io.image import BrokenImage, to_uint8
 from latent_ae.models import build_autoencoder
 from latent_ae.training.describe import describe_run
+from latent_ae.training.settings import RunConfig
 from tests.data.images import noise_image, write_images
 
 

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 
 from latent_ae import __version__
-from latent_ae.config import BottleneckConfig, ModelConfig
+from latent_ae.config import ModelConfig
 from latent_ae.io.latent_file.latents import (
     DTYPES,
     Compute,
@@ -30,6 +30,7 @@ from latent_ae.io.latent_file.latents import (
     write_latents,
 )
 from latent_ae.models import build_autoencoder
+from latent_ae.models.bottlenecks.vq import VQConfig
 
 COMPUTES = [None, Compute("fp32"), Compute("bf16", 512, 12)]
 ENCODER = "0123456789abcdef" * 4
@@ -165,7 +166,7 @@ def test_stock_diffusers_decodes_a_file_that_the_stock_reader_read(tmp_path: Pat
 
 
 def test_stock_diffusers_decodes_codes_that_the_stock_reader_read(tmp_path: Path) -> None:
-    config = BottleneckConfig(kind="vq", codebook_size=32, code_channels=2)
+    config = VQConfig(codebook_size=32, code_channels=2)
     model = build_autoencoder(ModelConfig(preset="tiny"), config, seed=0, resolution=16).eval()
     assert isinstance(model, VQModel)
     with torch.no_grad():

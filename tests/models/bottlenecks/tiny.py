@@ -2,30 +2,39 @@
 
 from collections.abc import Iterator
 from itertools import product
+from types import SimpleNamespace
 
 import torch
 from diffusers import VQModel
 from torch import Tensor, nn
 
 from latent_ae.models.bottlenecks import BOTTLENECKS, Bottleneck
+from latent_ae.models.bottlenecks.ema_vq import EMAVQBottleneck
+from latent_ae.models.bottlenecks.fsq import FSQBottleneck
+from latent_ae.models.bottlenecks.gumbel import GumbelBottleneck
+from latent_ae.models.bottlenecks.vq import VQBottleneck
 
 CODES, CHANNELS = 12, 2
+QUANTIZING = {"vq": VQBottleneck, "ema_vq": EMAVQBottleneck, "fsq": FSQBottleneck, "gumbel": GumbelBottleneck}
+"""modules by kind, to be made with their own arguments"""
 
-VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    "kl": ("kl", {"free_bits": 0.1}),
-    "identity": ("identity", {}),
-    "fsq": ("fsq", {"levels": (4, 3)}),
-    "gumbel": ("gumbel", {}),
-    "gumbel, hard": ("gumbel", {"straight_through": True, "temperature": (0.5, 0.1), "temperature_steps": 10}),
+VARIANTS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    "kl": ("kl", {}, {"free_bits": 0.1}),
+    "identity": ("identity", {}, {}),
+    "fsq": ("fsq", {"levels": (4, 3)}, {}),
+    "gumbel": ("gumbel", {}, {}),
+    "gumbel, hard": ("gumbel", {"straight_through": True, "temperature": (0.5, 0.1), "temperature_steps": 10}, {}),
 }
+"""by name: kind, its settings, and those of the loss"""
 for _kind, _normalized, _full in product(("vq", "ema_vq"), (False, True), (False, True)):
-    _options = {"rotation_trick": True, "entropy": True, "revive_below": 0.5} if _full else {}
+    _options = {"rotation_trick": True, "revive_below": 0.5} if _full else {}
     VARIANTS[f"{_kind}{', normalized' * _normalized}{', with all options' * _full}"] = (
         _kind,
         {"l2_normalized": _normalized, **_options},
+        {"entropy_weight": 0.1} if _full else {},
     )
 
-QUANTIZERS = [name for name, (kind, _) in VARIANTS.items() if kind not in ("kl", "identity")]
+QUANTIZERS = [name for name, (kind, *_) in VARIANTS.items() if kind not in ("kl", "identity")]
 
 
 def codebook(codes: int = CODES, channels: int = CHANNELS, seed: int = 0) -> nn.Embedding:
@@ -38,9 +47,10 @@ def codebook(codes: int = CODES, channels: int = CHANNELS, seed: int = 0) -> nn.
 
 def build(variant: str, embedding: nn.Embedding | None = None) -> Bottleneck:
     """A fresh bottleneck; those that quantise get a codebook."""
-    kind, options = VARIANTS[variant]
-    arguments = (embedding or codebook(),) if variant in QUANTIZERS else ()
-    return BOTTLENECKS[kind](*arguments, **options)
+    kind, settings, loss = VARIANTS[variant]
+    entry = BOTTLENECKS[kind]
+    autoencoder = SimpleNamespace(quantize=SimpleNamespace(embedding=embedding or codebook()))
+    return entry(**settings).build(autoencoder, entry.loss(**loss))
 
 
 def inputs(variant: str, bottleneck: Bottleneck, batch: int = 8, side: int = 4, seed: int = 1) -> tuple[Tensor, Tensor]:

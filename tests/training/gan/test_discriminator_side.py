@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_ae.config import RunConfig
 from latent_ae.errors import UserError
 from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.errors import ModelError
 from latent_ae.models.parts import freeze_all_but
 from latent_ae.training.build import build_adversary
 from latent_ae.training.gan.losses import ADVERSARIAL, due_at, generator_loss
+from latent_ae.training.settings import RunConfig
 from tests.conftest import make_objective
 from tests.training.tiny import PIXELS, make_adversary
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latent_ae.config import ConfigError, RunConfig, differences, load_yaml, to_yaml, validate
-from latent_ae.config.command_line import parse_run
+from latent_ae.config import ConfigError, differences, load_yaml, to_yaml, validate
+from latent_ae.models.bottlenecks import BOTTLENECKS
+from latent_ae.training.settings import RunConfig, parse_run
 
 RECIPES = Path(__file__).parents[2] / "train" / "configs"
 
@@ -53,10 +54,12 @@ def test_scientific_notation_in_yaml_is_a_number(tmp_path: Path) -> None:
 HUB = ["--data.source", "hub", "--data.path", "x"]
 UNSEEN = ["--evaluation.perceptual", "none"]
 GUMBEL = ["--bottleneck.kind", "gumbel", "--bottleneck.codebook_size", "8", "--model.start_logvar", "0"]
-FSQ = [
-    *("--bottleneck.kind", "fsq", "--bottleneck.levels", "4", "4", "4", "--model.start_logvar", "0"),
+NO_KL = [
     *("--loss.beta", "null", "--loss.beta_schedule", "constant", "--loss.beta_warmup_steps", "0"),
+    *("--model.start_logvar", "0"),
 ]
+FSQ = ["--bottleneck.kind", "fsq", "--bottleneck.levels", "4", "4", "4", *NO_KL]
+VQ = ["--bottleneck.kind", "vq", "--bottleneck.codebook_size", "8", *NO_KL]
 
 
 def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
@@ -81,14 +84,18 @@ def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
         (["--preflight", "off"], "--preflight: got 'off', expected on or only"),
         (["--train.keep_checkpoints", "1"], "train.keep_checkpoints: got '1'"),
         (["--model.init_from", "x", "--model.preset", "sd"], "model.preset would have no effect"),
-        (["--loss.entropy_temperature", "1"], "loss.entropy_temperature has an effect only with loss.entropy_weight"),
+        (["--loss.entropy_temperature", "1"], "loss.entropy_temperature has no effect with bottleneck.kind kl"),
+        ([*VQ, "--loss.entropy_temperature", "1"], "loss.entropy_temperature has an effect only with loss.entropy_w"),
         (["--data.heldout_share", "0.5"], "data.heldout_share has an effect only with data.source folder, or hub or"),
         ([*HUB, "--data.heldout_split", "x", "--data.heldout_share", "0.5"], "without data.heldout_split"),
         (["--evaluation.fid_weights_file", "x"], "evaluation.fid_weights_file has an effect only with evaluation.fid"),
         ([*UNSEEN, "--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual none"),
         (["--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual random_features"),
         ([*GUMBEL, "--bottleneck.temperature", "1", "0.5"], "never comes to 0.5 with bottleneck.temperature_steps 0"),
-        ([*FSQ, "--loss.capacity", "0"], "loss.capacity has no effect with bottleneck.kind fsq"),
+        (
+            [*FSQ, "--loss.capacity", "0"],
+            "loss.capacity has no effect with bottleneck.kind fsq: leave it out, or give bottleneck.kind kl or gumbel",
+        ),
     ],
 )
 def test_each_mistake_is_one_clear_line(argv: list[str], message: str) -> None:
@@ -132,3 +139,19 @@ def test_help_lists_every_setting_with_the_recipes_value(capsys: pytest.CaptureF
     assert "--resume auto|never|changed-data|PATH" in text
     recipe = yaml.safe_load((RECIPES / "kl-digits.yaml").read_text())
     assert f"(default: {recipe['train']['batch_size']})" in text
+
+
+FLAT = {
+    "kl": {"codebook_size": None, "levels": None, "decay": 0.99, "temperature": [1.0, 0.0625], "l2_normalized": False},
+    "vq": {"codebook_size": 8, "levels": None, "decay": 0.99, "temperature": [1.0, 0.0625], "kmeans_start": True},
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_a_config_saved_with_the_settings_of_all_kinds_is_read(kind: str) -> None:
+    loss = {"beta": 1e-6 if kind == "kl" else None, "free_bits": 0.0, "commitment_weight": None, "entropy_weight": 0.0}
+    config = validate(RunConfig, {"bottleneck": {"kind": kind, **FLAT[kind]}, "loss": loss})
+    own = {} if kind == "kl" else {"codebook_size": 8, "kmeans_start": True}
+    assert config.bottleneck == BOTTLENECKS[kind](**own)
+    assert set(config.bottleneck.model_dump()) == set(BOTTLENECKS[kind].model_fields)
+    assert set(config.loss.model_dump()) == set(BOTTLENECKS[kind].loss.model_fields)

@@ -1,0 +1,130 @@
+"""One training run: all of its settings, and how they are read from a recipe and the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from latent_ae.config import (
+    AdversarialConfig,
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    TrainConfig,
+    load_yaml,
+    validate,
+)
+from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.section import CountOrNone
+from latent_ae.models.settings import AutoencoderConfig
+from latent_ae.training.losses import RECONSTRUCTION
+
+DEFAULT_RECIPE = "kl-digits"
+
+_TRAIN_DESCRIPTION = (
+    "Train an image autoencoder. Beside the settings below: --config NAME_OR_PATH (a recipe of train/configs or a YAML "
+    "file), --resume auto|never|changed-data|PATH (a checkpoint folder), --preflight only (print the gradient table "
+    "and stop)."
+)
+
+Preflight = Literal["on", "only"]
+
+
+class RunConfig(AutoencoderConfig):
+    """One training run."""
+
+    name: str = "run"
+    """the run's folder under output_dir"""
+    output_dir: str = "runs"
+    """folder of all runs"""
+    seed: CountOrNone = 0
+    """every random number of the run follows from it"""
+    data: DataConfig = DataConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where everything the run writes goes."""
+        return Path(self.output_dir) / self.name
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if (name := self.loss.reconstruction) not in RECONSTRUCTION:
+            raise ValueError(f"loss.reconstruction: got {name!r}, expected one of {', '.join(RECONSTRUCTION)}")
+        if self.adversarial.skip_above_grad_norm is not None and not self.train.max_skips_in_a_row:
+            raise ValueError("adversarial.skip_above_grad_norm needs train.max_skips_in_a_row, which ends a wild run")
+        if self.adversarial.start_step >= self.train.steps and self.adversarial.loss != "none":
+            raise ValueError(
+                f"adversarial.start_step {self.adversarial.start_step} is not before the last of train.steps "
+                f"{self.train.steps}: the autoencoder would never see the discriminator"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What was asked for: the run's settings, and how to start this time."""
+
+    config: RunConfig
+    resume: str
+    """auto, never, changed-data, or the path of a checkpoint"""
+    preflight: Preflight
+
+
+def parse_run(argv: list[str], recipes: Path) -> Invocation:
+    """Settings of a training run from its command line.
+
+    Args:
+        argv: without the program's name.
+        recipes: folder of the YAML files that `--config NAME` means.
+
+    Raises ConfigError with one line for anything unknown or wrong. `--help` prints every setting and exits.
+    """
+    options = split_options(argv)
+    recipe = _recipe(_text(options.pop("config", DEFAULT_RECIPE), "config"), recipes)
+    resume = _text(options.pop("resume", "auto"), "resume")
+    preflight = _text(options.pop("preflight", "on"), "preflight")
+    if preflight not in ("on", "only"):
+        raise ConfigError(f"--preflight: got {preflight!r}, expected on or only")
+    tree = load_yaml(recipe)
+    tree.setdefault("name", recipe.stem)
+    if options.pop("help", None) is not None:
+        _put_a_path(tree)
+        print_help(validate(RunConfig, tree), "train.py", _TRAIN_DESCRIPTION)
+        raise SystemExit(0)
+    _drop_what_a_choice_replaces(tree, options)
+    config = override(RunConfig, tree, options)
+    return Invocation(config, resume, "only" if preflight == "only" else "on")
+
+
+def _put_a_path(tree: dict[str, object]) -> None:
+    """Recipes leave the path of the images to the command line; help is given without."""
+    data = tree.get("data")
+    if isinstance(data, dict) and data.get("source") in ("folder", "hub", "stream"):
+        data.setdefault("path", "PATH")
+
+
+def _text(value: object, option: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"--{option} needs one value")
+    return value
+
+
+def _recipe(name: str, recipes: Path) -> Path:
+    if (file := recipes / f"{name}.yaml").is_file():
+        return file
+    if Path(name).is_file():
+        return Path(name)
+    known = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
+    raise ConfigError(f"--config: there is neither a recipe nor a file {name!r}; the recipes are {known}")
+
+
+def _drop_what_a_choice_replaces(tree: dict[str, object], options: dict[str, object]) -> None:
+    """`--model.init_from` on the command line takes the place of the recipe's own architecture, and of nothing else."""
+    if options.get("model.init_from") is not None:
+        given = tree.get("model")
+        trained = {"trained": given["trained"]} if isinstance(given, dict) and "trained" in given else {}
+        tree["model"] = {"preset": None} | trained
