@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from pydantic import GetCoreSchemaHandler, ValidationInfo
+from pydantic import BeforeValidator, ValidationInfo
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema, to_jsonable_python
 
 from latent_ae.config.section import Section
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """Marks a section whose class one setting chooses: `Annotated[BottleneckConfig, Kinds("bottleneck", ...)]`.
+    """Reads a section whose class one setting chooses: `Annotated[SerializeAsAny[Base], BeforeValidator(Kinds(...))]`.
 
     Settings that only other kinds have are refused. Those that are null or have the other kind's default are dropped:
     configs were once saved with the settings of all kinds.
@@ -30,12 +29,7 @@ class Kinds:
     table: Callable[[], Mapping[str, type[Section]]]
     """the class of each kind"""
 
-    def __get_pydantic_core_schema__(self, source: type[Section], handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = core_schema.with_info_before_validator_function(self._read, handler(source))
-        schema["serialization"] = core_schema.simple_ser_schema("any")
-        return schema
-
-    def _read(self, value: Any, info: ValidationInfo) -> Any:
+    def __call__(self, value: Any, info: ValidationInfo) -> Any:
         """The settings of one kind from a mapping. Raises ValueError, ValidationError."""
         chooser, _, name = self.key.rpartition(".")
         table = self.table()
@@ -66,7 +60,7 @@ class Kinds:
         idle = {}
         for name, value in given.items():
             owners = {each for each, entry in table.items() if name in entry.model_fields}
-            defaults = [to_jsonable_python(table[each].model_fields[name].default, fallback=repr) for each in owners]
+            defaults = [_plain(table[each].model_fields[name].default) for each in owners]
             if owners and kind not in owners and _plain(value) not in (None, *defaults):
                 idle[name] = owners
         if idle:
@@ -90,8 +84,9 @@ def settings_of(section: type[Section], prefix: str = "") -> dict[str, FieldInfo
     found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         classes: list[Any] = [field.annotation]
-        for kinds in (each for each in field.metadata if isinstance(each, Kinds)):
-            classes = list(kinds.table().values())
+        for mark in field.metadata:
+            if isinstance(mark, BeforeValidator) and isinstance(mark.func, Kinds):
+                classes = list(mark.func.table().values())
         if isinstance(classes[0], type) and issubclass(classes[0], Section):
             for each in classes:
                 found |= settings_of(each, f"{prefix}{name}.")

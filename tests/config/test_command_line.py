@@ -185,12 +185,13 @@ def test_every_choice_of_every_command_is_of_the_type_that_is_compared() -> None
     """Argparse compares what `type` made of a word: a choice of another type can never be given."""
     from latent_ae.app import main as app
     from latent_ae.cli import evaluate, export, files, inspection, space, verify
+    from latent_ae.export import EXPORTERS
 
     commands = argparse.ArgumentParser()
     places = commands.add_subparsers()
     for room in (evaluate, files, inspection, space, export, verify):
         room.add_commands(places)
-    export.add_targets(places.choices["export"])
+    export.add_targets(places.choices["export"], list(EXPORTERS))
     checked = 0
     parsers = [commands, app._parser()]
     while parsers:

@@ -6,6 +6,8 @@ A bottleneck is a module called with what the encoder side gives and the sample'
 
 from typing import Annotated
 
+from pydantic import BeforeValidator, SerializeAsAny
+
 from latent_ae.config import LossConfig
 from latent_ae.config.kinds import Kinds
 from latent_ae.models.bottlenecks.ema_vq import EMAVQConfig
@@ -27,10 +29,14 @@ BOTTLENECKS: dict[str, type[BottleneckConfig]] = {
     "gumbel": GumbelConfig,
 }
 
-AnyBottleneck = Annotated[BottleneckConfig, Kinds("bottleneck", "bottleneck.kind", "kl", lambda: BOTTLENECKS)]
+AnyBottleneck = Annotated[
+    SerializeAsAny[BottleneckConfig], BeforeValidator(Kinds("bottleneck", "bottleneck.kind", "kl", lambda: BOTTLENECKS))
+]
 """a section `bottleneck`: the settings of one kind"""
 BottleneckLoss = Annotated[
-    LossConfig,
-    Kinds("loss", "bottleneck.kind", "kl", lambda: {kind: entry.loss for kind, entry in BOTTLENECKS.items()}),
+    SerializeAsAny[LossConfig],
+    BeforeValidator(
+        Kinds("loss", "bottleneck.kind", "kl", lambda: {kind: entry.loss for kind, entry in BOTTLENECKS.items()})
+    ),
 ]
 """a section `loss` behind it: with the weights of that kind's terms"""
