@@ -38,8 +38,7 @@ from latent_ae.data import Batch
 from latent_ae.errors import UserError
 from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.models import PRESETS, build_autoencoder, factor_of
-from latent_ae.models.bottlenecks.kl import KLBottleneck
-from latent_ae.models.bottlenecks.kl import KLLossConfig
+from latent_ae.models.bottlenecks.kl import KLBottleneck, KLLossConfig
 from latent_ae.randomness import torch_generator
 from latent_ae.training.build import build_objective, build_optimizer, weights_at
 from latent_ae.training.checkpoint.state import TrainingState
