@@ -85,7 +85,9 @@ def runtimes(model: AutoencoderKL, folder: Path) -> tuple[dict[str, Coder], dict
         for file, program in zip(files, programs(model), strict=True):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's converter warns of its own use of torch
-                torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False).save(file)
+                exported = torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False)
+            assert exported is not None
+            exported.save(file)
         start: Mapping[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
             "onnxruntime": onnx_session,
             "openvino": openvino_request,
@@ -94,8 +96,13 @@ def runtimes(model: AutoencoderKL, folder: Path) -> tuple[dict[str, Coder], dict
         for name in RUNTIMES:
             if name not in skipped:
                 encoder, decoder = (start[name](file) for file in files)
-                found[name] = Coder(lambda pixels, run=encoder: run(pixels)[:, :channels], decoder)
+                found[name] = Coder(partial(_channels, encoder, channels), decoder)
     return found, skipped
+
+
+def _channels(run: Callable[[Tensor], Tensor], count: int, pixels: Tensor) -> Tensor:
+    """The first `count` channels of the moments: the mean."""
+    return run(pixels)[:, :count]
 
 
 def onnx_session(file: Path) -> Callable[[Tensor], Tensor]:
@@ -230,7 +237,10 @@ def compare_formats(
     device = model.device
     precisions = ["exact", "fp32", *(["tf32", "fp16"] if device.type == "cuda" else []), *["bf16"] * bf16]
     found: dict[str, dict[str, dict[str, float | None]]] = {}
-    modules = {"encode": (EncoderSide(model), pixels), "decode": (DecoderSide(model), latents)}
+    modules: dict[str, tuple[EncoderSide | DecoderSide, Tensor]] = {
+        "encode": (EncoderSide(model), pixels),
+        "decode": (DecoderSide(model), latents),
+    }
     for direction, (module, inputs) in modules.items():
         forms = {precision: Side(module, form_of(precision, device)) for precision in precisions}
         sides = {name: partial(no_gradients, side, inputs) for name, side in forms.items()}

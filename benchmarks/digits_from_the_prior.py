@@ -11,7 +11,7 @@ scores are turned into probabilities, so several ways are asked; beside each sta
 import argparse
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from latent_ae.models.parts import encoder_identity
 from latent_ae.randomness import torch_generator
 
 Features = NDArray[np.float64]
-CLASSIFIERS = {
+CLASSIFIERS: dict[str, Callable[[], Any]] = {
     "pairwise Platt scaling, SVC(probability=True)": lambda: SVC(gamma=0.001, probability=True),
     "sigmoid, CalibratedClassifierCV(ensemble=False)": lambda: CalibratedClassifierCV(SVC(gamma=0.001), ensemble=False),
     "isotonic, CalibratedClassifierCV": lambda: CalibratedClassifierCV(SVC(gamma=0.001), method="isotonic"),
@@ -41,7 +41,8 @@ CLASSIFIERS = {
 def features(pixels: NDArray[np.uint8]) -> Features:
     """[N,32,32,1] uint8 => [N,64] levels 0..16, as scikit-learn has its digits."""
     count, side = pixels.shape[0], pixels.shape[1] // 8
-    return pixels.reshape(count, 8, side, 8, side).mean((2, 4)).reshape(count, 64) / 255 * 16
+    means: Features = pixels.reshape(count, 8, side, 8, side).mean((2, 4))
+    return means.reshape(count, 64) / 255 * 16
 
 
 def views(source: Digits) -> NDArray[np.uint8]:
@@ -74,7 +75,7 @@ def main() -> None:
     pixels = torch.stack([to_tensor(image) for image in heldout])
     error = (reconstruct(model, pixels) - pixels).square().mean((1, 2, 3))
     side = 32 // factor_of(model)
-    shape = (model.config["latent_channels"], side, side)
+    shape: tuple[int, ...] = (model.config["latent_channels"], side, side)
     prior = None if arguments.prior is None else load_prior(arguments.prior)
     if prior is not None:
         check_prior(prior, encoder_identity(model), arguments.prior)

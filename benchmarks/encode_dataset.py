@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from latent_ae.io.image import WHITE, Pixels, from_tensor, open_image
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.prepare import describe_work, prepare
-from latent_ae.latent_dataset.settings import EncodeConfig
+from latent_ae.latent_dataset.settings import Compute, EncodeConfig
 from latent_ae.latent_dataset.source_images import Images, chosen_parts
 from latent_ae.latent_dataset.writer import make_shards
 from latent_ae.models import PRESETS, Autoencoder, build_autoencoder
@@ -47,10 +48,10 @@ class Ours:
     """The whole way, as train/encode_dataset.py goes it."""
 
     def __init__(
-        self, codec: Codec, pictures: Path, *, resolution: int, precision: str, batch: int, workers: int
+        self, codec: Codec, pictures: Path, *, resolution: int, precision: Compute, batch: int, workers: int
     ) -> None:
         data = DataConfig(source="folder", path=str(pictures), heldout_share=0.5)
-        together = {} if precision == "exact" else {"batch_size": batch}
+        together: dict[str, Any] = {} if precision == "exact" else {"batch_size": batch}
         self.config = EncodeConfig(resolution=resolution, precision=precision, part="all", data=data, **together)
         self.images = Images(chosen_parts(open_source(data), "all"))
         self.encoder = Encoder(

@@ -87,7 +87,7 @@ class OurStep:
         autoencoder = setup.autoencoder()
         objective = build_objective(autoencoder, KLBottleneck(), RunConfig(loss=loss)).to(setup.device)
         if setup.channels_last:
-            objective.to(memory_format=torch.channels_last)
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no overload
         optimizer = build_optimizer(objective, TRAIN)
         self.state = TrainingState(objective, optimizer, TRAIN.ema_decay)
         if setup.compile:

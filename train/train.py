@@ -144,7 +144,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
         say(f"going on after step {checkpoint.step}")
     training.images = None if record is None else record.fingerprint()
     same_data = checkpoint is not None and invocation.resume != CHANGED_DATA
-    on_main(partial(begin_run, config, parts, record, same_data=same_data), accelerator)
+    on_main(partial(begin_run, config, parts, record, same_data=same_data), accelerator)  # type: ignore[arg-type]
 
     # -- loop and result
     total = None if isinstance(parts, StreamParts) else len(parts.train)
@@ -207,7 +207,7 @@ class Training:
         self.images: object = None
         objective.to(accelerator.device).train()  # a loaded model comes in eval mode, without checkpointing
         if config.train.channels_last:
-            objective.to(memory_format=torch.channels_last)
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no overload
         if config.train.gradient_checkpointing:
             objective.model.recompute_activations()
         optimizer = build_optimizer(objective, config.train)

@@ -47,7 +47,9 @@ class Training(LatentTraining[HierarchyConfig, HierarchicalPrior]):
     def build_network(self) -> HierarchicalPrior:
         """A ladder for the latents' size, that knows mean and deviation of their channels."""
         source, size = self.source, self.config.prior.model_dump()
-        prior = HierarchicalPrior(channels=source.channels, side=source.side, encoder_identity=source.identity, **size)
+        prior: HierarchicalPrior = HierarchicalPrior(
+            channels=source.channels, side=source.side, encoder_identity=source.identity, **size
+        )
         statistics = json.loads((source.rows.folder / STATISTICS).read_text(encoding="utf-8"))["latents"]
         prior.set_statistics(statistics["channel_mean"], statistics["channel_std"])
         return prior

@@ -6,12 +6,11 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from latent_ae.app import temporary
+from latent_ae.app import gradio_internals, temporary
 from latent_ae.app.perimeter.bodies import Bodies
 from latent_ae.app.perimeter.guard import Traffic
 from latent_ae.app.perimeter.sessions import Sessions
@@ -50,7 +49,7 @@ async def sweeping(
     demo: gr.Blocks, sweep: Callable[..., temporary.Swept], traffic: Traffic, *, stored_bytes: int, keep_seconds: float
 ) -> AsyncIterator[None]:
     """Remove old temporary files, apart from the page's own that are there now."""
-    kept = temporary.files_under(Path(demo.GRADIO_CACHE))
+    kept = temporary.files_under(gradio_internals.upload_folder())
 
     async def sweep_once() -> None:
         before = traffic.written
@@ -60,9 +59,7 @@ async def sweeping(
             _log.exception("temporary files could not be removed")
             return
         traffic.swept(left, before)
-        # Gradio remembers every file by its name, and would for ever. Here no other thread adds to these sets.
-        for files in demo.temp_file_sets:
-            files.difference_update(gone)
+        gradio_internals.forget_files(demo, gone)
 
     async def sweep_for_ever() -> None:
         while True:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def settle(temporary: Path) -> None:
+def set_environment(temporary: Path) -> None:
     """Take every GRADIO_ variable out of the environment and put in what this app needs.
 
     A variable somebody has set could open folders (GRADIO_ALLOWED_PATHS), share the app (GRADIO_SHARE) or start a

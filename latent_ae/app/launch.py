@@ -2,39 +2,33 @@
 
 import contextlib
 import functools
+import importlib.util
 import ipaddress
 import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.routes import App
-from gradio.utils import get_upload_folder
-from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
-from uvicorn.middleware.proxy_headers import _TrustedHosts
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
 
-from latent_ae.app import cleanup, log, temporary, theme
-from latent_ae.app.api import tools
+from latent_ae.app import cleanup, gradio_internals, log, temporary, theme
 from latent_ae.app.api.routes import plain_routes
-from latent_ae.app.perimeter import visitors
-from latent_ae.app.perimeter.accounts import Accounts
+from latent_ae.app.perimeter.access import Accounts, Origins
 from latent_ae.app.perimeter.bodies import Bodies
-from latent_ae.app.perimeter.calls import Calls
 from latent_ae.app.perimeter.connections import Connection, Connections, descriptors
-from latent_ae.app.perimeter.contents import Contents
+from latent_ae.app.perimeter.content import Calls, Files
 from latent_ae.app.perimeter.error_replies import ErrorReplies, Replies
 from latent_ae.app.perimeter.guard import Guard, Traffic, tool_bytes, upload_limit
-from latent_ae.app.perimeter.origins import Origins
-from latent_ae.app.perimeter.sessions import MOST_KEPT, MOST_OPEN, Sessions
+from latent_ae.app.perimeter.sessions import MAX_CLOSED, MAX_OPEN, Sessions, current_visitor
 from latent_ae.errors import UserError
 from latent_ae.service import Service
 
-_GOODBYE_SECONDS = 3.0
-"""for answers that are on their way when the server ends"""
+_CLOSE_SECONDS = 3.0
+"""Time for answers that are on their way when the server ends."""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Running:
@@ -52,7 +46,7 @@ class Running:
             return
         self._traffic.closing = True
         self._service.close()
-        end = time.monotonic() + _GOODBYE_SECONDS
+        end = time.monotonic() + _CLOSE_SECONDS
         while self._traffic.requests and time.monotonic() < end:
             time.sleep(0.02)
         self.demo.close(verbose=False)
@@ -93,19 +87,19 @@ def launch(
     root path that cannot be.
     """
     if mcp:
-        tools.require_usable(accounts=auth is not None)
+        require_tools(accounts=auth is not None)
     origins = Origins(host=host, names=allow_hosts, root_path=root_path or "")
     proxies = [_network(address) for address in trusted_proxies]
-    folder = Path(get_upload_folder())
-    if str(folder) != demo.GRADIO_CACHE or folder.stat().st_mode & 0o077:
-        raise ValueError(f"the page was made with another folder for its files than {folder}, or it is not private")
+    folder = gradio_internals.upload_folder()
+    gradio_internals.use_folder(demo, folder)
+    if folder.stat().st_mode & 0o077:
+        raise ValueError(f"others than its owner can read the upload folder {folder}: chmod 700 {folder}")
     if mcp:
-        tools.prepare(folder, tool_bytes(service.limits.upload_bytes))
+        gradio_internals.serve_tools(folder, tool_bytes(service.limits.upload_bytes))
     port = _free_port(host, port)
     traffic, replies = Traffic(), Replies()
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(map(str, proxies))  # where uvicorn looks for them
-    demo.delete_cache = None  # temporary.sweep takes more
-    service.divide_by(visitors.current)
+    service.divide_by(current_visitor)
     lifespan = _lifespan(
         demo,
         service,
@@ -131,7 +125,7 @@ def launch(
         # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.
         max_threads=2 * service.limits.queue + 40,
         max_file_size=service.limits.upload_bytes,
-        state_session_capacity=MOST_OPEN + MOST_KEPT,
+        state_session_capacity=MAX_OPEN + MAX_CLOSED,
         prevent_thread_lock=True,
         theme=theme.THEME,
         css=theme.CSS,
@@ -139,18 +133,13 @@ def launch(
         mcp_server=mcp,
         **_OFF,
     )
-    if mcp and demo.mcp_error:  # Gradio goes on without tools, and says nothing when it is quiet
+    if mcp and (error := gradio_internals.tool_error(demo)):
         demo.close(verbose=False)
-        raise UserError(f"--mcp: tools cannot be offered ({demo.mcp_error}); pip install -e '.[mcp]'")
-    config = demo.server.config
-    # Visitors' open pages would otherwise hold the server up when it ends.
-    config.timeout_graceful_shutdown = 3
-    # uvicorn takes the class anew for every connection: these bounds hold from the second one on, at the latest.
-    config.http_protocol_class = functools.partial(
-        Connection,
-        connections=Connections(descriptors(), is_proxy=_TrustedHosts(config.forwarded_allow_ips).__contains__),
-    )
-    log.settle_servers()
+        raise UserError(f"--mcp: tools cannot be offered ({error}); pip install -e '.[mcp]'")
+    connections = Connections(descriptors(), is_proxy=functools.partial(_contains, proxies))
+    # Open pages would otherwise delay the server's end. The connection's bounds hold from the second one on.
+    gradio_internals.set_server(demo, functools.partial(Connection, connections=connections), shutdown_seconds=3)
+    log.set_server_logs()
     return Running(demo, service, traffic, url)
 
 
@@ -169,6 +158,14 @@ _OFF: dict[str, Any] = {
 }
 
 
+def require_tools(*, accounts: bool) -> None:
+    """Raise UserError if --mcp cannot be served: its package is missing, or a password is required."""
+    if importlib.util.find_spec("mcp") is None:
+        raise UserError("--mcp needs a package that is not installed: pip install -e '.[mcp]'")
+    if accounts:  # Gradio asks for none at these routes, and calls its own endpoints without any
+        raise UserError("--mcp with --auth-file: tools are not asked for a password; leave one of the two out")
+
+
 def _free_port(host: str, port: int) -> int:
     """The port, or one that is free for 0. Raises UserError at once where Gradio would try for seconds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -181,13 +178,20 @@ def _free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError:
         raise UserError(
             f"--trusted-proxy {text}: expected an address or a network, as 10.0.0.1 or 10.0.0.0/8"
         ) from None
+
+
+def _contains(networks: Sequence[Network], host: str) -> bool:
+    try:
+        return any(ipaddress.ip_address(host) in network for network in networks)
+    except ValueError:
+        return False
 
 
 def _lifespan(
@@ -202,38 +206,41 @@ def _lifespan(
     proxied: bool,
     keep_seconds: float,
     stored_bytes: int,
-) -> Callable[[App], contextlib.AbstractAsyncContextManager[None]]:
+) -> Callable[[gradio_internals.App], contextlib.AbstractAsyncContextManager[None]]:
     """What stands in front of the app from before the port opens, and what goes on beside it."""
-    folder, limits, calls = Path(demo.GRADIO_CACHE), service.limits, Calls(demo, replies)
+    folder, limits, calls = gradio_internals.upload_folder(), service.limits, Calls(demo, replies)
     sweep = functools.partial(
         temporary.sweep, folder, seconds=keep_seconds, most=stored_bytes, spared_seconds=2 * limits.deadline_seconds
     )
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: App) -> AsyncIterator[None]:
-        sessions = Sessions(demo, app, most_waiting=4 * limits.queue)
+    async def lifespan(app: gradio_internals.App) -> AsyncIterator[None]:
+        tables = gradio_internals.SessionTables(demo, app)
+        sessions = Sessions(tables, max_waiting=4 * limits.queue)
         bodies = Bodies(max(limits.queue * limits.upload_bytes, 2 * upload_limit(limits.upload_bytes)))
 
-        def user(headers: Headers) -> str | None:
-            found = sessions.user(cookie_parser(headers.get("cookie", "")))
-            return auth.named(headers.get("authorization")) if found is None and auth is not None else found
+        def user(request: HTTPConnection) -> str | None:
+            found = tables.user(request.cookies)
+            return auth.named(request.headers.get("authorization")) if found is None and auth is not None else found
 
-        # As one of Starlette's own middlewares it would stand behind Gradio's, which let other sites read answers.
-        app.middleware_stack = Guard(
-            ErrorReplies(app.middleware_stack, replies=replies),
-            origins=origins,
-            calls=calls,
-            replies=replies,
-            user=user,
-            bodies=bodies,
-            contents=Contents(folder, upload_bytes=limits.upload_bytes),
-            sessions=sessions,
-            upload_bytes=limits.upload_bytes,
-            stored_bytes=stored_bytes,
-            traffic=traffic,
-            mcp=mcp,
-            proxied=proxied,
-        )
+        def guarded(app: ASGIApp) -> ASGIApp:
+            return Guard(
+                ErrorReplies(app, replies=replies),
+                origins=origins,
+                calls=calls,
+                replies=replies,
+                user=user,
+                bodies=bodies,
+                files=Files(folder, upload_bytes=limits.upload_bytes),
+                sessions=sessions,
+                upload_bytes=limits.upload_bytes,
+                stored_bytes=stored_bytes,
+                traffic=traffic,
+                mcp=mcp,
+                proxied=proxied,
+            )
+
+        gradio_internals.put_in_front(app, guarded)
         async with (
             cleanup.sweeping(demo, sweep, traffic, stored_bytes=stored_bytes, keep_seconds=keep_seconds),
             cleanup.forgetting(sessions, bodies),

@@ -3,12 +3,10 @@
 import logging
 import sys
 import traceback
-import types
 import warnings
 from typing import Any
 
-import gradio.queueing
-import gradio.routes
+from latent_ae.app import gradio_internals
 
 _LENGTH = 600
 """characters of a record"""
@@ -49,7 +47,7 @@ def described(error: BaseException | None) -> str:
     return f"{printable(f'{type(error).__name__}: {error}')} ({places})"
 
 
-def settle() -> None:
+def set_logs() -> None:
     """Let all that is logged in this process be such lines, on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
@@ -60,17 +58,9 @@ def settle() -> None:
     sys.unraisablehook = lambda failed: _log.warning("nobody takes this error", exc_info=failed.exc_value)
 
 
-def settle_servers() -> None:
+def set_server_logs() -> None:
     """The same for what Gradio prints, and for the loggers that uvicorn sets up when it starts."""
-    # Gradio 6.31 prints the stack of what a call raises; both modules call nothing else of traceback's.
-    for module in (gradio.queueing, gradio.routes):
-        if not hasattr(module, "traceback"):
-            raise AttributeError(f"{module.__name__} has no traceback any more: see where it prints what fails")
-        module.traceback = types.SimpleNamespace(print_exc=_log_current)
+    gradio_internals.log_failed_calls()
     for name in ("uvicorn", "uvicorn.access"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(OneLine())
-
-
-def _log_current() -> None:
-    _log.warning("a call failed", exc_info=True)

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from latent_ae.app import gradio_settings, temporary
-from latent_ae.app.perimeter.accounts import Accounts, read_accounts
+from latent_ae.app.perimeter.access import Accounts, read_accounts
 from latent_ae.cli.options import tile_side
 from latent_ae.errors import UserError
 from latent_ae.inference.precision import PRECISIONS
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         auth = None if arguments.auth_file is None else read_accounts(arguments.auth_file)
         names = arguments.model or [_newest()]
         with temporary.private_folder() as folder:
-            gradio_settings.settle(folder)
+            gradio_settings.set_environment(folder)
             _serve(arguments, names, auth, folder, signals)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -78,21 +78,20 @@ def _serve(
         raise UserError(f"the app needs {' and '.join(missing)}: pip install 'latent-ae[app]'")
     # torch and gradio take seconds to import: what is wrong with the command line is said before.
     from latent_ae.app import log  # noqa: PLC0415
-    from latent_ae.app.api.tools import require_usable  # noqa: PLC0415
-    from latent_ae.app.launch import launch  # noqa: PLC0415
+    from latent_ae.app.launch import launch, require_tools  # noqa: PLC0415
     from latent_ae.app.page import create_demo  # noqa: PLC0415
     from latent_ae.inference import device_named  # noqa: PLC0415
     from latent_ae.service import Service  # noqa: PLC0415
 
     if arguments.mcp:
-        require_usable(accounts=auth is not None)
+        require_tools(accounts=auth is not None)
     limits = ServiceLimits(**{field.name: getattr(arguments, field.name) for field in fields(ServiceLimits)})
     device = device_named(arguments.device)
     priors = arguments.prior or []
     service = Service.load(
         names, limits=limits, device=device, precision=arguments.precision, tile=arguments.tile, priors=priors
     )
-    log.settle()
+    log.set_logs()
     running = launch(
         create_demo(service, examples=_examples(service, folder)),
         service,

@@ -8,7 +8,7 @@ import gradio as gr
 from latent_ae.app import theme
 from latent_ae.app.api.endpoints import add_endpoints
 from latent_ae.app.tabs import decode, inspect, markup, morph, reconstruct, sample
-from latent_ae.app.tabs.job import info_of
+from latent_ae.app.tabs.job import QUICK, info_of
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
 
@@ -20,7 +20,8 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
     """The page and the endpoints over `service`; `examples` are image files that visitors may click."""
     infos = {info.id: info for info in service.models()}
     names = list(infos)
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
+    demo = gr.Blocks(title=TITLE, analytics_enabled=False)
+    with demo:
         add_endpoints(service)  # first: a handler of the page with the same name would take it
         with gr.Row(elem_classes="top"):
             gr.HTML(markup.header(TITLE, _PURPOSE))
@@ -47,14 +48,7 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
                 morph.add_tab(service, model=model, examples=examples)
             with gr.Tab("Inspect"):
                 inspect.add_tab(service, model=model, examples=examples)
-        model.change(
-            lambda name: model_facts(info_of(infos, name)),
-            model,
-            facts,
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        model.change(lambda name: model_facts(info_of(infos, name)), model, facts, **QUICK)
         switch.click(None, js=theme.OTHER_THEME, api_visibility="private")
         demo.load(None, js=theme.ON_LOAD, api_visibility="private")
     return demo

@@ -90,7 +90,7 @@ def gradio_folder() -> Iterator[Path]:
     """Gradio's environment as app.py makes it, and where its files lie."""
     before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
     with temporary.private_folder() as folder:
-        gradio_settings.settle(folder)
+        gradio_settings.set_environment(folder)
         yield folder
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]

@@ -18,7 +18,7 @@ import torch
 from latent_ae.app import gradio_settings, temporary
 from latent_ae.app import main as app
 from latent_ae.app.main import newest_model
-from latent_ae.app.perimeter.accounts import Accounts, AccountsError, read_accounts
+from latent_ae.app.perimeter.access import Accounts, AccountsError, read_accounts
 from latent_ae.errors import UserError
 from latent_ae.service import Service, ServiceLimits
 from tests.app.conftest import TinyModels
@@ -125,7 +125,7 @@ def test_models_run_on_the_accelerator_that_is_there_or_where_they_are_told_to(
     def load(*_: object, device: object, **__: object) -> None:
         raise UserError(f"loaded on {device}")
 
-    monkeypatch.setattr(gradio_settings, "settle", lambda folder: None)
+    monkeypatch.setattr(gradio_settings, "set_environment", lambda folder: None)
     monkeypatch.setattr("latent_ae.inference.device_named", lambda name: name or "the best")
     monkeypatch.setattr("latent_ae.service.Service.load", load)
     with kept_signals():
@@ -191,7 +191,7 @@ def test_an_account_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_settings_of_gradio_from_outside_have_no_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True", "PATH": "/bin"}
     monkeypatch.setattr(os, "environ", environment)
-    gradio_settings.settle(tmp_path)
+    gradio_settings.set_environment(tmp_path)
     assert environment["GRADIO_TEMP_DIR"] == str(tmp_path)
     assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert environment["PATH"] == "/bin"

@@ -16,11 +16,9 @@ from typing import Any, get_type_hints
 
 import gradio as gr
 from gradio import FileData
-from gradio.context import LocalContext
-from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter, ValidationError
 
-from latent_ae.app import temporary
+from latent_ae.app import gradio_internals, temporary
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.io.latent_file.latents import Compute, Precision
 from latent_ae.service import Service
@@ -32,13 +30,12 @@ _log = logging.getLogger(__name__)
 
 _FILE_EXPECTED = 'expected an uploaded file, as {"path": PATH, "meta": {"_type": "gradio.FileData"}}'
 
-File = dict[str, Any]
 Numbers = dict[str, Any]
 
 
 def add_endpoints(service: Service) -> None:
     """Add the endpoints to the Blocks that is being built."""
-    add = functools.partial(gr.api, concurrency_limit=None, api_visibility="public")
+    add = functools.partial(gr.events.api, concurrency_limit=None, api_visibility="public")
     for function in (*_coding(service), *_drawing(service)):
         # Gradio's queue holds nothing back: the service's own is bounded, batches, and says when it is full.
         add(_typed(function, service), api_name=function.__name__)
@@ -51,7 +48,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         seed: int | None = None,
         precision: Precision | None = None,
         logvar: bool = False,
-    ) -> tuple[FileData, dict]:
+    ) -> tuple[FileData, Numbers]:
         """Image to latents: the latent file (safetensors), and its numbers.
 
         Args:
@@ -75,7 +72,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
             "remarks": list(encoded.remarks),
         }
 
-    def decode(latents: FileData, model: str | None = None, foreign: bool = False) -> tuple[list[FileData], dict]:
+    def decode(latents: FileData, model: str | None = None, foreign: bool = False) -> tuple[list[FileData], Numbers]:
         """Latents to images: a PNG for each image of the latent file, and their numbers.
 
         Args:
@@ -85,7 +82,9 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         """
         return _images(service.decode(_path(latents), model=model, foreign=foreign), "decoded")
 
-    def reconstruct(image: FileData, model: str | None = None, rivals: bool = False) -> tuple[FileData, FileData, dict]:
+    def reconstruct(
+        image: FileData, model: str | None = None, rivals: bool = False
+    ) -> tuple[FileData, FileData, Numbers]:
         """What a model makes of an image: the reconstruction as PNG, the latent file, metrics and sizes.
 
         Args:
@@ -126,7 +125,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
         temperature: float = 1.0,
         size: int | None = None,
         prior: Prior = "normal",
-    ) -> tuple[list[FileData], dict]:
+    ) -> tuple[list[FileData], Numbers]:
         """Images decoded from random latents, as PNGs, and their numbers.
 
         Args:
@@ -142,7 +141,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
 
     def interpolate(
         a: FileData, b: FileData, model: str | None = None, steps: int = limits.usual_steps, spherical: bool = False
-    ) -> tuple[list[FileData], dict]:
+    ) -> tuple[list[FileData], Numbers]:
         """The way from one image to another through the latent space, as PNGs, and their numbers.
 
         Args:
@@ -154,7 +153,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
         """
         return _images(service.interpolate(_path(a), _path(b), model=model, steps=steps, spherical=spherical), "step")
 
-    def models() -> list[dict]:
+    def models() -> list[Numbers]:
         """The models of this server; the first is the one that is used where none is named."""
         return [_plain(dataclasses.asdict(model)) for model in service.models()]
 
@@ -172,7 +171,6 @@ def _typed(function: Callable[..., Any], service: Service) -> Callable[..., Any]
     def check(name: str, value: Any) -> Any:
         return _checked(name, checks[name], value)
 
-    @functools.wraps(function)
     def endpoint(*arguments: Any) -> Any:
         try:
             try:
@@ -188,18 +186,11 @@ def _typed(function: Callable[..., Any], service: Service) -> Callable[..., Any]
             message = "internal: the server failed at this request; its log says more"
             raise gr.Error(message, duration=None, print_exception=False) from None
         finally:
-            _forget_caller()
+            gradio_internals.forget_caller()
 
-    endpoint.check = check
+    functools.update_wrapper(endpoint, function)
+    vars(endpoint)["check"] = check  # called by `content.Calls`
     return endpoint
-
-
-def _forget_caller() -> None:
-    """Drop what Gradio keeps of a visitor: the whole page's configuration, for every call that comes by itself."""
-    blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
-    if blocks is not None and request is not None and request.session_hash is not None:
-        blocks.state_holder.session_data.pop(request.session_hash, None)
-        blocks.state_holder.time_last_used.pop(request.session_hash, None)
 
 
 def _checked(name: str, check: TypeAdapter[Any], value: Any) -> Any:
@@ -216,19 +207,20 @@ def _path(file: FileData) -> Path:
     path = Path(file.path)
     if (
         "\0" in file.path
-        or not path.resolve().is_relative_to(Path(get_upload_folder()).resolve())
+        or not path.resolve().is_relative_to(gradio_internals.upload_folder().resolve())
         or not path.is_file()
     ):
         raise BadRequest("the file was not uploaded to this server: upload it first")
     return path
 
 
-def _file(name: str, data: bytes) -> File:
-    path = temporary.put(Path(get_upload_folder()), name, data)
+def _file(name: str, data: bytes) -> Any:
+    """A result as Gradio sends it; functions declare it as FileData, which clients read in the schema."""
+    path = temporary.put(gradio_internals.upload_folder(), name, data)
     return FileData(path=str(path), orig_name=name, size=len(data)).model_dump()
 
 
-def _images(images: Images, name: str) -> tuple[list[File], Numbers]:
+def _images(images: Images, name: str) -> tuple[list[Any], Numbers]:
     files = [_file(f"{name}-{number}.png", _png(image)) for number, image in enumerate(images.images, start=1)]
     return files, {
         "model": images.model,

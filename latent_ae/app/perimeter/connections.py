@@ -9,9 +9,8 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from latent_ae.app.perimeter.visitors import address
+from latent_ae.app.gradio_internals import HTTPProtocol
+from latent_ae.app.perimeter.access import address
 from latent_ae.service.shares import Shares
 
 HEAD_SECONDS = 10.0
@@ -38,8 +37,7 @@ class Connections:
 
         Nobody loses one to an address that has more.
         """
-        host = connection.client[0] if connection.client else ""
-        owner = None if self._is_proxy(host) else address(host)
+        owner = None if self._is_proxy(connection.host) else address(connection.host)
         while not self._places.take(owner):
             own = self._places.of(owner)
             idle = [
@@ -62,8 +60,8 @@ class Connections:
             self._places.give_back(self._open.pop(connection))
 
 
-class Connection(H11Protocol):
-    """uvicorn's (0.54), which does not wait for ever for the head of a request or for the reader of an answer."""
+class Connection(HTTPProtocol):
+    """A connection that bounds the time for a request's head, and for reading an answer."""
 
     def __init__(self, *args: Any, connections: Connections, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -71,11 +69,6 @@ class Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._unsent = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Stay if there is a place."""
@@ -97,9 +90,8 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._watch()
 
-    def on_response_complete(self) -> None:
+    def response_complete(self) -> None:
         """The next request may come."""
-        super().on_response_complete()
         self._watch()
 
     def pause_writing(self) -> None:

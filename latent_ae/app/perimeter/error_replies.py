@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from latent_ae.app.gradio_internals import CLIENT_ERROR_PATHS, queue_error_detail
 from latent_ae.service.errors import BadRequest, ServiceError
 
 _ROUTES = {
@@ -67,11 +68,8 @@ class Replies:
         self.count(path, code)
         content: dict[str, object] = {"error": code, "message": message}
         if path.rstrip("/") == _QUEUE and 400 <= status < 500 and status not in (401, 403, 405):
-            # The one answer of which gradio_client shows more than the status.
-            status = 422
-            told = {"__type__": "validate", "is_valid": False, "message": f"{code}: {message}"}
-            content["detail"] = [{**told, "parameter_name": "request"}]
-        elif path.startswith(("gradio_api/", "config", "login")) or path == "":
+            status, content["detail"] = 422, queue_error_detail(code, message)
+        elif path.startswith(CLIENT_ERROR_PATHS) or path == "":
             content["detail"] = message if detail is None else detail
         return JSONResponse(content, status)
 
@@ -79,6 +77,20 @@ class Replies:
         """Count an error."""
         route = next((name for start, name in _ROUTES.items() if path.startswith(start)), "page")
         self.counts[route, code] += 1
+
+
+class RefusedToolCall(Exception):  # noqa: N818 - not an error of the server
+    """A refused call of a tool, answered as its result: another status would end the session of the client."""
+
+    def __init__(self, call: object, error: ServiceError) -> None:
+        super().__init__(str(error))
+        self._content = [{"type": "text", "text": f"{error.code}: {error}"}]
+        self._call = call
+
+    def response(self) -> Response:
+        """What the client shows to its model."""
+        result = {"content": self._content, "isError": True}
+        return JSONResponse({"jsonrpc": "2.0", "id": self._call, "result": result})
 
 
 class ErrorReplies:
@@ -117,8 +129,11 @@ class ErrorReplies:
                 _log.warning("the answer of %s broke off: %s", path[:80], " ".join(str(failure).split())[:200])
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        answer = self._failed(path, failure) if failure is not None or start is None else None
-        await (answer or self._converted(path, start, bytes(body)))(scope, receive, _without_body(send, scope))
+        if failure is not None or start is None:
+            answer = self._failed(path, failure)
+        else:
+            answer = self._converted(path, start, bytes(body))
+        await answer(scope, receive, _without_body(send, scope))
 
     def _failed(self, path: str, failure: Exception | None) -> Response:
         """The answer where Gradio raised an exception, or nothing was answered."""

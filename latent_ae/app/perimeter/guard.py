@@ -9,29 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.datastructures import Headers, QueryParams
-from starlette.formparsers import MultiPartException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latent_ae.app import temporary
-from latent_ae.app.api.tools import CALL, ROUTES, RefusedCall
+from latent_ae.app.gradio_internals import (
+    API,
+    ROUTES,
+    TOOL_ROUTES,
+    WORK_ROUTES,
+    UploadAborted,
+    leave_range_to_starlette,
+)
+from latent_ae.app.perimeter.access import VISITOR, Origins, name_visitor
 from latent_ae.app.perimeter.bodies import Bodies, Body
-from latent_ae.app.perimeter.calls import Calls, NotFound, check_path, leave_range_to_starlette, parsed
-from latent_ae.app.perimeter.contents import Contents, require_no_url
-from latent_ae.app.perimeter.error_replies import Replies
-from latent_ae.app.perimeter.origins import Origins
+from latent_ae.app.perimeter.content import Calls, Files, NotFound, check_path, check_stream, parsed, require_no_url
+from latent_ae.app.perimeter.error_replies import RefusedToolCall, Replies
 from latent_ae.app.perimeter.sessions import Sessions
-from latent_ae.app.perimeter.visitors import VISITOR, name_visitor
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown
 from latent_ae.service.shares import Shares
 
-NEEDED = (
-    *("app_id", "call/", "cancel", "config", "file=", "heartbeat/", "info", "login_check", "openapi.json", "queue/"),
-    *("reset", "run/", "startup-events", "theme.css", "upload", "upload_progress", "user"),
-)
-"""Gradio's routes under /gradio_api/ that the page, the clients and the app itself use, by how they start."""
-_WORKING = ("call/", "queue/join", "run/")
-"""those whose work leaves results on disk"""
 _ALWAYS = ("healthz", "readyz", "metrics")
 """for which there is always a place"""
 
@@ -91,9 +88,9 @@ class Guard:
         origins: Origins,
         calls: Calls,
         replies: Replies,
-        user: Callable[[Headers], str | None],
+        user: Callable[[HTTPConnection], str | None],
         bodies: Bodies,
-        contents: Contents,
+        files: Files,
         sessions: Sessions,
         upload_bytes: int,
         stored_bytes: int,
@@ -107,7 +104,7 @@ class Guard:
         self.replies = replies
         self.user = user
         self.bodies = bodies
-        self.contents = contents
+        self.files = files
         self.sessions = sessions
         self.upload_bytes = upload_bytes
         self.stored_bytes = stored_bytes
@@ -135,22 +132,23 @@ class Guard:
             self.origins.check(scope, path)
             check_path(path)
             await self._counted(path, scope, receive, send_own)
-        except RefusedCall as refused:
+        except RefusedToolCall as refused:
             await refused.response()(scope, receive, send_own)
         except ServiceError as error:
             await self.replies.refusal(path, error)(scope, receive, send_own)
 
     async def _counted(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer it if its visitor has not too many requests already. Raises Busy."""
-        headers = Headers(scope=scope)
-        if not self._proxy_is_known and "x-forwarded-for" in headers:
+        request = HTTPConnection(scope)
+        if not self._proxy_is_known and "x-forwarded-for" in request.headers:
             self._proxy_is_known = True
             _log.warning("requests come through a proxy, whose visitors share one visitor's part: see --trusted-proxy")
-        visitor = name_visitor(scope, self.user(headers))
+        visitor = name_visitor(scope, self.user(request))
         counted = path not in _ALWAYS
         if counted and not self._requests.take(visitor):
             raise Busy(f"{self._requests.of(visitor)} of your requests are not answered yet: try again in a moment")
-        session = path.removeprefix("gradio_api/heartbeat/") if path.startswith("gradio_api/heartbeat/") else None
+        heartbeat = f"{API}heartbeat/"
+        session = path.removeprefix(heartbeat) if path.startswith(heartbeat) else None
         self.traffic.requests += session is None
         try:
             if session is None:
@@ -168,13 +166,13 @@ class Guard:
         posted = scope["method"] == "POST"
         if self.traffic.closing and posted:
             raise ShuttingDown("the server is shutting down: try again later")
-        route = path.removeprefix("gradio_api/") if path.startswith("gradio_api/") else None
-        tools = self.mcp and route in ROUTES
+        route = path.removeprefix(API) if path.startswith(API) else None
+        tools = self.mcp and route in TOOL_ROUTES
         self._require_route(scope, path, route, tools=tools)
-        for upload in QueryParams(scope["query_string"]).getlist("upload_id"):
+        for upload in HTTPConnection(scope).query_params.getlist("upload_id"):
             _require_identifier("upload_id", upload)
         if route is not None and scope["method"] == "GET":
-            self.calls.check_stream(route, scope["query_string"])
+            check_stream(self.sessions.tables, route, scope["query_string"])
         if not posted:
             await self.app(scope, receive, send)
             return
@@ -189,7 +187,7 @@ class Guard:
             if route is not None and route.startswith("upload"):
                 await self._upload(body, scope, send)
                 return
-            if route is not None and route.startswith(_WORKING):
+            if route is not None and route.startswith(WORK_ROUTES):
                 self._require_room()
             if path.startswith("remote/"):  # read there, after the password
                 await self.app(scope, body.receive, send)
@@ -200,7 +198,7 @@ class Guard:
             await self.app(scope, _replay(whole, body.receive), send)
 
     def _require_route(self, scope: Scope, path: str, route: str | None, *, tools: bool) -> None:
-        if path.startswith("monitoring") or not (route is None or tools or route.startswith(NEEDED)):
+        if path.startswith("monitoring") or not (route is None or tools or route.startswith(ROUTES)):
             raise NotFound("there is no such page")
         if route is not None and route.startswith("file="):
             require_no_url(route.removeprefix("file="))
@@ -215,9 +213,9 @@ class Guard:
             for name in _IDENTIFIERS:
                 if value.get(name) is not None:
                     _require_identifier(name, value[name])
-        self.contents.check(value)
+        self.files.check(value)
         self.calls.check(route, value)
-        if route.startswith(_WORKING) and isinstance(value, dict):
+        if route.startswith(WORK_ROUTES) and isinstance(value, dict):
             self.sessions.require_room(value.get("session_hash"), scope[VISITOR])
 
     def _check_tool(self, value: Any, size: int) -> None:
@@ -225,15 +223,15 @@ class Guard:
         request = value if isinstance(value, dict) else {}
         parameters = request.get("params")
         arguments = parameters.get("arguments") if isinstance(parameters, dict) else None
-        call = request.get("method") == CALL and "id" in request
+        call = request.get("method") == "tools/call" and "id" in request
         try:
             if call:
                 self._require_room()
-            self.contents.check_tool(arguments)
+            self.files.check_tool(arguments)
         except ServiceError as error:
             if not call:
                 raise
-            raise RefusedCall(request["id"], error) from None
+            raise RefusedToolCall(request["id"], error) from None
 
     async def _upload(self, body: Body, scope: Scope, send: Send) -> None:
         """Hand an upload on as it comes. Raises ServiceError for what ends it."""
@@ -244,7 +242,7 @@ class Guard:
                 message = await body.receive()
             except ServiceError as error:
                 # What Gradio's reader of uploads takes as its own: it removes what it wrote.
-                raise MultiPartException(str(error)) from None
+                raise UploadAborted(str(error)) from None
             data = message.get("body", b"")
             self.traffic.received += len(data) + _FILE_BYTES * data.count(b"filename=")
             return message

@@ -2,8 +2,9 @@
 
 import gradio as gr
 
+from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import layout, markup
-from latent_ae.app.tabs.files import as_chosen, chosen, gallery, png
+from latent_ae.app.tabs.files import chosen, gallery, png
 from latent_ae.app.tabs.job import Run, Updates, connect, guarded, sentence
 from latent_ae.service import Service
 
@@ -15,7 +16,7 @@ def add_tab(service: Service) -> None:
     names = [info.id for info in service.models()]
     with gr.Row():
         with layout.controls():
-            file = as_chosen(
+            file = pass_uploads_as_paths(
                 gr.File(label="Latent file (.safetensors, .latent)", file_types=[".safetensors", ".latent"], height=160)
             )
             model = gr.Dropdown(

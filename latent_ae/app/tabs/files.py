@@ -3,31 +3,18 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
-from latent_ae.app import temporary
+from latent_ae.app import gradio_internals, temporary
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.service.errors import BadRequest
 
-Upload = TypeVar("Upload", gr.Image, gr.File)
 _COLUMNS = 3
 """of a gallery at least: one picture is not to fill the page"""
 _FRAME_MS, _END_MS = 90, 600
 """of an animation: the ends are looked at longer than what lies between"""
-
-
-def as_chosen(component: Upload) -> Upload:
-    """An upload that reaches the handlers as the path of the very file that was chosen.
-
-    By itself Gradio opens images, and looks at names, before anyone can say what is wrong with a file. The method is
-    replaced on the object, because for a subclass Gradio writes a file into the folder of its source. So handlers give
-    such a component values, and no `gr.update`, for which Gradio would make the object anew.
-    """
-    component.preprocess = lambda payload: None if payload is None else payload.path
-    return component
 
 
 def chosen(path: str | None, what: str) -> Path:
@@ -39,7 +26,7 @@ def chosen(path: str | None, what: str) -> Path:
 
 def download(data: bytes, name: str) -> str:
     """Put a file where this visitor's browser may fetch it, and return its path."""
-    return str(temporary.put(Path(get_upload_folder()), name, data))
+    return str(temporary.put(gradio_internals.upload_folder(), name, data))
 
 
 def png(pixels: Pixels, name: str) -> str:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import chosen, gallery
-from latent_ae.app.tabs.job import Run, Updates, connect, guarded
+from latent_ae.app.tabs.job import QUICK, Run, Updates, connect, guarded
 from latent_ae.service import Service
 from latent_ae.service.results import Inspection
 
@@ -70,7 +70,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
 
     outputs = [chart, table, channels, results]
     connect(start, cancel, inspect, run=run, inputs=[image, model], outputs=outputs, status=status)
-    model.change(cards.get, model, card, queue=False, show_progress="hidden", api_visibility="private")
+    model.change(cards.get, model, card, **QUICK)
 
 
 def card_text(card: str) -> str:

@@ -3,17 +3,28 @@
 import functools
 import html
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import gradio as gr
 from gradio.components import Component
-from gradio.context import LocalContext
 
+from latent_ae.app.gradio_internals import called_from_page
 from latent_ae.app.tabs import markup
 from latent_ae.service.catalog import choose
 from latent_ae.service.errors import ServiceError
 from latent_ae.service.results import ModelInfo
 
+
+class EventOptions(TypedDict):
+    """Arguments of a Gradio event."""
+
+    queue: bool
+    show_progress: Literal["hidden"]
+    api_visibility: Literal["private"]
+
+
+QUICK: EventOptions = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Options of an event that takes no time and that no program may call."""
 Updates = dict[Component, Any]
 MODEL_EVENTS = 8
 """requests of visitors that are with the service at a time; Gradio's queue holds the others and shows their place"""
@@ -71,7 +82,7 @@ def guarded(status: gr.HTML, results: Component) -> Callable[[Callable[..., Upda
                 return handler(*args)
             except ServiceError as error:
                 message = sentence(str(error))
-                if LocalContext.event_id.get(None):  # else there is no page, and Gradio would print it
+                if called_from_page():  # else there is no page, and Gradio would print it
                     gr.Warning(html.escape(message))  # a toast shows HTML
                 return {status: markup.error(message), results: gr.update(visible=False)}
             except Cancelled:
@@ -107,13 +118,12 @@ def connect(
     status: gr.HTML,
 ) -> None:
     """Let `start` run `handler(run, *inputs)` through the queue, and `cancel` end it."""
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
     def begin(run: Run) -> tuple[Any, Any]:
         run.begin()
         return gr.update(interactive=False), gr.update(visible=True)
 
-    begun = start.click(begin, run, [start, cancel], **quick)
+    begun = start.click(begin, run, [start, cancel], **QUICK)
     work = begun.then(
         handler,
         [run, *inputs],
@@ -124,10 +134,10 @@ def connect(
         concurrency_limit=MODEL_EVENTS,
     )
     ready = (gr.update(interactive=True), gr.update(visible=False))
-    work.then(lambda: ready, None, [start, cancel], **quick)
+    work.then(lambda: ready, None, [start, cancel], **QUICK)
 
     def stop(run: Run) -> tuple[str, Any, Any]:
         run.cancel()
         return markup.note("Cancelled."), *ready
 
-    cancel.click(stop, run, [status, start, cancel], cancels=work, **quick)
+    cancel.click(stop, run, [status, start, cancel], cancels=work, **QUICK)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import gradio as gr
 
+from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import markup
-from latent_ae.app.tabs.files import as_chosen, download
-from latent_ae.app.tabs.job import Run
+from latent_ae.app.tabs.files import download
+from latent_ae.app.tabs.job import QUICK, Run
 
 LATENTS = "Each channel over its own range, or each code of the codebook in a colour."
 """below the title of pictures of latents"""
@@ -49,7 +50,7 @@ def upload(label: str, *, height: int = 260, hint: str = "Drop an image here\n- 
         alt_text="The chosen image",
         placeholder=hint,
     )
-    return as_chosen(image)
+    return pass_uploads_as_paths(image)
 
 
 def examples(paths: Sequence[Path], *inputs: gr.Image) -> None:
@@ -57,7 +58,6 @@ def examples(paths: Sequence[Path], *inputs: gr.Image) -> None:
     if len(paths) < len(inputs):
         return
     given = [download(path.read_bytes(), path.name) for path in paths]
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     if len(inputs) == 1:
         shown = gr.Dataset(
             label="Examples",
@@ -66,10 +66,10 @@ def examples(paths: Sequence[Path], *inputs: gr.Image) -> None:
             type="index",
             layout="gallery",
         )
-        shown.click(given.__getitem__, shown, inputs[0], **quick)
+        shown.click(given.__getitem__, shown, inputs[0], **QUICK)
     else:
         fill = gr.Button("Use the examples", size="sm")
-        fill.click(lambda: given[: len(inputs)], None, list(inputs), **quick)
+        fill.click(lambda: given[: len(inputs)], None, list(inputs), **QUICK)
 
 
 def pictures(title: str, *, columns: int, text: str = "", large: bool = False) -> gr.Gallery:

@@ -8,7 +8,7 @@ import numpy as np
 
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import animation, chosen, download, gallery, png
-from latent_ae.app.tabs.job import Run, Updates, connect, guarded, info_of
+from latent_ae.app.tabs.job import QUICK, Run, Updates, connect, guarded, info_of
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
 
@@ -28,14 +28,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     with gr.Column(visible=suits_walks(service.models()[0])) as walk:
         gr.HTML(markup.title("Between four images"))
         _between_four(service, model, examples)
-    model.change(
-        lambda name: gr.update(visible=suits_walks(info_of(infos, name))),
-        model,
-        walk,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    model.change(lambda name: gr.update(visible=suits_walks(info_of(infos, name))), model, walk, **QUICK)
 
 
 def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:

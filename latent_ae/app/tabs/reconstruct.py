@@ -1,5 +1,6 @@
 """Reconstruct: what a model keeps of an image and what it loses, beside JPEG and WebP of the same size."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ import gradio as gr
 
 from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.files import chosen, download, gallery, png
-from latent_ae.app.tabs.job import Run, Updates, connect, guarded
+from latent_ae.app.tabs.job import QUICK, Run, Updates, connect, guarded
 from latent_ae.app.tabs.result_cache import Shelf
+from latent_ae.io.image import Pixels
 from latent_ae.service import Service
 from latent_ae.service.results import Reconstruction
 
@@ -54,8 +56,12 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         tick = run.start(progress, "Encoding and decoding")
         file = chosen(path, "image")
         wanted = [name, *(other for other in also if other != name)]
+
+        def part(done: int, share: float) -> None:
+            tick((done + share) / len(wanted))
+
         made = [
-            service.reconstruct(file, model=each, tick=lambda share, done=done: tick((done + share) / len(wanted)))
+            service.reconstruct(file, model=each, tick=functools.partial(part, done))
             for done, each in enumerate(wanted)
         ]
         first = made[0]
@@ -63,7 +69,11 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         rows, pictures = comparison.rows(made, rivals), comparison.pictures(made, rivals)
         # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
         ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")
-        beside = [*zip(ends, (caption for _, caption in pictures), strict=False), *pictures[len(ends) :]]
+        captions = [caption for _, caption in pictures]
+        beside: list[tuple[Pixels | str, str]] = [
+            *zip(ends, captions[: len(ends)], strict=True),
+            *pictures[len(ends) :],
+        ]
         shelf.drop(key)
         return {
             kept: shelf.put(first),
@@ -106,7 +116,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
             choices=[each for each in names if each != name], value=[each for each in also if each != name]
         )
 
-    model.change(remaining, [model, others], others, queue=False, show_progress="hidden", api_visibility="private")
+    model.change(remaining, [model, others], others, **QUICK)
 
 
 def _results() -> SimpleNamespace:

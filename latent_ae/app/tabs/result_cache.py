@@ -34,7 +34,7 @@ class Shelf:
         """What was put there, None if it has left."""
         with self._lock:
             self._expire()
-            return self._kept[key][1] if key in self._kept else None
+            return self._kept[key][1] if key is not None and key in self._kept else None
 
     def drop(self, key: str | None) -> None:
         """Forget what was put there."""

@@ -7,7 +7,7 @@ import gradio as gr
 
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import gallery
-from latent_ae.app.tabs.job import Run, Updates, connect, guarded, info_of
+from latent_ae.app.tabs.job import QUICK, Run, Updates, connect, guarded, info_of
 from latent_ae.service import Service
 from latent_ae.service.priors import Prior
 from latent_ae.service.results import ModelInfo
@@ -88,17 +88,8 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
         outputs=[images, results],
         status=status,
     )
-    model.change(
-        lambda name: gr.update(**_of_model(info_of(infos, name))),
-        model,
-        prior,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    another.click(
-        lambda: secrets.randbelow(_SEEDS), None, seed, queue=False, show_progress="hidden", api_visibility="private"
-    )
+    model.change(lambda name: gr.update(**_of_model(info_of(infos, name))), model, prior, **QUICK)
+    another.click(lambda: secrets.randbelow(_SEEDS), None, seed, **QUICK)
 
 
 def _of_model(info: ModelInfo) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_a_body_without_a_length_is_cut_off_while_it_comes(server: str) -> None:
 def guarded(service: Service, gradio_folder: Path) -> Iterator[str]:
     from latent_ae.app.launch import launch
     from latent_ae.app.page import create_demo
-    from latent_ae.app.perimeter.accounts import Accounts
+    from latent_ae.app.perimeter.access import Accounts
 
     running = launch(create_demo(service), service, port=0, auth=Accounts({"ann": "s:cret"}))
     yield running.url

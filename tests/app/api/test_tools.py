@@ -17,7 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from latent_ae.app import gradio_settings
 from latent_ae.app import main as app
 from latent_ae.app.launch import Running, launch
-from latent_ae.app.perimeter.accounts import Accounts
+from latent_ae.app.perimeter.access import Accounts
 from latent_ae.app.perimeter.guard import tool_bytes
 from latent_ae.app.temporary import files_under
 from latent_ae.errors import UserError
@@ -169,7 +169,7 @@ def test_tools_and_accounts_exclude_each_other(
     file = tmp_path / "accounts"
     file.touch(mode=0o600)
     file.write_text("ann:secret\n")
-    monkeypatch.setattr(gradio_settings, "settle", lambda folder: None)
+    monkeypatch.setattr(gradio_settings, "set_environment", lambda folder: None)
     with kept_signals():  # before the model is looked for
         assert app.main(["--mcp", "--auth-file", str(file), "--model", str(tmp_path / "none")]) == 2
     assert "error: --mcp with --auth-file: tools are not asked for a password" in capsys.readouterr().err
@@ -181,7 +181,7 @@ def test_tools_that_cannot_be_offered_are_an_error_and_not_a_server_without_them
     from latent_ae.app.page import create_demo
 
     # As of a release of the package that lacks what Gradio takes from it.
-    monkeypatch.setattr("latent_ae.app.api.tools._Server.Server", None)
+    monkeypatch.setattr("latent_ae.app.gradio_internals.ToolServer.Server", None)
     demo = create_demo(service)
     with pytest.raises(UserError, match="--mcp: tools cannot be offered"):
         launch(demo, service, port=0, mcp=True)

@@ -198,7 +198,7 @@ class Held:
     """A connection as `Connections` sees it."""
 
     def __init__(self, host: str, *, idle: bool = True) -> None:
-        self.client = (host, 1)
+        self.host = host
         self.idle = idle
         self.transport = self
         self.aborted = False

@@ -14,11 +14,11 @@ from gradio_client.exceptions import AppError, ValidationError
 from prometheus_client.parser import text_string_to_metric_families
 
 from latent_ae.app.perimeter import error_replies
-from latent_ae.app.perimeter.calls import parsed
+from latent_ae.app.perimeter.content import parsed
 from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
-from tests.app.perimeter.test_origins import routes
+from tests.app.perimeter.test_access import routes
 from tests.app.pictures import pixels, png
 
 JSON = {"Content-Type": "application/json"}

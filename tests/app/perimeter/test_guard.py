@@ -15,12 +15,11 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from latent_ae.app.perimeter.access import Origins
 from latent_ae.app.perimeter.bodies import Bodies
-from latent_ae.app.perimeter.calls import Calls
-from latent_ae.app.perimeter.contents import Contents
+from latent_ae.app.perimeter.content import Calls, Files
 from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.app.perimeter.guard import Guard, Traffic
-from latent_ae.app.perimeter.origins import Origins
 from latent_ae.app.temporary import files_under
 from tests.app.pictures import pixels, png, written
 
@@ -113,7 +112,7 @@ def test_gradio_itself_refuses_what_was_not_uploaded(
     server: str, gradio_folder: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind the guard stands Gradio's own check, which is off in an app that is mounted instead of launched."""
-    monkeypatch.setattr(Contents, "check", lambda *_: None)
+    monkeypatch.setattr(Files, "check", lambda *_: None)
     before = contents(gradio_folder)
     for function in functions(server):
         for form in ("as an upload", "as a stream"):
@@ -232,7 +231,7 @@ def test_tools_give_no_addresses_either(tmp_path: Path) -> None:
             replies=Replies(),
             user=lambda _: None,
             bodies=Bodies(100 * UPLOAD_BYTES),
-            contents=Contents(tmp_path, upload_bytes=UPLOAD_BYTES),
+            files=Files(tmp_path, upload_bytes=UPLOAD_BYTES),
             sessions=None,
             upload_bytes=UPLOAD_BYTES,
             stored_bytes=UPLOAD_BYTES,

@@ -28,7 +28,7 @@ def running(service: Service, gradio_folder: Path) -> Iterator[Running]:
     from latent_ae.app.page import create_demo
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("MOST_KEPT", "MOST_STATES", "_UPLOADS"):
+        for name in ("MAX_CLOSED", "MAX_CLOSED_STATES", "_MAX_UPLOADS"):
             patch.setattr(sessions, name, MOST)
         running = launch(create_demo(service), service, port=0, trusted_proxies=["127.0.0.1"])
         yield running
@@ -100,26 +100,32 @@ def test_progress_of_uploads_is_kept_for_few(running: Running) -> None:
     until(lambda: kept(running)["uploads"] <= MOST)
 
 
-def test_calls_that_wait_are_bounded_by_visitor(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    guarding = running.demo._queue.push.__self__
-    monkeypatch.setattr(guarding, "_most_waiting", 0)
-    answer = httpx.post(f"{running.url}gradio_api/call/models", json={"data": []})
-    assert answer.status_code == 503
-    assert "busy" in answer.text
-
-
 class Call:
     """One that waits in Gradio's queue."""
 
     def __init__(self, visitor: str, number: int) -> None:
         self.visitor, self.number = visitor, number
+        self.session_hash = f"{visitor} {number}"
         self.request = self
         self.scope = {"latent_ae.visitor": visitor}
 
 
+def test_calls_that_wait_are_bounded_by_visitor(
+    running: Running, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = running.demo._queue.event_ids_to_events
+    for number in range(2 * service.limits.queue):  # half of the places
+        monkeypatch.setitem(events, f"waiting{number}", Call("127.0.0.1", number))
+    answer = httpx.post(f"{running.url}gradio_api/call/models", json={"data": []})
+    assert answer.status_code == 503
+    assert "busy" in answer.text
+    other = {"X-Forwarded-For": "192.0.2.1"}
+    assert httpx.post(f"{running.url}gradio_api/call/models", json={"data": []}, headers=other).status_code == 200
+
+
 def test_visitors_take_turns_in_the_queue() -> None:
     line = [Call("a", 0), Call("a", 1), Call("a", 2), Call("b", 0), Call("c", 0), Call("b", 1)]
-    turns = [(each.visitor, each.number) for each in sessions._in_turns(line)]
+    turns = [(each.visitor, each.number) for each in sessions.in_turns(line)]
     assert turns == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("a", 2)]
 
 

@@ -9,8 +9,7 @@ import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
 from latent_ae.app.launch import Running, launch
-from latent_ae.app.perimeter.accounts import Accounts
-from latent_ae.app.perimeter.origins import ForeignRequest, Origins
+from latent_ae.app.perimeter.access import Accounts, ForeignRequest, Origins
 from latent_ae.errors import UserError
 from latent_ae.service import Service
 

@@ -1,12 +1,19 @@
-"""Which requests come from this server's own pages or from no page at all; all others are refused.
+"""Who may use the server: the names it is reached by, the pages that may call it, accounts, and one visitor's share.
 
 A browser lets any web site send requests here, with the visitor's cookie and from behind the visitor's firewall. It
 says where a request comes from (`Origin`, `Sec-Fetch-*`) and which name it looked up (`Host`); programs say the latter.
 """
 
+import base64
+import binascii
+import hmac
 import ipaddress
+import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Hashable, Iterable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +22,9 @@ from starlette.types import Message, Scope
 from latent_ae.errors import UserError
 from latent_ae.service.errors import ServiceError
 
+VISITOR = "latent_ae.visitor"
+"""Key in a request's scope: places, memory and connections are shared between visitors."""
+CURRENT_VISITOR: ContextVar[Hashable] = ContextVar("visitor", default=None)
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _SHOWN = 80
 """characters of a name that a refusal repeats"""
@@ -142,3 +152,83 @@ def _literal(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class AccountsError(UserError):
+    """A file of names and passwords that cannot be used; the message says what to do."""
+
+
+class Accounts:
+    """Names and their passwords."""
+
+    def __init__(self, passwords: Mapping[str, str]) -> None:
+        self._passwords = dict(passwords)
+
+    def allows(self, name: str, password: str) -> bool:
+        """Whether this is the password of `name`, in a time that tells nothing of it."""
+        known = self._passwords.get(name)
+        same = hmac.compare_digest((known or "").encode(), password.encode())
+        return same and known is not None
+
+    def named(self, authorization: str | None) -> str | None:
+        """The account that an Authorization header (HTTP basic) names with its password, None if there is none."""
+        scheme, _, coded = (authorization or "").partition(" ")
+        if scheme.lower() != "basic":
+            return None
+        try:
+            name, colon, password = base64.b64decode(coded, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+        return name if colon and self.allows(name, password) else None
+
+
+def read_accounts(path: Path) -> Accounts:
+    """The accounts in a file of lines `user:password`; empty lines and lines that start with # are left out.
+
+    Raises AccountsError if the file cannot be read, others than its owner can read it, or a line is not of this form.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        # systemd lets the unit alone into its folder of credentials, and gives the files in it a mode of its own.
+        if mode & 0o077 and str(path.parent) != os.environ.get("CREDENTIALS_DIRECTORY"):
+            raise AccountsError(f"--auth-file {path}: others than its owner can read it ({mode:04o}): chmod 600 {path}")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise AccountsError(f"--auth-file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise AccountsError(f"--auth-file {path}: expected text in UTF-8") from None
+    passwords: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, colon, password = line.partition(":")
+        if not (name.strip() and colon and password) or name != name.strip():
+            raise AccountsError(f"--auth-file {path}, line {number}: expected user:password")
+        if name in passwords:
+            raise AccountsError(f"--auth-file {path}, line {number}: {name} has a line already")
+        passwords[name] = password
+    if not passwords:
+        raise AccountsError(f"--auth-file {path}: expected lines user:password, found none")
+    return Accounts(passwords)
+
+
+def name_visitor(scope: Scope, user: str | None) -> Hashable:
+    """Say in the scope, and in the context of this task, whose the request is: a user's, or else an address's."""
+    client = scope.get("client")
+    visitor: Hashable = address(client[0] if client else "") if user is None else ("user", user)
+    scope[VISITOR] = visitor
+    CURRENT_VISITOR.set(visitor)
+    return visitor
+
+
+def address(text: str) -> str:
+    """An address as one visitor has it: of IPv6 the network of a household, for which it has billions."""
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is None:
+            return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
+        found = found.ipv4_mapped
+    return str(found)

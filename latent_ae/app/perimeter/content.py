@@ -1,0 +1,206 @@
+"""What is in the JSON that Gradio's routes and tools are sent: checked here, because Gradio fails over it or trusts it.
+
+Gradio 6.31 looks a function up, and hands it its values, without asking first whether either is there: an unknown name,
+a missing parameter or an unknown session is an exception of its own, a 500 and a trace in the log.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import parse_qs
+
+import gradio as gr
+
+from latent_ae.app.gradio_internals import Function, Functions, Preprocess, SessionTables, wrap_preprocess
+from latent_ae.app.perimeter.bodies import require_size
+from latent_ae.app.perimeter.error_replies import Replies
+from latent_ae.service.errors import BadRequest, ServiceError
+
+_MAX_NAME = 255
+"""Bytes of a file's name: file systems refuse longer ones. Also characters of a message that a refusal repeats."""
+_MAX_DEPTH = 32
+
+
+class NotFound(ServiceError):  # noqa: N818 - named as HTTP names it
+    """A page, a function, a session or a result does not exist."""
+
+    code = "not_found"
+    status = 404
+
+
+class Calls:
+    """Checks calls of the page's functions and of the endpoints."""
+
+    def __init__(self, demo: gr.Blocks, replies: Replies) -> None:
+        self._functions = Functions(demo)
+
+        def wrap(preprocess: Preprocess) -> Preprocess:
+            return _with_clear_errors(preprocess, replies)
+
+        wrap_preprocess(demo, wrap)
+
+    def check(self, route: str, body: Any) -> None:
+        """Raise NotFound or BadRequest for a call at a route below /gradio_api/ that Gradio would fail over."""
+        kind, _, name = route.rstrip("/").partition("/")
+        if kind not in ("call", "run") and route.rstrip("/") != "queue/join":
+            return
+        if not isinstance(body, dict):
+            raise BadRequest("expected a JSON object in the request's body")
+        if kind == "call" and name.startswith("v2/"):
+            self._check_named(name.removeprefix("v2/"), body)
+        else:
+            self._check_listed(kind, name, body)
+
+    def _check_named(self, name: str, body: dict[str, Any]) -> None:
+        """Check values that are given by the names of an endpoint's parameters."""
+        function = self._named(name)
+        parameters = self._functions.endpoints.get(name)
+        if parameters is None:
+            raise self._unknown(name)
+        takes = ", ".join(parameters) or "nothing"
+        if unknown := [given for given in body if given not in parameters]:
+            raise BadRequest(f"{name} has no parameter {unknown[0][:40]!r}; it takes {takes}")
+        if missing := [needed for needed, has_default in parameters.items() if not has_default and needed not in body]:
+            raise BadRequest(f"{name} needs {', '.join(missing)}; it takes {takes}")
+        _check_values(function, body)
+
+    def _check_listed(self, kind: str, name: str, body: dict[str, Any]) -> None:
+        """Check the list `data` of values for a function that is named in the path or numbered in the body."""
+        function, data = self._function(kind, name, body), body.get("data")
+        if not isinstance(data, list):
+            raise BadRequest("data is a list of values")
+        if body.get("batched"):
+            raise BadRequest("calls are not taken in batches: leave batched out")
+        wanted = {function.inputs}
+        if kind == "call":
+            wanted.add(function.api_inputs)
+        if len(data) not in wanted:
+            values = " or ".join(map(str, sorted(wanted)))
+            raise BadRequest(f"data has {len(data)} values, and the function takes {values}")
+        if kind == "call" and hasattr(function.call, "check"):
+            _check_values(function, dict(zip(function.parameters, data, strict=True)))
+
+    def _function(self, kind: str, name: str, body: dict[str, Any]) -> Function:
+        number = None if kind == "call" else body.get("fn_index")
+        if number is None and name and kind != "queue":
+            return self._named(name)
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise BadRequest("fn_index is the number of a function")
+        function = self._functions.numbered(number)
+        if function is None:
+            raise NotFound(f"there is no function {str(number)[:20]}")
+        return function
+
+    def _named(self, name: str) -> Function:
+        function = self._functions.named(name)
+        if function is None:
+            raise self._unknown(name)
+        return function
+
+    def _unknown(self, name: str) -> NotFound:
+        return NotFound(f"there is no endpoint {name[:40]!r}; there are {', '.join(self._functions.endpoints)}")
+
+
+def check_stream(tables: SessionTables, route: str, query: bytes) -> None:
+    """Raise NotFound or BadRequest for a GET, at a route below /gradio_api/, of results that nobody waits for."""
+    if route == "queue/data":
+        session = parse_qs(query.decode("latin-1")).get("session_hash", [""])[-1]
+        if not session:
+            raise BadRequest("session_hash is missing")
+        if session not in tables.messages:
+            raise NotFound("there is no such session, or nothing of it is waited for")
+    elif route.startswith("call/") and not tables.knows_event(route.rpartition("/")[2]):
+        raise NotFound("there is no such call, or its result was fetched")
+
+
+class Files:
+    """Checks the files that a request names: uploaded into one folder, of a bounded size, and no addresses."""
+
+    def __init__(self, folder: Path, *, upload_bytes: int) -> None:
+        self._folder = folder
+        self._upload_bytes = upload_bytes
+
+    def check(self, value: Any, depth: int = 0) -> None:
+        """Raise BadRequest unless every file that a request names was uploaded here."""
+        if depth > _MAX_DEPTH:
+            raise BadRequest(f"the request is nested deeper than {_MAX_DEPTH} levels")
+        if isinstance(value, dict) and "path" in value:
+            path = value["path"]
+            require_no_url(path)
+            if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(self._folder):
+                raise BadRequest("the file was not uploaded to this server: upload it first")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for each in inner:
+            self.check(each, depth + 1)
+
+    def check_tool(self, arguments: Any) -> None:
+        """The same for arguments of a tool, whose files are data: URIs. Raises TooLarge too."""
+        for argument in arguments.values() if isinstance(arguments, dict) else ():
+            require_no_url(argument)
+            if isinstance(argument, str):
+                decoded = 3 * (len(argument) - argument.find(",") - 1) // 4 - argument[-2:].count("=")  # of base64
+                require_size(decoded, self._upload_bytes)
+        self.check(arguments)
+
+
+def require_no_url(path: object) -> None:
+    """Raise BadRequest for an address, which Gradio would fetch."""
+    if str(path).strip().lower().startswith(("http://", "https://")):
+        raise BadRequest("addresses are not fetched: upload the file, or give it as a data: URI from a tool")
+
+
+def check_path(path: str) -> None:
+    """Raise NotFound for a path that no file system could have, which Gradio would look for."""
+    if any(len(part.encode("utf-8", "replace")) > _MAX_NAME for part in path.split("/")):
+        raise NotFound("there is no such page")
+
+
+def parsed(body: bytes) -> Any:
+    """The value of strict JSON: no NaN, no infinity, no text that UTF-8 cannot encode. Raises BadRequest."""
+    try:
+        value = json.loads(body, parse_constant=_refuse, parse_float=_finite)
+        if b"\\u" in body:
+            json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeError, RecursionError):
+        raise BadRequest("the JSON in the request's body is nested too deep, or holds what no text can") from None
+    except ValueError as error:
+        raise BadRequest(f"expected JSON in the request's body: {str(error)[:80]}") from None
+    return value
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        _refuse(text)
+    return value
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is not a JSON number")
+
+
+def _check_values(function: Function, values: dict[str, Any]) -> None:
+    """Report at once what an endpoint would report in the stream of its result, where Gradio's client looks for it."""
+    for name, value in values.items():
+        function.call.check(name, value)
+
+
+def _with_clear_errors(preprocess: Preprocess, replies: Replies) -> Preprocess:
+    """Gradio's step from a request's values to a function's arguments, with errors that the caller understands."""
+
+    async def checked(*arguments: Any, **named: Any) -> Sequence[Any]:
+        try:
+            return await preprocess(*arguments, **named)
+        except gr.Error as error:
+            why = "".join(letter if letter.isprintable() else "?" for letter in str(error.message)[:_MAX_NAME])
+        except FileNotFoundError:
+            why = "a file that was named is not there: upload it first"
+        except OSError:
+            raise
+        except Exception:
+            why = "the values do not have the form that the function takes"
+        replies.count("gradio_api/call/", "bad_request")
+        raise gr.Error(f"bad_request: {why}", duration=None, print_exception=False) from None
+
+    return checked
