@@ -89,7 +89,7 @@ def test_evaluate_with_another_size_and_a_distance(model_dir: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "which images? Give --data.source digits, photos, or folder, hub or stream"),
+        ([], "--data.source is missing: give digits or photos, or folder, hub or stream"),
         (["--data.source", "nowhere"], "data.source nowhere is unknown"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         ([*FEW, "--evaluation.max_image", "3"], "did you mean --evaluation.max_images?"),
@@ -134,7 +134,7 @@ def test_settings_may_stand_before_the_model(model_dir: Path, capsys: pytest.Cap
 
 def test_settings_that_cut_training_images_are_refused(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, ["evaluate", str(model_dir), *FEW, "--data.flip", "true"])
-    assert "--data.flip cuts training images and has no effect" in line
+    assert "--data.flip only crops training images and has no effect" in line
 
 
 def test_the_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,8 @@ def test_the_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ["paint"],
         ["reconstruct", "a.png"],
         ["evaluate"],
-        ["encode", "a.png", "--model", "m", "-o", "o", "--sample", "-1"],
+        ["likelihood", "m", "--importance-samples", "0"],
+        ["encode", "a.png", "--model", "m", "-o", "o", "--sample", "--seed", "-1"],
     ],
 )
 def test_what_argparse_refuses(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +184,7 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 
 def test_the_choices_of_arithmetic_are_those_of_the_codec() -> None:
-    assert options.COMPUTE == PRECISIONS
+    assert options.PRECISIONS == PRECISIONS
 
 
 WITHOUT_TORCH = """

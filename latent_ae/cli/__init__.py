@@ -8,18 +8,19 @@ import sys
 from collections.abc import Callable
 
 from latent_ae._version import __version__
-from latent_ae.cli import convert, evaluate, export, files, inspection, programs, space, verify
-from latent_ae.cli.messages import complain
+from latent_ae.cli import datasets, evaluate, export, files, inspection, programs, space
+from latent_ae.cli.options import RENAMED
+from latent_ae.cli.output import complain
 from latent_ae.errors import UserError
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
-"""what shells make of SIGINT"""
+"""exit status after SIGINT, as shells report it"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0 complete success, 1 partial failure, 2 user error, 130 interrupted."""
+    """Run a command. Returns the exit status: 0 complete success, 1 failure, 2 user error, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in programs.PROGRAMS:
         return programs.run_program(argv[0], argv[1:])
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"latent-ae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (programs, evaluate, files, inspection, space, export, verify, convert):
+    for room in (programs, evaluate, files, inspection, space, export, datasets):
         room.add_commands(commands)
     words, settings = evaluate.split_settings(argv)
     if words[:1] == ["export"]:
@@ -42,9 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         else:
             unknown += settings
         if unknown:
-            raise UserError(f"unknown option {unknown[0]}; see latent-ae {arguments.command} --help")
+            new = RENAMED.get(f"{arguments.command} {unknown[0]}")
+            known = f"use {new}" if new else f"see latent-ae {arguments.command} --help"
+            raise UserError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}; {known}")
         if (report := getattr(arguments, "json", None)) is not None and not report.parent.is_dir():
-            raise UserError(f"--json {report}: there is no folder {report.parent}")
+            raise UserError(f"--json {report}: the folder {report.parent} does not exist")
         return command(arguments)
     except UserError as error:
         complain(str(error))
@@ -53,6 +56,6 @@ def main(argv: list[str] | None = None) -> int:
         complain(f"{error.strerror or error}: {error.filename or 'while writing'}")
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command continues from there" if arguments.command in files.RESUMED else ""
-        complain(f"interrupted: every file that was written is complete{goes_on}")
+        resumes = "; the same command continues from there" if arguments.command in files.RESUMED else ""
+        complain(f"interrupted: every file that was written is complete{resumes}")
         return INTERRUPTED

@@ -1,34 +1,32 @@
 """`latent-ae export`, `import`, `compat` and `push`: models for other programs, and back."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latent_ae.cli.messages import complain, say
-from latent_ae.cli.options import MODEL_HELP, add_command, add_json, positive
+from latent_ae.cli.options import MODEL_HELP, Commands, add_command, add_json, positive
+from latent_ae.cli.output import complain, say, write_json
 from latent_ae.errors import UserError
 from latent_ae.export import EXPORTERS, exporter_class
 
 if TYPE_CHECKING:
-    from latent_ae.cli.options import Commands
     from latent_ae.export.exporter import Exporter
     from latent_ae.export.source import ModelSource
 
 PROOF = (
-    "The export is loaded as its consumer loads it and compared with the model on held-out images and on noise; if it "
-    "differs, nothing is left and the exit status is 1. Settings of a run's `data` section choose other held-out "
-    "images: --data.FIELD VALUE (default: the photographs or digits that need no download)."
+    "The export is loaded by its consumer and compared with the model on held-out images and on noise. If it differs, "
+    "it is removed and the exit status is 1. The images can be chosen by the settings `data` of a run, given as "
+    "--data.FIELD VALUE (default: photographs or digits that need no download)."
 )
 
 
-def add_commands(commands: "Commands") -> None:
+def add_commands(commands: Commands) -> None:
     """Add the four; the targets of `export` follow by `add_targets`."""
     commands.add_parser(
         "export",
-        help="write a model for another program, and prove that it works there",
+        help="write a model for another program, and check it there",
         description="Write a model for another program. " + PROOF,
         allow_abbrev=False,
     )
@@ -37,14 +35,13 @@ def add_commands(commands: "Commands") -> None:
         commands,
         "compat",
         _compat,
-        summary="list which programs can use a model, and why others cannot",
-        more="The model's config decides: nothing is run. `warn` means yes, with something to know, such as a scale of "
-        "latents that is fixed in a program. In brackets: the version of the program, and whether it was run or its "
-        "source was read.",
+        summary="list the programs that can use a model, and why others cannot",
+        more="Judges by the model's config: nothing is run. `warn`: it works with a limitation, such as a fixed scale "
+        "of latents. In brackets: the version of the program, and whether it was run or its source was read.",
         example="runs/kl-photos/model",
     )
     compat.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    add_json(compat, "the table, a list with one object per row")
+    add_json(compat, "the table, a list with one object per row,")
     push = add_command(
         commands,
         "push",
@@ -86,27 +83,29 @@ def add_targets(export: argparse.ArgumentParser, words: Sequence[str]) -> None:
         exporter.add_options(parser)
 
 
-def _add_import(commands: "Commands") -> None:
+def _add_import(commands: Commands) -> None:
     parser = add_command(
         commands,
         "import",
         _import,
         summary="create a model directory from a single file",
         more="The file holds an autoencoder or a whole checkpoint, under latent-diffusion's or diffusers' names. What "
-        "tensors do not say comes from the file's metadata, if `latent-ae export ldm` wrote it, or from the options.",
+        "tensors do not determine comes from the metadata that `latent-ae export ldm` writes, or from the options.",
         example="vae.safetensors -o model --scaling-factor 0.18215",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="a safetensors file or pickle, or a run's checkpoint")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR", help="the folder to create")
-    parser.add_argument("--norm-num-groups", type=positive, metavar="N", help="normalisation groups (default: 32)")
-    parser.add_argument("--scaling-factor", type=float, metavar="X", help="scale of the latents (default: 1)")
-    parser.add_argument("--shift-factor", type=float, metavar="X", help="shift of the latents (default: 0)")
+    parser.add_argument(
+        "--norm-num-groups", type=positive, metavar="N", help="number of normalisation groups (default: 32)"
+    )
+    parser.add_argument("--scaling-factor", type=float, metavar="X", help="scaling_factor of the latents (default: 1)")
+    parser.add_argument("--shift-factor", type=float, metavar="X", help="shift_factor of the latents (default: 0)")
     parser.set_defaults(rest=[])
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from latent_ae.export.source import ModelSource  # noqa: PLC0415
-    from latent_ae.io.atomic import refuse_taken  # noqa: PLC0415
+    from latent_ae.export.source import ModelSource
+    from latent_ae.io.atomic import refuse_taken
 
     target, given = exporter_class(arguments.target), vars(arguments)
     options = {field.name: given[field.name] for field in fields(target) if field.name in given}
@@ -121,9 +120,9 @@ def _distinct(value: object) -> object:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from latent_ae.export.diffusers_folder import DiffusersFolder  # noqa: PLC0415
-    from latent_ae.export.importing import Unsaid, read_single_file, unstated_scaling  # noqa: PLC0415
-    from latent_ae.io.atomic import refuse_taken  # noqa: PLC0415
+    from latent_ae.export.diffusers_folder import DiffusersFolder
+    from latent_ae.export.importing import Unsaid, read_single_file, unstated_scaling
+    from latent_ae.io.atomic import refuse_taken
 
     exporter = DiffusersFolder(measure=False)
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
@@ -135,19 +134,19 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Exporter") -> int:
-    from latent_ae.config.command_line import override, split_options  # noqa: PLC0415
-    from latent_ae.export.exporter import export  # noqa: PLC0415
-    from latent_ae.export.proof import USED, ProbeConfig, ProofFailed  # noqa: PLC0415
+    from latent_ae.config.command_line import override, split_options
+    from latent_ae.export.exporter import export
+    from latent_ae.export.proof import USED, ProbeConfig, ProofFailed
 
     options = split_options(arguments.rest)
     used = [f"data.{name}" for name in USED]
     if idle := [f"--{name}" for name in options if name not in used]:
-        raise UserError(f"{', '.join(idle)} has no effect on an export; --{', --'.join(used)} have")
+        raise UserError(f"{', '.join(idle)} has no effect on an export; use --{', --'.join(used)}")
     data = override(ProbeConfig, {}, options).data if options else None
     try:
         exported = export(source, arguments.out, exporter, data=data)
     except ProofFailed as error:
-        complain(f"{error}; nothing is left of {arguments.out}")
+        complain(f"{error}; {arguments.out} was not written")
         return 1
     for warning in exported.warnings:
         say(f"warning: {warning}")
@@ -158,9 +157,9 @@ def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Expo
 
 
 def _compat(arguments: argparse.Namespace) -> int:
-    from latent_ae.export.compat import compat  # noqa: PLC0415
-    from latent_ae.models import load_autoencoder  # noqa: PLC0415
-    from latent_ae.models.loading import states_scaling  # noqa: PLC0415
+    from latent_ae.export.compat import compat
+    from latent_ae.models import load_autoencoder
+    from latent_ae.models.loading import states_scaling
 
     verdicts = compat(load_autoencoder(arguments.model))
     width = max(len(verdict.consumer) for verdict in verdicts)
@@ -168,23 +167,21 @@ def _compat(arguments: argparse.Namespace) -> int:
         word = "warn" if verdict.warnings else "yes" if verdict.works else "no"
         why = verdict.note if verdict.works else "; ".join(verdict.reasons)
         if verdict.silent:
-            why = f"it loads without an error and is wrong: {why}"
+            why = f"it loads without an error and gives wrong results: {why}"
         say(f"{word:4}  {verdict.consumer:{width}}  {why} [{verdict.seen}]")
         for warning in verdict.warnings:
             say(f"{'':4}  {'':{width}}  but {warning}")
     if not states_scaling(arguments.model):
         say(
-            f"warning: {arguments.model} does not state the scale of its latents, which every yes presumes; "
-            "`latent-ae import --scaling-factor` creates a model directory that does"
+            f"warning: {arguments.model} does not state the scale of its latents, and every yes assumes that it is "
+            "right; `latent-ae import --scaling-factor` creates a model directory that states it"
         )
-    if arguments.json is not None:
-        table = [asdict(verdict) for verdict in verdicts]
-        arguments.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, [asdict(verdict) for verdict in verdicts])
     return 0
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from latent_ae.export.push import push  # noqa: PLC0415
+    from latent_ae.export.push import push
 
     url = push(arguments.folder, arguments.repo, private=arguments.private)
     say(f"uploaded {arguments.folder} to {url}")

@@ -1,80 +1,90 @@
-"""`latent-ae encode`, `decode` and `reconstruct`: thousands of files, one after another."""
+"""`latent-ae encode`, `decode` and `reconstruct`: any number of files, one after another."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latent_ae.cli.messages import complain, say
-from latent_ae.cli.options import add_command, add_model, add_out_folder, load_codec, not_negative, say_how
+from latent_ae.cli.options import (
+    DTYPES,
+    Commands,
+    add_command,
+    add_model,
+    add_out_folder,
+    load_codec,
+    not_negative,
+    say_how,
+)
+from latent_ae.cli.output import complain, say
 from latent_ae.errors import UserError
 from latent_ae.io.latent_file.header import SUFFIX, SUFFIXES
+from latent_ae.io.paths import count_by_suffix, find_files
 
 if TYPE_CHECKING:
-    from latent_ae.cli.options import Commands
     from latent_ae.inference.file_jobs import Target, Task
+    from latent_ae.inference.image_reading import ReadingRule
 
 RESUMED = ("encode", "decode", "reconstruct")
 _SHOWN_FILES = 5
-GOES_ON = (
-    "A folder stands for all that is in it. What an earlier run made is kept if it is whole and was made of the same "
-    "bytes by the same model with the same options; anything else is made anew. Exit status 0 for complete success, 1 "
-    "if some files could not be used: they are named at the end."
+MORE = (
+    "A folder stands for all files below it. Files that an earlier run wrote are kept if they are complete and were "
+    "made from the same bytes by the same model with the same options; all others are written again. The exit status "
+    "is 0 if all files were processed, and 1 if some could not be used: they are listed at the end."
 )
 
 
-def add_commands(commands: "Commands") -> None:
+def add_commands(commands: Commands) -> None:
     """Add the three."""
     encode = add_command(
         commands,
         "encode",
         _encode,
-        summary="images of any size and mode to latent files",
-        more=GOES_ON,
-        example="photos/ -o latents --model runs/kl-photos/model --precision float16",
+        summary="encode images of any size into latent files",
+        more=MORE,
+        example="photos/ -o latents --model runs/kl-photos/model --dtype float16",
     )
     _add_images(encode)
     add_out_folder(encode, "latent files")
     add_model(encode)
+    encode.add_argument("--sample", action="store_true", help="store a sample of the posterior instead of its mode")
     encode.add_argument(
-        "--sample",
+        "--seed",
         type=not_negative,
-        metavar="SEED",
-        help="draw from the posterior, each file with a seed of its own that follows from this one and the file's "
-        "bytes, instead of its mode",
+        metavar="N",
+        help="seed of --sample (default: 0); the seed of each file follows from this one and the file's bytes",
     )
-    encode.add_argument(
-        "--precision", choices=("float32", "float16", "bfloat16"), help="of the stored numbers (default: float32)"
-    )
-    encode.add_argument("--logvar", action="store_true", help="store the posterior's log-variance too")
+    encode.add_argument("--dtype", choices=DTYPES, help="type of the stored numbers (default: float32)")
+    encode.add_argument("--logvar", action="store_true", help="also store the posterior's log-variance")
     encode.add_argument(
         "--suffix",
         choices=sorted(SUFFIXES),
         default=SUFFIX,
-        help="of the latent files' names; ComfyUI's LoadLatent lists .latent only (default: %(default)s)",
+        help="suffix of the latent files; ComfyUI's LoadLatent only lists .latent (default: %(default)s)",
     )
     decode = add_command(
         commands,
         "decode",
         _decode,
-        summary="latent files to PNGs, each of exactly its image's size",
-        more=GOES_ON,
+        summary="decode latent files into PNGs of exactly the images' sizes",
+        more=MORE,
         example="latents/ -o out --model runs/kl-photos/model",
     )
     decode.add_argument("latents", metavar="LATENT", nargs="+", type=Path, help="a latent file, or a folder of them")
     add_out_folder(decode, "PNGs")
-    add_model(decode, required=False, more="; left out, the one of their encoder in this folder or in runs/")
+    add_model(
+        decode, required=False, more=" (default: the model that the files name, if it is in this folder or in runs/)"
+    )
     decode.add_argument(
         "--foreign",
         action="store_true",
-        help="also decode files that name another encoder, or none as ComfyUI's .latent files, if the number of "
-        "channels fits: with --model you say that they are its latents; they are taken as raw, not scaled",
+        help="also decode latents of another encoder or of an unknown one, such as ComfyUI's .latent files, if the "
+        "number of channels fits. They are taken as latents of --model, raw and not scaled",
     )
     reconstruct = add_command(
         commands,
         "reconstruct",
         _reconstruct,
-        summary="images of any size and mode to PNGs of what a model makes of them",
-        more=GOES_ON,
+        summary="encode and decode images of any size into PNGs",
+        more=MORE,
         example="photo.jpg scan.tif -o out --model runs/kl-photos/model",
     )
     _add_images(reconstruct)
@@ -83,53 +93,44 @@ def add_commands(commands: "Commands") -> None:
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
-    """Image files and how they are read."""
+    """Add image files and the options for reading them."""
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="an image file, or a folder of them")
     parser.add_argument(
         "--color",
         choices=("convert", "keep"),
         default="convert",
-        help="convert colours to sRGB by the file's profile (ICC, relative colorimetric), or keep RGB values as they "
-        "are, with their profile in a reconstruction (default: convert)",
+        help="convert: convert colours to sRGB by the file's ICC profile (relative colorimetric). keep: take RGB "
+        "values as they are, and store their profile in a reconstruction (default: convert)",
     )
     parser.add_argument(
         "--accept-damaged",
         action="store_true",
-        help="also read files whose damage leaves the pixels whole: a PNG with damaged or too large metadata, a PNG "
-        "or JPEG without its end",
+        help="also read damaged files whose pixels are complete: a PNG with damaged or too large metadata, a PNG or "
+        "JPEG without its end marker",
     )
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    from latent_ae.inference.file_jobs import plan  # noqa: PLC0415
-    from latent_ae.inference.file_tasks import Encode  # noqa: PLC0415
-    from latent_ae.inference.image_reading import ReadingRule  # noqa: PLC0415
-    from latent_ae.io.image import SUFFIXES as IMAGES  # noqa: PLC0415
-    from latent_ae.io.paths import find_files  # noqa: PLC0415
+    from latent_ae.inference.file_tasks import Encode
 
-    found = find_files(arguments.images, IMAGES, without=arguments.out)
-    targets = plan(found.sources, arguments.out, arguments.suffix)
+    if arguments.seed is not None and not arguments.sample:
+        raise UserError(f"--seed {arguments.seed} has no effect without --sample: leave it out")
+    targets, others, rule = _images(arguments, arguments.suffix)
     codec = load_codec(arguments)
     if codec.is_vq and arguments.suffix != SUFFIX:
         raise UserError(
-            f"--suffix {arguments.suffix}: it is for ComfyUI, which reads no codes, and {arguments.model} makes codes: "
-            "leave it out"
+            f"--suffix {arguments.suffix}: it is for ComfyUI, which reads no codes, and {arguments.model} encodes into "
+            "codes: leave it out"
         )
-    task = Encode(
-        codec,
-        seed=arguments.sample,
-        precision=arguments.precision,
-        logvar=arguments.logvar,
-        rule=ReadingRule(arguments.color, arguments.accept_damaged),
-    )
+    seed = (arguments.seed or 0) if arguments.sample else None
+    task = Encode(codec, seed=seed, dtype=arguments.dtype, logvar=arguments.logvar, rule=rule)
     say_how(codec, codec.precision.encoder)
-    return _run(task, targets, found.others, arguments.out, "encoded")
+    return _run(task, targets, others, arguments.out, "encoded")
 
 
 def _decode(arguments: argparse.Namespace) -> int:
-    from latent_ae.inference.file_jobs import plan  # noqa: PLC0415
-    from latent_ae.inference.file_tasks import Decode, image_count, named_model  # noqa: PLC0415
-    from latent_ae.io.paths import find_files  # noqa: PLC0415
+    from latent_ae.inference.file_jobs import plan
+    from latent_ae.inference.file_tasks import Decode, image_count, named_model
 
     if arguments.foreign and arguments.model is None:
         raise UserError("--foreign needs --model: such files do not say which model decodes them")
@@ -143,29 +144,34 @@ def _decode(arguments: argparse.Namespace) -> int:
 
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
-    from latent_ae.inference.file_jobs import plan  # noqa: PLC0415
-    from latent_ae.inference.file_tasks import Reconstruct  # noqa: PLC0415
-    from latent_ae.inference.image_reading import ReadingRule  # noqa: PLC0415
-    from latent_ae.io.image import SUFFIXES as IMAGES  # noqa: PLC0415
-    from latent_ae.io.paths import find_files  # noqa: PLC0415
+    from latent_ae.inference.file_tasks import Reconstruct
+
+    targets, others, rule = _images(arguments, ".png")
+    codec = load_codec(arguments)
+    task = Reconstruct(codec, rule=rule)
+    say_how(codec, codec.precision.encoder, codec.precision.decoder)
+    return _run(task, targets, others, arguments.out, "reconstructed")
+
+
+def _images(arguments: argparse.Namespace, suffix: str) -> "tuple[list[Target], list[Path], ReadingRule]":
+    """What becomes of the image files, the files beside them that are not read, and how images are read."""
+    from latent_ae.inference.file_jobs import plan
+    from latent_ae.inference.image_reading import ReadingRule
+    from latent_ae.io.image import SUFFIXES as IMAGES
 
     found = find_files(arguments.images, IMAGES, without=arguments.out)
-    targets = plan(found.sources, arguments.out, ".png")
-    codec = load_codec(arguments)
-    task = Reconstruct(codec, rule=ReadingRule(arguments.color, arguments.accept_damaged))
-    say_how(codec, codec.precision.encoder, codec.precision.decoder)
-    return _run(task, targets, found.others, arguments.out, "reconstructed")
+    rule = ReadingRule(arguments.color, arguments.accept_damaged)
+    return plan(found.sources, arguments.out, suffix), found.others, rule
 
 
 def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], out: Path, done: str) -> int:
-    """Do the task; `others` are files beside the targets that are not read."""
-    from tqdm import tqdm  # noqa: PLC0415
+    """Process the targets and report; `others` are files beside them that are not read."""
+    from tqdm import tqdm
 
-    from latent_ae.inference.file_jobs import run  # noqa: PLC0415
-    from latent_ae.io.paths import count_by_suffix  # noqa: PLC0415
+    from latent_ae.inference.file_jobs import run
 
     out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(targets), unit="file", disable=None) as bar:  # not where nobody watches
+    with tqdm(total=len(targets), unit="file", disable=None) as bar:  # only on a terminal
         outcome = run(task, targets, on_file=bar.update)
     kept = f", {outcome.kept} were there already" if outcome.kept else ""
     failed = f", {len(outcome.failed)} could not be used" if outcome.failed else ""

@@ -4,83 +4,78 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from latent_ae.cli.messages import complain, say
-from latent_ae.cli.options import add_command, add_json
+from latent_ae.cli.options import Commands, add_command, add_json
+from latent_ae.cli.output import complain, say, write_json
 from latent_ae.io.latent_file.header import SUFFIXES, describe
 from latent_ae.io.latent_file.metadata import Compute, LatentFileError
 from latent_ae.io.paths import find_files
 
-if TYPE_CHECKING:
-    from latent_ae.cli.options import Commands
-
 COLUMNS = ("file", "kind", "images", "size", "grid", "dtype", "bits/pixel", "computed in", "encoder", "model")
 
 
-def add_commands(commands: "Commands") -> None:
+def add_commands(commands: Commands) -> None:
     """Add `inspect`."""
     parser = add_command(
         commands,
         "inspect",
         _inspect,
-        summary="what is in latent files",
-        more="From their headers alone: no model is needed, and the values are not read. A folder stands for all that "
-        "is in it. Exit status 1 if something is not a latent file.",
+        summary="show the contents of latent files",
+        more="Only headers are read: no model is needed. A folder stands for all files below it. The exit status is 1 "
+        "if a file is not a latent file.",
         example="latents/photo.safetensors",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a latent file, or a folder of them")
-    add_json(parser, "everything, a list with one object per file,")
+    add_json(parser, "the contents, a list with one object per file,")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    told: list[dict[str, object]] = []
+    described: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
     for source in find_files(arguments.files, SUFFIXES).sources:
         try:
-            told.append({"file": str(source.path), **describe(source.path)})
+            described.append({"file": str(source.path), **describe(source.path)})
         except LatentFileError as error:
             failed.append({"file": str(source.path), "error": str(error)})
         except OSError as error:
             failed.append({"file": str(source.path), "error": error.strerror or str(error)})
-    if len(told) == 1:
-        _say_all(told[0])
-    elif told:
-        _say_table([COLUMNS, *map(_row, told)])
+    if len(described) == 1:
+        _say_all(described[0])
+    elif described:
+        _say_table([COLUMNS, *map(_row, described)])
     for each in failed:
         complain(f"{each['file']}: {each['error']}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(told + failed, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, described + failed)
     return 1 if failed else 0
 
 
-def _say_all(told: dict[str, object]) -> None:
-    width = max(map(len, told))
-    for name, value in {**told, "compute": _compute(told)}.items():
+def _say_all(fields: dict[str, object]) -> None:
+    width = max(map(len, fields))
+    for name, value in {**fields, "compute": _compute(fields)}.items():
         shown = value if isinstance(value, str) else "-" if value is None else json.dumps(value)
         say(f"{name:{width}}  {shown}")
 
 
-def _row(told: dict[str, object]) -> tuple[str, ...]:
-    grid = told["grid"]
+def _row(fields: dict[str, object]) -> tuple[str, ...]:
+    grid = fields["grid"]
     assert isinstance(grid, list)
     return (
-        str(told["file"]),
-        str(told["kind"]),
-        str(told["images"]),
-        f"{told['height']}x{told['width']}",
-        "x".join(str(side) for side in (told["channels"], *grid) if side is not None),
-        str(told["dtype"]),
-        f"{told['bits_per_pixel']:.3g}",
-        _compute(told),
-        str(told["encoder"])[:16],
-        str(told["model"]),
+        str(fields["file"]),
+        str(fields["kind"]),
+        str(fields["images"]),
+        f"{fields['height']}x{fields['width']}",
+        "x".join(str(side) for side in (fields["channels"], *grid) if side is not None),
+        str(fields["dtype"]),
+        f"{fields['bits_per_pixel']:.3g}",
+        _compute(fields),
+        str(fields["encoder"])[:16],
+        str(fields["model"]),
     )
 
 
-def _compute(told: dict[str, object]) -> str:
-    """How the encoder ran; files of older versions do not say."""
-    compute = told["compute"]
+def _compute(fields: dict[str, object]) -> str:
+    """The encoder's arithmetic; files of older versions do not have it."""
+    compute = fields["compute"]
     return str(Compute(**compute)) if isinstance(compute, dict) else "unknown"
 
 

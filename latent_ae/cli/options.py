@@ -5,25 +5,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from latent_ae.cli.messages import remark
+from latent_ae.cli.output import remark
 
 if TYPE_CHECKING:
     from latent_ae.inference import Codec, SideChoice
     from latent_ae.inference.precision import Precision
 
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-COMPUTE = ("auto", "exact", "fp32", "bf16", "fp16")
-"""`latent_ae.inference.precision.PRECISIONS`, which takes torch to import"""
-
-
-MODEL_HELP = "a model or run directory, a single file or a hub id"
+PRECISIONS = ("auto", "exact", "fp32", "bf16", "fp16")
+"""`latent_ae.inference.precision.PRECISIONS`, which imports torch"""
+DTYPES = ("float32", "float16", "bfloat16")
+"""types of stored numbers"""
+MODEL_HELP = "a model directory, a run directory, a single file or a hub id"
+RENAMED = {
+    **{
+        f"{command} --compute": "--precision"
+        for command in ("encode", "decode", "reconstruct", "interpolate", "sample")
+    },
+    "likelihood --samples": "--importance-samples",
+    "verify --samples": "--count",
+    "convert-dataset --draw": "--posterior",
+}
+"""earlier names of options, which are refused with the present one"""
 
 
 def add_command(
-    commands: "Commands", name: str, run: Callable[[argparse.Namespace], int], *, summary: str, more: str, example: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], *, summary: str, more: str, example: str
 ) -> argparse.ArgumentParser:
-    """A command whose help ends in an example."""
+    """Add a command whose help ends in an example."""
     parser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {more}", allow_abbrev=False
     )
@@ -34,54 +44,62 @@ def add_command(
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     """--json FILE; `main` checks that its folder exists before the command runs."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"also write {what} to this file")
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: str = "") -> None:
-    """--model, --compute and --tile."""
+    """--model, --precision and --tile."""
     parser.add_argument("--model", required=required, metavar="MODEL", help=f"{MODEL_HELP}{more}")
     parser.add_argument(
-        "--compute",
-        choices=COMPUTE,
-        help="arithmetic: auto takes bf16 where the processor is fast in it and the error is small, else fp32; exact "
-        "gives the same bits whatever an image is computed together with (default: fp32 to encode, auto to decode)",
+        "--precision",
+        type=precision,
+        metavar="{" + ",".join(PRECISIONS) + "}",
+        help="arithmetic. auto: bf16 where the processor is fast in it and the error is small, else fp32. exact: fp32 "
+        "with every image computed alone, so that its result does not depend on the others (default: fp32 to encode, "
+        "auto to decode)",
     )
     parser.add_argument(
         "--tile",
         type=tile_side,
         metavar="N|off",
-        help="code images larger than N pixels a side in overlapping tiles of N, for which less memory is needed: an "
-        "approximation, because a model looks at the whole image (default: off, an image that does not fit is refused)",
+        help="process images larger than N pixels a side in overlapping tiles of N pixels. Tiles need less memory and "
+        "are an approximation: a model sees the whole image otherwise (default: off, images that do not fit into "
+        "memory are refused)",
     )
 
 
 def load_codec(arguments: argparse.Namespace, *, name: str | None = None) -> "Codec":
-    """The model of `add_model`'s options made ready, on the GPU if there is one.
+    """Load the model that the options of `add_model` name, on the GPU if there is one.
 
-    Raises ModelError, and UserError for a precision the device cannot compute and tiles that are too small.
+    Raises ModelError, and UserError for a precision that the device cannot compute and for tiles that are too small.
     """
-    from latent_ae.inference import Codec, best_device  # noqa: PLC0415  # torch takes seconds
+    from latent_ae.inference import Codec, best_device
 
-    precision = cast("Precision | None", arguments.compute)
+    precision = cast("Precision | None", arguments.precision)
     return Codec.load(name or arguments.model, device=best_device(), precision=precision, tile=arguments.tile)
 
 
 def say_how(codec: "Codec", *sides: "SideChoice") -> None:
-    """What the sides that are used run in, and whether images go through whole."""
+    """Print the arithmetic of the sides that are used, and whether images are tiled."""
     tiles = "images whole" if codec.tile is None else f"images above {codec.tile} pixels a side in tiles"
     remark("; ".join([*map(str, sides), tiles]))
 
 
 def add_out_folder(parser: argparse.ArgumentParser, what: str) -> None:
-    """--out of a command that makes many files."""
+    """--out of a command that writes many files."""
     parser.add_argument(
-        "-o", "--out", required=True, type=Path, metavar="DIR", help=f"folder for the {what}; made if it is not there"
+        "-o", "--out", required=True, type=Path, metavar="DIR", help=f"folder for the {what}; created if missing"
     )
 
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
     return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    return _at_least(0, text)
 
 
 def tile_side(text: str) -> int | None:
@@ -94,9 +112,12 @@ def tile_side(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of pixels or off") from None
 
 
-def not_negative(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
-    return _at_least(0, text)
+def precision(text: str) -> str:
+    """One of PRECISIONS, for argparse."""
+    if text not in PRECISIONS:
+        hint = "; the type of stored numbers is --dtype" if text in DTYPES else ""
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {', '.join(PRECISIONS)}{hint}")
+    return text
 
 
 def _at_least(least: int, text: str) -> int:

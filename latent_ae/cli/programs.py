@@ -6,10 +6,8 @@ All but `serve` are the scripts of `train/`, which an installed package carries 
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from latent_ae.cli.options import Commands
+from latent_ae.cli.options import Commands
 
 SCRIPTS: Mapping[str, str] = {
     "train": "train an image autoencoder from a recipe",
@@ -19,7 +17,7 @@ SERVE = "serve"
 PROGRAMS: Mapping[str, str] = {**SCRIPTS, SERVE: "serve models to browsers and programs"}
 
 
-def add_commands(commands: "Commands") -> None:
+def add_commands(commands: Commands) -> None:
     """List the programs in the help; `main` starts them before argparse reads their options."""
     for name, summary in PROGRAMS.items():
         commands.add_parser(name, help=summary, add_help=False)
@@ -28,7 +26,7 @@ def add_commands(commands: "Commands") -> None:
 def run_program(name: str, argv: list[str]) -> int:
     """Run one of PROGRAMS on its own command line. Returns its exit status."""
     if name == SERVE:
-        from latent_ae.app.main import main as serve  # noqa: PLC0415  # imports torch
+        from latent_ae.app.main import main as serve
 
         return serve(argv)
     spec = importlib.util.spec_from_file_location(f"latent_ae.{name}", script(name))

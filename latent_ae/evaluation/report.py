@@ -175,7 +175,7 @@ def _loose(share: float, draws: int) -> list[str]:
         return []
     return [
         f"the bound is loose: of {draws} draws an image about {share * draws:.3g} carry all weight ({share:.1%}): give "
-        "more --samples; where that does not help, the encoder's posterior is far from the model's own"
+        "more --importance-samples; where that does not help, the encoder's posterior is far from the model's own"
     ]
 
 

@@ -212,7 +212,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if ran_out(error):
-        return "the memory ran out over it: take a smaller image, or --compute bf16"
+        return "the memory ran out over it: take a smaller image, or --precision bf16"
     raise error
 
 

@@ -69,7 +69,7 @@ class Encode(_ImageTask[Latents]):
         codec: of the model.
         seed: draw from the posterior, every file with a seed of its own that follows from this one and from the
             file's sha256, and is written down; the posterior's mode if None.
-        precision: of the stored floats.
+        dtype: of the stored floats; None: float32.
         logvar: store the posterior's log-variance too.
         rule: how image files are read; is written down, and asked for again by a later run.
 
@@ -81,22 +81,24 @@ class Encode(_ImageTask[Latents]):
         codec: Codec,
         *,
         seed: int | None,
-        precision: Precision | None,
+        dtype: Precision | None,
         logvar: bool,
         rule: ReadingRule = PLAIN,
     ) -> None:
         super().__init__(codec, rule)
         self._seed = seed
-        self._precision: Precision = precision or "float32"
+        self._dtype: Precision = dtype or "float32"
         self._logvar = logvar
-        if codec.is_vq and precision is not None:
-            raise UserError(f"--precision {precision}: {codec.name} makes codes, whole numbers: leave it out")
+        if codec.is_vq and dtype is not None:
+            raise UserError(
+                f"--dtype {dtype} has no effect: {codec.name} encodes into codes, which are integers; leave it out"
+            )
         if seed is not None or logvar:
             smallest = np.zeros((codec.factor, codec.factor, codec.channels), np.uint8)
             made = codec.encode([smallest], seed=seed, logvar=logvar)[0]
             if (seed is not None and made.kind != "sample") or (logvar and made.logvar is None):
                 option = "--logvar" if seed is None else "--sample"
-                raise UserError(f"{option}: the latents of {codec.name} are certain, not drawn: leave it out")
+                raise UserError(f"{option} has no effect: {codec.name} has no posterior to sample from; leave it out")
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether the latent file can be read and says that it is what this task makes of the source."""
@@ -108,7 +110,7 @@ class Encode(_ImageTask[Latents]):
         return (
             (there.encoder, there.sources, there.seed) == (self._codec.identity, (digest,), self._seed_of(digest))
             and there.kind == ("vq_indices" if self._codec.is_vq else "mean" if self._seed is None else "sample")
-            and (codes or there.tensor.dtype == DTYPES[self._precision])
+            and (codes or there.tensor.dtype == DTYPES[self._dtype])
             and (there.logvar is not None) == self._logvar
             and there.compute == self._codec.compute("encoder", there.height, there.width)
             and there.versions.get("color") == self._rule.color
@@ -142,7 +144,7 @@ class Encode(_ImageTask[Latents]):
         """Whole or not at all."""
         output = item.target.outputs[0]
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_latents(output, made, precision=self._precision)
+        write_latents(output, made, precision=self._dtype)
         return Tiled() if made.compute is not None and made.compute.tiles > 1 else None
 
     def _seed_of(self, digest: str) -> int | None:

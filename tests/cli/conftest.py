@@ -12,7 +12,7 @@ from latent_ae.models.bottlenecks import BOTTLENECKS
 from tests.data.images import noise_image, write_images
 
 Run = Callable[..., tuple[int, str, list[str]]]
-FP32 = ("--compute", "fp32")
+FP32 = ("--precision", "fp32")
 
 
 @pytest.fixture(scope="session")

@@ -62,10 +62,10 @@ def run_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     [
         ((), True, "fp32"),
         ((), False, "fp32"),
-        (("--compute", "auto"), True, "bf16"),
-        (("--compute", "auto"), False, "fp32"),
-        (("--compute", "exact"), True, "exact"),
-        (("--compute", "bf16"), False, "bf16"),
+        (("--precision", "auto"), True, "bf16"),
+        (("--precision", "auto"), False, "fp32"),
+        (("--precision", "exact"), True, "exact"),
+        (("--precision", "bf16"), False, "bf16"),
     ],
 )
 def test_what_the_encoder_ran_in_is_said_stored_and_shown(
@@ -91,7 +91,7 @@ def test_latents_do_not_depend_on_the_processor(pictures: Path, run_on: RunOn) -
     assert [data for _, data in state(out).values()] == [data for _, data in before.values()]
 
 
-@pytest.mark.parametrize("command", [("encode", "--compute", "auto"), ("reconstruct",)])
+@pytest.mark.parametrize("command", [("encode", "--precision", "auto"), ("reconstruct",)])
 def test_a_folder_never_mixes_what_two_processors_made(pictures: Path, run_on: RunOn, command: tuple[str, ...]) -> None:
     """The command is the same, what it becomes is not."""
     words = (*command, pictures, "-o", pictures.parent / "out")
@@ -112,7 +112,7 @@ def test_tiles_are_said_stored_and_shown(pictures: Path, tmp_path: Path, run: Ru
     assert "fp32, 6 tiles of 32 pixels" in table
     assert [each["compute"]["tiles"] for each in json.loads((tmp_path / "told.json").read_text())] == [6, 1]
 
-    how, _, tiled = run_on(True, "decode", tmp_path / "latents", "-o", tmp_path / "out", "--compute", "fp32", *TILED)
+    how, _, tiled = run_on(True, "decode", tmp_path / "latents", "-o", tmp_path / "out", "--precision", "fp32", *TILED)
     assert how == "decoder fp32; images above 32 pixels a side in tiles"
     record = read_record(tmp_path / "out" / "large.png")
     assert record is not None

@@ -88,7 +88,7 @@ def test_nothing_that_is_written_carries_a_path_of_this_machine(
 
 
 def test_decoding_is_reconstructing(models: Path, photos: Path, tmp_path: Path, run: Run) -> None:
-    model = ("--model", models / "vq", "--compute", "exact")
+    model = ("--model", models / "vq", "--precision", "exact")
     assert run("encode", photos, "-o", tmp_path / "latents", *model)[0] == 0
     assert run("decode", tmp_path / "latents", "-o", tmp_path / "decoded", *model)[0] == 0
     assert run("reconstruct", photos, "-o", tmp_path / "reconstructed", *model)[0] == 0
@@ -102,7 +102,7 @@ def test_decoding_is_reconstructing(models: Path, photos: Path, tmp_path: Path, 
 
 
 def test_a_latent_file_says_what_it_was_made_of(models: Path, photos: Path, tmp_path: Path, run: Run) -> None:
-    options = ("--sample", "3", "--precision", "bfloat16", "--logvar", *FP32)
+    options = ("--sample", "--seed", "3", "--dtype", "bfloat16", "--logvar", *FP32)
     assert run("encode", photos / "odd.png", "-o", tmp_path, "--model", models / "kl", *options)[0] == 0
     latents = read_latents(tmp_path / "odd.safetensors")
     assert latents.sources == (hashlib.sha256((photos / "odd.png").read_bytes()).hexdigest(),)
@@ -118,7 +118,7 @@ def test_a_latent_file_says_what_it_was_made_of(models: Path, photos: Path, tmp_
 def test_no_two_files_get_the_same_noise_and_none_depends_on_the_others(models: Path, tmp_path: Path, run: Run) -> None:
     for name, value in (("a", 100), ("b", 101), ("c", 102)):
         Image.new("L", (16, 16), value).save(tmp_path / f"{name}.png")
-    options = ("--sample", "3", "--model", models / "kl", "--compute", "exact")
+    options = ("--sample", "--seed", "3", "--model", models / "kl", "--precision", "exact")
     files = [tmp_path / f"{name}.png" for name in "abc"]
     run("encode", *files, "-o", tmp_path / "all", *options)
     run("encode", files[1], "-o", tmp_path / "one", *options)

@@ -74,10 +74,15 @@ def test_what_a_user_must_mend_is_a_line_and_status_2(models: Path, photos: Path
         (("encode", tmp_path / "empty", *out, *model), f"{tmp_path / 'empty'} holds no files that end in .avif, .bmp"),
         (("encode", photos, *out, *model, "--quality", "9"), "unknown option --quality"),
         (("encode", photos, *out, *model, "--data.path", "9"), "unknown option --data.path"),
-        (("encode", photos, *out, "--model", models / "vq", "--precision", "float16"), "makes codes, whole numbers"),
-        (("encode", photos, *out, "--model", models / "vq", "--sample", "1"), "--sample: the latents of"),
-        (("encode", photos, *out, *certain, "--logvar"), "--logvar: the latents of"),
-        (("encode", photos, *out, *certain, "--sample", "1"), "are certain, not drawn: leave it out"),
+        (("encode", photos, *out, "--model", models / "vq", "--dtype", "float16"), "--dtype float16 has no effect: "),
+        (("encode", photos, *out, "--model", models / "vq", "--sample"), "--sample has no effect: "),
+        (("encode", photos, *out, *certain, "--logvar"), "--logvar has no effect: "),
+        (
+            ("encode", photos, *out, *certain, "--sample", "--seed", "1"),
+            "has no posterior to sample from; leave it out",
+        ),
+        (("encode", photos, *out, *model, "--seed", "1"), "--seed 1 has no effect without --sample"),
+        (("encode", photos, *out, *model, "--compute", "exact"), "unknown option --compute; use --precision"),
         (("decode", photos / "a.png", *out), "the latent files name 0 models (): give --model"),
     ]:
         status, said, errors = run(*words)

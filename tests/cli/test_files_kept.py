@@ -58,9 +58,9 @@ def test_what_is_missing_damaged_or_of_another_source_is_made_anew(
     "changes",
     [
         {"--model": "other"},
-        {"--precision": "float16"},
-        {"--sample": "1"},
-        {"--compute": "exact"},
+        {"--dtype": "float16"},
+        {"--sample": None},
+        {"--precision": "exact"},
         {"--logvar": None},
     ],
 )
@@ -68,7 +68,7 @@ def test_other_options_make_everything_anew(
     changes: dict[str, str | None], models: Path, photos: Path, tmp_path: Path, run: Run
 ) -> None:
     def words(options: dict[str, str | None]) -> list[object]:
-        given = {"--model": "kl", "--compute": "fp32", **options}
+        given = {"--model": "kl", "--precision": "fp32", **options}
         given["--model"] = str(models / str(given["--model"]))
         return ["encode", photos, "-o", tmp_path / "out", *(word for pair in given.items() for word in pair if word)]
 
@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr("latent_ae.inference.file_jobs.BATCH_COUNT", 2)
     monkeypatch.setattr("latent_ae.inference.file_jobs.WRITERS", 1)
-    words = ("reconstruct", photos, "-o", tmp_path / "out", "--model", models / "kl", "--compute", "exact")
+    words = ("reconstruct", photos, "-o", tmp_path / "out", "--model", models / "kl", "--precision", "exact")
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", FailingSync(6, lambda: signal.raise_signal(signal.SIGINT)))
         status, said, errors = run(*words)

@@ -102,7 +102,7 @@ def test_what_was_done_with_a_file_is_said_once_for_all(colored: Path, tmp_path:
 
 def test_kept_colours_come_out_with_their_profile_and_are_made_again(colored: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.png").write_bytes(READ["Adobe RGB, PNG"].data)
-    words = ("reconstruct", tmp_path / "a.png", "-o", tmp_path / "out", "--model", colored, "--compute", "exact")
+    words = ("reconstruct", tmp_path / "a.png", "-o", tmp_path / "out", "--model", colored, "--precision", "exact")
     assert run(*words)[0] == 0
     with Image.open(tmp_path / "out/a.png") as image:
         assert "icc_profile" not in image.info

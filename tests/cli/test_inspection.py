@@ -69,4 +69,8 @@ def test_everything_as_json_with_what_is_no_latent_file(folder: Path, tmp_path: 
 
 def test_a_report_that_cannot_be_written_is_refused_first(folder: Path, run: Run) -> None:
     file = folder / "no" / "folder.json"
-    assert run("inspect", folder, "--json", file) == (2, "", [f"--json {file}: there is no folder {file.parent}"])
+    assert run("inspect", folder, "--json", file) == (
+        2,
+        "",
+        [f"--json {file}: the folder {file.parent} does not exist"],
+    )

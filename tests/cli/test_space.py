@@ -32,10 +32,10 @@ def reconstructions(model: Path, files: tuple[Path, Path]) -> list[np.ndarray]:
 def test_a_strip_goes_from_one_reconstruction_to_the_other(
     kind: str, models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
 ) -> None:
-    model = ("--model", models / kind, "--compute", "exact")
-    status, said, errors = run("interpolate", *ends, "-o", tmp_path / "way.png", "--steps", "4", *model)
-    assert (status, said, errors) == (0, f"wrote 4 pictures into {tmp_path / 'way.png'}\n", [])
-    strip = np.asarray(Image.open(tmp_path / "way.png"))
+    model = ("--model", models / kind, "--precision", "exact")
+    status, said, errors = run("interpolate", *ends, "-o", tmp_path / "strip.png", "--steps", "4", *model)
+    assert (status, said, errors) == (0, f"wrote 4 images into {tmp_path / 'strip.png'}\n", [])
+    strip = np.asarray(Image.open(tmp_path / "strip.png"))
     assert strip.shape == (13, 4 * 11 + 3 * GAP)
     first, last = (pixels[:, :, 0] for pixels in reconstructions(models / kind, ends))
     assert np.array_equal(strip[:, :11], first)
@@ -46,7 +46,7 @@ def test_a_strip_goes_from_one_reconstruction_to_the_other(
 def test_latent_files_are_ends_as_good_as_images(
     models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
 ) -> None:
-    model = ("--model", models / "kl", "--compute", "exact")
+    model = ("--model", models / "kl", "--precision", "exact")
     run("encode", ends[1], "-o", tmp_path, *model)
     run("interpolate", *ends, "-o", tmp_path / "images.png", *model)
     run("interpolate", ends[0], tmp_path / "b.safetensors", "-o", tmp_path / "mixed.png", *model)
@@ -59,8 +59,8 @@ def test_latent_files_are_ends_as_good_as_images(
 def test_an_animation_has_every_picture(
     suffix: str, models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
 ) -> None:
-    out = tmp_path / f"way.{suffix}"
-    model = ("--model", models / "kl", "--compute", "exact")
+    out = tmp_path / f"strip.{suffix}"
+    model = ("--model", models / "kl", "--precision", "exact")
     assert run("interpolate", *ends, "-o", out, "--animate", "--steps", "3", *model)[0] == 0
     with Image.open(out) as image:
         frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(image)]
@@ -77,15 +77,15 @@ def test_draws_follow_from_the_seed_alone(kind: str, models: Path, tmp_path: Pat
         assert run("sample", "-o", tmp_path / "draws.png", "--model", models / kind, *options)[0] == 0
         return np.asarray(Image.open(tmp_path / "draws.png"))
 
-    five = drawn("--count", 5, "--compute", "exact")
+    five = drawn("--count", 5, "--precision", "exact")
     assert five.shape == (2 * 16 + GAP, 3 * 16 + 2 * GAP)  # the models were built for 16 pixels
-    assert np.array_equal(five, drawn("--count", 5, "--compute", "exact"))
-    assert not np.array_equal(five, drawn("--count", 5, "--compute", "exact", "--seed", 1))
-    assert drawn("--count", 1, "--size", 24, "--compute", "exact").shape == (24, 24)
+    assert np.array_equal(five, drawn("--count", 5, "--precision", "exact"))
+    assert not np.array_equal(five, drawn("--count", 5, "--precision", "exact", "--seed", 1))
+    assert drawn("--count", 1, "--size", 24, "--precision", "exact").shape == (24, 24)
 
 
 def test_without_temperature_all_draws_are_one(models: Path, tmp_path: Path, run: Run) -> None:
-    words = ("-o", tmp_path / "draws.png", "--model", models / "kl", "--compute", "exact", "--count", 2)
+    words = ("-o", tmp_path / "draws.png", "--model", models / "kl", "--precision", "exact", "--count", 2)
     assert run("sample", *words, "--temperature", 0)[0] == 0
     pair = np.asarray(Image.open(tmp_path / "draws.png"))
     assert np.array_equal(pair[:, :16], pair[:, -16:])
@@ -96,19 +96,25 @@ def test_what_a_user_must_mend_is_a_line_and_status_2(
 ) -> None:
     noise_image(3, 40, 30).save(tmp_path / "large.png")
     large = tmp_path / "large.png"
-    run("encode", ends[0], "-o", tmp_path / "other", "--model", models / "other", "--compute", "fp32")
+    run("encode", ends[0], "-o", tmp_path / "other", "--model", models / "other", "--precision", "fp32")
     other = tmp_path / "other" / "a.safetensors"
-    out, model = ("-o", tmp_path / "x.png"), ("--model", models / "kl", "--compute", "fp32")
-    vq = ("--model", models / "vq", "--compute", "fp32")
+    out, model = ("-o", tmp_path / "x.png"), ("--model", models / "kl", "--precision", "fp32")
+    vq = ("--model", models / "vq", "--precision", "fp32")
     for words, message in [
         (("interpolate", ends[0], large, *out, *model), "images of 13x11 and 30x40 pixels have latents of different"),
         (("interpolate", ends[0], other, *out, *model), "these latents are of the encoder"),
         (("interpolate", ends[0], tmp_path / "gone.png", *out, *model), "there is no such file"),
         (("interpolate", ends[0], tmp_path / "gone.latent", *out, *model), "gone.latent: No such file or directory"),
-        (("interpolate", *ends, *out, *model, "--steps", "1"), "--steps 1: a way has two ends"),
-        (("interpolate", *ends, "-o", tmp_path / "x.gif", *model), "ends in .png; --animate writes .webp and .gif too"),
-        (("interpolate", *ends, "-o", tmp_path / "x.jpg", "--animate", *model), "ends in .png or .webp or .gif"),
-        (("sample", "-o", tmp_path / "no" / "x.png", *model), f"there is no folder {tmp_path / 'no'}"),
+        (
+            ("interpolate", *ends, *out, *model, "--steps", "1"),
+            "--steps must be at least 2 (both end images count), got 1",
+        ),
+        (
+            ("interpolate", *ends, "-o", tmp_path / "x.gif", *model),
+            "must end in .png; with --animate, .webp and .gif too",
+        ),
+        (("interpolate", *ends, "-o", tmp_path / "x.jpg", "--animate", *model), "must end in .png or .webp or .gif"),
+        (("sample", "-o", tmp_path / "no" / "x.png", *model), f"the folder {tmp_path / 'no'} does not exist"),
         (("sample", *out, *model, "--size", "15"), "--size 15 is not a multiple of the model's factor 2: take 16"),
         (("sample", *out, *vq, "--temperature", "1"), "--temperature 1:"),
     ]:

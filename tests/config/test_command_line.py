@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from latent_ae.config import ConfigError, Section, flatten, validate
 from latent_ae.config.command_line import override, split_options
 from latent_ae.evaluation.run import MeasureConfig
+from latent_ae.export import EXPORTERS
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
@@ -184,12 +185,11 @@ def test_what_no_choice_spells_stays_an_error() -> None:
 def test_every_choice_of_every_command_is_of_the_type_that_is_compared() -> None:
     """Argparse compares what `type` made of a word: a choice of another type can never be given."""
     from latent_ae.app import main as app
-    from latent_ae.cli import evaluate, export, files, inspection, space, verify
-    from latent_ae.export import EXPORTERS
+    from latent_ae.cli import datasets, evaluate, export, files, inspection, space
 
     commands = argparse.ArgumentParser()
     places = commands.add_subparsers()
-    for room in (evaluate, files, inspection, space, export, verify):
+    for room in (evaluate, files, inspection, space, export, datasets):
         room.add_commands(places)
     export.add_targets(places.choices["export"], list(EXPORTERS))
     checked = 0

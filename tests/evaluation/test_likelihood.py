@@ -197,7 +197,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def report_of(models: Path, file: Path, *more: str) -> dict:
-    assert main(["likelihood", str(models / "kl"), *FEW, "--samples", "4", "--json", str(file), *more]) == 0
+    assert main(["likelihood", str(models / "kl"), *FEW, "--importance-samples", "4", "--json", str(file), *more]) == 0
     return json.loads(file.read_text())
 
 
@@ -223,19 +223,19 @@ def test_the_command_prints_and_writes(models: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
-        ("kl", [], "which images? Give --data.source"),
-        ("kl", [*FEW, "--samples", "0"], "samples: got 0, expected a whole number of at least 1"),
+        ("kl", [], "--data.source is missing: give digits or photos"),
+        ("kl", [*FEW, "--samples", "4"], "unknown option --samples; use --importance-samples"),
         ("kl", [*FEW, "--std", "0"], "std: got 0, expected 1e-06 to 1000"),
         ("kl", [*FEW, "--std", "-0.1"], "std: got -0.1"),
         ("kl", [*FEW, "--std", "nan"], "std: got nan"),
         ("kl", [*FEW, "--std", "inf"], "std: got inf"),
-        ("kl", [*FEW, "--data.flip", "true"], "--data.flip cuts training images"),
-        ("kl", [*FEW, "--json", "no/folder.json"], "there is no folder no"),
+        ("kl", [*FEW, "--data.flip", "true"], "--data.flip only crops training images"),
+        ("kl", [*FEW, "--json", "no/folder.json"], "the folder no does not exist"),
         ("vq", FEW, "a likelihood needs latents with a posterior, but those of a VQModel are codes"),
         ("plain", FEW, "this AutoencoderKL is a plain autoencoder"),
         ("kl", [*FEW, "--prior", "nowhere"], "cannot load a prior from nowhere"),
         *(
-            ("kl", [*FEW, f"--evaluation.{name}", "1"], f"--evaluation.{name} has no effect on a likelihood")
+            ("kl", [*FEW, f"--evaluation.{name}", "1"], f"--evaluation.{name} has no effect on likelihood")
             for name in NOT_OF_LIKELIHOOD
         ),
     ],

@@ -121,7 +121,7 @@ def test_what_is_to_be_private_does_not_go_where_all_can_see_it(hub: Hub, models
     hub.public = True
     status, _, errors = run("push", models / "kl", "somebody/vae", "--private")
     assert (status, len(errors), hub.files) == (2, 1, {})
-    assert f"{hub.url}/somebody/vae is there and public" in errors[0]
+    assert f"{hub.url}/somebody/vae already exists and is public" in errors[0]
     assert run("push", models / "kl", "somebody/vae")[0] == 0
 
 
@@ -138,15 +138,15 @@ def test_what_a_hub_refuses_is_one_line(
         assert (status, len(errors)) == (2, 1), errors
         return errors[0]
 
-    assert refused(tmp_path / "nothing", "somebody/vae") == f"there is no folder {tmp_path / 'nothing'}"
+    assert refused(tmp_path / "nothing", "somebody/vae") == f"the folder {tmp_path / 'nothing'} does not exist"
     (tmp_path / "model").mkdir()
-    assert "has no README.md, the card" in refused(tmp_path / "model", "somebody/vae")
-    assert "is no name of a repository, NAME or OWNER/NAME" in refused(models / "kl", "a/b/c")
+    assert "has no README.md, the model card" in refused(tmp_path / "model", "somebody/vae")
+    assert "is not a repository name, expected NAME or OWNER/NAME" in refused(models / "kl", "a/b/c")
     (tmp_path / "model/README.md").write_text("---\n{broken\n---\n")
     assert "Invalid metadata in README.md" in refused(tmp_path / "model", "somebody/vae")
-    assert "the hub refuses another/vae" in refused(models / "kl", "another/vae")
+    assert "the hub refused another/vae" in refused(models / "kl", "another/vae")
     hub.refuse_commits = True
-    assert "the hub refuses somebody/vae" in refused(models / "kl", "somebody/vae")
+    assert "the hub refused somebody/vae" in refused(models / "kl", "somebody/vae")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "log in with `hf auth login`" in refused(models / "kl", "somebody/vae")
     monkeypatch.delenv("HF_TOKEN")

@@ -94,8 +94,8 @@ def test_memory_that_runs_out_over_one_file_is_its_own_affair(tmp_path: Path) ->
     task, outcome, done = run_sizes(tmp_path, [1, 15, 17, 2])
     assert task.batches == [[1, 15, 17, 2], [1], [15], [17], [2]]
     assert [(file.name, reason) for file, reason in outcome.failed] == [
-        ("0001.txt", "the memory ran out over it: take a smaller image, or --compute bf16"),
-        ("0002.txt", "the memory ran out over it: take a smaller image, or --compute bf16"),
+        ("0001.txt", "the memory ran out over it: take a smaller image, or --precision bf16"),
+        ("0002.txt", "the memory ran out over it: take a smaller image, or --precision bf16"),
     ]
     assert (outcome.made, done) == (2, 4)
 

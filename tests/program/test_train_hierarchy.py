@@ -126,7 +126,16 @@ def test_sample_and_likelihood_take_it(made: Path, whole: Path, tmp_path: Path) 
     model, prior = str(made / "model"), str(whole / "prior")
     assert latent_ae(["sample", "-o", str(tmp_path / "a.png"), "--model", model, "--prior", prior, "--count", "4"]) == 0
     assert np.asarray(Image.open(tmp_path / "a.png")).shape == (2 * 16 + 2, 2 * 16 + 2)
-    report = ["--samples", "4", "--evaluation.max_images", "3", "--evaluation.size", "16", "--data.source", "digits"]
+    report = [
+        "--importance-samples",
+        "4",
+        "--evaluation.max_images",
+        "3",
+        "--evaluation.size",
+        "16",
+        "--data.source",
+        "digits",
+    ]
     found = {}
     for name, more in (("normal", []), ("learned", ["--prior", prior])):
         file = tmp_path / f"{name}.json"

@@ -4,21 +4,21 @@ Each file says where the trainer's reader is, and what it expects: raw or scaled
 """
 
 import json
+import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from latent_ae.io.atomic import placed
-from latent_ae.latent_dataset.conversion import fast_dit, kohya, lightningdit, mds, webdataset
-from latent_ae.latent_dataset.dataset import LatentDataset, Row
-from latent_ae.latent_dataset.manifest import LatentDatasetError
+
+if TYPE_CHECKING:
+    from latent_ae.latent_dataset.dataset import LatentDataset, Row
 
 ORIGIN = "latents.json"
 """beside what the trainer reads: what the latents are"""
 
-Writer = Callable[[LatentDataset, Iterator[Row], Path], list[str]]
+Writer: TypeAlias = "Callable[[LatentDataset, Iterator[Row], Path], list[str]]"
 """Writes the rows into an empty folder; gives notes for the user. Raises LatentDatasetError for what the trainer cannot
 read, before it takes the first row, and OSError."""
 
@@ -27,19 +27,27 @@ read, before it takes the first row, and OSError."""
 class Target:
     """What another trainer reads."""
 
-    write: Writer
+    summary: str
+    """for the help"""
+    writer: str
+    """`module:function` of its Writer, in this package"""
     scaling: Literal["none", "model"] = "none"
     """of the latents that the writer gets"""
     one_latent: bool = True
-    """whether it takes one latent for each image, drawn or the mode, instead of mean and log-variance as stored"""
+    """whether it takes one latent for each image, a sample or the mode, instead of mean and log-variance as stored"""
 
 
 TARGETS = {
-    "lightningdit": Target(lightningdit.write),
-    "fast-dit": Target(fast_dit.write, scaling="model"),
-    **{f"kohya-{name}": Target(partial(kohya.write, model)) for name, model in kohya.MODELS.items()},
-    "webdataset": Target(webdataset.write, one_latent=False),
-    "mds": Target(mds.write, one_latent=False),
+    "lightningdit": Target(
+        "LightningDiT: shards of latents, latents of mirror images, and labels", "lightningdit:write"
+    ),
+    "fast-dit": Target("fast-DiT: a .npy file for each image and label", "fast_dit:write", scaling="model"),
+    "kohya-sd": Target("kohya-ss/sd-scripts, Stable Diffusion 1 and 2: .npz files beside images", "kohya:write_sd"),
+    "kohya-sdxl": Target("the same for SDXL", "kohya:write_sdxl"),
+    "kohya-sd3": Target("the same for Stable Diffusion 3", "kohya:write_sd3"),
+    "kohya-flux": Target("the same for FLUX", "kohya:write_flux"),
+    "webdataset": Target("tar files", "webdataset:write", one_latent=False),
+    "mds": Target("MosaicML Streaming", "mds:write", one_latent=False),
 }
 
 
@@ -67,14 +75,20 @@ def convert(
     Raises LatentDatasetError if the folder is no complete data set of latents or the trainer cannot read such latents,
     PlaceTakenError if `out` is taken, OSError.
     """
+    from latent_ae.latent_dataset.dataset import LatentDataset  # noqa: PLC0415  # torch takes seconds, and help needs TARGETS
+    from latent_ae.latent_dataset.manifest import LatentDatasetError  # noqa: PLC0415
+
     chosen = TARGETS[target]
+    write = cast("Writer", pkgutil.resolve_name(f"{__name__}.{chosen.writer}"))
     if not chosen.one_latent and (draw is not None or seed is not None):
-        raise LatentDatasetError(f"--draw and --seed have no effect with {target}, which keeps mean and log-variance")
+        raise LatentDatasetError(
+            f"--posterior and --seed have no effect with {target}, which keeps mean and log-variance"
+        )
     dataset = LatentDataset(folder, draw=draw, scaling=chosen.scaling, seed=seed or 0)
     if seed is not None and not dataset.draws:
         raise LatentDatasetError("--seed has no effect: the mode of each posterior is taken")
 
-    def counted() -> Iterator[Row]:
+    def counted() -> "Iterator[Row]":
         for row in dataset.rows():
             yield row
             on_row(len(dataset))
@@ -82,12 +96,12 @@ def convert(
     with placed([out]) as beside:
         place = beside / out.name
         place.mkdir()
-        notes = chosen.write(dataset, counted(), place)
+        notes = write(dataset, counted(), place)
         (place / ORIGIN).write_text(json.dumps(_origin(dataset, chosen, seed or 0), indent=1) + "\n", encoding="utf-8")
     return len(dataset), notes
 
 
-def _origin(dataset: LatentDataset, target: Target, seed: int) -> dict[str, object]:
+def _origin(dataset: "LatentDataset", target: Target, seed: int) -> dict[str, object]:
     manifest = dataset.manifest
     drawn = {"draw": "sample", "seed": seed} if dataset.draws else {"draw": "mode"}
     return {

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,14 +38,6 @@ class Model:
     sizes_in_names: bool
     scaled: bool
     """whether the files hold (z - shift_factor) * scaling_factor"""
-
-
-MODELS = {
-    "sd": Model("Stable Diffusion 1 and 2", "_sd.npz", 4, 0.18215, 0.0, sizes_in_names=False, scaled=False),
-    "sdxl": Model("SDXL", "_sdxl.npz", 4, 0.13025, 0.0, sizes_in_names=False, scaled=False),
-    "sd3": Model("Stable Diffusion 3", "_sd3.npz", 16, 1.5305, 0.0609, sizes_in_names=True, scaled=False),
-    "flux": Model("FLUX", "_flux.npz", 16, 0.3611, 0.1159, sizes_in_names=True, scaled=True),
-}
 
 
 def write(model: Model, dataset: LatentDataset, rows: Iterator[Row], out: Path) -> list[str]:
@@ -134,3 +127,13 @@ def _crop(side: int, width: int, height: int) -> tuple[float, float, float, floa
     shown_width, shown_height = (side * width / height, side) if width < height else (side, side / (width / height))
     left, top = (side - shown_width) // 2, (side - shown_height) // 2
     return left, top, left + shown_width, top + shown_height
+
+
+write_sd = partial(
+    write, Model("Stable Diffusion 1 and 2", "_sd.npz", 4, 0.18215, 0.0, sizes_in_names=False, scaled=False)
+)
+write_sdxl = partial(write, Model("SDXL", "_sdxl.npz", 4, 0.13025, 0.0, sizes_in_names=False, scaled=False))
+write_sd3 = partial(
+    write, Model("Stable Diffusion 3", "_sd3.npz", 16, 1.5305, 0.0609, sizes_in_names=True, scaled=False)
+)
+write_flux = partial(write, Model("FLUX", "_flux.npz", 16, 0.3611, 0.1159, sizes_in_names=True, scaled=True))
