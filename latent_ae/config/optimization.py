@@ -45,7 +45,9 @@ class OptimizationConfig(Section):
         if self.schedule == "constant" and self.final_learning_rate_share:
             raise ValueError("train.final_learning_rate_share has no effect with train.schedule constant")
         if self.warmup_steps > self.steps:
-            raise ValueError(f"train.warmup_steps {self.warmup_steps} is more than train.steps {self.steps}")
+            raise ValueError(
+                f"train.warmup_steps {self.warmup_steps} is more than train.steps {self.steps}: lower it too"
+            )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"train.batch_size {self.batch_size} must be a multiple of train.accumulation {self.accumulation}"
