@@ -58,11 +58,19 @@ def test_the_documents_say_the_same_line() -> None:
     assert line("train") in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
+def anchors(document: Path) -> set[str]:
+    """What a link to a heading is called, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_file_and_picture_that_is_linked_is_there() -> None:
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]:
-        for target in re.findall(r"\]\(([^)#]+?)\)", document.read_text(encoding="utf-8")):
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name} links {target}"
+                linked = document.parent / target if target else document
+                assert linked.exists(), f"{document.name} links {target}"
+                assert not anchor or anchor in anchors(linked), f"{document.name} links {target}#{anchor}"
 
 
 def test_the_file_tree_of_the_readme_is_the_packages() -> None:
