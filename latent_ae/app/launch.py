@@ -99,7 +99,7 @@ def launch(
     port = _free_port(host, port)
     traffic, replies = Traffic(), Replies()
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(map(str, proxies))  # where uvicorn looks for them
-    service.divide_by(current_visitor)
+    service.identify_visitors(current_visitor)
     lifespan = _lifespan(
         demo,
         service,

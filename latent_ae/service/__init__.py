@@ -1,5 +1,23 @@
-"""Models behind limits, batching and typed errors: what the app and its HTTP routes call."""
+"""Models behind admission, a queue, batches and typed errors. Knows nothing of Gradio or HTTP.
 
+Where an upload waits, with the error that it can end with:
+
+    a request's thread                                              the model's thread
+
+    service.py    one method an endpoint
+       |
+    admission.py  a slot of the server (Busy at once)
+       |
+    intake.py     a CPU slot, then reading within limits.py (TooLarge, BrokenUpload ...)
+       |
+    jobs.py       a job for each image (TooLarge at once if there is no time for it)
+       |
+    queue.py      waits for its turn (DeadlineExceeded) ----------> a batch of equal jobs -> Codec
+       |                                                                     |
+    results.py    measuring, the latent file <------------------------------ result of each job
+"""
+
+from latent_ae.service.admission import ServiceStats
 from latent_ae.service.errors import ServiceError
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
@@ -13,7 +31,6 @@ from latent_ae.service.results import (
     Size,
 )
 from latent_ae.service.service import Service
-from latent_ae.service.stats import ServiceStats
 
 __all__ = [
     "Encoded",

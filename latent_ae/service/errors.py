@@ -1,4 +1,5 @@
-"""What can be wrong with a request, as a visitor and a program are told of it."""
+"""Errors of a request, for people (the message is one sentence) and for programs (`code` and the HTTP `status`)."""
+# ruff: noqa: N818 - named as HTTP names them
 
 from typing import ClassVar
 
@@ -6,79 +7,74 @@ from latent_ae.errors import UserError
 
 
 class ServiceError(UserError):
-    """A request that is not answered; the message is one sentence that a visitor understands."""
+    """The request is refused or fails."""
 
     code: ClassVar[str]
-    """for programs; never changes"""
+    """never changes"""
     status: ClassVar[int]
-    """of HTTP"""
 
 
-class BadRequest(ServiceError):  # noqa: N818 - named as HTTP names them
-    """A parameter is out of its range, or a part of the request is missing."""
+class BadRequest(ServiceError):
+    """A parameter is missing, out of range, or has no effect."""
 
-    code = "bad_request"
-    status = 400
-
-
-class UnknownModel(ServiceError):  # noqa: N818
-    """A model that is not on the list of this server."""
-
-    code = "unknown_model"
-    status = 404
+    code, status = "bad_request", 400
 
 
-class TooLarge(ServiceError):  # noqa: N818
-    """More bytes, pixels, frames or memory than the server allows."""
+class UnknownModel(ServiceError):
+    """The server has no model of this id."""
 
-    code = "too_large"
-    status = 413
-
-
-class UnsupportedFormat(ServiceError):  # noqa: N818
-    """A file that is not of a kind that is read."""
-
-    code = "unsupported_format"
-    status = 415
+    code, status = "unknown_model", 404
 
 
-class BrokenUpload(ServiceError):  # noqa: N818
-    """An image file of a known kind that is damaged."""
+class TooLarge(ServiceError):
+    """More bytes, pixels, images, memory or time than the server allows."""
 
-    code = "broken_image"
-    status = 422
-
-
-class BadLatents(ServiceError):  # noqa: N818
-    """A file that is no latent file, or one that cannot be decoded."""
-
-    code = "bad_latents"
-    status = 422
+    code, status = "too_large", 413
 
 
-class WrongModel(ServiceError):  # noqa: N818
-    """Latents of an encoder that none of the server's models has, or not the model asked for."""
+class UnsupportedFormat(ServiceError):
+    """The server does not read this file format."""
 
-    code = "wrong_model"
-    status = 409
-
-
-class Busy(ServiceError):  # noqa: N818
-    """The queue is full."""
-
-    code = "busy"
-    status = 503
+    code, status = "unsupported_format", 415
 
 
-class DeadlineExceeded(ServiceError):  # noqa: N818
-    """The work was not finished in the time a request may take."""
+class BrokenUpload(ServiceError):
+    """The image file is damaged."""
 
-    code = "deadline"
-    status = 504
+    code, status = "broken_image", 422
 
 
-class ShuttingDown(ServiceError):  # noqa: N818
-    """The server takes and finishes no more requests."""
+class BadLatents(ServiceError):
+    """The file is not a latent file, or its latents cannot be decoded."""
 
-    code = "shutting_down"
-    status = 503
+    code, status = "bad_latents", 422
+
+
+class WrongModel(ServiceError):
+    """The latents are from another encoder than the requested model's, or than that of any model of the server."""
+
+    code, status = "wrong_model", 409
+
+
+class Busy(ServiceError):
+    """All slots are taken."""
+
+    code, status = "busy", 503
+
+
+class DeadlineExceeded(ServiceError):
+    """The request was not finished within `ServiceLimits.deadline_seconds`."""
+
+    code, status = "deadline", 504
+
+    def __init__(self) -> None:
+        super().__init__("the work was not finished in the time that a request may take: try a smaller image")
+
+
+class ShuttingDown(ServiceError):
+    """The server accepts and finishes no more requests."""
+
+    code, status = "shutting_down", 503
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down: try again later")

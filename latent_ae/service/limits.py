@@ -1,61 +1,89 @@
-"""What a server takes on, with defaults that are safe on a small machine."""
+"""Limits of a server, with defaults that are safe on a small machine, and range checks of a request's parameters."""
 
 import math
 from dataclasses import dataclass
 
 from latent_ae.errors import UserError
+from latent_ae.service.errors import BadRequest
 
 TILE = 512
-"""pixels a side of the tiles that larger images are coded in unless a server is told otherwise"""
+"""default tile side in pixels: larger images are encoded and decoded in tiles"""
 
-_LEAST_SAMPLES = 4
-"""the corners of a walk"""
+_CORNERS = 4
+"""of an interpolation grid"""
 
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """Every limit holds before the work that it is there to prevent."""
+    """Each limit is checked before the work that it bounds."""
 
     upload_bytes: int = 25 * 10**6
+    """maximum size of a file"""
     pixels: int = 4096 * 4096
-    """of an image, or of all images of a latent file or of a draw together"""
+    """maximum number of pixels of an image, or of all images of one latent file or draw together"""
     side: int = 16_384
-    """of an image, in pixels: padding a thin strip to the model's factor would multiply its pixels"""
+    """maximum side of an image in pixels: padding a thin strip to the model's factor would multiply its pixels"""
     queue: int = 20
-    """requests that are inside the service; the next one is told that the server is busy"""
+    """maximum number of admitted requests; the next one is refused as busy"""
     deadline_seconds: float = 120.0
-    """from a request's arrival to its answer"""
+    """maximum time from a request's arrival to its reply"""
     batch_pixels: int = 1024 * 1024
-    """of the images that are encoded or decoded together"""
+    """maximum number of pixels per model batch"""
     samples: int = 64
-    """images of one draw, of a morph, or of a latent file"""
+    """maximum number of images of one draw, interpolation or latent file"""
     memory_bytes: int | None = None
-    """that a request may need by prediction; None: what the machine has free when it comes"""
+    """maximum predicted memory of a request; None: what the machine has free when it arrives"""
 
     def __post_init__(self) -> None:
-        """Raises UserError for fewer samples than the four corners of a walk."""
-        if self.samples < _LEAST_SAMPLES:
-            raise UserError(f"--samples {self.samples}: expected {_LEAST_SAMPLES} or more, the corners of a walk")
+        """Raises UserError for fewer samples than an interpolation grid has corners."""
+        if self.samples < _CORNERS:
+            raise UserError(
+                f"--samples must be at least {_CORNERS} (the corners of an interpolation grid), got {self.samples}"
+            )
 
     @property
-    def usual_count(self) -> int:
-        """Images of a draw where none are asked for."""
+    def default_count(self) -> int:
+        """Number of images of a draw."""
         return min(16, self.samples)
 
     @property
-    def usual_steps(self) -> int:
-        """Images of a way where none are asked for."""
+    def default_steps(self) -> int:
+        """Number of images of an interpolation."""
         return min(9, self.samples)
 
     @property
-    def most_side(self) -> int:
-        """Images along a side of a walk."""
+    def max_grid_side(self) -> int:
+        """Maximum number of images along a side of an interpolation grid."""
         return math.isqrt(self.samples)
 
     @property
-    def usual_side(self) -> int:
-        """The same where none are asked for."""
-        return min(6, self.most_side)
+    def default_grid_side(self) -> int:
+        """Number of images along a side of an interpolation grid."""
+        return min(6, self.max_grid_side)
 
 
 DEFAULTS = ServiceLimits()
+
+
+def require_whole(name: str, value: object, low: int, high: int) -> int:
+    """A whole number from `low` to `high`. Raises BadRequest."""
+    # Forms and JSON give whole numbers as floats.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise BadRequest(f"{name} must be a whole number from {low} to {high}, got {str(value)[:40]}")
+    return value
+
+
+def require_number(name: str, value: object, low: float, high: float) -> float:
+    """A number from `low` to `high`. Raises BadRequest."""
+    # NaN is in no range.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise BadRequest(f"{name} must be a number from {low:g} to {high:g}, got {str(value)[:40]}")
+    return float(value)
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise BadRequest unless `value` is one of `choices`."""
+    if value not in choices:
+        raise BadRequest(f"{name} must be {' or '.join(choices)}, got {str(value)[:40]}")

@@ -8,8 +8,8 @@ from latent_ae.inference import Codec
 from latent_ae.models.errors import ModelError
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
 from latent_ae.service.catalog import SHOWN_DIGITS
-from latent_ae.service.checks import one_of, whole
 from latent_ae.service.errors import BadRequest
+from latent_ae.service.limits import require_choice, require_whole
 from latent_ae.service.results import ModelInfo
 
 Prior = Literal["normal", "learned"]
@@ -42,9 +42,9 @@ def drawn_side(info: ModelInfo, prior: str, size: object, most: int) -> int:
 
     Raises BadRequest for a prior that there is not, and a size that cannot be or has no effect.
     """
-    one_of("prior", prior, get_args(Prior))
+    require_choice("prior", prior, get_args(Prior))
     if prior == "normal":
-        side = whole("size", info.native_size or 256 if size is None else size, 1, most)
+        side = require_whole("size", info.native_size or 256 if size is None else size, 1, most)
         return max(1, round(side / info.factor)) * info.factor
     if info.learned_prior is None:
         raise BadRequest(f"{info.id} has no learned prior: take the normal one")

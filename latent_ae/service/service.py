@@ -1,8 +1,4 @@
-"""Models behind limits, batching and typed errors: what the app and the HTTP routes call. Knows nothing of either.
-
-caller's thread:  door (Busy) -> intake (limits) -> works -> | worker | -> pictures, measures -> answer
-model's thread:                                              batches, deadlines
-"""
+"""The service's endpoints: what the app and the HTTP routes call. Knows nothing of either."""
 
 import dataclasses
 import os
@@ -18,18 +14,16 @@ from latent_ae.io.image import Pixels, from_tensor
 from latent_ae.io.latent_file.latents import Latents, Precision
 from latent_ae.models import latent_space as space
 from latent_ae.service import answers, catalog, intake, pictures, remote
-from latent_ae.service.checks import one_of, real, whole
+from latent_ae.service.admission import Admission, Request, ServiceStats
 from latent_ae.service.errors import BadRequest, ServiceError
-from latent_ae.service.hosted import Hosted
 from latent_ae.service.inspection import inspect_latents
-from latent_ae.service.limits import DEFAULTS, TILE, ServiceLimits
+from latent_ae.service.jobs import ServedModel
+from latent_ae.service.limits import DEFAULTS, TILE, ServiceLimits, require_choice, require_number, require_whole
 from latent_ae.service.priors import Prior, drawn_side, load_priors, prior_note
 from latent_ae.service.quality import Perceptual, measure
-from latent_ae.service.request import Door, Request
+from latent_ae.service.queue import ModelQueue, Tick
 from latent_ae.service.results import Encoded, Images, Inspection, ModelInfo, Reconstruction, Rival
-from latent_ae.service.stats import ServiceStats
 from latent_ae.service.uploads import File, Uploads
-from latent_ae.service.worker import Tick, Worker
 
 
 class Service:
@@ -59,14 +53,12 @@ class Service:
         learned = load_priors(priors, codecs)
         self._infos = {name: catalog.describe(name, codec, learned.get(name)) for name, codec in codecs.items()}
         self._models = {
-            name: Hosted.of(self._infos[name], codec, limits.memory_bytes, learned.get(name))
+            name: ServedModel.of(self._infos[name], codec, limits.memory_bytes, learned.get(name))
             for name, codec in codecs.items()
         }
         self._perceptual = Perceptual.find() if perceptual == "auto" else Perceptual(None, "not asked for")
-        self._worker = Worker(limits.batch_pixels)
-        self._door = Door(
-            self._worker, most=limits.queue, seconds=limits.deadline_seconds, desks=max(2, os.cpu_count() or 1)
-        )
+        self._queue = ModelQueue(limits.batch_pixels)
+        self._admission = Admission(self._queue, limits, cpu_slots=max(2, os.cpu_count() or 1))
 
     @classmethod
     def load(
@@ -109,14 +101,14 @@ class Service:
 
         `precision` is of the floats in the file, float32 if None. What has no effect with the model is refused.
         """
-        with self._door.request("encode", tick) as request:
+        with self._admission.request("encode", tick) as request:
             chosen = self._model(model)
             if precision is not None:
-                one_of("precision", precision, ("float32", "float16", "bfloat16"))
-            seed = None if seed is None else whole("seed", seed, 0, 2**63 - 1)
+                require_choice("precision", precision, ("float32", "float16", "bfloat16"))
+            seed = None if seed is None else require_whole("seed", seed, 0, 2**63 - 1)
             answers.require_effect(chosen.info, seed=seed, precision=precision, logvar=logvar)
             upload, (pixels, remarks) = self._uploads.image(request, image, channels=chosen.info.channels)
-            latents: Latents = request.model([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
+            latents: Latents = request.run([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
             drawn = answers.drawn(chosen.info, latents, seed=seed, logvar=logvar)
             return answers.encoded(chosen.info.id, upload, drawn, precision or "float32", remarks)
 
@@ -128,7 +120,7 @@ class Service:
         With `foreign` also of a file that names another encoder or none, by `model`, which must then be given; the note
         says what was assumed.
         """
-        with self._door.request("decode", tick) as request:
+        with self._admission.request("decode", tick) as request:
             if foreign:
                 if model is None:
                     raise BadRequest("foreign latents do not say which model decodes them: name one")
@@ -137,7 +129,7 @@ class Service:
             else:
                 given, note = self._uploads.latents(request, latents), ""
                 chosen = self._fitting(given, model)
-            decoded = request.model(chosen.decode(given))
+            decoded = request.run(chosen.decode(given))
             return Images(
                 model=chosen.info.id,
                 images=tuple(each.image for each in decoded),
@@ -151,12 +143,12 @@ class Service:
         self, image: File, *, model: str | None = None, rivals: bool = False, tick: Tick | None = None
     ) -> Reconstruction:
         """What a model keeps of an image, with measures; with `rivals` JPEG and WebP beside it."""
-        with self._door.request("reconstruct", tick) as request:
+        with self._admission.request("reconstruct", tick) as request:
             chosen = self._model(model)
             upload, (pixels, remarks) = self._uploads.image(request, image, channels=chosen.info.channels)
-            latents: Latents = request.model([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
-            decoded = request.model(chosen.decode(latents), until=0.9)[0]
-            with request.desk():
+            latents: Latents = request.run([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
+            decoded = request.run(chosen.decode(latents), until=0.9)[0]
+            with request.cpu_slot():
                 metrics, notes = measure(decoded.image, pixels, self._perceptual, request.check)
                 found = Reconstruction(
                     model=chosen.info.id,
@@ -177,7 +169,7 @@ class Service:
 
     def rivals(self, reconstruction: Reconstruction, *, tick: Tick | None = None) -> tuple[Rival, ...]:
         """JPEG and WebP of the highest quality at no more bytes than the smallest size of the latents."""
-        with self._door.request("rivals", tick) as request, request.desk():
+        with self._admission.request("rivals", tick) as request, request.cpu_slot():
             return answers.rivals(reconstruction, self._perceptual, request.check)
 
     def difference(self, reconstruction: Reconstruction, *, tolerance: float, gain: float) -> Pixels:
@@ -185,13 +177,13 @@ class Service:
         return pictures.difference_map(
             reconstruction.reconstructed,
             reconstruction.original,
-            tolerance=real("tolerance", tolerance, 0, 255),
-            gain=real("gain", gain, 0, 255),
+            tolerance=require_number("tolerance", tolerance, 0, 255),
+            gain=require_number("gain", gain, 0, 255),
         )
 
     def channel_images(self, latents: Latents | File, *, model: str | None = None) -> tuple[Pixels, ...]:
         """Each latent channel of the first image as a grey picture, or its codes as one in colours."""
-        with self._door.request("channel_images") as request:
+        with self._admission.request("channel_images") as request:
             given = latents if isinstance(latents, Latents) else self._uploads.latents(request, latents)
             return pictures.latent_pictures(given, self._fitting(given, model).info.codebook_size)
 
@@ -212,15 +204,17 @@ class Service:
         `size` is the side of the images in pixels, brought to a multiple of the model's factor; without it that of
         the model's training images, or 256. `prior` "learned" draws from the model's learned one, of its own size.
         """
-        with self._door.request("sample", tick) as request:
+        with self._admission.request("sample", tick) as request:
             chosen = self._model(model)
-            count = self.limits.usual_count if count is None else whole("count", count, 1, self.limits.samples)
-            seed = whole("seed", seed, 0, 2**63 - 1)
-            temperature = real("temperature", temperature, 0, 10)
+            count = (
+                self.limits.default_count if count is None else require_whole("count", count, 1, self.limits.samples)
+            )
+            seed = require_whole("seed", seed, 0, 2**63 - 1)
+            temperature = require_number("temperature", temperature, 0, 10)
             side = drawn_side(chosen.info, prior, size, self.limits.side)
             intake.check_pixels(side, side, self.limits, count=count)
             work = chosen.draw(count, seed=seed, temperature=temperature, side=side, learned=prior == "learned")
-            drawn = request.model([work], until=0.0)[0]
+            drawn = request.run([work], until=0.0)[0]
             note = prior_note(chosen.info) if prior == "normal" else ""
             return self._frames(request, chosen, drawn, note)
 
@@ -239,11 +233,13 @@ class Service:
         The second image is scaled and cut to the size of the first, and both are made smaller where frames of that
         size would be too large.
         """
-        with self._door.request("interpolate", tick) as request:
+        with self._admission.request("interpolate", tick) as request:
             chosen = self._model(model)
-            steps = self.limits.usual_steps if steps is None else whole("steps", steps, 2, self.limits.samples)
+            steps = (
+                self.limits.default_steps if steps is None else require_whole("steps", steps, 2, self.limits.samples)
+            )
             images = self._uploads.alike(request, [a, b], channels=chosen.info.channels, frames=steps)
-            start, end = self._vectors(request, chosen, images, until=0.1)
+            start, end = request.run(chosen.encode_vectors(images), until=0.1)
             line = space.interpolate(start, end, steps, spherical=spherical)
             return self._frames(request, chosen, line, catalog.way_note(chosen.info))
 
@@ -254,72 +250,66 @@ class Service:
 
         The images stand upper left, upper right, lower left, lower right; sizes as in `interpolate`.
         """
-        with self._door.request("walk", tick) as request:
+        with self._admission.request("walk", tick) as request:
             chosen = self._model(model)
-            side = self.limits.usual_side if side is None else whole("side", side, 2, self.limits.most_side)
+            side = (
+                self.limits.default_grid_side
+                if side is None
+                else require_whole("side", side, 2, self.limits.max_grid_side)
+            )
             if len(images) != 4:
                 raise BadRequest(f"a walk goes between 4 images, got {len(images)}")
             alike = self._uploads.alike(request, images, channels=chosen.info.channels, frames=side * side)
-            corners = self._vectors(request, chosen, alike, until=0.1)
+            corners = request.run(chosen.encode_vectors(alike), until=0.1)
             square = space.walk(torch.stack(corners), side).flatten(0, 1)
             return self._frames(request, chosen, square, catalog.way_note(chosen.info))
 
     def inspect(self, image: File, *, model: str | None = None, tick: Tick | None = None) -> Inspection:
         """What is in an image's latents, beside what was measured over the training images."""
-        with self._door.request("inspect", tick) as request:
+        with self._admission.request("inspect", tick) as request:
             chosen = self._model(model)
             _, (pixels, _) = self._uploads.image(request, image, channels=chosen.info.channels)
-            latents: Latents = request.model([chosen.encode(pixels, logvar=True)])[0]
+            latents: Latents = request.run([chosen.encode(pixels, logvar=True)])[0]
             return inspect_latents(chosen.info, latents)
 
     def decode_tensor(
         self, asked: remote.RemoteDecode, *, model: str | None = None, tick: Tick | None = None
     ) -> remote.RemoteReply:
         """The answer to diffusers' `remote_decode`; see `remote`."""
-        with self._door.request("decode_tensor", tick) as request:
+        with self._admission.request("decode_tensor", tick) as request:
             chosen = self._model(model)
-            with request.desk():
+            with request.cpu_slot():
                 latents = remote.latents_of(asked, chosen.info, self.limits)
-            pixels = torch.stack(request.model(chosen.decode_vectors(latents)))
-            with request.desk():
+            pixels = torch.stack(request.run(chosen.decode_vectors(latents)))
+            with request.cpu_slot():
                 return remote.decoded_reply(asked, pixels, chosen.info.encoder)
 
     def encode_tensor(
         self, asked: remote.RemoteEncode, *, model: str | None = None, tick: Tick | None = None
     ) -> remote.RemoteReply:
         """The answer to diffusers' `remote_encode`: the posterior's mode, or the codes' vectors; see `remote`."""
-        with self._door.request("encode_tensor", tick) as request:
+        with self._admission.request("encode_tensor", tick) as request:
             chosen = self._model(model)
-            with request.desk():
+            with request.cpu_slot():
                 images = remote.images_of(asked, chosen.info, self.limits)
-            vectors = request.model(chosen.encode_vectors(images))
+            vectors = request.run(chosen.encode_vectors(images))
             return remote.encoded_reply(asked, torch.stack(vectors), chosen.info.encoder)
 
     def count_refused(self, endpoint: str, error: ServiceError) -> None:
-        """Count a request whose caller refused it before it came here."""
-        self._door.counter.add(endpoint, error.code, 0.0)
+        """Count a request that its caller refused."""
+        self._admission.count(endpoint, error.code, 0.0)
 
-    def divide_by(self, visitor: Callable[[], Hashable]) -> None:
-        """Keep one visitor's requests from taking all places; `visitor` says whose request its thread is at."""
-        self._door.visitor = visitor
+    def identify_visitors(self, current: Callable[[], Hashable]) -> None:
+        """Share the slots between visitors; `current` gives the visitor whose request the calling thread handles."""
+        self._admission.current_visitor = current
 
     def stats(self) -> ServiceStats:
-        """Counts since the start, and how things stand now."""
-        requests, seconds = self._door.counter.counts()
-        queued, running = self._worker.counts()
-        return ServiceStats(
-            requests=requests,
-            seconds=seconds,
-            inside=self._door.inside,
-            queued=queued,
-            running=running,
-            batches=self._worker.batches,
-            batched=self._worker.batched,
-        )
+        """Counts since the start, and the current load."""
+        return self._admission.stats()
 
     def close(self) -> None:
-        """End all requests with ShuttingDown, what runs between two tiles. May be called again."""
-        self._worker.close()
+        """End all requests with ShuttingDown, running batches between two tiles. Can be called again."""
+        self._queue.close()
 
     def __enter__(self) -> "Service":
         return self
@@ -327,20 +317,16 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _model(self, model: str | None) -> Hosted:
+    def _model(self, model: str | None) -> ServedModel:
         return self._models[catalog.choose(self._infos, model)]
 
-    def _fitting(self, latents: Latents, model: str | None) -> Hosted:
+    def _fitting(self, latents: Latents, model: str | None) -> ServedModel:
         chosen = self._models[catalog.choose_for_latents(self._infos, model, latents.encoder)]
         intake.check_latents(latents, chosen.info)
         return chosen
 
-    def _vectors(self, request: Request, chosen: Hosted, images: Sequence[Pixels], *, until: float) -> list[Tensor]:
-        found = request.model([chosen.encode(image) for image in images], until=until)
-        return request.model([chosen.vectors(latents) for latents in found], until=until)
-
-    def _frames(self, request: Request, chosen: Hosted, vectors: Tensor, note: str) -> Images:
-        decoded = request.model(chosen.decode_vectors(vectors))
+    def _frames(self, request: Request, chosen: ServedModel, vectors: Tensor, note: str) -> Images:
+        decoded = request.run(chosen.decode_vectors(vectors))
         frames = tuple(from_tensor(frame) for frame in decoded)
         compute = chosen.codec.compute("decoder", *frames[0].shape[:2])
         return Images(chosen.info.id, frames, note, request.seconds, compute)

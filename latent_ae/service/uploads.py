@@ -1,4 +1,4 @@
-"""Uploaded files as a model wants them. What takes memory and time is done at a desk of the request."""
+"""Uploaded files as a model wants them. What takes memory and time is done in a CPU slot of the request."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.foreign import Taken
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.service import intake
+from latent_ae.service.admission import Request
 from latent_ae.service.limits import ServiceLimits
-from latent_ae.service.request import Request
 from latent_ae.service.results import ModelInfo
 
 File = bytes | Path
@@ -23,7 +23,7 @@ class Uploads:
 
     def image(self, request: Request, file: File, *, channels: int) -> tuple[intake.Upload, intake.Picture]:
         """The file's bytes and the image in it with that number of channels."""
-        with request.desk():
+        with request.cpu_slot():
             upload = intake.read_upload(file, self._limits)
             return upload, intake.read_image(upload, channels=channels, limits=self._limits)
 
@@ -38,10 +38,10 @@ class Uploads:
 
     def latents(self, request: Request, file: File) -> Latents:
         """What is in a latent file."""
-        with request.desk():
+        with request.cpu_slot():
             return intake.read_latents(intake.read_upload(file, self._limits), self._limits)
 
     def foreign_latents(self, request: Request, file: File, info: ModelInfo) -> Taken:
         """What is in a latent file, also in one that names another encoder than the model's, or none."""
-        with request.desk():
+        with request.cpu_slot():
             return intake.read_foreign_latents(intake.read_upload(file, self._limits), info, self._limits)

@@ -83,7 +83,7 @@ def test_weights_are_looked_for_on_this_machine_alone(monkeypatch: pytest.Monkey
 
 def test_measuring_ends_when_it_is_told_to() -> None:
     def stop() -> None:
-        raise DeadlineExceeded("now")
+        raise DeadlineExceeded
 
     with pytest.raises(DeadlineExceeded):
         measure(pixels(), pixels(), NONE, stop)

@@ -72,7 +72,7 @@ def test_draws_of_a_learned_prior_are_those_of_the_seed(service: Service, kl: Co
     [
         ({"model": "vq", "prior": "learned"}, "vq has no learned prior: take the normal one"),
         ({"model": "kl", "prior": "learned", "size": 16}, "the learned prior draws images of 12 pixels a side"),
-        ({"model": "kl", "prior": "other"}, "prior is normal or learned, got other"),
+        ({"model": "kl", "prior": "other"}, "prior must be normal or learned, got other"),
     ],
 )
 def test_what_a_prior_cannot_do_is_said(service: Service, wrong: dict, message: str) -> None:

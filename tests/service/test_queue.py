@@ -1,36 +1,78 @@
-"""Many visitors at once: a full queue, batches, deadlines, those who leave, and the end of the server."""
-
-import dataclasses
+import random
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from latent_ae.inference import Codec
-from latent_ae.io.latent_file.latents import from_bytes, to_bytes
-from latent_ae.service import Service, ServiceError, ServiceLimits
-from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ShuttingDown, TooLarge
-from latent_ae.service.pace import Pace
+from latent_ae.service.errors import BadRequest, DeadlineExceeded, ShuttingDown
+from latent_ae.service.queue import Job, ModelQueue, Tick
 
-from .conftest import HeldCodec, closing, in_threads, pixels, png, tiny
+from .conftest import in_threads
 
-IMAGE = pixels(9, 14)
+
+class Machine:
+    """Doubles numbers, writes down its batches, and waits where it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.ticks: list[float] = []
+
+    def job(self, payload: Any, key: Hashable = "double", pixels: int = 1) -> Job:
+        return Job(key, self.run, payload, pixels)
+
+    def run(self, payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        self.batches.append(list(payloads))
+        self.entered.set()
+        while not self.go_on.wait(0.002):
+            tick(0.5)
+        if any(payload is None for payload in payloads):
+            raise BadRequest(f"nothing to double among {len(payloads)}")
+        return [2 * payload for payload in payloads]
 
 
 @pytest.fixture
-def held() -> HeldCodec:
-    return HeldCodec(tiny(), name="held")
+def machine() -> Machine:
+    return Machine()
 
 
-def begin(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+@pytest.fixture
+def queue(machine: Machine) -> Iterator[ModelQueue]:
+    queue = ModelQueue(batch_pixels=4)
+    yield queue
+    machine.go_on.set()
+    queue.close()
+
+
+def soon(seconds: float = 60.0) -> float:
+    return time.monotonic() + seconds
+
+
+def started(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     box: list[Any] = []
-    thread = threading.Thread(target=lambda: box.extend(in_threads([call])))
+
+    def run() -> None:
+        try:
+            box.append(call())
+        except BaseException as error:
+            box.append(error)
+
+    thread = threading.Thread(target=run)
     thread.start()
     return thread, box
+
+
+def hold(queue: ModelQueue, machine: Machine) -> tuple[threading.Thread, list[Any]]:
+    """Make the model wait within a first work."""
+    machine.go_on.clear()
+    holder = started(lambda: queue.run([machine.job(0, key="holder")], deadline=soon()))
+    assert machine.entered.wait(60)
+    return holder
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -40,207 +82,232 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_one_request_too_many_is_told_at_once(held: HeldCodec) -> None:
-    with closing(Service({"held": held}, limits=ServiceLimits(queue=3)), held) as service:
-        held.go_on.clear()
-        inside = [begin(lambda: service.encode(png(IMAGE))) for _ in range(3)]
-        until(lambda: service.stats().inside == 3)
-        with pytest.raises(Busy, match="busy with 3 other requests"):
-            service.encode(png(IMAGE))
-        held.go_on.set()
-        for thread, box in inside:
-            thread.join(60)
-            assert not isinstance(box[0], BaseException)
-        service.encode(png(IMAGE))
-        assert service.stats().requests == {("encode", "ok"): 4, ("encode", "busy"): 1}
-        assert service.stats().seconds["encode"] > 0
+def test_results_come_in_the_order_of_their_works(queue: ModelQueue, machine: Machine) -> None:
+    assert queue.run([machine.job(i) for i in range(11)], deadline=soon()) == [2 * i for i in range(11)]
+    assert [len(batch) for batch in machine.batches] == [4, 4, 3]
+    assert (queue.batches, queue.batched, queue.load()) == (3, 11, (0, 0))
 
 
-def test_images_of_one_size_go_through_the_model_together(held: HeldCodec) -> None:
-    with closing(Service({"held": held}), held) as service:
-        held.go_on.clear()
-        first = begin(lambda: service.encode(png(pixels(30, 30))))
-        assert held.entered.wait(60)
-        images = [pixels(9, 14, seed=seed) for seed in range(3)] + [pixels(12, 16, seed=9), pixels(9, 18)]
-        others = [begin(lambda image=image: service.encode(png(image))) for image in images]
-        until(lambda: service.stats().queued == 5)
-        held.go_on.set()
-        for thread, _ in (first, *others):
-            thread.join(60)
-        # 9x14 and 12x16 are both padded to 12x16
-        assert sorted(held.calls) == [("encode", 1), ("encode", 1), ("encode", 4)]
-        for image, (_, box) in zip(images, others, strict=True):
-            assert torch.allclose(box[0].latents.tensor, held.encode([image], tick=None)[0].tensor, atol=1e-5)
-        assert (service.stats().batches, service.stats().batched) == (3, 6)
-        assert service.stats().mean_batch == 2
+def test_works_of_different_callers_go_together_where_their_key_is_the_same(
+    queue: ModelQueue, machine: Machine
+) -> None:
+    hold(queue, machine)
+    others = [
+        started(lambda i=i: queue.run([machine.job(i, key="even" if i % 2 == 0 else "odd")], deadline=soon()))
+        for i in range(1, 7)
+    ]
+    until(lambda: queue.load() == (6, 1))
+    machine.go_on.set()
+    for i, (thread, box) in enumerate(others, 1):
+        thread.join(60)
+        assert box == [[2 * i]]
+    assert sorted(map(sorted, machine.batches)) == [[0], [1, 3, 5], [2, 4, 6]]
 
 
-def test_one_bad_image_of_a_batch_fails_alone(held: HeldCodec) -> None:
-    with closing(Service({"held": held}), held) as service:
-        file = service.encode(png(IMAGE)).file
-        bad = dataclasses.replace(from_bytes(file), tensor=torch.full((1, 2, 3, 4), 3e38))
-        held.entered.clear()
-        held.go_on.clear()
-        first = begin(lambda: service.encode(png(IMAGE)))
-        assert held.entered.wait(60)
-        waiting = [begin(lambda data=data: service.decode(data)) for data in (file, to_bytes(bad), file)]
-        until(lambda: service.stats().queued == 3)
-        held.go_on.set()
-        for thread, _ in (first, *waiting):
-            thread.join(60)
-        one, wrong, other = (box[0] for _, box in waiting)
-        assert isinstance(wrong, BadLatents)
-        for answer in (one, other):
-            assert np.array_equal(answer.images[0], held.reconstruct([IMAGE], tick=lambda share: None)[0])
-        assert ("decode", 3) in held.calls
+def test_a_batch_has_at_most_its_pixels_and_a_large_work_goes_alone(queue: ModelQueue, machine: Machine) -> None:
+    jobs = [machine.job(i, pixels=size) for i, size in enumerate([9, 3, 2, 1])]
+    assert queue.run(jobs, deadline=soon()) == [0, 2, 4, 6]
+    assert machine.batches == [[0], [1, 3], [2]]
 
 
-def test_every_visitor_is_told_the_seam_of_his_own_image() -> None:
-    """Decoded in one batch: the worst seam of the batch was told to all."""
-    held = HeldCodec(tiny(), name="held", tile=16)
-    flat = np.full((40, 30, 3), 128, np.uint8)
-    with closing(Service({"held": held}), held) as service:
-        files = [service.encode(png(image)).file for image in (pixels(40, 30), flat, flat[:16, :16])]
-        alone = [service.decode(file) for file in files]
-        held.entered.clear()
-        held.go_on.clear()
-        first = begin(lambda: service.decode(files[0]))
-        assert held.entered.wait(60)
-        waiting = [begin(lambda file=file: service.decode(file)) for file in files]
-        until(lambda: service.stats().queued == 3)
-        held.go_on.set()
-        for thread, _ in (first, *waiting):
-            thread.join(60)
-        together = [box[0] for _, box in waiting]
-    assert ("decode", 2) in held.calls
-    assert [each.seam_db for each in together] == [each.seam_db for each in alone]
-    assert [each.decoding.tiles for each in together] == [9, 9, 1]
-    noisy, smooth, whole = (each.seam_db[0] for each in together)
-    assert noisy is not None
-    assert smooth is not None
-    assert noisy != smooth
-    assert whole is None
+def test_one_that_fails_fails_alone(queue: ModelQueue, machine: Machine) -> None:
+    hold(queue, machine)
+    callers = [started(lambda p=p: queue.run([machine.job(p)], deadline=soon())) for p in (1, None, 3)]
+    until(lambda: queue.load()[0] == 3)
+    machine.go_on.set()
+    for thread, _ in callers:
+        thread.join(60)
+    (one,), (bad,), (three,) = [box for _, box in callers]
+    assert (one, three) == ([2], [6])
+    assert isinstance(bad, BadRequest)
+    assert "among 1" in str(bad)
+    assert len(machine.batches[1]) == 3
 
 
-def test_a_request_ends_at_its_deadline_and_the_next_is_answered(held: HeldCodec) -> None:
-    with closing(Service({"held": held}, limits=ServiceLimits(deadline_seconds=3)), held) as service:
-        service.encode(png(IMAGE))
-        held.entered.clear()
-        held.go_on.clear()
-        running = begin(lambda: service.encode(png(IMAGE)))
-        assert held.entered.wait(60)
-        waiting = begin(lambda: service.encode(png(pixels(30, 30))))
-        for thread, box in (running, waiting):
-            thread.join(60)
-            assert isinstance(box[0], DeadlineExceeded)
-        until(lambda: service.stats().running == 0)
-        held.go_on.set()
-        assert service.encode(png(IMAGE)).latents.count == 1
+def test_a_defect_reaches_its_caller_and_the_worker_goes_on(queue: ModelQueue, machine: Machine) -> None:
+    def broken(payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        raise ZeroDivisionError
+
+    def short(payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        return []
+
+    for run, error in ((broken, ZeroDivisionError), (short, ValueError)):
+        with pytest.raises(error):
+            queue.run([Job("key", run, 1, 1)], deadline=soon())
+    assert queue.run([machine.job(4)], deadline=soon()) == [8]
 
 
-@pytest.mark.parametrize("endpoint", ["encode", "reconstruct", "inspect"])
-def test_a_visitor_who_leaves_ends_the_work(held: HeldCodec, endpoint: str) -> None:
-    def leave(share: float) -> None:
-        if held.entered.is_set():
+def test_who_waits_beyond_its_deadline_is_told_and_its_work_is_never_done(queue: ModelQueue, machine: Machine) -> None:
+    hold(queue, machine)
+    with pytest.raises(DeadlineExceeded, match="time"):
+        queue.run([machine.job(7)], deadline=soon(0.05))
+    assert queue.load() == (0, 1)
+    machine.go_on.set()
+    assert queue.run([machine.job(1)], deadline=soon()) == [2]
+    assert [7] not in machine.batches
+
+
+def test_what_runs_beyond_its_deadline_is_ended_between_two_tiles(queue: ModelQueue, machine: Machine) -> None:
+    machine.go_on.clear()
+    with pytest.raises(DeadlineExceeded):
+        queue.run([machine.job(7)], deadline=soon(1.0))  # time to begin, on a busy machine too
+    until(lambda: queue.load() == (0, 0))  # although the machine was never let go
+    assert machine.batches == [[7]]
+
+
+def test_a_batch_goes_on_for_those_who_have_time(queue: ModelQueue, machine: Machine) -> None:
+    other = Machine()
+    hold(queue, other)
+    machine.go_on.clear()
+    patient = started(lambda: queue.run([machine.job(1)], deadline=soon()))
+    hasty = started(lambda: queue.run([machine.job(2)], deadline=soon(2.0)))
+    until(lambda: queue.load()[0] == 2)
+    other.go_on.set()
+    hasty[0].join(60)  # the machine is still held
+    assert isinstance(hasty[1][0], DeadlineExceeded)
+    machine.go_on.set()
+    patient[0].join(60)
+    assert patient[1] == [[2]]
+
+
+def test_the_callers_tick_hears_of_progress_and_ends_the_work(queue: ModelQueue, machine: Machine) -> None:
+    machine.go_on.clear()
+    heard: list[float] = []
+
+    def tick(share: float) -> None:
+        heard.append(share)
+        if share:
             raise InterruptedError
 
-    with closing(Service({"held": held}), held) as service:
-        held.go_on.clear()
-        with pytest.raises(InterruptedError):
-            getattr(service, endpoint)(png(IMAGE), tick=leave)
-        until(lambda: service.stats().running == 0)
-        assert service.stats().requests == {(endpoint, "cancelled"): 1}
+    with pytest.raises(InterruptedError):
+        queue.run([machine.job(1), machine.job(2)], deadline=soon(), tick=tick)
+    assert heard[-1] == 0.5
+    until(lambda: queue.load() == (0, 0))
 
 
-def test_closing_answers_everybody(held: HeldCodec) -> None:
-    service = Service({"held": held})
-    held.go_on.clear()
-    inside = [begin(lambda size=size: service.encode(png(pixels(size, 9)))) for size in (9, 20, 30)]
-    until(lambda: service.stats().inside == 3 and held.entered.is_set())
-    service.close()  # although the model is held
-    for thread, box in inside:
+def test_a_caller_that_waits_in_the_queue_can_end_its_request(queue: ModelQueue, machine: Machine) -> None:
+    hold(queue, machine)
+    leave = threading.Event()
+
+    def tick(share: float) -> None:
+        assert share == 0
+        if leave.is_set():
+            raise InterruptedError
+
+    thread, box = started(lambda: queue.run([machine.job(1)], deadline=soon(), tick=tick))
+    until(lambda: queue.load() == (1, 1))
+    leave.set()
+    thread.join(60)
+    assert isinstance(box[0], InterruptedError)
+    assert queue.load() == (0, 1)
+
+
+def test_closing_ends_what_waits_and_what_runs(machine: Machine) -> None:
+    queue = ModelQueue(batch_pixels=1)
+    running = hold(queue, machine)
+    waiting = started(lambda: queue.run([machine.job(1)], deadline=soon()))
+    until(lambda: queue.load() == (1, 1))
+    queue.close()  # the machine is never let go
+    for thread, box in (running, waiting):
         thread.join(60)
         assert isinstance(box[0], ShuttingDown)
     with pytest.raises(ShuttingDown):
-        service.encode(png(IMAGE))
-    assert service.stats().requests == {("encode", "shutting_down"): 4}
+        queue.run([machine.job(1)], deadline=soon())
+    queue.close()
 
 
-def test_a_defect_is_counted_as_one(held: HeldCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(Service({"held": held}), held) as service:
-        monkeypatch.setattr(held, "encode", lambda *_, **__: [])
-        with pytest.raises(ValueError, match="zip") as caught:
-            service.encode(png(IMAGE))
-        assert not isinstance(caught.value, ServiceError)
-        assert service.stats().requests == {("encode", "internal"): 1}
+def test_closing_tells_callers_before_the_model_comes_to_a_tick() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def without_ticks(payloads: Sequence[Any], tick: Tick) -> list[Any]:
+        entered.set()
+        assert go_on.wait(60)
+        return list(payloads)
+
+    queue = ModelQueue(batch_pixels=1)
+    jobs = [Job("slow", without_ticks, 0, 1)]
+    running = started(lambda: queue.run(jobs, deadline=soon()))
+    assert entered.wait(60)
+    waiting = started(lambda: queue.run(jobs, deadline=soon()))
+    until(lambda: queue.load() == (1, 1))
+    closing, _ = started(queue.close)
+    for thread, box in (running, waiting):
+        thread.join(60)
+        assert isinstance(box[0], ShuttingDown)
+    assert closing.is_alive()
+    go_on.set()
+    closing.join(60)
+    assert not closing.is_alive()
 
 
-def test_full_memory_is_a_sentence(held: HeldCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried ...")
-
-    with closing(Service({"held": held}), held) as service:
-        monkeypatch.setattr(held, "encode", full)
-        with pytest.raises(TooLarge, match="memory ran out"):
-            service.encode(png(IMAGE))
-
-
-@pytest.mark.slow
-def test_under_stress_every_request_gets_its_own_right_answer(kl: Codec, vq: Codec) -> None:
-    sizes = [(9, 14), (12, 16), (20, 8)]
-    images = [pixels(*sizes[i % 3], seed=i) for i in range(12)]
-    expected = {
-        (name, i): codec.reconstruct([image])[0]
-        for name, codec in (("kl", kl), ("vq", vq))
-        for i, image in enumerate(images)
-    }
-    drawn = {i: kl.encode([image], seed=i)[0].tensor for i, image in enumerate(images)}
-
-    def visitor(number: int) -> None:
-        for step in range(4):
-            i = (5 * number + step) % len(images)
-            name = ("kl", "vq")[(number + step) % 2]
-            found = service.reconstruct(png(images[i]), model=name)
-            assert np.array_equal(found.original, images[i])
-            # A batch may round otherwise than an image alone: by a level.
-            assert np.abs(found.reconstructed.astype(int) - expected[name, i]).max() <= 1
-            again = service.decode(found.encoded.file).images[0]
-            assert np.abs(again.astype(int) - found.reconstructed).max() <= 1
-            assert torch.allclose(service.encode(png(images[i]), seed=i).latents.tensor, drawn[i], atol=1e-5)
-
-    with closing(Service({"kl": kl, "vq": vq}, limits=ServiceLimits(queue=12))) as service:
-        assert in_threads([lambda number=number: visitor(number) for number in range(12)]) == [None] * 12
-        stats = service.stats()
-        assert sum(stats.requests.values()) == 12 * 4 * 3
-        assert {outcome for _, outcome in stats.requests} == {"ok"}
-        assert stats.batched == 12 * 4 * 4
-        assert stats.batches < stats.batched
-        assert (stats.inside, stats.queued, stats.running) == (0, 0, 0)
+def test_callers_take_turns(queue: ModelQueue, machine: Machine) -> None:
+    hold(queue, machine)
+    many = started(lambda: queue.run([machine.job(i, pixels=4) for i in range(10, 20)], deadline=soon()))
+    until(lambda: queue.load()[0] == 10)
+    one = started(lambda: queue.run([machine.job(1, pixels=4)], deadline=soon()))
+    until(lambda: queue.load()[0] == 11)
+    machine.go_on.set()
+    many[0].join(60)
+    one[0].join(60)
+    assert machine.batches[:4] == [[0], [10], [1], [11]]
 
 
-def test_what_cannot_be_done_in_time_is_refused_at_once(held: HeldCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "seconds_per_pixel", lambda: (1.0, 1.0))  # a slow machine, whichever this is
-    with closing(Service({"held": held}, limits=ServiceLimits(deadline_seconds=60)), held) as service:
-        small, large = png(pixels(8, 8)), png(pixels(64, 64))
-        with pytest.raises(TooLarge, match=r"would take about 68 minutes here, and a request may take 60 seconds: try"):
-            service.encode(large)
-        assert held.calls == []
-        assert service.encode(small).latents.count == 1  # its 64 seconds are an estimate
-        # The best pace counts: an estimate that was too slow is forgotten.
-        assert service.encode(large).latents.count == 1
+def test_what_is_done_is_not_kept(queue: ModelQueue) -> None:
+    class Image:
+        pass
+
+    image = Image()
+    kept = weakref.ref(image)
+    queue.run([Job("key", lambda payloads, tick: [None] * len(payloads), image, 1)], deadline=soon())
+    del image
+    until(lambda: kept() is None)
 
 
-def test_a_pace_is_the_best_that_was_seen() -> None:
-    pace = Pace(None)
-    assert pace.seconds(100) == 0.0
-    with pace.timed(10):
-        time.sleep(0.02)
-    assert pace.seconds(10) >= 0.02
-    slow = pace.seconds(10)
-    with pace.timed(10):
-        time.sleep(0.2)
-    assert pace.seconds(10) == slow
-    with pytest.raises(ZeroDivisionError), pace.timed(10**9):
-        raise ZeroDivisionError
-    assert pace.seconds(10) == slow
-    assert Pace(0.5).seconds(4) == 2.0
+def test_under_stress_every_caller_gets_its_own_answer(queue: ModelQueue, machine: Machine) -> None:
+    """Keys, sizes, failures, deadlines and callers that leave, all at once."""
+
+    def caller(seed: int) -> int:
+        draw = random.Random(seed)
+        right = 0
+        for _ in range(40):
+            payloads = [draw.choice([draw.randrange(10**9)] * 9 + [None]) for _ in range(draw.randint(1, 5))]
+            jobs = [machine.job(p, key=draw.choice("abc"), pixels=draw.randint(1, 4)) for p in payloads]
+            tick = None
+            if draw.random() < 0.1:
+
+                def tick(share: float) -> None:
+                    raise InterruptedError
+
+            deadline = soon(0.0 if draw.random() < 0.1 else 60.0)
+            try:
+                results = queue.run(jobs, deadline=deadline, tick=tick)
+            except BadRequest:
+                right += None in payloads
+            except DeadlineExceeded:
+                right += deadline < time.monotonic()
+            except InterruptedError:
+                right += tick is not None
+            else:
+                right += results == [2 * payload for payload in payloads]
+        return right
+
+    assert in_threads([lambda seed=seed: caller(seed) for seed in range(16)]) == [40] * 16
+    until(lambda: queue.load() == (0, 0))
+
+
+def test_visitors_take_turns_however_many_requests_one_has(machine: Machine, queue: ModelQueue) -> None:
+    machine.go_on.clear()
+    first = started(lambda: queue.run([machine.job(0, key="first")], deadline=soon(), visitor="greedy"))
+    assert machine.entered.wait(60)
+    greedy = [
+        started(lambda number=number: queue.run([machine.job(number, key=number)], deadline=soon(), visitor="greedy"))
+        for number in range(1, 6)
+    ]
+    until(lambda: queue.load()[0] == 5)
+    other = started(lambda: queue.run([machine.job(9, key="other")], deadline=soon(), visitor="other"))
+    until(lambda: queue.load()[0] == 6)
+    machine.go_on.set()
+    for thread, box in (first, *greedy, other):
+        thread.join(60)
+        assert len(box) == 1
+    assert [9] in machine.batches[:3]  # behind the one that ran and one that came before

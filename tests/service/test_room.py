@@ -45,11 +45,11 @@ def test_what_cannot_be_decoded_is_not_encoded() -> None:
 
 def test_what_does_not_fit_into_memory_is_refused_before_the_work(kl: Codec) -> None:
     limits = ServiceLimits(memory_bytes=200_000)
-    with pytest.raises(ValueError, match="expected a codec that may take 200000 bytes, got None"):
+    with pytest.raises(ValueError, match="expected a codec with memory_bytes=200000, got None"):
         Service({"kl": kl}, limits=limits)
     small = Codec(tiny(), name="kl", precision="fp32", memory_bytes=200_000)
     with closing(Service({"kl": small}, limits=limits)) as service:
-        with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory, and 0 MiB are there"):
+        with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory, and 0 MiB are free"):
             service.reconstruct(png(pixels(200, 200)))
         with pytest.raises(TooLarge):
             service.sample(count=1, size=200)

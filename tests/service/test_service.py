@@ -88,7 +88,7 @@ def test_a_file_holds_what_is_asked_for(service: Service) -> None:
     half = from_bytes(service.encode(png(IMAGE), precision="float16", logvar=True).file)
     assert half.tensor.dtype == torch.float16
     assert half.logvar is not None
-    with pytest.raises(BadRequest, match="precision is float32 or float16 or bfloat16"):
+    with pytest.raises(BadRequest, match="precision must be float32 or float16 or bfloat16"):
         service.encode(png(IMAGE), precision="float64")  # type: ignore[arg-type]
 
 

@@ -47,5 +47,7 @@ def test_what_is_not_asked_for_is_within_the_limits(kl: Codec) -> None:
         with closing(Service({"kl": kl}, limits=ServiceLimits(samples=samples))) as service:
             answers = service.sample(size=8), service.interpolate(*images[:2]), service.walk(images)
             assert tuple(len(answer.images) for answer in answers) == usual
-    with pytest.raises(UserError, match="--samples 3: expected 4 or more"):
+    with pytest.raises(
+        UserError, match=r"--samples must be at least 4 \(the corners of an interpolation grid\), got 3"
+    ):
         ServiceLimits(samples=3)

@@ -120,7 +120,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
 
     def sample(  # noqa: PLR0917 - Gradio hands them over by place
         model: str | None = None,
-        count: int = limits.usual_count,
+        count: int = limits.default_count,
         seed: int = 0,
         temperature: float = 1.0,
         size: int | None = None,
@@ -140,7 +140,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
         return _images(images, "sample")
 
     def interpolate(
-        a: FileData, b: FileData, model: str | None = None, steps: int = limits.usual_steps, spherical: bool = False
+        a: FileData, b: FileData, model: str | None = None, steps: int = limits.default_steps, spherical: bool = False
     ) -> tuple[list[FileData], Numbers]:
         """The way from one image to another through the latent space, as PNGs, and their numbers.
 

@@ -48,7 +48,7 @@ def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts:
 
     async def readyz(_: Request) -> Response:
         if traffic.closing:
-            raise ShuttingDown("the server is shutting down")
+            raise ShuttingDown
         remote.require_place()
         return PlainTextResponse("ready\n")
 

@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterator
 
 from starlette.types import Message, Receive, Scope
 
+from latent_ae.service.admission import Slots
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, TooLarge
-from latent_ae.service.shares import Shares
 
 GRACE_SECONDS = 20.0
 LEAST_RATE = 8_000
@@ -34,8 +34,8 @@ class Bodies:
         """At most `most_bytes` are held together, and half of them for one visitor."""
         self.received = 0
         """bytes since the start"""
-        self._bytes = Shares(most_bytes)
-        self._places = Shares(MOST_COMING)
+        self._bytes = Slots(most_bytes)
+        self._places = Slots(MOST_COMING)
         self._coming: set[Body] = set()
 
     @contextlib.contextmanager
@@ -45,7 +45,7 @@ class Bodies:
         Raises TooLarge at once for one that says it has more.
         """
         require_size(_declared(scope), limit)
-        while not self._places.take(visitor):
+        while not self._places.acquire(visitor):
             self._end_one()
         body = Body(self, visitor, receive, limit)
         self._coming.add(body)
@@ -53,12 +53,12 @@ class Bodies:
             yield body
         finally:
             self.arrived(body)
-            self._bytes.give_back(visitor, body.size)
+            self._bytes.release(visitor, body.size)
 
     def hold(self, body: "Body", size: int) -> None:
         """Count bytes that have come. Raises Busy where there is no room for them."""
         self.received += size
-        if not self._bytes.take(body.visitor, size):
+        if not self._bytes.acquire(body.visitor, size):
             raise Busy("the server has no room for this request's body now: try again in a moment")
         body.size += size
 
@@ -66,11 +66,11 @@ class Bodies:
         """The body is here, or ended."""
         if body in self._coming:
             self._coming.remove(body)
-            self._places.give_back(body.visitor)
+            self._places.release(body.visitor)
 
     def _end_one(self) -> None:
         """End the body that is furthest behind of those of the visitor that has most."""
-        most = max((body.visitor for body in self._coming), key=self._places.of)
+        most = max((body.visitor for body in self._coming), key=self._places.held_by)
         last = min((body for body in self._coming if body.visitor == most), key=lambda body: body.due)
         self.arrived(last)
         last.end()

@@ -11,7 +11,7 @@ from typing import Any
 
 from latent_ae.app.gradio_internals import HTTPProtocol
 from latent_ae.app.perimeter.access import address
-from latent_ae.service.shares import Shares
+from latent_ae.service.admission import Slots
 
 HEAD_SECONDS = 10.0
 """from a connection's start, or the end of an answer, to the end of the next request's head"""
@@ -27,7 +27,7 @@ class Connections:
 
     def __init__(self, most: int, *, is_proxy: Callable[[str], bool]) -> None:
         """Connections of a proxy are those of many visitors, and may be as many as there are places."""
-        self._places = Shares(most)
+        self._places = Slots(most)
         self._is_proxy = is_proxy
         self._open: dict[Connection, str | None] = {}
         """with their addresses, oldest first"""
@@ -38,16 +38,16 @@ class Connections:
         Nobody loses one to an address that has more.
         """
         owner = None if self._is_proxy(connection.host) else address(connection.host)
-        while not self._places.take(owner):
-            own = self._places.of(owner)
+        while not self._places.acquire(owner):
+            own = self._places.held_by(owner)
             idle = [
                 other
                 for other, theirs in self._open.items()
-                if other.idle and (theirs == owner or self._places.of(theirs) > own)
+                if other.idle and (theirs == owner or self._places.held_by(theirs) > own)
             ]
             if not idle:
                 return False
-            most = max((self._open[other] for other in idle), key=self._places.of)
+            most = max((self._open[other] for other in idle), key=self._places.held_by)
             oldest = next(other for other in idle if self._open[other] == most)
             self.left(oldest)
             oldest.transport.abort()
@@ -57,7 +57,7 @@ class Connections:
     def left(self, connection: "Connection") -> None:
         """It has ended, or is about to."""
         if connection in self._open:
-            self._places.give_back(self._open.pop(connection))
+            self._places.release(self._open.pop(connection))
 
 
 class Connection(HTTPProtocol):

@@ -26,8 +26,8 @@ from latent_ae.app.perimeter.bodies import Bodies, Body
 from latent_ae.app.perimeter.content import Calls, Files, NotFound, check_path, check_stream, parsed, require_no_url
 from latent_ae.app.perimeter.error_replies import RefusedToolCall, Replies
 from latent_ae.app.perimeter.sessions import Sessions
+from latent_ae.service.admission import Slots
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown
-from latent_ae.service.shares import Shares
 
 _ALWAYS = ("healthz", "readyz", "metrics")
 """for which there is always a place"""
@@ -110,7 +110,7 @@ class Guard:
         self.stored_bytes = stored_bytes
         self.traffic = traffic
         self.mcp = mcp
-        self._requests = Shares(MOST_REQUESTS)
+        self._requests = Slots(MOST_REQUESTS)
         self._proxy_is_known = proxied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,8 +145,10 @@ class Guard:
             _log.warning("requests come through a proxy, whose visitors share one visitor's part: see --trusted-proxy")
         visitor = name_visitor(scope, self.user(request))
         counted = path not in _ALWAYS
-        if counted and not self._requests.take(visitor):
-            raise Busy(f"{self._requests.of(visitor)} of your requests are not answered yet: try again in a moment")
+        if counted and not self._requests.acquire(visitor):
+            raise Busy(
+                f"{self._requests.held_by(visitor)} of your requests are not answered yet: try again in a moment"
+            )
         heartbeat = f"{API}heartbeat/"
         session = path.removeprefix(heartbeat) if path.startswith(heartbeat) else None
         self.traffic.requests += session is None
@@ -160,12 +162,12 @@ class Guard:
         finally:
             self.traffic.requests -= session is None
             if counted:
-                self._requests.give_back(visitor)
+                self._requests.release(visitor)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         posted = scope["method"] == "POST"
         if self.traffic.closing and posted:
-            raise ShuttingDown("the server is shutting down: try again later")
+            raise ShuttingDown
         route = path.removeprefix(API) if path.startswith(API) else None
         tools = self.mcp and route in TOOL_ROUTES
         self._require_route(scope, path, route, tools=tools)

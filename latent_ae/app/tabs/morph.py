@@ -22,7 +22,7 @@ _PATHS = ["Linear", "Spherical"]
 def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     """Draw the tab; `model` is the page's chooser."""
     _between_two(service, model, examples)
-    if service.limits.most_side <= 2:  # the plane would be its four corners
+    if service.limits.max_grid_side <= 2:  # the plane would be its four corners
         return
     infos = {info.id: info for info in service.models()}
     with gr.Column(visible=suits_walks(service.models()[0])) as walk:
@@ -47,7 +47,7 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
             steps = gr.Slider(
                 2,
                 service.limits.samples,
-                service.limits.usual_steps,
+                service.limits.default_steps,
                 step=1,
                 label="Steps",
                 info="Images of the way, both ends included.",
@@ -99,8 +99,8 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
             layout.examples(examples, *upper, *lower)
             side = gr.Slider(
                 2,
-                min(_MOST_SIDE, service.limits.most_side),
-                service.limits.usual_side,
+                min(_MOST_SIDE, service.limits.max_grid_side),
+                service.limits.default_grid_side,
                 step=1,
                 label="Side",
                 info="Images in a row and in a column of the plane.",

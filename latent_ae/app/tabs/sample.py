@@ -30,7 +30,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
             count = gr.Slider(
                 1,
                 limits.samples,
-                limits.usual_count,
+                limits.default_count,
                 step=1,
                 label="Images",
                 info="How many latents are drawn and decoded.",
