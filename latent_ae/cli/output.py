@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latent_ae.io.atomic import write_atomically
+from latent_ae.io.atomic import write_report
 
 
 def say(text: str) -> None:
@@ -28,7 +28,7 @@ def write_json(file: Path | None, report: object) -> None:
     """Write the report of --json; None: it was not asked for. Raises OSError."""
     if file is not None:
         text = report if isinstance(report, str) else json.dumps(report, indent=2) + "\n"
-        write_atomically(file, text.encode())
+        write_report(file, text)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from latent_ae.data.source import ImageSource
-from latent_ae.io.atomic import write_atomically
+from latent_ae.io.atomic import append, write_atomically
 from latent_ae.io.image import BrokenImage
 
 Bad = tuple[str, str]
@@ -52,12 +52,7 @@ class SkippedImages:
         if self._path is None or not new:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # One write in append mode, so that lines of several processes do not mix.
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(descriptor, (b"" if self._ends_with_line() else b"\n") + _lines(new))
-        finally:
-            os.close(descriptor)
+        append(self._path, ("" if self._ends_with_line() else "\n") + _lines(new))
 
     def drop_mended(self, source: ImageSource) -> None:
         """Forget the images that are gone or can be read now. For the process that has the file to itself."""
@@ -66,7 +61,7 @@ class SkippedImages:
         indices = {name: index for index in range(len(source)) if (name := source.sample_id(index)) in self._reasons}
         kept = {name: self._reasons[name] for name, index in indices.items() if _is_bad(source, index)}
         if kept != self._reasons:
-            write_atomically(self._path, _lines(kept))
+            write_atomically(self._path, _lines(kept).encode())
             self._reasons, self._known_bytes, self._read_bytes = {}, 0, 0
             self._read()
 
@@ -110,6 +105,8 @@ class SkippedImages:
 
     def _ends_with_line(self) -> bool:
         assert self._path is not None
+        if not self._path.exists():
+            return True
         with self._path.open("rb") as file:
             if not file.seek(0, os.SEEK_END):
                 return True
@@ -117,8 +114,8 @@ class SkippedImages:
             return file.read() == b"\n"
 
 
-def _lines(reasons: Mapping[str, str]) -> bytes:
-    return "".join(json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in reasons.items()).encode()
+def _lines(reasons: Mapping[str, str]) -> str:
+    return "".join(json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in reasons.items())
 
 
 def _is_bad(source: ImageSource, index: int) -> bool:

@@ -1,7 +1,7 @@
-"""The one writer: files and folders that are whole and in their place, or not there.
+"""The one writer: files and folders that are complete and in their place, or not there.
 
-Whatever is written is written beside its place, synced to the disk, and renamed. A process that is killed leaves what
-was there before, and at most a hidden `.partial-*` beside it.
+Files are written beside their place, synced to the disk, and renamed. A process that is killed leaves what was there
+before, and at most a hidden `.partial-*` beside it. `tests/io/test_one_writer.py` names the few writers that differ.
 """
 
 import errno
@@ -44,6 +44,31 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a file that the user named: a regular file atomically; a link, a pipe or a device (`/dev/stdout`) directly.
+
+    Raises OSError, which names `path`.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        with write_errors(path):
+            path.write_text(text, encoding="utf-8")
+    else:
+        write_atomically(path, text.encode())
+
+
+def append(path: Path, text: str) -> None:
+    """Append to a log in one write, so that lines of several processes do not mix. Raises OSError, which names `path`.
+
+    A log is not synced: a power cut may cost its last lines.
+    """
+    with write_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

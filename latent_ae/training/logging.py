@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from latent_ae.config import flatten
 from latent_ae.errors import UserError
-from latent_ae.io.atomic import write_atomically, write_errors
+from latent_ae.io.atomic import append, write_atomically
 from latent_ae.training.settings import RunConfig
 
 T = TypeVar("T")
@@ -130,8 +130,7 @@ class Logbook:
     def _record(self, where: Path, step: int, values: dict[str, float | int | None]) -> None:
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         line = {"step": step, **{name: finite.get(name) for name in values}}  # JSON has no NaN
-        with write_errors(where), where.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(where, json.dumps(line) + "\n")
         if self._tensorboard is not None:
             for name, value in finite.items():
                 self._tensorboard.add_scalar(name, value, step)

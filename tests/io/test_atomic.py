@@ -13,7 +13,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from latent_ae.io.atomic import PlaceTakenError, placed, remove_partials, write_atomically, write_errors
+from latent_ae.io.atomic import (
+    PlaceTakenError,
+    append,
+    placed,
+    remove_partials,
+    write_atomically,
+    write_errors,
+    write_report,
+)
 
 LARGE = 1 << 17
 
@@ -188,3 +196,37 @@ def test_only_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     remove_partials(tmp_path)
     remove_partials(tmp_path / "nowhere")
     assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
+def test_a_report_replaces_a_file_and_is_written_through_a_link(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    write_report(file, "one")
+    inode = file.stat().st_ino
+    write_report(file, "two")
+    assert file.read_text() == "two"
+    assert file.stat().st_ino != inode
+    link.symlink_to(file)
+    write_report(link, "three")
+    assert link.is_symlink()
+    assert file.read_text() == "three"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_report(tmp_path / "none" / "file", "x")
+    assert caught.value.filename == str(tmp_path / "none" / "file")
+
+
+def test_a_report_goes_into_a_pipe(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    write_report(Path(f"/dev/fd/{writing}"), "text")
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        assert file.read() == "text"
+
+
+def test_a_log_grows_line_by_line_and_has_the_usual_mode(umask: int, tmp_path: Path) -> None:
+    for line in ("a\n", "b\n"):
+        append(tmp_path / "log", line)
+    assert (tmp_path / "log").read_text() == "a\nb\n"
+    assert mode(tmp_path / "log") == 0o666 & ~umask
+    with pytest.raises(IsADirectoryError) as caught:
+        append(tmp_path, "x")
+    assert caught.value.filename == str(tmp_path)

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from latent_ae.io.image import save_png, to_uint8
+
 _DIGITS = (59, 34, 74, 54)
 """places in scikit-learn's table of digits that the recipes hold out"""
 _PHOTOS = ("chelsea", "coffee", "rocket", "camera")
@@ -23,7 +25,7 @@ def example_images(folder: Path, *, channels: int, side: int | None) -> list[Pat
     paths = []
     for name, image in images.items():
         paths.append(folder / f"{name}.png")
-        image.save(paths[-1])
+        save_png(paths[-1], to_uint8(image, 1 if image.mode == "L" else 3))
     return paths
 
 
