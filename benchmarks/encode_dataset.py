@@ -36,10 +36,10 @@ from latent_ae.inference import Codec
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.io.image import WHITE, Pixels, from_tensor, open_image
 from latent_ae.latent_dataset.encoder import Encoder
+from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.index import write_index
-from latent_ae.latent_dataset.prepare import describe_work, prepare
-from latent_ae.latent_dataset.settings import Compute, EncodeConfig
-from latent_ae.latent_dataset.source_images import Images, chosen_parts
+from latent_ae.latent_dataset.resume import prepare
+from latent_ae.latent_dataset.settings import Compute, EncodeConfig, describe_work
 from latent_ae.latent_dataset.writer import make_shards
 from latent_ae.models import PRESETS, Autoencoder, build_autoencoder
 
@@ -53,7 +53,7 @@ class Ours:
         data = DataConfig(source="folder", path=str(pictures), heldout_share=0.5)
         together: dict[str, Any] = {} if precision == "exact" else {"batch_size": batch}
         self.config = EncodeConfig(resolution=resolution, precision=precision, part="all", data=data, **together)
-        self.images = Images(chosen_parts(open_source(data), "all"))
+        self.images = Images(open_source(data), "all")
         self.encoder = Encoder(
             codec, precision=precision, logvar=True, dtype="float16", threads=torch.get_num_threads()
         )

@@ -31,11 +31,11 @@ from latent_ae.inference import Codec
 from latent_ae.inference.memory import available_bytes
 from latent_ae.io.folder_lock import only_run
 from latent_ae.latent_dataset.encoder import Encoder
+from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.index import DUPLICATES, SKIPPED, Summary, write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.prepare import Work, describe_work, prepare, require_seen
-from latent_ae.latent_dataset.settings import EncodeConfig
-from latent_ae.latent_dataset.source_images import Images, chosen_parts
+from latent_ae.latent_dataset.resume import Work, prepare, require_seen
+from latent_ae.latent_dataset.settings import EncodeConfig, describe_work
 from latent_ae.latent_dataset.writer import make_shards
 from latent_ae.training.distributed import start_accelerator
 from latent_ae.training.signals import StopRequest
@@ -90,11 +90,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
     # -- model, images
     codec = Codec.load(str(config.model), device=accelerator.device, precision="exact", tile=config.tile_pixels)
     source = open_source(config.data)
-    images = Images(
-        chosen_parts(source, config.part),
-        label_column=config.label_column,
-        caption_column=config.caption_column,
-    )
+    images = Images(source, config.part, label_column=config.label_column, caption_column=config.caption_column)
     encoder = Encoder(
         codec,
         precision=config.precision,

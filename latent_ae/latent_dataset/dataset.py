@@ -1,7 +1,7 @@
-"""The latents of a folder for training."""
+"""A folder of latents as a torch `Dataset`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,22 +14,18 @@ from torch.utils.data import Dataset
 
 from latent_ae.errors import one_line
 from latent_ae.evaluation.metrics import LOGVAR_RANGE, Scaling
-from latent_ae.latent_dataset.index import INDEX, changed_files, completed_with, read_statistics
+from latent_ae.latent_dataset.index import INDEX, changed_files, read_statistics
 from latent_ae.latent_dataset.manifest import TENSORS, LatentDatasetError, Manifest, read_manifest
 from latent_ae.latent_dataset.settings import command
 from latent_ae.randomness import torch_generator
 
 NO_LABEL = -1
 _ROWS_AT_ONCE = 1024
-_OF_A_ROW = (
-    *("id", "name", "label", "caption", "height", "width", "original_height", "original_width", "flipped"),
-    "source_index",
-)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the index says of a row, and its latents, which are read when they are asked for."""
+    """A row of the index, and its latents, which are read on access."""
 
     dataset: "LatentDataset" = field(repr=False, compare=False)
     number: int
@@ -46,7 +42,7 @@ class Row:
     original_height: int
     original_width: int
     crop: tuple[int, int, int, int]
-    """left, top, right, bottom of what was encoded, in pixels of the whole image"""
+    """left, top, right, bottom of the part that was encoded, in pixels of the whole image"""
     flipped: bool
     """whether the latents are those of the mirror image"""
     source_index: int
@@ -54,16 +50,21 @@ class Row:
 
     @property
     def latents(self) -> Tensor:
-        """As `dataset[number]` gives them: drawn or the mode, and scaled if the data set was opened so."""
+        """As in `dataset[number]`: sample or mode, and scaled if the data set was opened with a scaling."""
         return self.dataset[self.number]["latents"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The row without its label and caption."""
+        left_out = ("dataset", "number", "label", "caption")
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
 
 
 class LatentDataset(Dataset[dict[str, Tensor]]):
-    """Rows of the index by number, in the data set's order. Picklable; files are opened when they are first needed.
+    """Rows of the index by number, in the data set's order. Picklable; files are opened on first use.
 
-    An item has `latents`, [c,h,w] float32 or with a VQModel's codes [h,w] int64; `label`, int64, -1 where there is
-    none; and `id`, [32] uint8, the image's identity. It is a pure function of (seed, epoch, number), whoever asks:
-    drawing needs no state of a worker. `rows` gives what the index says besides: names, captions, sizes.
+    An item has `latents`, [c,h,w] float32 or the codes of a VQModel [h,w] int64; `label`, int64, -1 where there is
+    none; and `id`, [32] uint8, the image's identity. It is a pure function of (seed, epoch, number) in any worker
+    process. `rows` gives the rest of the index: names, captions, sizes.
     """
 
     def __init__(
@@ -78,15 +79,15 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     ) -> None:
         """
         Args:
-            folder: what train/encode_dataset.py made.
-            draw: from the posterior, or its mode; None: sample where the log-variance was kept.
-            scaling: give (z - shift) * scale: `model` with the numbers of the model's config, which pipelines undo,
+            folder: output of train/encode_dataset.py.
+            draw: sample from the posterior, or take its mode; None: sample if the log-variance was kept.
+            scaling: give (z - shift) * scale: `model` with the factors of the model's config, which pipelines undo,
                 `measured` with those of stats.json.
-            flipped: take the mirror images too, where there are any.
-            duplicates: take rows too whose image is that of a row before them.
-            seed: of the draws.
+            flipped: include the latents of mirror images, if there are any.
+            duplicates: include rows whose image is the same as that of an earlier row.
+            seed: of the samples from the posterior.
 
-        Raises LatentDatasetError if the folder is no complete data set of latents, or does not have what is asked for.
+        Raises LatentDatasetError if the folder is not a complete data set of latents or lacks what is asked for.
         """
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
@@ -106,14 +107,14 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         self._require_shards()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew. Workers that run on from an epoch to the next (persistent_workers) do not hear of it."""
+        """Sample anew from the posteriors. Workers that outlive an epoch (persistent_workers) do not see the change."""
         self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Raises LatentDatasetError if its shard cannot be read any more."""
+        """Raises LatentDatasetError if its shard can no longer be read."""
         if not -len(self) <= number < len(self):
             raise IndexError(f"there are {len(self)} rows, got {number}")
         number %= len(self)
@@ -121,11 +122,11 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         if self.manifest.kind == "vq_indices":
             latents = stored["indices"].to(torch.int64)
         else:
-            # A copy: what lies in float32 would else be the mapped file itself.
+            # A copy: float32 would otherwise be the memory-mapped file itself.
             latents = stored["mean"].to(torch.float32, copy=True)
             if self.draws:
                 logvar = stored["logvar"].float().clamp(*LOGVAR_RANGE)
-                # By the row's number in the index: leaving out others changes no draw.
+                # By the row's number in the index, so that leaving out other rows changes no sample.
                 generator = torch_generator(self._seed, "latents", self._epoch, int(self._numbers[number]))
                 latents = latents + torch.exp(0.5 * logvar) * torch.randn(latents.shape, generator=generator)
             if self.scaling is not None:
@@ -137,24 +138,19 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         }
 
     def rows(self) -> Iterator["Row"]:
-        """The rows in their order, with what the index says of each. The index is read anew."""
+        """The rows in their order. Reads the index again."""
         number = 0
-        for batch in self.table().to_batches(max_chunksize=_ROWS_AT_ONCE):
-            for said in batch.to_pylist():
-                crop = tuple(said["crop"])
-                row = {name: said[name] for name in _OF_A_ROW}
-                yield Row(dataset=self, number=number, crop=(crop[0], crop[1], crop[2], crop[3]), **row)
+        for batch in self.table().drop_columns(["shard", "row", "grid"]).to_batches(max_chunksize=_ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                yield Row(dataset=self, number=number, **{**row, "crop": tuple(row["crop"])})
                 number += 1
 
     def table(self) -> Any:
-        """What the index says of these rows, as a pyarrow.Table, read anew."""
+        """These rows of the index as a pyarrow.Table. Reads the index again."""
         return pq.read_table(self.folder / INDEX).take(self._numbers)
 
     def stored(self, number: int) -> dict[str, Tensor]:
-        """The tensors of a row as they are stored: `mean` and `logvar` [c,h,w], or a VQModel's `indices` [h,w].
-
-        They are mapped from the file: not to be written to.
-        """
+        """The tensors of a row as stored, read-only: `mean` and `logvar` [c,h,w], or a VQModel's `indices` [h,w]."""
         grid, row = self._grids[self._grid_numbers[number]], int(self._rows[number])
         tensors = self._tensors(int(self._shards[number]))
         return {kind: tensors[f"{kind}.{grid}"][row] for kind in TENSORS[self.manifest.kind]}
@@ -163,7 +159,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         return {**self.__dict__, "_open": {}}
 
     def _tensors(self, shard: int) -> dict[str, Tensor]:
-        """A shard's tensors, mapped into memory: what is not looked at is not read."""
+        """A shard's tensors, mapped into memory: values are read on access."""
         if shard not in self._open:
             path = self.folder / self._files[shard]
             try:
@@ -174,7 +170,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         return self._open[shard]
 
     def _read_index(self, *, flipped: bool, duplicates: bool) -> dict[str, Any]:
-        """Gives the statistics."""
+        """Take the rows that are asked for; returns the statistics."""
         path = self.folder / INDEX
         if not path.is_file():
             raise self._incomplete(f"it has no {INDEX}")
@@ -182,8 +178,8 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
             statistics = read_statistics(self.folder, self.manifest)
         except LatentDatasetError as error:
             raise self._incomplete(str(error)) from None
-        digests = completed_with(statistics)
-        if INDEX in digests and changed_files(self.folder, {INDEX: digests[INDEX]}):
+        recorded = {name: digest for name, digest in statistics["files"].items() if name == INDEX}
+        if changed_files(self.folder, recorded):
             raise self._incomplete(f"{INDEX} was damaged or changed")
         columns = ["id", "shard", "row", "grid", "label", "flipped"]
         try:

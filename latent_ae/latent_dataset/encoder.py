@@ -71,7 +71,9 @@ class Encoder:
         self.codec = codec
         device = codec.model.device
         self._side = Side(EncoderSide(codec.model), form_of(precision, device))
-        self._dtype = DTYPES[dtype]
+        codes = torch.uint16 if (codec.codebook_size or 0) <= SMALL_CODEBOOK else torch.int32
+        self.dtype = codes if codec.is_vq else DTYPES[dtype]
+        """of what is stored"""
         self.kind: Kind = "vq_indices" if codec.is_vq else "moments" if logvar and _has_posterior(codec) else "mean"
         workers = threads if device.type == "cpu" else 1
         self._most = workers + 1  # one more, so that none waits for images
@@ -118,11 +120,10 @@ class Encoder:
             if self.codec.codebook is not None:
                 # A search among codes has no use for NaN, and the image is left out.
                 codes = self.codec.codebook.nearest(outputs.nan_to_num(0.0, 0.0, 0.0))
-                small = self.codec.codebook.size <= SMALL_CODEBOOK
-                return Encoded({"indices": codes.to(torch.uint16 if small else torch.int32)}, nonfinite, nonfinite * 0)
+                return Encoded({"indices": codes.to(self.dtype)}, nonfinite, nonfinite * 0)
         mean, logvar = outputs.chunk(2, dim=1)
         tensors = {"mean": mean} | ({"logvar": logvar} if self.kind == "moments" else {})
-        stored = {name: tensor.to(self._dtype).cpu() for name, tensor in tensors.items()}
+        stored = {name: tensor.to(self.dtype).cpu() for name, tensor in tensors.items()}
         unstorable = torch.stack([_bad_values(tensor) for tensor in stored.values()]).sum(0)
         return Encoded(stored, nonfinite, torch.where(nonfinite > 0, 0, unstorable))
 

@@ -1,8 +1,7 @@
-"""What is written once every shard is there: the index, the statistics, and lists of what is left out.
+"""The files that are written once every shard exists: the index, the statistics, and lists of images left out.
 
-All of it follows from the shards' records in their order, so that it is the same whoever made them. The statistics
-hold the sha256 of everything else that the data set is complete with, and the index is written after them: where both
-agree, a data set is as it was when it was completed.
+They follow from the shards' records in their order, whichever process made them. The statistics hold the sha256 of the
+other files, and the index is written last: a data set whose files agree with its statistics is complete.
 """
 
 import hashlib
@@ -41,7 +40,7 @@ _ROWS_OF_A_GROUP = 1 << 16
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the images."""
+    """Counts of a complete data set, for people."""
 
     rows: int
     skipped: int
@@ -53,14 +52,13 @@ class Summary:
     tiled: int
     """rows of images that were encoded in tiles, an approximation"""
     written: tuple[str, ...]
-    """the files that were not there as they should be"""
+    """files that were missing or different"""
 
 
 def write_index(folder: Path) -> Summary:
-    """Read the manifest and the records of all shards and write those files of this room that are not there, or not as
-    they should be; the index last.
+    """Write the index and the files beside it from the records of all shards, those that are missing or different.
 
-    Raises LatentDatasetError if one of them cannot be read or there is no row at all, OSError if a file cannot be
+    Raises LatentDatasetError if the manifest or a record cannot be read or there is no row, OSError if a file cannot be
     written.
     """
     manifest = read_manifest(folder)
@@ -81,15 +79,23 @@ def write_index(folder: Path) -> Summary:
                 first = first_names.setdefault(bytes.fromhex(row["id"]), row["name"])
                 if first != row["name"] and not row["flipped"]:
                     duplicates.append({"id": row["name"], "same_as": first})
-            tables.append(_table(record, number, schema))
+            rows = [{**row, "shard": file_name(number)} for row in record.rows]
+            tables.append(pa.Table.from_pylist(rows, schema=schema))
             if number == manifest.shards - 1 or sum(map(len, tables)) >= _ROWS_OF_A_GROUP:
                 writer.write_table(pa.concat_tables(tables))
                 tables.clear()
     if not gathered.rows:
-        raise LatentDatasetError(_nothing(folder, skipped))
-    statistics = gathered.described(skipped=len(skipped), duplicates=len(duplicates))
+        first = f"; the first is {skipped[0]['id']}: {skipped[0]['reason']}" if skipped else ""
+        raise LatentDatasetError(f"none of the images could be encoded into {folder}{first}")
     files = {SKIPPED: _lines(skipped), DUPLICATES: _lines(duplicates), INDEX: stream.getvalue()}
-    statistics |= {
+    statistics = {
+        "schema": 1,
+        "rows": gathered.rows,
+        "skipped": len(skipped),
+        "duplicates": len(duplicates),
+        "nonfinite_images": gathered.nonfinite_images,
+        "nonfinite_values": gathered.nonfinite_values,
+        "latents": gathered.latents(),
         "fingerprint": manifest.fingerprint,
         "files": {
             **{name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -106,22 +112,18 @@ def write_index(folder: Path) -> Summary:
 
 
 def read_statistics(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """What stats.json says. Raises LatentDatasetError if it is not there, damaged, or another data set's."""
+    """The content of stats.json. `files` has the sha256 by name of the index, the lists and the records as they were
+    when the data set was completed; it is empty if an earlier version completed it.
+
+    Raises LatentDatasetError if the file is missing, damaged, or of another data set.
+    """
     path = folder / STATISTICS
     statistics, checked = read_checked(path)
     if checked and statistics.get("fingerprint") != manifest.fingerprint:
         raise LatentDatasetError(f"{path} holds the statistics of another data set")
     if not isinstance(statistics.get("latents"), dict):
         raise LatentDatasetError(f"{path} is damaged: it has no statistics of the latents")
-    return statistics
-
-
-def completed_with(statistics: Mapping[str, Any]) -> dict[str, str]:
-    """The sha256 that the index, the lists and the records had when the data set was completed, by name.
-
-    Empty if an earlier version completed it.
-    """
-    return dict(statistics.get("files", {}))
+    return {"files": {}, **statistics}
 
 
 def changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
@@ -158,7 +160,7 @@ def index_schema(manifest: Manifest) -> Any:
 
 
 class Gathered:
-    """Counts and sums over shards, in their order."""
+    """Counts and sums over the shards, added in their order."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._codebook_size = manifest.encoder.codebook_size
@@ -180,25 +182,9 @@ class Gathered:
         (total,) = self._sums
         return total.describe() if isinstance(total, LatentSums) else total.describe(self._codebook_size)
 
-    def described(self, *, skipped: int, duplicates: int) -> dict[str, Any]:
-        """All of stats.json."""
-        return {
-            "schema": 1,
-            "rows": self.rows,
-            "skipped": skipped,
-            "duplicates": duplicates,
-            "nonfinite_images": self.nonfinite_images,
-            "nonfinite_values": self.nonfinite_values,
-            "latents": self.latents(),
-        }
-
-
-def _table(record: Record, number: int, schema: Any) -> Any:
-    return pa.Table.from_pylist([{**row, "shard": file_name(number)} for row in record.rows], schema=schema)
-
 
 def _sha256(path: Path) -> str | None:
-    """In hex; None if the file cannot be read."""
+    """None if the file cannot be read."""
     try:
         return file_sha256(path)
     except OSError:
@@ -206,23 +192,18 @@ def _sha256(path: Path) -> str | None:
 
 
 def _holds(path: Path, content: bytes) -> bool:
-    """Whether it is a file of this content."""
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+    return path.is_file() and path.read_bytes() == content
 
 
 def _lines(entries: Iterable[dict[str, str]]) -> bytes:
     return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
 
 
-def _nothing(folder: Path, skipped: list[dict[str, str]]) -> str:
-    first = f"; the first is {skipped[0]['id']}: {skipped[0]['reason']}" if skipped else ""
-    return f"none of the images could be encoded into {folder}{first}"
-
-
 def _card(manifest: Manifest, statistics: dict[str, Any]) -> str:
-    """A data card: its first lines tell `datasets` and the hub where the index is."""
+    """A data card; its first lines tell `datasets` and the hub where the index is."""
     split = "test" if manifest.images.part == "heldout" else "train"
     resolution = manifest.preprocessing.resolution
+    tensors = "`, `".join(f"{kind}.GRID" for kind in TENSORS[manifest.kind])
     size = "at their own size" if resolution is None else f"at {resolution}x{resolution} pixels"
     return f"""---
 configs:
@@ -243,9 +224,5 @@ LatentDataset("THIS_FOLDER")[0]  # {{"latents", "label", "id"}}
 ```
 
 The index alone needs nothing of that: `datasets.load_dataset("THIS_FOLDER", split="{split}")`; `row["shard"]` is a
-safetensors file here, `row["row"]` a row of its tensors `{_tensor_names(manifest)}`.
+safetensors file here, `row["row"]` a row of its tensors `{tensors}`.
 """
-
-
-def _tensor_names(manifest: Manifest) -> str:
-    return "`, `".join(f"{kind}.GRID" for kind in TENSORS[manifest.kind])

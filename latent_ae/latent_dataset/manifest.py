@@ -7,10 +7,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
-import torch
-
-from latent_ae._version import __version__
 from latent_ae.config import ConfigError, DataConfig, Section, differences, validate
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
@@ -192,18 +188,12 @@ def as_utf8(name: str) -> bytes:
         ) from None
 
 
-def library_versions() -> dict[str, str]:
-    """Of what makes the latents."""
-    return {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, whole or not at all. Raises OSError."""
     tree = manifest.model_dump(mode="json", exclude={"data"})
-    tree["data"] = manifest.data.model_dump(mode="json", include=_OPENS_IMAGES)
-    data = tree.pop("data")
+    data = manifest.data.model_dump(mode="json", include=_OPENS_IMAGES)
     content = {"schema": tree.pop("schema_version"), "fingerprint": manifest.fingerprint, **tree}
-    content = {**with_checksum(content), "data": data}  # where the images lie may be changed by hand
+    content = {**with_checksum(content), "data": data}  # `data.path` may be edited: images may be moved
     write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 

@@ -1,14 +1,28 @@
-"""What turning a data set into latents asks for."""
+"""Settings of a data set of latents: to its manifest, and back to the command that made it."""
 
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import diffusers
+import torch
 from pydantic import Field, model_validator
 
+from latent_ae._version import __version__
 from latent_ae.config import DataConfig, Section, flatten
 from latent_ae.io.latent_file.latents import Precision
-from latent_ae.latent_dataset.manifest import Manifest
+from latent_ae.latent_dataset.encoder import Encoder
+from latent_ae.latent_dataset.images import Images
+from latent_ae.latent_dataset.manifest import (
+    ComputePart,
+    EncoderPart,
+    ImagesPart,
+    Manifest,
+    ModelPart,
+    PreprocessingPart,
+    as_utf8,
+    names_digest,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Compute = Literal["exact", "fp32", "bf16", "fp16"]
@@ -17,40 +31,40 @@ _BATCH = 8
 
 
 class EncodeConfig(Section):
-    """One data set turned into latents."""
+    """Settings of `encode_dataset.py`."""
 
     model: str | None = None
-    """a model directory, a single file or a hub id; has to be given"""
+    """a model directory, a single file or a hub id; required"""
     out: str | None = None
-    """folder of the latents; has to be given. What is there of the same work is kept"""
+    """folder of the latents; required. Existing shards of the same settings are kept"""
     part: Literal["train", "heldout", "all"] = "train"
-    """part of the data; all: the training part, then the held-out one"""
+    """part of the data; all: the training part, then the held-out part"""
     resolution: Annotated[int, Field(ge=8)] | None = None
     """side in pixels to which the largest centred square of each image is resized; null: whole images at their size"""
     flips: bool = False
-    """encode mirror images too, as rows of their own: an encoder's latents of one are not the mirrored other's"""
+    """also encode mirror images, as further rows: latents of a mirror image are not mirrored latents"""
     logvar: bool = True
-    """keep the posterior's log-variance beside its mean, so that training can draw; no effect on what has none"""
+    """keep the posterior's log-variance beside its mean, so that training can sample; no effect without a posterior"""
     dtype: Precision = "float16"
-    """of the stored numbers; a VQModel's codes are whole numbers whatever it is"""
+    """storage type of the latents; no effect on the codes of a VQModel, which are integers"""
     precision: Compute = "exact"
-    """arithmetic of the encoder: exact is float32 with every image alone; the others take batches"""
+    """arithmetic of the encoder: exact is float32 with one image at a time; the others use batches"""
     batch_size: Count | None = None
-    """fp32, bf16, fp16: images that are computed together; 8 unless given"""
+    """images per batch with precision fp32, bf16 or fp16; default 8"""
     tile: Annotated[int, Field(ge=1)] | Literal["off"] = "off"
-    """encode images larger than this many pixels a side in overlapping tiles of it: an approximation, for images that
-    do not fit into memory whole; off: never"""
+    """encode images with a longer side in overlapping tiles of this many pixels: an approximation, for images that do
+    not fit into memory; off: never"""
     shard_images: Count = 1024
-    """images of a shard, which one process makes whole: a kill loses at most the shards that were being made"""
+    """images per shard; a shard is made by one process, and a kill loses only the shards being made"""
     label_column: str | None = None
-    """data.source hub: column with the labels, whole numbers or names of classes"""
+    """data.source hub: column with the labels, integers or class names"""
     caption_column: str | None = None
     """data.source hub: column with the captions"""
     data: DataConfig = DataConfig()
 
     @property
     def images_at_once(self) -> int:
-        """What goes through the encoder together, 1 with exact."""
+        """Images per batch: 1 with precision exact."""
         return 1 if self.precision == "exact" else self.batch_size or _BATCH
 
     @property
@@ -62,27 +76,63 @@ class EncodeConfig(Section):
     def _settings_have_effect(self) -> Self:
         if self.precision == "exact" and self.batch_size is not None:
             raise ValueError(
-                "batch_size has no effect with precision exact, which takes every image alone: leave it out, or give "
+                "batch_size has no effect with precision exact, which encodes one image at a time: omit it, or give "
                 "precision fp32, bf16 or fp16"
             )
         if self.resolution is not None and self.tile != "off" and self.resolution <= self.tile:
             raise ValueError(
                 f"tile {self.tile} has no effect on images of resolution {self.resolution}, which are not larger: "
-                "leave it out"
+                "omit it"
             )
         columns = [name for name in ("label_column", "caption_column") if getattr(self, name)]
         if columns and self.data.source != "hub":
             raise ValueError(f"{', '.join(columns)} has an effect only with data.source hub, got {self.data.source}")
         if self.data.source == "stream":
             raise ValueError(
-                "data.source stream cannot be turned into latents: shards are cut from images by index; give "
-                "data.source hub with the same data.path, which unpacks the data set once"
+                "data.source stream cannot be turned into latents, as shards need images by index: give data.source "
+                "hub with the same data.path, which unpacks the data set once"
             )
         return self
 
 
+def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:
+    """The manifest of these settings. Raises LatentDatasetError for a name that is not UTF-8."""
+    codec = encoder.codec
+    for name in images.label_names or ():
+        as_utf8(name)
+    return Manifest(
+        kind=encoder.kind,
+        dtype=str(encoder.dtype).removeprefix("torch."),
+        encoder=EncoderPart(
+            identity=codec.identity,
+            factor=codec.factor,
+            channels=codec.latent_channels,
+            codebook_size=codec.codebook_size,
+        ),
+        preprocessing=PreprocessingPart(
+            channels=codec.channels,
+            resolution=config.resolution,
+            background=config.data.background,
+            flips=config.flips,
+        ),
+        compute=ComputePart(precision=config.precision, batch_size=config.images_at_once, tile=config.tile_pixels),
+        images=ImagesPart(
+            count=len(images),
+            names_sha256=names_digest(images.name(index) for index in range(len(images))),
+            part=config.part,
+            shard_images=config.shard_images,
+            label_column=config.label_column,
+            caption_column=config.caption_column,
+        ),
+        model=ModelPart(name=codec.name, scaling_factor=codec.scaling_factor, shift_factor=codec.shift_factor),
+        label_names=images.label_names,
+        data=config.data,
+        versions={"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
+    )
+
+
 def command(folder: Path, manifest: Manifest) -> str:
-    """The command that made a folder, in one line: run again, it makes what is missing or damaged."""
+    """The command that made a folder, in one line; it also repairs what is missing or damaged."""
     exact, codes = manifest.compute.precision == "exact", manifest.kind == "vq_indices"
     config = EncodeConfig.model_validate(
         {
@@ -102,18 +152,10 @@ def command(folder: Path, manifest: Manifest) -> str:
             "data": manifest.data,
         }
     )
-    usual = flatten(EncodeConfig().model_dump(mode="json"))
-    given = {
-        name: value
-        for name, value in flatten(config.model_dump(mode="json")).items()
-        if value != usual[name] or name == "data.source"
-    }
-    options = (word for name, value in given.items() for word in (f"--{name}", *_words(value)))
-    return shlex.join(["python", "train/encode_dataset.py", *options])
-
-
-def _words(value: object) -> list[str]:
-    """As a command line takes it."""
-    if isinstance(value, list):
-        return [str(each) for each in value]
-    return [str(value).lower() if isinstance(value, bool) else str(value)]
+    defaults = flatten(EncodeConfig().model_dump(mode="json"))
+    words = ["python", "train/encode_dataset.py"]
+    for name, value in flatten(config.model_dump(mode="json")).items():
+        if value != defaults[name] or name == "data.source":
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
+    return shlex.join(words)

@@ -1,9 +1,9 @@
-"""A shard on the disk: latents in a safetensors file, and beside it a record of what is in it.
+"""A shard on the disk: latents in a safetensors file, and its record.
 
-    shards/00000.safetensors   mean.HxW and logvar.HxW [n,c,h,w], or indices.HxW [n,h,w], for every grid h x w there is
-    shards/00000.json          its record, written after it: a shard without one is not there
+    shards/00000.safetensors   mean.HxW and logvar.HxW [n,c,h,w], or indices.HxW [n,h,w], for every grid size h x w
+    shards/00000.json          its record, written after it: a shard without one does not exist
 
-Both follow from the images of the shard alone.
+Both depend on the images of the shard alone.
 """
 
 import hashlib
@@ -35,25 +35,25 @@ _ROW_KEYS = {
 
 @dataclass(frozen=True)
 class Record:
-    """What a shard holds. Everything in it is JSON."""
+    """What a shard holds, as JSON."""
 
     sha256: str
     """of the safetensors file"""
     size: int
     """of the safetensors file, in bytes"""
     rows: list[dict[str, Any]]
-    """a row of the index each"""
+    """rows of the index"""
     skipped: list[dict[str, str]]
     """{"id": name, "reason"} of images that could not be used"""
     nonfinite_images: int
-    """among them, for values that are not finite"""
+    """of them, those with values that are not finite"""
     nonfinite_values: int
     statistics: dict[str, Any] | None
     """LatentSums or CodeSums; None without a row"""
     fingerprint: str | None = None
-    """of the manifest; None in records of earlier versions, which have no checksum either"""
+    """of the manifest; None in records of earlier versions, which have no checksum"""
     shard: int | None = None
-    """its number; None likewise"""
+    """its number; None in records of earlier versions"""
 
 
 def file_name(number: int) -> str:
@@ -67,7 +67,7 @@ def record_name(number: int) -> str:
 
 
 def read_record(folder: Path, manifest: Manifest, number: int) -> Record:
-    """Raises LatentDatasetError if it is not there, damaged, or another shard's or data set's."""
+    """Raises LatentDatasetError if it is missing, damaged, or of another shard or data set."""
     path = folder / record_name(number)
     tree, checked = read_checked(path)
     try:
@@ -98,7 +98,7 @@ def write_shard(
 
 
 def require_unchanged(folder: Path, number: int, record: Record) -> None:
-    """Raises LatentDatasetError unless the latents of a shard are to the last bit what was written with its record."""
+    """Raises LatentDatasetError unless the latents of a shard have the sha256 of its record."""
     path = folder / file_name(number)
     try:
         digest = file_sha256(path)
@@ -109,7 +109,7 @@ def require_unchanged(folder: Path, number: int, record: Record) -> None:
 
 
 def inconsistency(folder: Path, manifest: Manifest, number: int, record: Record) -> str | None:
-    """How the tensors of an unchanged shard differ from what its record and the manifest say; None if they do not."""
+    """How the tensors of a shard differ from its record and the manifest; None if they agree."""
     path = folder / file_name(number)
     try:
         with safe_open(path, "pt") as file:
@@ -121,7 +121,7 @@ def inconsistency(folder: Path, manifest: Manifest, number: int, record: Record)
 
 
 def _require_form(record: Record) -> None:
-    """What nothing else checks in a record without a checksum. Raises ValueError, KeyError, TypeError."""
+    """Check a record that has no checksum. Raises ValueError, KeyError, TypeError."""
     for row in record.rows:
         if row.keys() != _ROW_KEYS:
             raise ValueError(f"a row has the entries {sorted(row)}")
@@ -147,7 +147,7 @@ def _inconsistency(manifest: Manifest, tensors: dict[str, Tensor], record: Recor
 
 
 def _computed_statistics(tensors: dict[str, Tensor], order: list[str]) -> dict[str, Any]:
-    """As in a record, but for how many pixels codes stand for, which is not in the file."""
+    """As in a record, except the number of pixels, which the file does not have."""
     with one_thread():  # as when it was made
         sums = sums_of(tensors, 0, order=order)
     return ({} if sums is None else sums.to_json()) | {"pixels": 0}

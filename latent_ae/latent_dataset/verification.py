@@ -1,4 +1,4 @@
-"""Whether a folder of latents is what it says: its files, its index, its statistics, and some images encoded again."""
+"""Checks of a folder of latents: its files, its index, its statistics, and some images encoded again."""
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +16,12 @@ from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.inference.precision import LATENT_ERROR
 from latent_ae.latent_dataset.encoder import Encoder
+from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.index import (
     INDEX,
     STATISTICS,
     Gathered,
     changed_files,
-    completed_with,
     read_statistics,
 )
 from latent_ae.latent_dataset.manifest import LatentDatasetError, Manifest, read_manifest
@@ -33,27 +33,26 @@ from latent_ae.latent_dataset.shard import (
     record_name,
     require_unchanged,
 )
-from latent_ae.latent_dataset.source_images import Images, chosen_parts
 
 _ROWS_AT_ONCE = 1024
 CODES_EQUAL = 0.99
-"""share of an image's codes that another device or version may be expected to find again; of few codes, all but one"""
+"""share of an image's codes that another device or version has to reproduce; one code of a small image may differ"""
 
 
 @dataclass
 class Verification:
-    """What was looked at and found."""
+    """What was checked, and the problems found."""
 
     shards: int = 0
     rows: int = 0
     encoded_again: int = 0
     largest_error: float = 0.0
-    """of those: distance over norm, or for codes the share of others"""
+    """of those: distance over norm, or the share of codes that differ"""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """what could not be looked at, and why"""
+    """what could not be checked, and why"""
     cure: str | None = None
-    """the command that makes anew what is damaged; None if nothing is"""
+    """the command that repairs the damage; None if there is none"""
 
     def __str__(self) -> str:
         again = f", {self.encoded_again} images encoded again (largest error {self.largest_error:.2g})"
@@ -73,14 +72,14 @@ def verify(
     """Check a folder of latents.
 
     Args:
-        folder: what train/encode_dataset.py made.
-        model: to encode again with; None: the one that the manifest names.
-        samples: images, evenly spread, that are encoded again, if the model and the images can be opened.
+        folder: output of train/encode_dataset.py.
+        model: encodes again; None: the model that the manifest names.
+        samples: number of images, evenly spread, to encode again if the model and the images can be opened.
         device: to encode on; None: the CPU.
-        on_shard: called after each shard, with how many there are.
+        on_shard: called after each shard with the number of shards.
 
-    Raises LatentDatasetError if the folder has no manifest that can be read, UserError if `model` is given and cannot
-    be loaded or has another encoder.
+    Raises LatentDatasetError if the folder's manifest cannot be read, UserError if `model` is given and cannot be
+    loaded or has another encoder.
     """
     manifest = read_manifest(folder)
     found = Verification()
@@ -111,7 +110,7 @@ def verify(
     found.problems += [text for path, text in at_the_end if not any(str(path) in known for known in found.problems)]
     if found.problems:
         found.cure = command(folder, manifest)
-        if inconsistent:  # their checksums are right, so that they would be taken for whole
+        if inconsistent:  # their checksums are right, so the command alone would keep them
             found.cure = f"{shlex.join(['rm', *inconsistent])} && {found.cure}"
     if index.sampled:
         _encode_again(folder, manifest, index.sampled, found, model=model, device=device)
@@ -119,21 +118,16 @@ def verify(
 
 
 def _problems_at_the_end(folder: Path, manifest: Manifest, gathered: Gathered | None) -> list[tuple[Path, str]]:
-    """The files that are not what was written last, and how; `gathered` is None where some shards are not known."""
+    """Files that differ from those the data set was completed with; `gathered` is None if a record is unknown."""
     try:
         statistics = read_statistics(folder, manifest)
     except LatentDatasetError as error:
         return [(folder / STATISTICS, str(error))]
-    problems = [
-        (
-            folder / name,
-            f"{folder / name} is not the file that the data set was completed with: it was damaged or changed",
-        )
-        for name in changed_files(folder, completed_with(statistics))
-    ]
+    changed = "{} is not the file that the data set was completed with: it was damaged or changed"
+    changes = changed_files(folder, statistics["files"])
+    problems = [(folder / name, changed.format(folder / name)) for name in changes]
     if gathered is not None and statistics["latents"] != gathered.latents():
-        path = folder / STATISTICS
-        problems.append((path, f"{path} is not what the shards' records add up to"))
+        problems.append((folder / STATISTICS, f"{folder / STATISTICS} is not what the shards' records add up to"))
     return problems
 
 
@@ -159,32 +153,34 @@ def _encode_again(
             continue
         found.encoded_again += 1
         found.largest_error = max(found.largest_error, distance)
-        if not distance <= again.allowed(row):  # so that NaN is one
+        if not distance <= again.allowed(row):  # NaN is a problem, too
             found.problems.append(
                 f"{row['name']}: its stored latents are not those of its image (error {distance:.2g})"
             )
 
 
 class NotPossible(Exception):  # noqa: N818 - no fault of the folder
-    """The images or the model cannot be opened; the message says why."""
+    """The images or the model cannot be opened, for the reason in the message."""
 
 
 class Again:
-    """The images and the encoder that a folder was made of."""
+    """The images and the encoder that a folder was made from."""
 
     def __init__(
         self, folder: Path, manifest: Manifest, *, model: str | None, device: torch.device | str | None
     ) -> None:
-        """`model` takes the place of the one that the manifest names.
+        """`model` replaces the one that the manifest names.
 
         Raises NotPossible, and UserError if `model` is given and cannot be loaded or has another encoder.
         """
-        self._folder = folder
-        self._manifest = manifest
+        self._folder, self._manifest = folder, manifest
         try:
-            parts = chosen_parts(open_source(manifest.data), manifest.images.part)
+            part = manifest.images
             self._images = Images(
-                parts, label_column=manifest.images.label_column, caption_column=manifest.images.caption_column
+                open_source(manifest.data),
+                part.part,
+                label_column=part.label_column,
+                caption_column=part.caption_column,
             )
         except UserError as error:
             raise NotPossible(str(error)) from error
@@ -201,17 +197,13 @@ class Again:
             if model is not None:
                 raise
             raise NotPossible(f"{error}; --model names another") from error
-        self._encoder = Encoder(
-            codec,
-            precision=manifest.compute.precision,
-            logvar=manifest.kind == "moments",
-            dtype="float32",
-            threads=1,
-        )
+        precision, logvar = manifest.compute.precision, manifest.kind == "moments"
+        self._encoder = Encoder(codec, precision=precision, logvar=logvar, dtype="float32", threads=1)
 
     def error(self, row: dict[str, Any]) -> float:
-        """How far the stored latents of a row of the index are from those of its image: the distance over the norm,
-        or for codes the share of others. Raises LatentDatasetError if the image is not there as it was.
+        """Distance over norm of a row's stored latents to those of its image, or the share of codes that differ.
+
+        Raises LatentDatasetError if the image is missing, unusable or has changed.
         """
         view = self._images.view_again(row, self._manifest.preprocessing)
         pixels = view.pixels[:, ::-1] if row["flipped"] else view.pixels
@@ -223,7 +215,7 @@ class Again:
             )
 
     def allowed(self, row: dict[str, Any]) -> float:
-        """The most that `error` of it may be."""
+        """The largest `error` of a row that is no problem."""
         if self._manifest.kind != "vq_indices":
             return LATENT_ERROR
         height, width = map(int, row["grid"].split("x"))
@@ -238,36 +230,32 @@ def _distance(stored: Tensor, made: Tensor) -> float:
 
 
 class IndexCheck:
-    """Compares the index with the shards' records, one shard at a time: all of a large index does not fit into memory.
-
-    Takes the rows of each record, in the order of the shards; `finish` says what is wrong.
-    """
+    """Compares the index with the shards' records, one shard at a time, as a large index does not fit into memory."""
 
     def __init__(self, path: Path, *, samples: int) -> None:
-        """So many of its rows, evenly spread, are kept."""
+        """Keeps `samples` of the rows, evenly spread."""
         self.rows = 0
-        """that it has"""
+        """of the index"""
         self.sampled: list[dict[str, Any]] = []
         self._name = path
         self._unreadable: str | None = None
         self._all_known = True
-        self._recorded = self._differing = 0
-        self._first_differing: int | None = None
+        self._recorded = self._differing = self._first_differing = 0
         self._indexed = self._read(path, samples)
 
     def add(self, recorded: Iterable[dict[str, Any]] | None) -> None:
-        """The rows of the next shard; None if they are not known."""
+        """Compare the rows of the next shard; None if they are unknown."""
         if recorded is None:
             self._all_known = False
         for row in recorded or ():
             if next(self._indexed, row) != row:
+                self._first_differing = self._first_differing if self._differing else self._recorded
                 self._differing += 1
-                self._first_differing = self._recorded if self._first_differing is None else self._first_differing
             self._recorded += 1
 
     def finish(self) -> str | None:
-        """What is wrong, None if nothing. Without the rows of every shard it is not known which belong to which."""
-        for _ in self._indexed:  # the rest, for what is to be kept of it
+        """The problem, None without one. If a shard's rows are unknown, the others have no place to be compared at."""
+        for _ in self._indexed:  # the rest, for the samples in it
             pass
         if self._unreadable is not None:
             return f"{self._name} cannot be read: {self._unreadable}"
@@ -283,7 +271,6 @@ class IndexCheck:
         return None
 
     def _read(self, path: Path, samples: int) -> Iterator[dict[str, Any]]:
-        """Its rows, one after the other."""
         try:
             with pq.ParquetFile(path) as file:
                 self.rows = file.metadata.num_rows

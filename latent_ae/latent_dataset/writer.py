@@ -15,9 +15,9 @@ from latent_ae.data.loader import data_loader
 from latent_ae.device import one_thread
 from latent_ae.io.image import Pixels
 from latent_ae.latent_dataset.encoder import Encoded, Encoder
+from latent_ae.latent_dataset.images import Images, Unusable, View, Views
 from latent_ae.latent_dataset.manifest import Manifest
 from latent_ae.latent_dataset.shard import write_shard
-from latent_ae.latent_dataset.source_images import Images, Unusable, View, Views
 from latent_ae.latent_dataset.statistics import sums_of
 
 _OPEN_PIXELS = 1 << 26
@@ -44,16 +44,11 @@ def make_shards(
     """
     if not shards:
         return
-    part = manifest.preprocessing
-    loader = data_loader(
-        Views(images, channels=part.channels, resolution=part.resolution, background=part.background),
-        list(chain.from_iterable(manifest.unit(number) for number in shards)),
-        workers=workers,
-    )
-    views = iter(loader)
+    indices = list(chain.from_iterable(manifest.unit(number) for number in shards))
+    views = iter(data_loader(Views(images, manifest.preprocessing), indices, workers=workers))
     with one_thread():
         for number in shards:
-            maker = ShardMaker(encoder, batch_size=manifest.compute.batch_size, flips=part.flips)
+            maker = ShardMaker(encoder, manifest)
             for index in manifest.unit(number):
                 view = next(views)
                 if isinstance(view, DataError):
@@ -62,16 +57,14 @@ def make_shards(
                 on_image()
                 if stop():
                     return
-            maker.write(folder, manifest, number)
+            maker.write(folder, number)
 
 
 class ShardMaker:
     """Takes the images of a shard in their order, has them encoded in batches, and writes it."""
 
-    def __init__(self, encoder: Encoder, *, batch_size: int, flips: bool) -> None:
-        self._encoder = encoder
-        self._batch_size = batch_size
-        self._flips = flips
+    def __init__(self, encoder: Encoder, manifest: Manifest) -> None:
+        self._encoder, self._manifest = encoder, manifest
         self._rows: list[tuple[dict[str, Any], _Latents]] = []
         self._skipped: list[dict[str, str]] = []
         self._known: dict[tuple[str, bool], _Latents] = {}
@@ -85,13 +78,13 @@ class ShardMaker:
         if isinstance(view, Unusable):
             self._skipped.append({"id": view.name, "reason": view.reason})
             return
-        for flipped in (False, True) if self._flips else (False,):
+        for flipped in (False, True) if self._manifest.preprocessing.flips else (False,):
             key = (view.identity, flipped)
             if key not in self._known:
                 self._known[key] = self._encoded(view.pixels[:, ::-1] if flipped else view.pixels)
             self._rows.append((_described(index, view, flipped=flipped), self._known[key]))
 
-    def write(self, folder: Path, manifest: Manifest, number: int) -> None:
+    def write(self, folder: Path, number: int) -> None:
         """Wait for what is not encoded yet, and write the shard. Raises OSError."""
         self._close_batches()
         kept: dict[str, list[_Latents]] = {}
@@ -124,13 +117,13 @@ class ShardMaker:
             "nonfinite_values": sum(latents.bad_values for latents in left_out),
             "statistics": None if sums is None else sums.to_json(),
         }
-        write_shard(folder, manifest, number, tensors, record)
+        write_shard(folder, self._manifest, number, tensors, record)
 
     def _encoded(self, pixels: Pixels) -> "_Latents":
         batch = self._open.setdefault(pixels.shape, _Batch())
         batch.images.append(pixels)
         latents = _Latents(batch, len(batch.images) - 1, pixels.shape[0] * pixels.shape[1])
-        if len(batch.images) == self._batch_size:
+        if len(batch.images) == self._manifest.compute.batch_size:
             self._open.pop(pixels.shape).submit(self._encoder)
         elif sum(each.pixels for each in self._open.values()) > _OPEN_PIXELS:
             self._close_batches()

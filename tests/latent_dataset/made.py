@@ -11,11 +11,11 @@ from latent_ae.data import open_source
 from latent_ae.inference import Codec
 from latent_ae.io.folder_lock import LOCK, only_run
 from latent_ae.latent_dataset.encoder import Encoder
+from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import Manifest
-from latent_ae.latent_dataset.prepare import describe_work, prepare
-from latent_ae.latent_dataset.settings import EncodeConfig
-from latent_ae.latent_dataset.source_images import Images, chosen_parts
+from latent_ae.latent_dataset.resume import prepare
+from latent_ae.latent_dataset.settings import EncodeConfig, describe_work
 from latent_ae.latent_dataset.writer import make_shards
 
 
@@ -28,11 +28,8 @@ def settings(
 
 
 def opened(config: EncodeConfig) -> Images:
-    return Images(
-        chosen_parts(open_source(config.data), config.part),
-        label_column=config.label_column,
-        caption_column=config.caption_column,
-    )
+    columns = {"label_column": config.label_column, "caption_column": config.caption_column}
+    return Images(open_source(config.data), config.part, **columns)
 
 
 def encoder_of(config: EncodeConfig, *, threads: int = 1, codec: Codec | None = None) -> Encoder:

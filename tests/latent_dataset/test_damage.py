@@ -16,8 +16,7 @@ from latent_ae.inference import Codec
 from latent_ae.latent_dataset import LatentDataset, LatentDatasetError, verify
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import read_manifest
-from latent_ae.latent_dataset.prepare import describe_work
-from latent_ae.latent_dataset.settings import command
+from latent_ae.latent_dataset.settings import command, describe_work
 from tests.data.images import noise_image
 from tests.latent_dataset.conftest import NAMES
 from tests.latent_dataset.made import encoder_of, files, index, make, opened, settings

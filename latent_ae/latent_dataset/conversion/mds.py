@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from latent_ae.latent_dataset.conversion.rows import as_arrays, description
+from latent_ae.latent_dataset.conversion.rows import as_arrays
 from latent_ae.latent_dataset.dataset import NO_LABEL, LatentDataset, Row
 from latent_ae.latent_dataset.manifest import TENSORS
 
@@ -72,7 +72,7 @@ def _shards(samples: Iterator[bytes], header: int) -> Iterator[list[bytes]]:
 
 def _sample(dataset: LatentDataset, row: Row) -> bytes:
     columns = {name: _encoded(array) for name, array in as_arrays(dataset.stored(row.number)).items()}
-    texts = {"caption": row.caption or "", "id": row.id, "name": row.name, "row": json.dumps(description(row))}
+    texts = {"caption": row.caption or "", "id": row.id, "name": row.name, "row": json.dumps(row.to_json())}
     columns |= {name: text.encode() for name, text in texts.items()}
     sizes = np.array([len(columns[name]) for name in sorted(columns)], "<u4").tobytes()
     columns["label"] = np.array([NO_LABEL if row.label is None else row.label], "<i8").tobytes()  # its size is fixed

@@ -1,4 +1,4 @@
-"""What several writers have in common: what they require of latents, and how they take the rows."""
+"""Requirements of several trainers, rows in groups, and arrays as bytes."""
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,22 +65,7 @@ def as_arrays(stored: Mapping[str, Tensor]) -> "dict[str, np.ndarray[Any, Any]]"
 
 
 def npy(array: "np.ndarray[Any, Any]") -> bytes:
-    """The content of a .npy file. numpy's own words for a full disk do not say what is wrong; writing bytes does."""
+    """The content of a .npy file: numpy's own error for a full disk does not name the cause, writing bytes does."""
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
-
-
-def description(row: Row) -> dict[str, Any]:
-    """What JSON says of a row besides its label and caption."""
-    return {
-        "id": row.id,
-        "name": row.name,
-        "height": row.height,
-        "width": row.width,
-        "original_height": row.original_height,
-        "original_width": row.original_width,
-        "crop": list(row.crop),
-        "flipped": row.flipped,
-        "source_index": row.source_index,
-    }

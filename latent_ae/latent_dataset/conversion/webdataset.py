@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from latent_ae.latent_dataset.conversion.rows import as_arrays, batched, description, npy
+from latent_ae.latent_dataset.conversion.rows import as_arrays, batched, npy
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
 
 _ROWS = 10_000
@@ -39,4 +39,4 @@ def _parts(dataset: LatentDataset, row: Row) -> Iterator[tuple[str, bytes]]:
         yield "cls", str(row.label).encode()
     if row.caption is not None:
         yield "txt", row.caption.encode()
-    yield "json", json.dumps(description(row)).encode()
+    yield "json", json.dumps(row.to_json()).encode()

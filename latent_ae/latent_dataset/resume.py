@@ -1,98 +1,42 @@
-"""A folder of latents made ready to be worked on by one run at a time."""
+"""Which shards of a folder are missing or damaged, and whether it may be resumed by these settings."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from latent_ae.inference import Codec
 from latent_ae.io.atomic import remove_partials
-from latent_ae.io.latent_file.header import SMALL_CODEBOOK
-from latent_ae.latent_dataset.encoder import Encoder
-from latent_ae.latent_dataset.index import (
-    DUPLICATES,
-    INDEX,
-    SKIPPED,
-    STATISTICS,
-    changed_files,
-    completed_with,
-    read_statistics,
-)
+from latent_ae.latent_dataset.images import Images
+from latent_ae.latent_dataset.index import DUPLICATES, INDEX, SKIPPED, STATISTICS, changed_files, read_statistics
 from latent_ae.latent_dataset.manifest import (
     NAME,
-    ComputePart,
-    EncoderPart,
-    ImagesPart,
     LatentDatasetError,
     Manifest,
-    ModelPart,
-    PreprocessingPart,
-    as_utf8,
-    library_versions,
-    names_digest,
     read_manifest,
     require_same_work,
     write_manifest,
 )
-from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.latent_dataset.shard import FOLDER, file_name, inconsistency, read_record, record_name, require_unchanged
-from latent_ae.latent_dataset.source_images import Images
-
-
-def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:
-    """The manifest of what these settings ask for. Raises LatentDatasetError for a name that the index cannot hold."""
-    codec = encoder.codec
-    for name in images.label_names or ():
-        as_utf8(name)
-    return Manifest(
-        kind=encoder.kind,
-        dtype=_stored_dtype(codec, config),
-        encoder=EncoderPart(
-            identity=codec.identity,
-            factor=codec.factor,
-            channels=codec.latent_channels,
-            codebook_size=codec.codebook_size,
-        ),
-        preprocessing=PreprocessingPart(
-            channels=codec.channels,
-            resolution=config.resolution,
-            background=config.data.background,
-            flips=config.flips,
-        ),
-        compute=ComputePart(precision=config.precision, batch_size=config.images_at_once, tile=config.tile_pixels),
-        images=ImagesPart(
-            count=len(images),
-            names_sha256=names_digest(images.name(index) for index in range(len(images))),
-            part=config.part,
-            shard_images=config.shard_images,
-            label_column=config.label_column,
-            caption_column=config.caption_column,
-        ),
-        model=ModelPart(name=codec.name, scaling_factor=codec.scaling_factor, shift_factor=codec.shift_factor),
-        label_names=images.label_names,
-        data=config.data,
-        versions=library_versions(),
-    )
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done in a folder."""
+    """What is left to do in a folder."""
 
     missing: list[int]
-    """shards to make"""
+    """numbers of the shards to make"""
     damaged: list[str]
-    """what is wrong with those of them that were made before"""
+    """messages about those of them that exist and are damaged"""
 
 
 def prepare(folder: Path, wanted: Manifest, images: Images) -> Work:
-    """Write the manifest, or go on with the one that is there; the shards that are still to be made.
+    """Write the manifest, or compare it with the one in the folder; returns the shards to make.
 
-    Every shard that is there is read and compared with its checksums. If any is to be made, the index is removed: a
-    data set without one is not complete.
+    Every existing shard is read and compared with its checksums. If one is to be made, the index is removed: a data
+    set without an index is not complete.
 
-    To be called by the one process that holds the folder. Raises LatentDatasetError if the folder holds something
-    else, DataError, OSError.
+    Only the process that holds the folder's lock may call this. Raises LatentDatasetError if the folder holds other
+    latents or files, DataError, OSError.
     """
     if (folder / NAME).exists():
         require_same_work(folder, read_manifest(folder), wanted)
@@ -113,9 +57,7 @@ def prepare(folder: Path, wanted: Manifest, images: Images) -> Work:
 
 
 def require_seen(folder: Path, wanted: Manifest) -> None:
-    """What a process beside the one that prepared the folder asks. Raises LatentDatasetError unless it sees the
-    folder, and means the same latents.
-    """
+    """For the other processes of a run: raises LatentDatasetError unless they see the folder with the same manifest."""
     if not (folder / NAME).is_file():
         raise LatentDatasetError(
             f"{folder} has no {NAME} for one of the processes: --out must be one folder that all machines share"
@@ -124,7 +66,7 @@ def require_seen(folder: Path, wanted: Manifest) -> None:
 
 
 def _require_files(folder: Path, manifest: Manifest) -> None:
-    """Raises LatentDatasetError for a folder, or something else that is no file, in the place of a file."""
+    """Raises LatentDatasetError if a folder has the name of one of the files."""
     shards = (name(number) for number in range(manifest.shards) for name in (file_name, record_name))
     for path in (folder / name for name in (INDEX, STATISTICS, SKIPPED, DUPLICATES, *shards)):
         if path.exists() and not path.is_file():
@@ -132,7 +74,7 @@ def _require_files(folder: Path, manifest: Manifest) -> None:
 
 
 def _damages(folder: Path, manifest: Manifest) -> dict[int, str | None]:
-    """What is wrong with each shard that has a record; None if nothing."""
+    """The damage of each shard that has a record, None for an intact one."""
     known = _completed_records(folder, manifest)
 
     def damage(number: int) -> str | None:
@@ -154,18 +96,18 @@ def _damages(folder: Path, manifest: Manifest) -> dict[int, str | None]:
 
 
 def _completed_records(folder: Path, manifest: Manifest) -> Mapping[str, str]:
-    """The sha256 of each record when the data set was completed; empty unless statistics and index agree on that."""
+    """The sha256 of each record when the data set was completed; empty unless statistics and index agree."""
     try:
-        digests = completed_with(read_statistics(folder, manifest))
+        digests = read_statistics(folder, manifest)["files"]
     except LatentDatasetError:
         return {}
-    index = {name: digest for name, digest in digests.items() if name == INDEX}
-    return digests if index and not changed_files(folder, index) else {}
+    return digests if INDEX in digests and not changed_files(folder, {INDEX: digests[INDEX]}) else {}
 
 
 def _require_same_images(folder: Path, manifest: Manifest, images: Images, shards: list[int]) -> None:
-    """Raises LatentDatasetError unless the first image of the first and of the last shard is what it was. Names alone
-    do not say: those of many data sets are numbers.
+    """Raises LatentDatasetError if the first image of the first or of the last shard has changed.
+
+    Names are not enough: in many data sets they are numbers.
     """
     for number in sorted({*shards[:1], *shards[-1:]}):
         for row in read_record(folder, manifest, number).rows[:1]:
@@ -175,9 +117,3 @@ def _require_same_images(folder: Path, manifest: Manifest, images: Images, shard
                 raise LatentDatasetError(
                     f"{folder} holds latents of other images: {row['name']}: {error}: take another --out"
                 ) from None
-
-
-def _stored_dtype(codec: Codec, config: EncodeConfig) -> str:
-    if codec.codebook_size is None:
-        return config.dtype
-    return "uint16" if codec.codebook_size <= SMALL_CODEBOOK else "int32"

@@ -13,7 +13,7 @@ from latent_ae.data.source import hash_place
 from latent_ae.latent_dataset import LatentDatasetError
 from latent_ae.latent_dataset.index import write_index
 from latent_ae.latent_dataset.manifest import read_manifest, require_same_work
-from latent_ae.latent_dataset.prepare import require_seen
+from latent_ae.latent_dataset.resume import require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig, command
 from latent_ae.latent_dataset.shard import read_record
 from tests.data.images import noise_image

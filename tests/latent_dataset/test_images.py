@@ -8,12 +8,15 @@ import pytest
 from latent_ae.config import DataConfig
 from latent_ae.data import DataError, open_source
 from latent_ae.io.image import WHITE
-from latent_ae.latent_dataset.source_images import Images, Unusable, View, chosen_parts
+from latent_ae.latent_dataset.images import Images, Unusable, View
+from latent_ae.latent_dataset.manifest import PreprocessingPart
 from tests.data.written import encoded
+
+GREY = PreprocessingPart(channels=1, resolution=None, background=WHITE, flips=False)
 
 
 def view(images: Images, index: int) -> View:
-    found = images.view(index, channels=1, resolution=None, background=WHITE)
+    found = images.view(index, GREY)
     assert isinstance(found, View)
     return found
 
@@ -22,7 +25,7 @@ def test_digits_know_which_digit_they_are() -> None:
     from sklearn.datasets import load_digits
 
     parts = open_source(DataConfig(source="digits"))
-    images = Images(chosen_parts(parts, "all"))
+    images = Images(parts, "all")
     assert len(images) == 1797
     assert images.label_names == tuple("0123456789")
     targets = load_digits().target
@@ -55,7 +58,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hub(table: Path, **columns: str) -> Images:
     parts = open_source(DataConfig(source="hub", path=str(table), heldout_share=0.4))
-    return Images(chosen_parts(parts, "all"), **columns)
+    return Images(parts, "all", **columns)
 
 
 def test_columns_of_a_hub_data_set_are_carried_over(table: Path) -> None:
@@ -76,13 +79,13 @@ def test_a_column_that_is_not_there_is_refused(table: Path) -> None:
 
 
 def test_a_column_of_another_kind_is_refused(table: Path) -> None:
-    with pytest.raises(DataError, match=r"its label is '.', expected a whole number: give another label_column"):
-        hub(table, label_column="text").view(0, channels=1, resolution=None, background=WHITE)
-    with pytest.raises(DataError, match=r"its caption is 1., expected a text: give another caption_column"):
-        hub(table, caption_column="number").view(0, channels=1, resolution=None, background=WHITE)
+    with pytest.raises(DataError, match=r"its label is '.', expected an integer: give another label_column"):
+        hub(table, label_column="text").view(0, GREY)
+    with pytest.raises(DataError, match=r"its caption is 1., expected a string: give another caption_column"):
+        hub(table, caption_column="number").view(0, GREY)
 
 
 def test_an_image_too_small_for_the_resolution_is_unusable(table: Path) -> None:
-    found = hub(table).view(0, channels=1, resolution=128, background=WHITE)
+    found = hub(table).view(0, GREY.model_copy(update={"resolution": 128}))
     assert isinstance(found, Unusable)
     assert "too small: got 20x16, need 8 pixels a side and a quarter of 128x128" in found.reason
