@@ -1,4 +1,4 @@
-"""Where a model runs, and what is fast there."""
+"""The device that a model runs on, and whether bfloat16 is fast on the CPU."""
 
 import os
 from collections.abc import Iterator
@@ -12,23 +12,22 @@ from latent_ae.errors import UserError
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """in /proc/cpuinfo, the last on Arm"""
 _ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-"""environment variables that limit the instructions of oneDNN, which computes torch's convolutions; the first wins"""
+"""environment variables that limit the instructions of oneDNN, which computes torch's convolutions; the first counts"""
 _ISA_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""values of the variables with which oneDNN emulates bfloat16; it ignores values that it does not know"""
-
+"""values with which oneDNN emulates bfloat16; it ignores unknown values"""
 _WITHOUT_FLOAT64 = ("mps",)
-"""on which sums of measures cannot be taken"""
+"""devices that cannot sum metrics"""
 _CPU = torch.device("cpu")
 
 
 def best_device() -> torch.device:
-    """The accelerator that is there and has float64, else the CPU."""
+    """The available accelerator if it has float64, else the CPU."""
     found = _accelerator()
     return _CPU if found is None or found.type in _WITHOUT_FLOAT64 else found
 
 
 def device_named(name: str | None) -> torch.device:
-    """A device by its name, as cuda:1; None: the best. Raises UserError with those that there are."""
+    """The device of a name such as cuda:1; None: the best one. Raises UserError that lists the available ones."""
     if name is None:
         return best_device()
     found = _accelerator()
@@ -37,16 +36,16 @@ def device_named(name: str | None) -> torch.device:
         there |= {found.type: found}
         there |= {f"{found.type}:{i}": torch.device(found.type, i) for i in range(torch.accelerator.device_count())}
     if name not in there:
-        raise UserError(f"got the device {name!r}, expected one that is there: take {' or '.join(there)}")
+        raise UserError(f"got the device {name!r}, expected an available one: {', '.join(there)}")
     return there[name]
 
 
 def multiplies_bf16() -> bool:
-    """Whether torch's convolutions on this CPU multiply bfloat16 by instructions of its own.
+    """Whether this CPU has instructions for bfloat16 that torch's convolutions use.
 
-    Without them bfloat16 is emulated, several times slower than float32. The processor must list them, and
-    ONEDNN_MAX_CPU_ISA, where it is set, must let oneDNN use them. torch's own checks look at the processor alone
-    (`torch.cpu`) or ask only for AVX-512 (`torch.ops.mkldnn._is_mkldnn_bf16_supported`).
+    Without them bfloat16 is emulated, several times slower than float32. The processor must list them in /proc/cpuinfo,
+    which macOS does not have, and ONEDNN_MAX_CPU_ISA, if it is set, must allow them. torch's own checks look only at
+    the processor (`torch.cpu`) or only at AVX-512 (`torch.ops.mkldnn._is_mkldnn_bf16_supported`).
     """
     limit = next((os.environ[name] for name in _ISA_VARIABLES if name in os.environ), "")
     file = Path("/proc/cpuinfo")
@@ -56,7 +55,7 @@ def multiplies_bf16() -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch's own operations on a single thread: their sums do not depend on how many there might be."""
+    """Run torch's operations on one thread, so that their sums do not depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -66,5 +65,5 @@ def one_thread() -> Iterator[None]:
 
 
 def _accelerator() -> torch.device | None:
-    # Without the check torch says what it was compiled for, and its usual build is compiled for CUDA.
+    # Without the check torch returns what it was compiled for: CUDA, in its usual build.
     return torch.accelerator.current_accelerator(check_available=True)

@@ -1,18 +1,16 @@
-"""The base of every error that is the user's to mend, and the one that every reader of images raises."""
+"""UserError, the base of every error that the user can fix, and BrokenImage, which readers of images raise."""
 
 
 class UserError(ValueError):
-    """Something given to the program is wrong; the message is one line: what was got, what was expected, what to do.
+    """Input is wrong. The message is one line: what was got, what was expected, what to do.
 
-    Programs print it without a trace and exit non-zero. Anything else that is raised is a defect and keeps its trace.
+    Programs print it without a traceback and exit with a status other than 0. Any other exception is a defect and keeps
+    its traceback.
     """
 
 
-class BrokenImage(UserError):  # noqa: N818 - a fact about a file, met once in a thousand, not a fault of the program
-    """Something is not an image that can be used.
-
-    `reason` is one line and `name` says which image, where that is known.
-    """
+class BrokenImage(UserError):  # noqa: N818 - a fact about a file, not a fault of the program
+    """An image that cannot be used. `reason` is one line; `name` says which image, if that is known."""
 
     def __init__(self, reason: str, name: str | None = None) -> None:
         self.reason = " ".join(reason.split())
@@ -20,10 +18,10 @@ class BrokenImage(UserError):  # noqa: N818 - a fact about a file, met once in a
         super().__init__(f"cannot use the image{f' {name}' if name else ''}: {self.reason}")
 
     def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str | None]]:
-        # An exception that crosses a process border is rebuilt from its message alone otherwise.
+        # Otherwise an exception from another process is rebuilt from its message alone.
         return type(self), (self.reason, self.name)
 
 
 def one_line(error: Exception) -> str:
-    """What another library's error says, to be a part of a UserError's message."""
+    """The message of another library's error, for use in a UserError's."""
     return " ".join(str(error).split())

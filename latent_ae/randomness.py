@@ -1,8 +1,7 @@
-"""Random numbers as a pure function of what they are for.
+"""Random numbers as a pure function of the seed, a named purpose and a place in the run.
 
-Nothing in a run draws from the position of a stream or from a rank: every number follows from the seed, a named
-purpose and the place in the run (step, index of the sample in the global batch, epoch ...). Resuming is therefore
-exact without saving any generator, and N processes draw what one process would.
+The place is the step, the index of the sample in the global batch, the epoch ...; never the position of a stream, and
+never a rank. So a resumed run is exact without a saved generator state, and N processes draw what one process draws.
 """
 
 import zlib
@@ -16,7 +15,7 @@ def derived_seed(seed: int, purpose: str, *place: int) -> int:
 
     Raises ValueError if `seed` or a coordinate of `place` is negative.
     """
-    # SeedSequence takes trailing zeros for nothing, so the number of coordinates goes in too.
+    # SeedSequence ignores trailing zeros, so the number of coordinates is hashed too.
     words = (seed, zlib.crc32(purpose.encode()), len(place), *place)
     if min(words) < 0:
         raise ValueError(f"a seed and the place of a draw must be 0 or more, got seed={seed}, place={place}")
@@ -24,12 +23,12 @@ def derived_seed(seed: int, purpose: str, *place: int) -> int:
 
 
 def torch_generator(seed: int, purpose: str, *place: int) -> torch.Generator:
-    """A CPU generator whose stream belongs to (`seed`, `purpose`, `place`) alone."""
+    """A CPU generator for (`seed`, `purpose`, `place`)."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *place))
 
 
 def numpy_generator(seed: int, purpose: str, *place: int) -> np.random.Generator:
-    """A numpy generator whose stream belongs to (`seed`, `purpose`, `place`) alone."""
+    """A numpy generator for (`seed`, `purpose`, `place`)."""
     return np.random.Generator(np.random.Philox(derived_seed(seed, purpose, *place)))
 
 
@@ -42,12 +41,11 @@ def sample_noise(
     purpose: str = "posterior",
     device: torch.device | None = None,
 ) -> torch.Tensor:
-    """Noise for the run's samples `first` .. `first + count - 1`.
+    """Noise for the samples `first` .. `first + count - 1` of a run: [count, *shape] float32 from N(0, 1).
 
-    A sample's number is step * global batch size + its index in the global batch, so that the noise belongs to the
-    sample and not to the process or micro-batch that happens to hold it.
-    Returns [count, *shape] float32 from N(0, 1), drawn where it is used: on `device` (default the CPU), whose kind of
-    generator decides which numbers a seed stands for.
+    A sample's number is step * global batch size + its index in the global batch: the noise depends on the sample, not
+    on the process or micro-batch that holds it. It is drawn on `device` (None: the CPU); CPUs and GPUs draw different
+    numbers from the same seed.
     """
     device = device or torch.device("cpu")
     generator, noise = torch.Generator(device), torch.empty(count, *shape, device=device)

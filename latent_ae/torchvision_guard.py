@@ -1,12 +1,12 @@
-"""Keeps a torchvision whose compiled operators do not load from taking diffusers and lpips with it.
+"""Make diffusers and lpips importable beside a torchvision whose compiled operators do not load.
 
-A CPU-only torch beside the package index's torchvision is common: torchvision's `_C.so` then wants CUDA libraries that
-are not there, its operators are never registered, and `import torchvision` dies with "operator torchvision::nms does
-not exist" because torchvision attaches a shape function to an operator that was never declared. Everything this
-project uses of torchvision (network definitions, weight addresses) is plain Python, so declaring the two operators is
-enough. Calling them still raises, as it must.
+A CPU-only torch with PyPI's torchvision is common: torchvision's `_C.so` then needs CUDA libraries that are missing,
+its operators are not registered, and `import torchvision` fails with "operator torchvision::nms does not exist",
+because it attaches a shape function to an operator that was not declared. What this project uses of torchvision
+(network definitions, weight addresses) is Python code, so it is enough to declare the two operators. Calling them
+still raises.
 
-They are declared when somebody imports torchvision, so that programs that need no torch do not wait for it.
+They are declared when torchvision is imported, so that programs without torch do not wait for it.
 """
 
 import importlib.util
@@ -24,17 +24,17 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: "list[torch.library.Library]" = []  # a Library takes its operators along when it is collected
+_declared: "list[torch.library.Library]" = []  # a Library removes its operators when it is collected
 
 
 def guard_torchvision() -> None:
-    """Have `make_torchvision_importable` called before torchvision's own code runs, whoever imports it first."""
+    """Call `make_torchvision_importable` before torchvision's own code runs, whoever imports it first."""
     if "torchvision" not in sys.modules and _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
 
 
 class _Finder:
-    """Finds torchvision as Python does, and has it loaded with care. Finds nothing else."""
+    """Finds torchvision as Python does, to be loaded by `_Loader`. Finds nothing else."""
 
     @classmethod
     def find_spec(
@@ -56,7 +56,7 @@ class _Loader(SourceFileLoader):
 def make_torchvision_importable() -> bool:
     """Declare torchvision's operators if its compiled part cannot be loaded.
 
-    Returns True if they had to be declared; False if torchvision is whole, absent, or already looked after.
+    Returns True if they were declared; False if torchvision works, is absent, or was handled before.
     """
     import torch  # noqa: PLC0415  # takes seconds
 

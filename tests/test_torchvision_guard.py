@@ -6,6 +6,7 @@ is how a torchvision built for another torch looks, and it makes the tests the s
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from latent_ae import torchvision_guard
-from tests.program.running import PYTHON, arguments, environment, launch
+from tests.program.running import PYTHON, ROOT, arguments, environment, launch
 
 pytestmark = pytest.mark.slow  # imports everything in new processes
 
@@ -99,13 +100,14 @@ def test_no_torchvision_needs_no_guard() -> None:
 
 
 def test_the_programs_run(broken: str, tmp_path: Path) -> None:
-    run = launch(arguments(tmp_path, 2), PYTHON, PYTHONPATH=broken)
+    path = os.pathsep.join([broken, str(ROOT)])
+    run = launch(arguments(tmp_path, 2), PYTHON, PYTHONPATH=path)
     assert run.returncode == 0, run.stderr
     model, report = tmp_path / "run" / "model", tmp_path / "report.json"
     options = ["--data.source", "digits", "--evaluation.max_images", "4", "--json", str(report)]
     command = [sys.executable, "-m", "latent_ae.cli", "evaluate", str(model), *options]
     evaluate = subprocess.run(
-        command, check=False, env=environment(PYTHONPATH=broken), capture_output=True, text=True, timeout=120
+        command, check=False, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=120
     )
     assert evaluate.returncode == 0, evaluate.stderr
     assert json.loads(report.read_text())["images"] == 4
