@@ -1,15 +1,21 @@
-"""The page that a program makes, and the example, which is a program."""
+"""The documents against the program: the generated page, the example, every command line."""
 
+import argparse
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from latent_ae.cli import main, programs
 from latent_ae.config import validate
 from latent_ae.config.model import ModelConfig
 from latent_ae.models import build_autoencoder
+from latent_ae.training.settings import parse_run
 from tests.program.running import ROOT, environment
 
 DOCS = ROOT / "docs"
@@ -24,6 +30,39 @@ def test_the_api_page_is_made_from_the_docstrings() -> None:
         check=True,
     )
     assert (DOCS / "api.md").read_text(encoding="utf-8") == made.stdout, "run python docs/make_api.py"
+
+
+def documented_commands() -> list[list[str]]:
+    """The words of every `latent-ae COMMAND ...` and `python train/train.py ...` in a code block of a document."""
+    lines: list[str] = []
+    for document in (ROOT / "README.md", ROOT / "benchmarks/README.md", *DOCS.glob("*.md")):
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        lines += "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+        lines += re.findall(r"\| `(latent-ae .*?|python train/train.py .*?)` \|", text)
+    words = [shlex.split(line.replace("$train", "train/train.py"), comments=True) for line in lines]
+    return [each for each in words if each[:1] == ["latent-ae"] or each[:2] == ["python", "train/train.py"]]
+
+
+def test_the_options_of_documented_commands_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command line is read, and none is run."""
+    read = argparse.ArgumentParser.parse_known_args
+
+    def read_alone(parser: argparse.ArgumentParser, *given: Any) -> tuple[argparse.Namespace, list[str]]:
+        arguments, unknown = read(parser, *given)
+        arguments.run = lambda _: 0
+        return arguments, unknown
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", read_alone)
+    commands = documented_commands()
+    assert len(commands) > 40
+    for program, *words in commands:
+        if program == "python":
+            with suppress(SystemExit):  # of --help
+                parse_run(words[1:], ROOT / "train/configs")
+        elif words[0] == "train":
+            parse_run(words[1:], ROOT / "train/configs")
+        elif words[0] not in programs.PROGRAMS:
+            assert main(words) == 0, words
 
 
 @pytest.mark.slow  # encodes a data set in a process of its own
