@@ -1,4 +1,4 @@
-"""A model and a data set in, a report out: how well images survive, and what their latents look like.
+"""A model and images to a report: the error of reconstructions, and statistics of latents and codes.
 
     pixels -> encode -> posterior or codes -> latents -> decode -> reconstruction
                             |                                  |
@@ -40,8 +40,6 @@ from latent_ae.models import Autoencoder, factor_of, pad_to_factor
 from latent_ae.models.encode_decode import Encoded, decode_latents, encode_pixels, inference
 from latent_ae.randomness import torch_generator
 
-__all__ = ["EvaluationReport", "Evaluator", "Metric", "evaluate", "factor_of", "measure_latents"]
-
 Mode = Literal["mode", "sample"]
 Batches = Iterable[tuple[Tensor, Sequence[str]]]
 """pixels [B, C, H, W] float32 in [-1, 1], and the ids of their images"""
@@ -59,37 +57,31 @@ class Evaluator:
         *,
         data: str,
         size_rule: str,
-        perceptual: PerceptualDistance | None = None,
-        perceptual_reason: str | None = None,
-        inception: InceptionFeatures | None = None,
-        inception_reason: str | None = None,
+        perceptual: PerceptualDistance | str = "not asked for",
+        inception: InceptionFeatures | str = "not asked for",
         equivariance: bool = False,
         mode: Mode = "mode",
         seed: int = 0,
     ) -> None:
-        """`data` (source and part) and `size_rule` say in words what is measured, for the protocol.
+        """`data` (source and part) and `size_rule` describe what is measured, for the protocol.
 
-        `perceptual` and `inception` (for rFID) are on the model's device; without one, its reason says why.
-        `equivariance` encodes every image six times more. `mode` is what the decoder is given: the posterior's mode, or
-        a sample whose noise follows from `seed` and the image's id.
+        `perceptual` and `inception` (for rFID) are networks on the model's device, or the reason why there is none.
+        `equivariance` encodes every image six more times. `mode` is what is decoded: the posterior's mode, or a sample
+        whose noise is a function of `seed` and the image's id.
         """
         if mode not in ("mode", "sample"):
             raise ValueError(f"mode must be mode or sample, got {mode!r}")
-        for network, reason in ((perceptual, perceptual_reason), (inception, inception_reason)):
-            if network is not None and reason is not None:
-                raise ValueError(f"a perceptual network is given, and a reason why there is none: {reason}")
-        self._model, self._perceptual, self._mode, self._seed = model, perceptual, mode, seed
-        self._inception = inception
+        self._model, self._mode, self._seed = model, mode, seed
+        self._perceptual = None if isinstance(perceptual, str) else perceptual
+        self._inception = None if isinstance(inception, str) else inception
         too_small = "no image has sides of at least {} pixels".format
         self._reasons = {
             "ssim": too_small(metrics.SSIM_MINIMUM_SIDE),
             "ms_ssim": too_small(metrics.MS_SSIM_MINIMUM_SIDE),
-            "perceptual": perceptual_reason or "not asked for"
-            if perceptual is None
-            else too_small(perceptual.minimum_side),
+            "perceptual": perceptual if isinstance(perceptual, str) else too_small(perceptual.minimum_side),
             "gradient_energy_ratio": "every image is flat",
             **dict.fromkeys(("kl_nats", "kl_bits_per_pixel"), "the latents have no posterior"),
-            "rfid": inception_reason or "not asked for",
+            "rfid": inception if isinstance(inception, str) else "",
         }
         self.protocol = {
             "data": data,
@@ -97,7 +89,7 @@ class Evaluator:
             "latents": "posterior mode" if mode == "mode" else f"posterior sample, seed {seed}",
             "pixels": "[-1, 1], reconstructions clamped to it and not rounded to 8 bits",
             "padding": f"bottom and right to multiples of {factor_of(model)} by repeating the edge, cropped back",
-            "perceptual": "none" if perceptual is None else perceptual.protocol,
+            "perceptual": "none" if isinstance(perceptual, str) else perceptual.protocol,
             "precision": str(model.dtype).removeprefix("torch."),
             "versions": ", ".join(
                 f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers", "torchmetrics")
@@ -109,12 +101,12 @@ class Evaluator:
             "latents": LatentStatistics(),
             "codebook": None if codes is None else CodebookStatistics(codes),
             "equivariance": EquivarianceStatistics(factor_of(model)) if equivariance else None,
-            "rfid": None if inception is None else FrechetStatistics(),
+            "rfid": None if isinstance(inception, str) else FrechetStatistics(),
         }
 
     @property
     def per_image(self) -> dict[str, dict[str, float]]:
-        """Every image's values by metric, in the order of the ids; a metric its size does not allow is absent."""
+        """Values by metric of every image, in the order of the ids; without metrics that its size does not allow."""
         return dict(sorted(self._values.items()))
 
     def update(self, pixels: Tensor, sample_ids: Sequence[str]) -> None:
@@ -142,7 +134,7 @@ class Evaluator:
             self._values[sample_id] = {name: value for name, value in values.items() if value is not None}
 
     def _gather(self, encoded: Encoded, pixels: Tensor, decoded: Tensor, target: Tensor) -> None:
-        """Add to what has no value for an image alone."""
+        """Update the statistics that have no value per image."""
         found = self._statistics
         found["latents"].update(encoded.latents, encoded.logvar)
         if encoded.codes is not None:
@@ -154,13 +146,13 @@ class Evaluator:
             found["rfid"].update(self._inception(decoded), self._inception(target))
 
     def state(self) -> dict[str, Any]:
-        """What has been measured, picklable: for `gather_object`."""
+        """The measurements, picklable for `gather_object`."""
         return {"protocol": self.protocol, "values": self._values, "statistics": self._statistics}
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
-        """Add the states of other processes (not this one's own).
+        """Add the states of other processes, without that of this one.
 
-        Raises ValueError if they followed another protocol, or measured an image that has been measured here.
+        Raises ValueError if their protocol differs or an image was measured twice.
         """
         for state in states:
             if state["protocol"] != self.protocol:
@@ -172,7 +164,7 @@ class Evaluator:
             self._values |= state["values"]
 
     def report(self, *, complete: bool = True) -> EvaluationReport:
-        """Everything measured so far. Raises UserError if that is nothing."""
+        """The report of all measurements so far. Raises UserError if there are none."""
         if not self._values:
             raise UserError("nothing was measured: no image of the data set can be used, or none came before the stop")
         found = {name: self._metric(name) for name in UNITS_AND_PROTOCOLS}
@@ -217,22 +209,22 @@ class Evaluator:
         return tuple(mean if math.isfinite(mean) else None for mean in means)
 
     def _rfid(self) -> Metric:
-        reason: str | None = self._reasons["rfid"]
-        value, images = None, 0
-        protocol = "" if self._inception is None else self._inception.protocol
-        if (statistics := self._statistics["rfid"]) is not None:
-            try:
-                value, images, reason = statistics.fid(), statistics.images, None
-            except ValueError as error:
-                reason = str(error)
-        return Metric(value=value, unit="", protocol=protocol, images=images, reason=reason)
+        if self._inception is None:
+            return Metric(value=None, unit="", protocol="", images=0, reason=self._reasons["rfid"])
+        statistics, value, reason = self._statistics["rfid"], None, None
+        try:
+            value = statistics.fid()
+        except ValueError as error:
+            reason = str(error)
+        images = 0 if reason else statistics.images
+        return Metric(value=value, unit="", protocol=self._inception.protocol, images=images, reason=reason)
 
     def _metric(self, name: str) -> Metric:
         unit, protocol = UNITS_AND_PROTOCOLS[name]
         if name == "perceptual":
             protocol = self.protocol["perceptual"]
         values = {sample_id: row[name] for sample_id, row in self._values.items() if name in row}
-        if name in ("psnr", FLAT_PSNR):  # infinite for an identical image, which would hide all others
+        if name in ("psnr", FLAT_PSNR):  # infinite for an identical image, and so would be the mean
             values = {sample_id: min(value, PSNR_LIMIT) for sample_id, value in values.items()}
         return mean_metric(values, unit=unit, protocol=protocol, absent=self._reasons.get(name, "nothing was measured"))
 
@@ -263,8 +255,8 @@ def evaluate(
 ) -> EvaluationReport:
     """Measure every batch in this process.
 
-    `progress` is called with the number of images of each batch. `stop` is asked before each batch; once it returns
-    True the report says so (`complete`). Raises UserError if there is no image at all.
+    `progress` is called with the number of images of each batch. `stop` is called before each batch; once it returns
+    True, the report so far is returned with `complete` False. Raises UserError if there is no image.
     """
     for pixels, sample_ids in batches:
         if stop is not None and stop():
@@ -278,7 +270,7 @@ def evaluate(
 def measure_latents(
     model: Autoencoder, batches: Batches, *, progress: Callable[[int], object] | None = None
 ) -> LatentStatistics:
-    """Encode every batch; `.scaling()` of the result is what a model's config should carry."""
+    """Statistics of the latents of every batch; their `.scaling()` belongs into the model's config."""
     statistics = LatentStatistics()
     for pixels, _ in batches:
         _check(model, pixels)

@@ -23,8 +23,6 @@ from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
 from latent_ae.randomness import torch_generator
 
-__all__ = ["FittedStd", "LikelihoodEstimator", "LikelihoodReport", "check_numbers", "check_posterior", "fit_std"]
-
 Batches = Iterable[tuple[Tensor, Sequence[str]]]
 """pixels [B, C, H, W] float32 in [-1, 1] of 8-bit images, and the ids of their images"""
 STD_RANGE = (1e-6, 1e3)

@@ -6,7 +6,6 @@ B C H W: images, colour channels, height and width in pixels.
 import importlib.metadata
 import importlib.resources
 import math
-import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -16,12 +15,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
 from latent_ae.io.checksum import file_sha256
+from latent_ae.models.tensor_file import read_tensors
 
 # torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
 _PUBLIC_WEIGHTS = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights"}
@@ -243,7 +241,7 @@ def _heads(name: str, module: nn.Module) -> dict[str, Tensor]:
 
 def _take(path: Path, names: dict[str, str], module: nn.Module, advice: str) -> dict[str, Tensor]:
     """`module`'s tensors out of a file; `names` says what each is called there. Raises UserError if one is not."""
-    tensors, expected = _read(path), module.state_dict()
+    tensors, expected = read_tensors(path), module.state_dict()
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     wrong = [
         f"{theirs} is {tuple(tensors[theirs].shape)} and must be {tuple(expected[ours].shape)}"
@@ -254,17 +252,6 @@ def _take(path: Path, names: dict[str, str], module: nn.Module, advice: str) -> 
         problems = [f"it lacks {_some(missing)}"] * bool(missing) + [_some(wrong)] * bool(wrong)
         raise UserError(f"{path} holds other weights: {'; '.join(problems)}; {advice}")
     return {ours: tensors[theirs].float() for ours, theirs in names.items()}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        safe = path.suffix == ".safetensors"
-        tensors = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights in {path}: {one_line(error)[:300]}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UserError(f"{path} must hold tensors by name (a state dict), got {type(tensors).__name__}")
-    return tensors
 
 
 def _some(items: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""A model by name and images by their settings in, a report out: `latent-ae evaluate` and `likelihood`, one process."""
+"""`latent-ae evaluate` and `likelihood`, in one process: a model by name and the settings of images to a report."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,16 +11,11 @@ from latent_ae.config import DataConfig, EvaluationConfig, Section
 from latent_ae.data import evaluation_batches, open_source
 from latent_ae.data.source import ImageSource, SourceParts
 from latent_ae.device import best_device
-from latent_ae.evaluation.evaluate import EvaluationReport, Evaluator, evaluate
-from latent_ae.evaluation.likelihood import (
-    LikelihoodEstimator,
-    LikelihoodReport,
-    check_numbers,
-    check_posterior,
-    fit_std,
-)
+from latent_ae.evaluation.evaluate import Evaluator, evaluate
+from latent_ae.evaluation.likelihood import LikelihoodEstimator, check_numbers, check_posterior, fit_std
 from latent_ae.evaluation.metrics import FidUnavailable, InceptionFeatures
 from latent_ae.evaluation.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
+from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.models.hierarchical_prior import check_prior, load_prior
 from latent_ae.models.parts import encoder_identity
@@ -29,14 +24,14 @@ TRAINING_ONLY = (
     *("resolution", "crop", "scale", "flip", "color_gain", "max_bad_share", "streams", "shuffle_block"),
     *("buckets", "bucket_multiple", "bucket_max_aspect"),
 )
-"""fields of `data` that say how training images are cut"""
+"""fields of `data` that set how training crops are made"""
 NOT_OF_LIKELIHOOD = (
     *("perceptual", "perceptual_weights_file", "fid", "fid_weights_file", "equivariance"),
     *("batch_size", "latent_images"),
 )
-"""fields of `evaluation` that change nothing about a likelihood, which is computed image by image"""
+"""fields of `evaluation` without effect on a likelihood, which is computed image by image"""
 FITTED_IMAGES = 256
-"""training images, spread evenly over all, on which the standard deviation of p(x|z) is fitted"""
+"""number of training images, evenly spread, on which the standard deviation of p(x|z) is fitted"""
 
 
 class MeasureConfig(Section):
@@ -51,7 +46,7 @@ def measure(
 ) -> EvaluationReport:
     """Measure a model directory or hub id on a part of a data source, on the GPU if there is one.
 
-    Raises UserError if the model or the images cannot be had.
+    Raises UserError if the model or the images cannot be loaded.
     """
     images = open_source(config.data)
     source = _part(images, part)
@@ -78,7 +73,7 @@ def measure_likelihood(
 
     `std` is that of p(x|z) on [-1, 1]; None fits it on FITTED_IMAGES of the training part. `prior_name` is the folder
     of a prior of the model's latents; None is N(0, I). Raises UserError for numbers out of range, for a model without a
-    posterior, a prior of other latents, and if the model, the prior or the images cannot be had.
+    posterior, a prior of other latents, and if the model, the prior or the images cannot be loaded.
     """
     check_numbers(samples, std)
     images = open_source(config.data)
@@ -114,7 +109,7 @@ def measure_likelihood(
 
 
 def _part(images: SourceParts, part: str) -> ImageSource:
-    """The part of that name; says what the source leaves out of both."""
+    """The part of that name; prints which files the source does not use."""
     if images.left_out:
         tqdm.write(images.left_out)
     return images.heldout if part == "heldout" else images.train
@@ -132,9 +127,9 @@ def _batches(
     limit: int | None = None,
     bad: list[str] | None = None,
 ) -> Iterator[tuple[Tensor, Sequence[str]]]:
-    """`limit` images of a source, or as many as the settings say, as a model wants them.
+    """Pixels and ids of `limit` images of a source (None: evaluation.max_images).
 
-    Says which cannot be used, and adds them to `bad`.
+    Prints those that cannot be used, and adds their ids to `bad`.
     """
 
     def leave_out(sample_id: str, reason: str) -> None:
@@ -156,24 +151,29 @@ def _batches(
 
 
 class Networks(NamedTuple):
-    """What sees images as people do, or the reasons why it is not there: a measure may be missing, a term may not."""
+    """The networks of an evaluation, or the reason why there is none: a metric may be missing, a loss term may not."""
 
-    perceptual: PerceptualDistance | None
-    perceptual_reason: str | None
-    inception: InceptionFeatures | None
-    inception_reason: str | None
+    perceptual: PerceptualDistance | str
+    inception: InceptionFeatures | str
 
 
 def build_networks(config: EvaluationConfig, image_channels: int) -> Networks:
-    """The networks that a config asks for. Raises UserError for a file that is given and wrong."""
-    perceptual, reason = metric_or_reason(config, image_channels)
-    if not config.fid:
-        return Networks(perceptual, reason, None, "not asked for (evaluation.fid false)")
-    file = None if config.fid_weights_file is None else Path(config.fid_weights_file)
-    try:
-        return Networks(perceptual, reason, InceptionFeatures(file), None)
-    except FidUnavailable as error:
-        return Networks(perceptual, reason, None, str(error))
+    """The networks that a config asks for. Raises UserError for a wrong file of weights."""
+    perceptual: PerceptualDistance | str = "not asked for (evaluation.perceptual none)"
+    inception: InceptionFeatures | str = "not asked for (evaluation.fid false)"
+    if config.perceptual != "none":
+        file = None if config.perceptual_weights_file is None else Path(config.perceptual_weights_file)
+        try:
+            perceptual = build_perceptual(config.perceptual, image_channels=image_channels, weights_file=file)
+        except PerceptualWeightsMissing as error:
+            perceptual = str(error)
+    if config.fid:
+        file = None if config.fid_weights_file is None else Path(config.fid_weights_file)
+        try:
+            inception = InceptionFeatures(file)
+        except FidUnavailable as error:
+            inception = str(error)
+    return Networks(perceptual, inception)
 
 
 def build_evaluator(
@@ -186,14 +186,13 @@ def build_evaluator(
     seed: int = 0,
 ) -> Evaluator:
     """The evaluator that a config asks for, its networks on the model's device."""
+    perceptual, inception = networks
     return Evaluator(
         model,
         data=data,
         size_rule=size_rule(config.size),
-        perceptual=None if networks.perceptual is None else networks.perceptual.to(model.device),
-        perceptual_reason=networks.perceptual_reason,
-        inception=None if networks.inception is None else networks.inception.to(model.device),
-        inception_reason=networks.inception_reason,
+        perceptual=perceptual if isinstance(perceptual, str) else perceptual.to(model.device),
+        inception=inception if isinstance(inception, str) else inception.to(model.device),
         equivariance=config.equivariance,
         mode=mode,
         seed=seed,
@@ -201,18 +200,7 @@ def build_evaluator(
 
 
 def size_rule(size: int | None) -> str:
-    """How measured images are cut, in words for the protocol."""
+    """How measured images are cut, for the protocol."""
     if size is None:
         return "whole images at their own size"
     return f"shorter side resized to {size}, centre crop {size}x{size}"
-
-
-def metric_or_reason(config: EvaluationConfig, image_channels: int) -> tuple[PerceptualDistance | None, str | None]:
-    """The distance to report, or the reason why there is none: a measure may be missing, a loss term may not."""
-    if config.perceptual == "none":
-        return None, "not asked for (evaluation.perceptual none)"
-    file = None if config.perceptual_weights_file is None else Path(config.perceptual_weights_file)
-    try:
-        return build_perceptual(config.perceptual, image_channels=image_channels, weights_file=file), None
-    except PerceptualWeightsMissing as error:
-        return None, str(error)

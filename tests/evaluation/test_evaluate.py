@@ -11,8 +11,10 @@ from diffusers import AutoencoderKL
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
-from latent_ae.evaluation.evaluate import EvaluationReport, Evaluator, evaluate, factor_of, measure_latents
+from latent_ae.evaluation.evaluate import Evaluator, evaluate, measure_latents
 from latent_ae.evaluation.perceptual import build_perceptual
+from latent_ae.evaluation.report import EvaluationReport
+from latent_ae.models import factor_of
 
 WORDS = {"data": "noise, held-out", "size_rule": "own size"}
 
@@ -142,7 +144,7 @@ def test_sizes_that_the_factor_does_not_divide(model: AutoencoderKL) -> None:
 
 
 def test_what_small_images_do_not_allow_is_null_with_a_reason(model: AutoencoderKL) -> None:
-    report = evaluate(Evaluator(model, perceptual_reason="vgg weights are missing", **WORDS), batches(2))
+    report = evaluate(Evaluator(model, perceptual="vgg weights are missing", **WORDS), batches(2))
     stored = json.loads(report.to_json())["metrics"]
     assert stored["ms_ssim"]["value"] is None
     assert stored["ms_ssim"]["reason"] == "no image has sides of at least 176 pixels"
@@ -307,9 +309,6 @@ def test_what_cannot_be_measured_is_refused(model: AutoencoderKL) -> None:
         evaluator.update(images(2), ["a"])
     with pytest.raises(ValueError, match="mode must be mode or sample, got 'mean'"):
         Evaluator(model, mode="mean", **WORDS)
-    distance = build_perceptual("random_features", image_channels=3)
-    with pytest.raises(ValueError, match="a perceptual network is given, and a reason"):
-        Evaluator(model, perceptual=distance, perceptual_reason="missing", **WORDS)
 
 
 def test_an_image_is_measured_once(model: AutoencoderKL) -> None:
