@@ -58,6 +58,13 @@ def test_the_documents_say_the_same_line() -> None:
     assert line("train") in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
+def test_every_test_that_a_document_names_is_there() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]:
+        for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", document.read_text(encoding="utf-8")):
+            assert (ROOT / file).is_file(), f"{document.name} names {file}"
+            assert f"def {test}" in (ROOT / file).read_text(encoding="utf-8"), f"{document.name} names {test}"
+
+
 def anchors(document: Path) -> set[str]:
     """What a link to a heading is called, as GitHub makes it."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
