@@ -1,4 +1,4 @@
-"""The app's page: a thin shell over the service. Nothing here computes, and nothing is shared between visitors."""
+"""The app's page. It computes nothing and shares nothing between visitors: the service does the work."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ import gradio as gr
 
 from latent_ae.app import theme
 from latent_ae.app.api.endpoints import add_endpoints
-from latent_ae.app.tabs import decode, inspect, markup, morph, reconstruct, sample
+from latent_ae.app.tabs import decode, inspect, interpolate, markup, reconstruct, sample
 from latent_ae.app.tabs.job import QUICK, info_of
 from latent_ae.service import Service
 from latent_ae.service.results import ModelInfo
 
 TITLE = "latent-ae"
-_PURPOSE = "See what an image autoencoder keeps of a picture, what it loses, and take the latents home."
+_PURPOSE = "See what an image autoencoder keeps of a picture and what it loses, and download the latents."
 
 
 def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks:
@@ -31,7 +31,7 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
                 names,
                 value=names[0],
                 label="Model",
-                info="All tabs work with this one.",
+                info="Used by all tabs.",
                 filterable=False,
                 scale=1,
                 min_width=240,
@@ -44,8 +44,8 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
                 decode.add_tab(service)
             with gr.Tab("Sample"):
                 sample.add_tab(service, model=model)
-            with gr.Tab("Morph"):
-                morph.add_tab(service, model=model, examples=examples)
+            with gr.Tab("Interpolate"):
+                interpolate.add_tab(service, model=model, examples=examples)
             with gr.Tab("Inspect"):
                 inspect.add_tab(service, model=model, examples=examples)
         model.change(lambda name: model_facts(info_of(infos, name)), model, facts, **QUICK)
@@ -55,27 +55,18 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
 
 
 def model_facts(info: ModelInfo) -> str:
-    """What a model is, in one line."""
-    latents = f"{info.latent_channels} channels"
-    if info.codebook_size is not None:
-        latents = f"codebook of {info.codebook_size:,}"
-    precision = info.encoder_precision
-    if info.decoder_precision != info.encoder_precision:
-        precision = f"{info.encoder_precision} in, {info.decoder_precision} out"
+    """A model's properties in one line."""
+    codes = info.codebook_size
+    latents = f"{info.latent_channels} channels" if codes is None else f"codebook of {codes:,}"
+    encoder, decoder, parameters = info.encoder_precision, info.decoder_precision, info.parameters
     return markup.facts(
         [
             ("Kind", info.kind),
             ("Images", "RGB" if info.channels == 3 else "grey"),
             ("Factor", f"{info.factor}x smaller"),
             ("Latents", latents),
-            ("Parameters", _count(info.parameters)),
-            ("Computes in", precision),
+            ("Parameters", f"{parameters / 10**6:.1f} M" if parameters >= 10**6 else f"{parameters:,}"),
+            ("Precision", encoder if encoder == decoder else f"{encoder}, decoder {decoder}"),
             ("Encoder", info.encoder[:16]),
         ]
     )
-
-
-def _count(number: int) -> str:
-    if number >= 10**6:
-        return f"{number / 10**6:.1f} M"
-    return f"{number:,}"

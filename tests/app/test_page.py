@@ -4,6 +4,7 @@ import ast
 import csv
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -16,8 +17,8 @@ from latent_ae.app.page import create_demo, model_facts
 from latent_ae.app.tabs import comparison, files, markup
 from latent_ae.app.tabs.examples import example_images
 from latent_ae.app.tabs.inspect import card_text
-from latent_ae.app.tabs.job import Cancelled, Run, guarded
-from latent_ae.app.tabs.morph import suits_walks
+from latent_ae.app.tabs.interpolate import suits_grid
+from latent_ae.app.tabs.job import Cancelled, Job, Run, Tick
 from latent_ae.app.temporary import files_under
 from latent_ae.inference import Codec
 from latent_ae.service import Reconstruction, Service, ServiceLimits
@@ -79,7 +80,7 @@ def test_an_upload_arrives_as_the_file_that_was_chosen(demo: gr.Blocks, tmp_path
     broken = tmp_path / "photo.svg"
     broken.write_bytes(data)
     uploads = [block for block in of_kind(demo, gr.Image, gr.File) if block.interactive is not False]
-    assert len(uploads) == 9  # reconstruct, decode, morph 2 + 4, inspect
+    assert len(uploads) == 9  # reconstruct, decode, interpolate 2 + 4, inspect
     for upload in uploads:
         got = upload.preprocess(upload.data_model(path=str(broken), orig_name="photo.svg"))
         assert got == str(broken)
@@ -138,37 +139,60 @@ def test_work_that_is_cancelled_while_it_waits_does_not_start() -> None:
     run.start(gr.Progress(), "again")(1.0)
 
 
-def test_an_error_is_a_sentence_on_the_page_and_hides_older_results() -> None:
-    with gr.Blocks():
-        status, results = gr.HTML(), gr.Column()
+def handler_of(job: Job, work: Callable[..., dict]) -> Callable[..., dict]:
+    """What Gradio calls when the start button is pressed."""
+    job.buttons("Start")
+    with job.answers("Nothing yet", "Press Start."):
+        gr.HTML()
+    job.connect(work, "Working", inputs=[], outputs=[])
+    (handler,) = [event.fn for event in gr.context.Context.root_block.fns.values() if event.name == work.__name__]
+    return lambda *values: handler(begun(), gr.Progress(), *values)
 
-    @guarded(status, results)
-    def fail(text: str) -> dict:
+
+def begun() -> Run:
+    run = Run()
+    run.begin()
+    return run
+
+
+def test_an_error_is_a_sentence_on_the_page_and_hides_older_results() -> None:
+    def fail(tick: Tick, text: str) -> dict:
         raise BadRequest(text)
 
+    with gr.Blocks():
+        job = Job()
+        handler = handler_of(job, fail)
     told = "no <img src=x onerror=alert(1)> here"
-    assert fail(told)[status] == markup.error("No <img src=x onerror=alert(1)> here.")  # called without a page
+    assert handler(told)[job.status] == markup.error("No <img src=x onerror=alert(1)> here.")  # called without a page
     token = LocalContext.event_id.set("as from a page")
     try:
         with pytest.warns(UserWarning, match="&lt;img"):  # the toast, which shows HTML
-            answer = fail(told)
+            answer = handler(told)
     finally:
         LocalContext.event_id.reset(token)
-    assert answer[status] == markup.error("No <img src=x onerror=alert(1)> here.")
-    assert "<img" not in answer[status]
-    assert answer[results]["visible"] is False
+    assert answer[job.status] == markup.error("No <img src=x onerror=alert(1)> here.")
+    assert "<img" not in answer[job.status]
+    assert answer[job.results]["visible"] is False
 
 
 def test_other_errors_are_not_swallowed() -> None:
-    with gr.Blocks():
-        status, results = gr.HTML(), gr.Column()
-
-    @guarded(status, results)
-    def fail() -> dict:
+    def fail(tick: Tick) -> dict:
         raise ZeroDivisionError
 
+    with gr.Blocks():
+        handler = handler_of(Job(), fail)
     with pytest.raises(ZeroDivisionError):
-        fail()
+        handler()
+
+
+def test_work_that_is_cancelled_says_so_and_keeps_older_results() -> None:
+    def cancelled(tick: Tick) -> dict:
+        raise Cancelled
+
+    with gr.Blocks():
+        job = Job()
+        handler = handler_of(job, cancelled)
+    assert handler() == {job.status: markup.note("Cancelled.")}
 
 
 def test_a_reconstruction_writes_each_picture_once(demo: gr.Blocks, gradio_folder: Path) -> None:
@@ -178,10 +202,8 @@ def test_a_reconstruction_writes_each_picture_once(demo: gr.Blocks, gradio_folde
     image = pixels(24, 20)
     upload = gradio_folder / "upload.png"
     upload.write_bytes(png(image))
-    run = Run()
-    run.begin()
     before = files_under(gradio_folder)
-    found = handler(run, None, str(upload), "tiny-kl", [], 4, 8)
+    found = handler(begun(), gr.Progress(), None, str(upload), "tiny-kl", [], 4, 8)
     pictures = [Path(path) for path in files_under(gradio_folder) - before if path.endswith(".png")]
     assert [path.name for path in pictures if np.array_equal(read(path), image)] == ["original.png"]
     slider, gallery = (
@@ -277,10 +299,10 @@ def test_a_model_is_told_in_a_line(service: Service) -> None:
     assert "codebook of 32" in model_facts(service.models()[1])
 
 
-def test_a_walk_is_offered_for_small_latents_only(service: Service) -> None:
+def test_a_grid_is_offered_for_small_latents_only(service: Service) -> None:
     info = dataclasses.replace(service.models()[0], factor=4)
     sizes = {32: True, 33: False, 256: False, None: False}
-    assert {size: suits_walks(dataclasses.replace(info, native_size=size)) for size in sizes} == sizes
+    assert {size: suits_grid(dataclasses.replace(info, native_size=size)) for size in sizes} == sizes
 
 
 def test_examples_suit_the_model(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
 def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
     limits = service.limits
 
-    def sample(  # noqa: PLR0917 - Gradio hands them over by place
+    def sample(
         model: str | None = None,
         count: int = limits.default_count,
         seed: int = 0,

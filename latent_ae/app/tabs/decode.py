@@ -1,74 +1,58 @@
-"""Decode: a latent file back to images of exactly the size they had."""
+"""Decode: a latent file back to images of exactly their original size."""
 
 import gradio as gr
 
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import chosen, gallery, png
-from latent_ae.app.tabs.job import Run, Updates, connect, guarded, sentence
+from latent_ae.app.tabs.job import Job, Tick, Updates, sentence
 from latent_ae.service import Service
 
 _ANY = "The model that made them"
 
 
 def add_tab(service: Service) -> None:
-    """Draw the tab. The latents say which model they are of, so it has a chooser of its own."""
-    names = [info.id for info in service.models()]
+    """Draw the tab. A latent file names its model, so the tab has a model chooser of its own."""
+    job = Job()
     with gr.Row():
         with layout.controls():
             file = pass_uploads_as_paths(
                 gr.File(label="Latent file (.safetensors, .latent)", file_types=[".safetensors", ".latent"], height=160)
             )
             model = gr.Dropdown(
-                [_ANY, *names],
+                [_ANY, *(info.id for info in service.models())],
                 value=_ANY,
                 label="Decode with",
-                info="Only a model with the same encoder can read them; several decoders may share one.",
+                info="Only a model with the same encoder can decode them; several decoders may share one encoder.",
                 filterable=False,
             )
             foreign = gr.Checkbox(
                 label="Latents of another program",
-                info="Take them as the chosen model's, raw and not scaled, also where the file names another encoder "
-                "or none, as ComfyUI's.",
+                info="Decode them as raw, unscaled latents of the chosen model, even if the file names another encoder "
+                "or none, like ComfyUI's.",
             )
-            start, cancel, run = layout.buttons("Decode")
-        with layout.answers():
-            status = layout.status(
-                "Nothing decoded yet",
-                "Choose a latent file that Reconstruct, the command line or another program wrote.",
-            )
-            with gr.Column(visible=False) as results:
-                with gr.Column(visible=False) as alone:
-                    one = layout.picture("Image")
-                with gr.Column(visible=False) as several:
-                    many = layout.pictures("Images", columns=4)
+            job.buttons("Decode")
+        hint = "Choose a latent file written by Reconstruct, the command line or another program."
+        with job.answers("Nothing decoded yet", hint):
+            with gr.Column(visible=False) as single:
+                image = layout.picture("Image")
+            with gr.Column(visible=False) as several:
+                images = layout.pictures("Images", columns=4)
 
-    @guarded(status, results)
-    def decode(
-        run: Run,
-        path: str | None,
-        name: str,
-        foreign: bool,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
-    ) -> Updates:
-        tick = run.start(progress, "Decoding")
+    def decode(tick: Tick, path: str | None, name: str, foreign: bool) -> Updates:
         model = None if name == _ANY else name
         decoded = service.decode(chosen(path, "latent file"), model=model, foreign=foreign, tick=tick)
-        images = decoded.images
-        height, width = images[0].shape[:2]
-        count = "1 image" if len(images) == 1 else f"{len(images)} images"
-        numbered = [(image, str(number)) for number, image in enumerate(images, start=1)]
-        single = len(images) == 1
-        size = f"{width} \N{MULTIPLICATION SIGN} {height} pixels"
-        told = f"{count} of {size}, decoded by {decoded.model} in {decoded.seconds:.2f} s."
+        first, count = decoded.images[0], len(decoded.images)
+        size = f"{first.shape[1]} \N{MULTIPLICATION SIGN} {first.shape[0]} pixels"
+        numbered = [(each, str(number)) for number, each in enumerate(decoded.images, start=1)]
+        number = "1 image" if count == 1 else f"{count} images"
+        summary = f"{number} of {size}, decoded by {decoded.model} in {decoded.seconds:.2f} s."
         return {
-            one: png(images[0], "decoded") if single else None,
-            many: None if single else gallery(numbered, name="decoded", columns=4),
-            alone: gr.update(visible=single),
-            several: gr.update(visible=not single),
-            status: markup.note(f"{told} {sentence(decoded.note)}" if decoded.note else told),
-            results: gr.update(visible=True),
+            image: png(first, "decoded") if count == 1 else None,
+            images: None if count == 1 else gallery(numbered, name="decoded", columns=4),
+            single: gr.update(visible=count == 1),
+            several: gr.update(visible=count > 1),
+            job.status: markup.note(f"{summary} {sentence(decoded.note)}" if decoded.note else summary),
         }
 
-    outputs = [one, many, alone, several, results]
-    connect(start, cancel, decode, run=run, inputs=[file, model, foreign], outputs=outputs, status=status)
+    job.connect(decode, "Decoding", inputs=[file, model, foreign], outputs=[image, images, single, several])

@@ -1,4 +1,4 @@
-"""Files that come from and go to the browser: uploads as they are, downloads, pictures without loss."""
+"""Files from and for the browser: uploads as they are, downloads, lossless pictures."""
 
 import io
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from latent_ae.io.image import Pixels, to_pil
 from latent_ae.service.errors import BadRequest
 
 _COLUMNS = 3
-"""of a gallery at least: one picture is not to fill the page"""
+"""least number of a gallery's columns: a single picture must not fill the page"""
 _FRAME_MS, _END_MS = 90, 600
-"""of an animation: the ends are looked at longer than what lies between"""
+"""of an animation: the ends are shown longer than the frames between"""
 
 
 def chosen(path: str | None, what: str) -> Path:
@@ -30,7 +30,7 @@ def download(data: bytes, name: str) -> str:
 
 
 def png(pixels: Pixels, name: str) -> str:
-    """`download` of a picture [H, W, 1 or 3]; `name` has no ending."""
+    """`download` of a picture [H, W, 1 or 3]; `name` has no suffix."""
     stream = io.BytesIO()
     to_pil(pixels).save(stream, format="PNG", compress_level=3)
     return download(stream.getvalue(), f"{name}.png")
@@ -46,12 +46,11 @@ def gallery(pictures: Sequence[tuple[Pixels | str, str]], *, name: str, columns:
 
 
 def animation(frames: Sequence[Pixels]) -> bytes:
-    """An endless animated PNG of frames of one size [H, W, 1 or 3], there and back again; no value is changed."""
+    """An endless animated PNG of frames of one size [H, W, 1 or 3], forward and back; no pixel is changed."""
     back = frames[-2:0:-1]
     first, *others = [to_pil(frame) for frame in (*frames, *back)]
     forward = [_END_MS, *[_FRAME_MS] * len(back), _END_MS][: len(frames)]
+    duration = [*forward, *[_FRAME_MS] * len(back)]
     stream = io.BytesIO()
-    first.save(
-        stream, format="PNG", save_all=True, append_images=others, duration=[*forward, *[_FRAME_MS] * len(back)], loop=0
-    )
+    first.save(stream, format="PNG", save_all=True, append_images=others, duration=duration, loop=0)
     return stream.getvalue()

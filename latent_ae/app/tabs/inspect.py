@@ -1,4 +1,4 @@
-"""Inspect: what is in an image's latents, and what the model says of itself."""
+"""Inspect: the latents of one image, and the model's card."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import gradio as gr
 
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import chosen, gallery
-from latent_ae.app.tabs.job import QUICK, Run, Updates, connect, guarded
+from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.service import Service
 from latent_ae.service.results import Inspection
 
@@ -21,12 +21,12 @@ _CHANNEL = (
     ("kl_nats", "Training KL", 2),
     ("active_share", "Active units", 2),
 )
-"""name in an inspection, head of the column, decimals"""
+"""name in an inspection, column header, decimals"""
 _CODEBOOK = {
     "used": "Codes used",
     "codebook_size": "Codebook size",
     "perplexity": "Perplexity",
-    "entropy_bits": "Entropy (bits a code)",
+    "entropy_bits": "Entropy (bits per code)",
 }
 _PICTURE = re.compile(r"!\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
 _PICTURE_TAG = re.compile(r"<(?:img|picture|source)\b[^>]*>", re.IGNORECASE)
@@ -34,29 +34,19 @@ _PICTURE_TAG = re.compile(r"<(?:img|picture|source)\b[^>]*>", re.IGNORECASE)
 
 def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    cards = {info.id: card_text(info.card) for info in service.models()}
+    cards, job = {info.id: card_text(info.card) for info in service.models()}, Job()
     with gr.Row():
         with layout.controls():
             image = layout.upload("Image")
             layout.examples(examples, image)
-            start, cancel, run = layout.buttons("Inspect")
-        with layout.answers():
-            status = layout.status("Nothing inspected yet", "Choose an image or an example, then press Inspect.")
-            with gr.Column(visible=False) as results:
-                chart = gr.HTML()
-                table = gr.HTML()
-                channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
+            job.buttons("Inspect")
+        with job.answers("Nothing inspected yet", "Choose an image or an example, then press Inspect."):
+            chart, table = gr.HTML(), gr.HTML()
+            channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
     with gr.Accordion("Model card", open=False):
         card = gr.Markdown(next(iter(cards.values())), elem_classes="card")
 
-    @guarded(status, results)
-    def inspect(
-        run: Run,
-        path: str | None,
-        name: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
-    ) -> Updates:
-        tick = run.start(progress, "Encoding")
+    def inspect(tick: Tick, path: str | None, name: str) -> Updates:
         found = service.inspect(chosen(path, "image"), model=name, tick=tick)
         images = found.channel_images
         names = ["codes"] if found.codebook is not None else [str(number) for number in range(1, len(images) + 1)]
@@ -64,26 +54,22 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
             chart: _chart(found),
             table: _table(found),
             channels: gallery(list(zip(images, names, strict=True)), name="channel", columns=8),
-            status: markup.paragraph(found.text),
-            results: gr.update(visible=True),
+            job.status: markup.paragraph(found.text),
         }
 
-    outputs = [chart, table, channels, results]
-    connect(start, cancel, inspect, run=run, inputs=[image, model], outputs=outputs, status=status)
+    job.connect(inspect, "Encoding", inputs=[image, model], outputs=[chart, table, channels])
     model.change(cards.get, model, card, **QUICK)
 
 
 def card_text(card: str) -> str:
-    """A model card for the page. Its pictures lie beside it on the server or elsewhere in the world: they are named."""
+    """A model card for the page. Its pictures are replaced by their names: they lie elsewhere."""
     named = _PICTURE.sub(lambda found: f"*(picture: {found[1] or 'without a name'})*", card)
     return _PICTURE_TAG.sub("", named).strip() or "This model has no card."
 
 
 def _chart(found: Inspection) -> str:
     if found.code_counts is not None:
-        return markup.columns(
-            "Codes by how often this image uses them", found.code_counts, seen="positions with this code"
-        )
+        return markup.columns("Codes by frequency in this image", found.code_counts, seen="positions with this code")
     return markup.histogram("Scaled latents of this image", found.histogram, seen="this image", expected="N(0, 1)")
 
 

@@ -1,4 +1,4 @@
-"""What the tabs have in common: controls at the left, results at the right, buttons that start and end the work."""
+"""Components that the tabs have in common."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,33 +8,15 @@ import gradio as gr
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import markup
 from latent_ae.app.tabs.files import download
-from latent_ae.app.tabs.job import QUICK, Run
+from latent_ae.app.tabs.job import QUICK
 
-LATENTS = "Each channel over its own range, or each code of the codebook in a colour."
+LATENTS = "Each channel is scaled to its own range; each code of a codebook has a colour."
 """below the title of pictures of latents"""
 
 
 def controls() -> gr.Column:
-    """The column of what can be set."""
+    """The column of settings."""
     return gr.Column(scale=4, min_width=300, elem_classes="controls")
-
-
-def answers() -> gr.Column:
-    """The column of what comes out."""
-    return gr.Column(scale=9, min_width=300, elem_classes="answers")
-
-
-def buttons(label: str) -> tuple[gr.Button, gr.Button, gr.State]:
-    """Start, Cancel (hidden until something runs) and the visitor's run."""
-    with gr.Row(elem_classes="buttons"):
-        start = gr.Button(label, variant="primary", min_width=120)
-        cancel = gr.Button("Cancel", variant="secondary", min_width=80, scale=0, visible=False)
-    return start, cancel, gr.State(Run())
-
-
-def status(title: str, text: str) -> gr.HTML:
-    """The line above the results: what is going to be there, how it went, or what went wrong."""
-    return gr.HTML(markup.placeholder(title, text), elem_classes="status")
 
 
 def upload(label: str, *, height: int = 260, hint: str = "Drop an image here\n- or -\nChoose a file") -> gr.Image:
@@ -57,23 +39,23 @@ def examples(paths: Sequence[Path], *inputs: gr.Image) -> None:
     """Images to click; for several inputs a button that fills all of them."""
     if len(paths) < len(inputs):
         return
-    given = [download(path.read_bytes(), path.name) for path in paths]
-    if len(inputs) == 1:
-        shown = gr.Dataset(
-            label="Examples",
-            components=[gr.Image(render=False)],
-            samples=[[path] for path in given],
-            type="index",
-            layout="gallery",
-        )
-        shown.click(given.__getitem__, shown, inputs[0], **QUICK)
-    else:
+    files = [download(path.read_bytes(), path.name) for path in paths]
+    if len(inputs) > 1:
         fill = gr.Button("Use the examples", size="sm")
-        fill.click(lambda: given[: len(inputs)], None, list(inputs), **QUICK)
+        fill.click(lambda: files[: len(inputs)], None, list(inputs), **QUICK)
+        return
+    shown = gr.Dataset(
+        label="Examples",
+        components=[gr.Image(render=False)],
+        samples=[[file] for file in files],
+        type="index",
+        layout="gallery",
+    )
+    shown.click(files.__getitem__, shown, inputs[0], **QUICK)
 
 
 def pictures(title: str, *, columns: int, text: str = "", large: bool = False) -> gr.Gallery:
-    """A gallery of results under its title, each without loss."""
+    """A gallery of lossless results below its title."""
     gr.HTML(markup.title(title, text))
     return gr.Gallery(
         label=title,
@@ -89,9 +71,9 @@ def pictures(title: str, *, columns: int, text: str = "", large: bool = False) -
     )
 
 
-def picture(title: str, *, text: str = "") -> gr.Image:
-    """One result under its title, without loss."""
-    gr.HTML(markup.title(title, text))
+def picture(title: str) -> gr.Image:
+    """One lossless result below its title."""
+    gr.HTML(markup.title(title))
     return gr.Image(
         label=title,
         show_label=False,

@@ -1,7 +1,4 @@
-"""Pieces of the page that Gradio has no component for, as HTML: notes, figures, tables, a histogram.
-
-Every text is escaped here, so callers pass text as it is.
-"""
+"""HTML of what Gradio has no component for: notes, figures, tables, charts. All text is escaped here."""
 
 import math
 from collections.abc import Sequence
@@ -12,37 +9,37 @@ Bin = tuple[float, float, float]
 
 
 def note(text: str) -> str:
-    """A quiet remark."""
+    """A remark, read out when the screen reader is idle."""
     return f'<p class="note" role="status">{escape(text)}</p>'
 
 
 def error(text: str) -> str:
-    """What went wrong, read out at once by a screen reader."""
+    """An error, read out at once by a screen reader."""
     return f'<p class="note failed" role="alert">{escape(text)}</p>'
 
 
 def title(text: str, more: str = "") -> str:
-    """The head of a part of the results."""
+    """The heading of a part of the results, and a line below it."""
     return f'<h2 class="part">{escape(text)}</h2>' + (f'<p class="note">{escape(more)}</p>' if more else "")
 
 
 def ends(left: str, right: str) -> str:
-    """What is at the left and at the right of the slider below."""
+    """Names of the two sides of the slider below."""
     return f'<p class="ends"><span>{escape(left)}</span><span>{escape(right)}</span></p>'
 
 
 def paragraph(text: str) -> str:
-    """Text to read."""
+    """A paragraph of text."""
     return f'<p class="text">{escape(text)}</p>'
 
 
 def placeholder(title: str, text: str) -> str:
-    """What is going to be where nothing is yet."""
+    """Shown where there is no result yet."""
     return f'<div class="placeholder"><strong>{escape(title)}</strong><span>{escape(text)}</span></div>'
 
 
 def header(title: str, text: str) -> str:
-    """The page's name and what it is for."""
+    """The page's name and purpose."""
     return f'<header class="masthead"><h1>{escape(title)}</h1><p>{escape(text)}</p></header>'
 
 
@@ -53,7 +50,7 @@ def facts(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def figures(triples: Sequence[tuple[str, str, str]]) -> str:
-    """Large figures: name, value, and what it means."""
+    """Large figures: name, value and meaning."""
     cells = "".join(
         f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class="meaning">{escape(meaning)}</dd></div>'
         for name, value, meaning in triples
@@ -62,7 +59,7 @@ def figures(triples: Sequence[tuple[str, str, str]]) -> str:
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes: Sequence[str] = ()) -> str:
-    """A table whose first column names its rows and whose others are figures; it scrolls by itself where it is wide."""
+    """A table whose first column names its rows; it scrolls by itself where it is wide."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
@@ -77,7 +74,7 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *
 
 
 def histogram(caption: str, bins: Sequence[Bin], *, seen: str, expected: str) -> str:
-    """Bars of what was seen under a curve of what is expected."""
+    """Bars of the shares seen below a curve of the shares expected."""
     width, height, low = 640.0, 200.0, 22.0
     top = max(max(share, normal) for _, share, normal in bins) or 1.0
     step = width / len(bins)
@@ -106,7 +103,7 @@ def histogram(caption: str, bins: Sequence[Bin], *, seen: str, expected: str) ->
 
 
 def columns(caption: str, counts: Sequence[int], *, seen: str) -> str:
-    """How often each of many things was met, the most frequent first."""
+    """Counts as an outline, the largest first."""
     width, height = 640.0, 140.0
     ordered = sorted(counts, reverse=True)
     top = max(ordered[0], 1) if ordered else 1

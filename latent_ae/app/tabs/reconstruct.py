@@ -3,27 +3,55 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 
 from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.files import chosen, download, gallery, png
-from latent_ae.app.tabs.job import QUICK, Run, Updates, connect, guarded
-from latent_ae.app.tabs.result_cache import Shelf
+from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
+from latent_ae.app.tabs.result_cache import ResultCache
 from latent_ae.io.image import Pixels
 from latent_ae.service import Service
 from latent_ae.service.results import Reconstruction
 
-_KEPT_SECONDS = 1800
+_KEEP_SECONDS = 1800
+
+
+class _Results:
+    """The components of the results."""
+
+    def __init__(self) -> None:
+        gr.HTML(markup.ends("Original", "Reconstruction"))
+        self.slider = gr.ImageSlider(
+            label="Original and reconstruction",
+            show_label=False,
+            format="png",
+            interactive=False,
+            buttons=["fullscreen"],
+            elem_classes="picture",
+        )
+        self.headline = gr.HTML()
+        self.latents_file = gr.DownloadButton("Download the latents", size="sm")
+        with gr.Row():
+            with gr.Column(scale=5, min_width=280):
+                self.difference = layout.picture("Difference")
+            with gr.Column(scale=4, min_width=280):
+                below = "Pixels that differ by fewer levels than this, of 255, are black."
+                self.tolerance = gr.Slider(0, 64, 4, step=1, label="Tolerance", info=below)
+                above = "Larger differences are multiplied by this, so that they can be seen."
+                self.gain = gr.Slider(1, 32, 8, step=1, label="Gain", info=above)
+        self.table = gr.HTML()
+        self.table_file = gr.DownloadButton("Download the table (CSV)", size="sm")
+        self.beside = layout.pictures("Side by side", columns=3, large=True)
+        self.channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
 
 
 def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     """Draw the tab; `model` is the page's chooser."""
     names = [info.id for info in service.models()]
-    shelf = Shelf(seconds=_KEPT_SECONDS)
-    kept = gr.State(None, time_to_live=_KEPT_SECONDS, delete_callback=shelf.drop)
+    cache = ResultCache(seconds=_KEEP_SECONDS)
+    cached, job = gr.State(None, time_to_live=_KEEP_SECONDS, delete_callback=cache.drop), Job()
     with gr.Row():
         with layout.controls():
             image = layout.upload("Image")
@@ -31,79 +59,67 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
             others = gr.CheckboxGroup(
                 names[1:],
                 label="Compare with",
-                info="The same image goes through these models too, a row each in the table.",
+                info="These models reconstruct the image too; each has a row in the table.",
                 visible=len(names) > 1,
             )
-            start, cancel, run = layout.buttons("Reconstruct")
-        with layout.answers():
-            status = layout.status(
-                "Nothing reconstructed yet", "Choose an image or an example, then press Reconstruct."
-            )
-            with gr.Column(visible=False) as results:
-                shown = _results()
+            job.buttons("Reconstruct")
+        with job.answers("Nothing reconstructed yet", "Choose an image or an example, then press Reconstruct."):
+            shown = _Results()
 
-    @guarded(status, results)
-    def reconstruct(  # noqa: PLR0917 - Gradio hands them over by place
-        run: Run,
-        key: str | None,
-        path: str | None,
-        name: str,
-        also: list[str],
-        tolerance: float,
-        gain: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
+    def reconstruct(
+        tick: Tick, key: str | None, path: str | None, name: str, also: list[str], tolerance: float, gain: float
     ) -> Updates:
-        tick = run.start(progress, "Encoding and decoding")
         file = chosen(path, "image")
-        wanted = [name, *(other for other in also if other != name)]
+        models = [name, *(other for other in also if other != name)]
 
         def part(done: int, share: float) -> None:
-            tick((done + share) / len(wanted))
+            tick((done + share) / len(models))
 
         made = [
             service.reconstruct(file, model=each, tick=functools.partial(part, done))
-            for done, each in enumerate(wanted)
+            for done, each in enumerate(models)
         ]
         first = made[0]
-        rivals = service.rivals(first, tick=lambda _share: tick(1.0))
-        rows, pictures = comparison.rows(made, rivals), comparison.pictures(made, rivals)
+        baselines = service.rivals(first, tick=lambda _share: tick(1.0))
+        rows, pictures = comparison.rows(made, baselines), comparison.pictures(made, baselines)
         # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
         ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")
-        captions = [caption for _, caption in pictures]
         beside: list[tuple[Pixels | str, str]] = [
-            *zip(ends, captions[: len(ends)], strict=True),
-            *pictures[len(ends) :],
+            *((file, caption) for file, (_, caption) in zip(ends, pictures[:2], strict=True)),
+            *pictures[2:],
         ]
-        shelf.drop(key)
+        cache.drop(key)
         return {
-            kept: shelf.put(first),
+            cached: cache.put(first),
             shown.slider: ends,
             shown.headline: markup.figures(comparison.headline(first)),
-            shown.difference: png(service.difference(first, tolerance=tolerance, gain=gain), "difference"),
-            shown.table: comparison.as_html(rows, made, rivals),
+            shown.difference: difference(first, tolerance, gain),
+            shown.table: comparison.as_html(rows, made, baselines),
             shown.beside: gallery(beside, name="picture", columns=4 if len(beside) == 4 else 3),
             shown.channels: _channels(service, first),
             shown.latents_file: download(first.encoded.file, first.encoded.file_name),
             shown.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
-            status: markup.note(comparison.told(made)),
-            results: gr.update(visible=True),
+            job.status: markup.note(comparison.summary(made)),
         }
 
-    inputs = [kept, image, model, others, shown.tolerance, shown.gain]
-    outputs = [component for name, component in vars(shown).items() if name not in ("tolerance", "gain")]
-    connect(start, cancel, reconstruct, run=run, inputs=inputs, outputs=[kept, *outputs, results], status=status)
+    def difference(first: Reconstruction, tolerance: float, gain: float) -> str:
+        return png(service.difference(first, tolerance=tolerance, gain=gain), "difference")
 
-    def again(key: str | None, tolerance: float, gain: float) -> Updates:
-        first = shelf.get(key)
+    def redraw(key: str | None, tolerance: float, gain: float) -> Updates:
+        first = cache.get(key)
         if first is None:
-            return {status: markup.note("These results are no longer kept: press Reconstruct to work on them again.")}
-        return {shown.difference: png(service.difference(first, tolerance=tolerance, gain=gain), "difference")}
+            return {job.status: markup.note("These results have expired: press Reconstruct to compute them again.")}
+        return {shown.difference: difference(first, tolerance, gain)}
 
+    settings = [shown.tolerance, shown.gain]
+    outputs = [cached, *(component for component in vars(shown).values() if component not in settings)]
+    inputs = [cached, image, model, others, *settings]
+    job.connect(reconstruct, "Encoding and decoding", inputs=inputs, outputs=outputs)
     gr.on(
-        [shown.tolerance.change, shown.gain.change],
-        again,
-        [kept, shown.tolerance, shown.gain],
-        [shown.difference, status],
+        [each.change for each in settings],
+        redraw,
+        [cached, *settings],
+        [shown.difference, job.status],
         trigger_mode="always_last",
         show_progress="hidden",
         api_visibility="private",
@@ -112,46 +128,10 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     )
 
     def remaining(name: str, also: list[str]) -> object:
-        return gr.update(
-            choices=[each for each in names if each != name], value=[each for each in also if each != name]
-        )
+        left = [each for each in names if each != name]
+        return gr.update(choices=left, value=[each for each in also if each != name])
 
     model.change(remaining, [model, others], others, **QUICK)
-
-
-def _results() -> SimpleNamespace:
-    shown = SimpleNamespace()
-    gr.HTML(markup.ends("Original", "Reconstruction"))
-    shown.slider = gr.ImageSlider(
-        label="Original and reconstruction",
-        show_label=False,
-        format="png",
-        interactive=False,
-        buttons=["fullscreen"],
-        elem_classes="picture",
-    )
-    shown.headline = gr.HTML()
-    shown.latents_file = gr.DownloadButton("Download the latents", size="sm")
-    with gr.Row():
-        with gr.Column(scale=5, min_width=280):
-            shown.difference = layout.picture("Difference")
-        with gr.Column(scale=4, min_width=280):
-            shown.tolerance = gr.Slider(
-                0,
-                64,
-                4,
-                step=1,
-                label="Tolerance",
-                info="Pixels that differ by fewer levels of 255 than this are black.",
-            )
-            shown.gain = gr.Slider(
-                1, 32, 8, step=1, label="Gain", info="What is left is multiplied by this, so that it can be seen."
-            )
-    shown.table = gr.HTML()
-    shown.table_file = gr.DownloadButton("Download the table (CSV)", size="sm")
-    shown.beside = layout.pictures("Side by side", columns=3, large=True)
-    shown.channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
-    return shown
 
 
 def _channels(service: Service, first: Reconstruction) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sample: images that nobody uploaded, decoded from draws of the prior."""
+"""Sample: images decoded from latents that a prior drew."""
 
 import secrets
 from typing import Any
@@ -7,7 +7,7 @@ import gradio as gr
 
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import gallery
-from latent_ae.app.tabs.job import QUICK, Run, Updates, connect, guarded, info_of
+from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
 from latent_ae.service import Service
 from latent_ae.service.priors import Prior
 from latent_ae.service.results import ModelInfo
@@ -18,56 +18,30 @@ _PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]
 
 def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    limits, infos = service.limits, {info.id: info for info in service.models()}
+    limits, infos, job = service.limits, {info.id: info for info in service.models()}, Job()
     with gr.Row():
         with layout.controls():
             prior = gr.Radio(
                 _PRIORS,
                 label="Prior",
-                info="What the latents are drawn from: what training pulled them to, or what was learned of them.",
+                info="The distribution of the latents: the one that training pulls them to, or one that was learned.",
                 **_of_model(service.models()[0]),
             )
             count = gr.Slider(
-                1,
-                limits.samples,
-                limits.default_count,
-                step=1,
-                label="Images",
-                info="How many latents are drawn and decoded.",
+                1, limits.samples, limits.default_count, step=1, label="Images", info="Number of latents to draw."
             )
-            temperature = gr.Slider(
-                0.0, 2.0, 1.0, step=0.05, label="Temperature",
-                info="Standard deviation of the draws: 0 is one average image, 1 the prior. Codes are not affected.",
-            )  # fmt: skip
+            deviation = "Standard deviation of the draws: 0 is one average image, 1 the prior. No effect on codes."
+            temperature = gr.Slider(0.0, 2.0, 1.0, step=0.05, label="Temperature", info=deviation)
             seed = gr.Number(
-                0,
-                precision=0,
-                minimum=0,
-                maximum=_SEEDS,
-                label="Seed",
-                info="The same seed draws the same images again.",
+                0, precision=0, minimum=0, maximum=_SEEDS, label="Seed", info="The same seed draws the same images."
             )
             another = gr.Button("New seed", size="sm")
-            start, cancel, run = layout.buttons("Draw")
-        with layout.answers():
-            status = layout.status(
-                "Nothing drawn yet",
-                "An autoencoder is not a generator: these images show how far its latents are filled.",
-            )
-            with gr.Column(visible=False) as results:
-                images = layout.pictures("Draws from the prior", columns=6)
+            job.buttons("Draw")
+        hint = "An autoencoder is not a generator: these images show how much of its latent space decodes to images."
+        with job.answers("Nothing drawn yet", hint):
+            images = layout.pictures("Draws from the prior", columns=6)
 
-    @guarded(status, results)
-    def sample(  # noqa: PLR0917 - Gradio hands them over by place
-        run: Run,
-        name: str,
-        prior: Prior,
-        count: int,
-        seed: float | None,
-        temperature: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for one
-    ) -> Updates:
-        tick = run.start(progress, "Drawing and decoding")
+    def sample(tick: Tick, name: str, prior: Prior, count: int, seed: float | None, temperature: float) -> Updates:
         number = int(seed or 0)
         drawn = service.sample(
             model=name, count=int(count), seed=number, temperature=temperature, prior=prior, tick=tick
@@ -75,24 +49,16 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
         numbered = [(image, str(place)) for place, image in enumerate(drawn.images, start=1)]
         return {
             images: gallery(numbered, name=f"draw-{number}", columns=6),
-            status: markup.note(drawn.note or f"{len(drawn.images)} draws in {drawn.seconds:.2f} s."),
-            results: gr.update(visible=True),
+            job.status: markup.note(drawn.note or f"{len(drawn.images)} draws in {drawn.seconds:.2f} s."),
         }
 
-    connect(
-        start,
-        cancel,
-        sample,
-        run=run,
-        inputs=[model, prior, count, seed, temperature],
-        outputs=[images, results],
-        status=status,
-    )
+    inputs = [model, prior, count, seed, temperature]
+    job.connect(sample, "Drawing and decoding", inputs=inputs, outputs=[images])
     model.change(lambda name: gr.update(**_of_model(info_of(infos, name))), model, prior, **QUICK)
     another.click(lambda: secrets.randbelow(_SEEDS), None, seed, **QUICK)
 
 
 def _of_model(info: ModelInfo) -> dict[str, Any]:
-    """The choice between priors is there for a model that has two, and begins with the learned one."""
+    """The chooser of priors is visible for a model that has two, with the learned one selected."""
     learned = info.learned_prior is not None
     return {"value": "learned" if learned else "normal", "visible": learned}

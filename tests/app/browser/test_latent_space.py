@@ -1,4 +1,4 @@
-"""Sample, Morph and Inspect as a visitor meets them."""
+"""Sample, Interpolate and Inspect as a visitor meets them."""
 
 import io
 
@@ -54,12 +54,12 @@ def test_a_learned_prior_is_offered_where_there_is_one(app: App, visitor: Visito
     visitor.page.get_by_text("learns no prior").wait_for()
 
 
-def test_a_morph_is_shown_step_by_step_and_moving(app: App, visitor: Visitor) -> None:
-    visitor.open("Morph")
+def test_an_interpolation_is_shown_step_by_step_and_moving(app: App, visitor: Visitor) -> None:
+    visitor.open("Interpolate")
     visitor.upload(app.digits[0], "From")
     visitor.upload(app.digits[1], "To")
     visitor.page.get_by_label("Spherical").check()
-    visitor.press("Morph")
+    visitor.press("Interpolate")
     strip = visitor.part("Steps")
     expect(strip.locator("img")).to_have_count(9)
     want = app.service.interpolate(*app.digits[:2], steps=9, spherical=True).images
@@ -69,15 +69,15 @@ def test_a_morph_is_shown_step_by_step_and_moving(app: App, visitor: Visitor) ->
     assert same(frames, (*want, *want[-2:0:-1]))
 
 
-def test_a_walk_between_four_images_is_offered_where_latents_are_small(app: App, visitor: Visitor) -> None:
-    visitor.open("Morph")
+def test_a_grid_between_four_images_is_offered_where_latents_are_small(app: App, visitor: Visitor) -> None:
+    visitor.open("Interpolate")
     visitor.page.get_by_role("button", name="Use the examples").last.click()
     expect(visitor.page.locator(".controls:visible .image-frame img")).to_have_count(4)
-    visitor.press("Walk")
-    plane = visitor.part("The plane between them")
-    plane.locator("img").wait_for()
+    visitor.press("Decode the grid")
+    grid = visitor.part("Grid between the four images")
+    grid.locator("img").wait_for()
     want = app.service.walk(app.digits, side=6).images
-    (got,) = visitor.pictures(plane)
+    (got,) = visitor.pictures(grid)
     side = want[0].shape[0]
     cells = [got[y * side : (y + 1) * side, x * side : (x + 1) * side] for y in range(6) for x in range(6)]
     assert same(cells, want)

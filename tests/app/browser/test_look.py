@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.app.browser.visitor import Visitor
 
-TABS = ("Reconstruct", "Decode", "Sample", "Morph", "Inspect")
+TABS = ("Reconstruct", "Decode", "Sample", "Interpolate", "Inspect")
 
 
 def focused(page: Page) -> tuple[str, str]:
@@ -28,26 +28,26 @@ def focused(page: Page) -> tuple[str, str]:
 def test_the_keyboard_is_enough_to_reconstruct(visitor: Visitor) -> None:
     page = visitor.page
 
-    def walk_to(name: str) -> None:
+    def tab_to(name: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
             got, outline = focused(page)
             assert outline != "none" or not got, f"{got} does not show that it has the focus"
             if got.strip() == name:
                 return
-        raise AssertionError(f"no way to {name}")
+        raise AssertionError(f"cannot reach {name}")
 
     page.get_by_role("button", name="Example 2").wait_for()
-    walk_to("Example 2")
+    tab_to("Example 2")
     page.keyboard.press("Enter")
     page.locator(".controls:visible .image-frame img").wait_for()
-    walk_to("Reconstruct")
+    tab_to("Reconstruct")
     page.keyboard.press("Enter")
-    page.get_by_text("there and back").wait_for()
-    walk_to("range slider for Gain")
+    page.get_by_text("encoded and decoded").wait_for()
+    tab_to("range slider for Gain")
     page.keyboard.press("ArrowRight")
     expect(page.get_by_label("number input for Gain")).to_have_value("9")
-    walk_to("Download the table (CSV)")
+    tab_to("Download the table (CSV)")
 
 
 def test_few_pixels_are_enlarged_without_smoothing(app: App, visitor: Visitor) -> None:

@@ -206,4 +206,4 @@ def test_visitors_do_not_see_each_other(visit: Callable[..., Visitor], photo: Pa
     expect(other.page.locator(".slider-wrap")).to_be_hidden()
     other.page.reload()
     expect(other.page.get_by_text("Nothing reconstructed yet")).to_be_visible()
-    assert "there and back" in one.told()
+    assert "encoded and decoded" in one.told()

@@ -43,7 +43,7 @@ class Visitor:
         """From the upload until the results are there."""
         self.upload(file)
         self.press("Reconstruct")
-        self.page.get_by_text("there and back").wait_for()
+        self.page.get_by_text("encoded and decoded").wait_for()
         self.page.get_by_role("heading", name="Latents").wait_for()
 
     def told(self) -> str:

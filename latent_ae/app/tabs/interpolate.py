@@ -1,0 +1,98 @@
+"""Interpolate: decoded latents between two images, and on a grid between four."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from latent_ae.app.tabs import layout, markup
+from latent_ae.app.tabs.files import animation, chosen, download, gallery, png
+from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
+from latent_ae.service import Service
+from latent_ae.service.results import ModelInfo
+
+_MAX_LATENTS = 8
+"""latents along a side of the training images up to which the grid is offered"""
+_MAX_SIDE = 8
+"""images along a side of the grid"""
+_PATHS = ["Linear", "Spherical"]
+_CORNERS = ["Upper left", "Upper right", "Lower left", "Lower right"]
+
+
+def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+    """Draw the tab; `model` is the page's chooser."""
+    _between_two(service, model, examples)
+    if service.limits.max_grid_side <= 2:  # the grid would be its four corners
+        return
+    infos = {info.id: info for info in service.models()}
+    with gr.Column(visible=suits_grid(service.models()[0])) as grid:
+        gr.HTML(markup.title("Between four images"))
+        _between_four(service, model, examples)
+    model.change(lambda name: gr.update(visible=suits_grid(info_of(infos, name))), model, grid, **QUICK)
+
+
+def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+    limits, job = service.limits, Job()
+    with gr.Row():
+        with layout.controls():
+            with gr.Row(elem_classes="pair"):
+                first, last = layout.upload("From", height=170), layout.upload("To", height=170)
+            layout.examples(examples, first, last)
+            difference = "Linear is a straight line; spherical keeps the length of the latents."
+            path = gr.Radio(_PATHS, value=_PATHS[0], label="Path", info=difference)
+            steps = gr.Slider(
+                2, limits.samples, limits.default_steps, step=1, label="Steps", info="Images, both ends included."
+            )
+            job.buttons("Interpolate")
+        with job.answers("Nothing interpolated yet", "Choose two images, or use the examples."):
+            moving = layout.picture("Animation")
+            strip = layout.pictures("Steps", columns=9)
+
+    def interpolate(tick: Tick, name: str, origin: str | None, target: str | None, path: str, steps: int) -> Updates:
+        ends = chosen(origin, "image to start from"), chosen(target, "image to end with")
+        found = service.interpolate(*ends, model=name, steps=int(steps), spherical=path == _PATHS[1], tick=tick)
+        frames = found.images
+        captions = ["from", *[f"{i / (len(frames) - 1):.2f}" for i in range(1, len(frames) - 1)], "to"]
+        return {
+            moving: download(animation(frames), "interpolation.png"),
+            strip: gallery(list(zip(frames, captions, strict=True)), name="step", columns=9),
+            job.status: markup.note(found.note or f"{len(frames)} steps in {found.seconds:.2f} s."),
+        }
+
+    inputs = [model, first, last, path, steps]
+    job.connect(interpolate, "Decoding the steps", inputs=inputs, outputs=[moving, strip])
+
+
+def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+    limits, job = service.limits, Job()
+    corners = []
+    with gr.Row():
+        with layout.controls():
+            for pair in (_CORNERS[:2], _CORNERS[2:]):
+                with gr.Row(elem_classes="pair"):
+                    corners += [layout.upload(corner, height=150, hint="Choose a file") for corner in pair]
+            layout.examples(examples, *corners)
+            most = min(_MAX_SIDE, limits.max_grid_side)
+            side = gr.Slider(2, most, limits.default_grid_side, step=1, label="Side", info="Images per row and column.")
+            job.buttons("Decode the grid")
+        with job.answers("No grid yet", "Choose four images: the latents between them are decoded as a square."):
+            grid = layout.picture("Grid between the four images")
+
+    def interpolate_grid(tick: Tick, name: str, *values: Any) -> Updates:
+        paths, side = values[:-1], int(values[-1])
+        files = [chosen(path, f"image for the {corner.lower()}") for corner, path in zip(_CORNERS, paths, strict=True)]
+        found = service.walk(files, model=name, side=side, tick=tick)
+        rows = [np.hstack(found.images[first : first + side]) for first in range(0, len(found.images), side)]
+        return {
+            grid: png(np.vstack(rows), "grid"),
+            job.status: markup.note(found.note or f"{len(found.images)} images in {found.seconds:.2f} s."),
+        }
+
+    job.connect(interpolate_grid, "Decoding the grid", inputs=[model, *corners, side], outputs=[grid])
+
+
+def suits_grid(info: ModelInfo) -> bool:
+    """Whether the images a model was trained on have few enough latents for a grid to show something."""
+    return info.native_size is not None and info.native_size <= _MAX_LATENTS * info.factor
