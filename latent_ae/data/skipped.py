@@ -1,4 +1,4 @@
-"""The ledger of images that a run could not use."""
+"""The list of images that a run could not use."""
 
 import json
 import os
@@ -15,35 +15,35 @@ Bad = tuple[str, str]
 _SHOWN_IDS = 5
 _FEWEST_SEEN = 1000
 ALWAYS_ALLOWED = 3
-"""a share of a small data set is less than an image: so many may be bad, but no more than a tenth"""
+"""of a small data set, where a share is less than an image, this many images may be bad, but at most a tenth"""
 
 
 class SkippedImages:
     """The distinct unusable images of a run, in a file of JSON lines {"id", "reason"}.
 
-    Several processes may share the file: each appends whole lines, and takes in the others' whenever it looks. A
-    resumed run goes on from the lines it finds.
+    Several processes may share the file: each appends whole lines and reads those of the others. A resumed run reads
+    the existing lines.
     """
 
     def __init__(self, path: Path | None, total: int | None, max_share: float) -> None:
-        """`total` is the number of training images, of which `max_share` may be unusable; None where nobody knows it,
-        and the share is one of the images seen. Without a `path` the ledger stays in memory.
+        """`total` is the number of training images, of which the share `max_share` may be unusable; None if unknown,
+        then it is a share of the images seen. Without a `path` the list stays in memory.
         """
         self._path = path
         self._total = total
         self._max_share = max_share
         self._reasons: dict[str, str] = {}
         self._known_bytes = 0
-        """size of the file when it was last looked at"""
+        """size of the file when it was last read"""
         self._read_bytes = 0
-        """where the whole lines end that were read"""
+        """end of the last whole line that was read"""
         self._read()
 
     def __len__(self) -> int:
         return len(self._reasons)
 
     def add(self, bad: Sequence[Bad]) -> None:
-        """Take note of the images that are not yet in the ledger."""
+        """Add those images that are not yet in the list."""
         if not any(sample_id not in self._reasons for sample_id, _ in bad):
             return
         self._read()
@@ -55,7 +55,7 @@ class SkippedImages:
         append(self._path, ("" if self._ends_with_line() else "\n") + _lines(new))
 
     def drop_mended(self, source: ImageSource) -> None:
-        """Forget the images that are gone or can be read now. For the process that has the file to itself."""
+        """Remove images that no longer exist or can be read now. No other process may use the file meanwhile."""
         if self._path is None or not self._reasons:
             return
         indices = {name: index for index in range(len(source)) if (name := source.sample_id(index)) in self._reasons}
@@ -66,15 +66,15 @@ class SkippedImages:
             self._read()
 
     def ids(self) -> set[str]:
-        """Of the images in the ledger."""
+        """Of the images in the list."""
         self._read()
         return set(self._reasons)
 
     def error(self, seen: int = 0) -> str | None:
-        """Why the run has to end, in one line; None while no more than the allowed share is unusable.
+        """Why the run has to end, in one line; None while at most the allowed share is unusable.
 
-        `seen` is the number of images the run has trained on; of the first 1000 one share may be unusable at once.
-        Processes may look at different moments: one of them has to ask and tell the others.
+        `seen` is the number of images trained on, which stands for an unknown `total`, 1000 at least. Processes may
+        read the file at different times: one of them has to call this and tell the others.
         """
         self._read()
         total = max(seen, _FEWEST_SEEN) if self._total is None else self._total
@@ -88,20 +88,20 @@ class SkippedImages:
         )
 
     def _read(self) -> None:
-        """Take in what was appended since the last look, which every step asks for: mostly that is nothing."""
+        """Read the lines appended since the last call; called at every step, it mostly finds none."""
         if self._path is None or not self._path.exists() or self._path.stat().st_size == self._known_bytes:
             return
         with self._path.open("rb") as file:
             file.seek(self._read_bytes)
             content = file.read()
         self._known_bytes = self._read_bytes + len(content)
-        self._read_bytes += content.rfind(b"\n") + 1  # the end of a line that another process is writing comes later
+        self._read_bytes += content.rfind(b"\n") + 1  # another process may be writing the rest of a line
         for line in content.splitlines():
             try:
                 entry = json.loads(line)
                 self._reasons.setdefault(entry["id"], entry["reason"])
             except (ValueError, KeyError, TypeError):
-                continue  # a process was killed in mid-line; the image will be met again
+                continue  # a process was killed in mid-line; the image will be found again
 
     def _ends_with_line(self) -> bool:
         assert self._path is not None

@@ -1,12 +1,11 @@
-"""Training batches from a stream, and the state that a run goes on from.
+"""Training batches from streams, and the state to resume from.
 
     Shards -> S ImageStreams -> transforms -> worker's part of a step -> Batch [b, C, R, R]
 
-A global batch of B images takes B / S from each stream, stream s those with the indices s * B / S and up. So neither
-the number of processes, nor the cut into micro-batches, nor the number of workers has any say in what is trained on,
-and a run may go on with others.
+A global batch of B images takes B / S from each stream, stream s those with the indices s * B / S and up. So batches
+do not depend on the numbers of processes, micro-batches and workers, and a run may resume with other numbers.
 
-Letters: B b batch, C channels, R resolution, S streams.
+B b: batch; C: channels; R: resolution; S: streams.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from latent_ae.data.loader import (
-    Batch,
-    Candidate,
-    Sample,
-    batch_of,
-    data_loader,
-    usable_sample,
-)
+from latent_ae.data.loader import Batch, Candidate, Sample, batch_of, data_loader, usable_sample
 from latent_ae.data.order.stream import ImageStream, Position, StreamShare
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
@@ -35,18 +27,14 @@ from latent_ae.randomness import numpy_generator
 
 
 class StreamSamples:
-    """The run's samples as its streams give them; the crop of each is a pure function of (seed, number)."""
+    """The samples of a run from its streams; each crop is a pure function of (seed, number)."""
 
     def __init__(
         self, shards: Shards, crop: TrainingCrop, *, resolution: int, seed: int, streams: int, shuffle_block: int
     ) -> None:
-        """`streams` share the images, each shuffled in blocks of `shuffle_block`; crops have `resolution` a side."""
-        self.shards = shards
-        self.streams = streams
-        self.shuffle_block = shuffle_block
-        self._crop = crop
-        self._size = (resolution, resolution)
-        self._seed = seed
+        """`streams` is their number, `shuffle_block` the images per block, `resolution` the side of crops in pixels."""
+        self.shards, self.streams, self.shuffle_block = shards, streams, shuffle_block
+        self._crop, self._size, self._seed = crop, (resolution, resolution), seed
 
     def stream(self, number: int, position: Position | None = None) -> ImageStream:
         """Stream `number`, from its start or a position."""
@@ -60,7 +48,7 @@ class StreamSamples:
         )
 
     def sample(self, stream: ImageStream, number: int) -> Sample:
-        """The stream's next image as sample `number`; one that cannot be used is reported and the next one taken.
+        """The stream's next usable image as sample `number`; those before it are reported in `bad`.
 
         Raises DataError if 20 images in a row cannot be used.
         """
@@ -79,10 +67,8 @@ class StreamLoader:
     """The micro-batches of one rank, in order; `stream_loader` makes it."""
 
     def __init__(self, samples: StreamSamples, work: "_Work", *, workers: int, pin_memory: bool) -> None:
-        self._samples = samples
-        self._work = work
-        self._workers = workers
-        self._pin_memory = pin_memory
+        self._samples, self._work = samples, work
+        self._workers, self._pin_memory = workers, pin_memory
         self._positions = dict(work.positions)
 
     def __len__(self) -> int:
@@ -93,7 +79,7 @@ class StreamLoader:
         work, parts_a_step = self._work, max(1, self._workers)
         loader = data_loader(_Parts(self._samples, work), workers=self._workers)
         self._positions = dict(work.positions)
-        parts = iter(loader)  # the workers' parts come by turns
+        parts = iter(loader)  # one part of each worker in turn
         for step in work.steps:
             samples: dict[int, Sample] = {}
             positions: dict[int, Position] = {}
@@ -109,10 +95,9 @@ class StreamLoader:
                 yield batch_of([samples[number] for number in numbers], pin_memory=self._pin_memory)
 
     def state(self) -> dict[str, Any]:
-        """Where to go on after the micro-batches that were handed out; JSON can hold it.
+        """The positions after the micro-batches that were returned, which must be complete steps, for JSON.
 
-        A complete step must have been handed out. The states of all ranks, merged by `merged_state`, are one that
-        any number of ranks can go on from.
+        Any number of ranks can resume from the states of all ranks, merged by `merged_state`.
         """
         return {
             "streams": self._samples.streams,
@@ -137,14 +122,14 @@ def stream_loader(
 ) -> StreamLoader:
     """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
 
-    Their numbers are those of `order.rank_numbers`. `state` is what `StreamLoader.state` gave after `first_step`
-    steps, merged over the ranks; without it the streams begin. Raises DataError if the streams cannot be shared out
-    so, or if the state is one of other streams.
+    Their numbers are those of `order.rank_numbers`. `state` is that of `StreamLoader.state` after `first_step` steps,
+    merged over the ranks; None: from the start of the streams. Raises DataError if the streams cannot be divided among
+    the ranks or workers, or if the state is one of other streams.
     """
     if workers > samples.streams // world_size:
         raise DataError(
-            f"data.workers {workers} is more than a process has streams to read, {samples.streams // world_size}: "
-            "lower it or raise data.streams"
+            f"data.workers {workers} exceeds the {samples.streams // world_size} streams of each process: lower it or "
+            "raise data.streams"
         )
     share = StreamShare(
         streams=samples.streams, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size
@@ -166,18 +151,18 @@ def _saved(state: Mapping[str, Any], samples: StreamSamples, streams: Sequence[i
     changed = [f"{name} {state.get(name)} -> {value}" for name, value in here.items() if state.get(name) != value]
     if changed:
         raise DataError(
-            f"the saved place in the stream is one of other data (there -> here): {', '.join(changed)}: give the old "
-            "data.streams, data.shuffle_block and shards, or another --name for a new run"
+            f"the saved position is in other data (saved -> now): {', '.join(changed)}: give the former data.streams, "
+            "data.shuffle_block and shards, or another --name for a new run"
         )
     missing = [stream for stream in streams if str(stream) not in state["positions"]]
     if missing:
-        raise DataError(f"the saved place in the stream lacks the streams {missing}: merge the states of all ranks")
+        raise DataError(f"the saved position lacks the streams {missing}: merge the states of all ranks")
     return {stream: Position.from_json(state["positions"][str(stream)]) for stream in streams}
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What a rank has to do."""
+    """The steps of a rank."""
 
     share: StreamShare
     steps: range
@@ -187,7 +172,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Part:
-    """A worker's samples of one step: one tensor is cheaper to hand over than many."""
+    """A worker's samples of one step: one tensor is cheaper to pass between processes than many."""
 
     pixels: torch.Tensor
     labels: list[tuple[int, str, list[Bad]]]
@@ -200,14 +185,13 @@ class _Part:
 
 
 class _Parts(IterableDataset[_Part | DataError]):
-    """What each worker makes of the rank's steps: worker w of k reads every k-th of its streams, from the w-th on.
+    """The parts of the rank's steps: worker w of k reads every k-th of the streams, from the w-th on.
 
-    An error is handed on: raised in a worker, it would be a stack trace.
+    A DataError is an item: raised in a worker process, it would arrive as a stack trace.
     """
 
     def __init__(self, samples: StreamSamples, work: _Work) -> None:
-        self._samples = samples
-        self._work = work
+        self._samples, self._work = samples, work
 
     def __iter__(self) -> Iterator[_Part | DataError]:
         worker, share = get_worker_info(), self._work.share

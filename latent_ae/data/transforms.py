@@ -1,4 +1,4 @@
-"""From an image of any kind and size to the pixels a model is trained or measured on: pure functions.
+"""An image of any mode and size to the pixels of a training sample or an evaluation: pure functions.
 
     image -> box -> part of the image -> uint8 levels, grey or RGB        a box that keeps its size
     image -> grey or RGB -> box, resampled -> uint8 levels                a box that is resized
@@ -30,11 +30,11 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TrainingCrop:
-    """How training crops are made of images: cut, resized, mirrored, coloured.
+    """Cuts, resizes, mirrors and colours a training crop.
 
-    With `crop` "center" it is the largest centred part of the wanted aspect ratio, resized; with "random" a square from
-    anywhere in the image, as it is or by `scale`; or with `largest` too, the largest part of the wanted aspect ratio,
-    from anywhere along the side that is cut, resized.
+    `crop` "center" takes the largest centred part of the target aspect ratio, resized; "random" a square from anywhere
+    in the image, at its own size or resized by `scale`; "random" with `largest` the largest part of the target aspect
+    ratio, from anywhere along the side that is cut, resized.
     """
 
     channels: int
@@ -53,7 +53,7 @@ class TrainingCrop:
             raise ValueError(f"expected the crop center or random, got {self.crop}")
 
     def __call__(self, image: Image.Image, size: Size, generator: np.random.Generator) -> Pixels:
-        """An image -> [H, W, channels] uint8 of `size` (H, W), all chance taken from `generator`.
+        """An image -> [H, W, channels] uint8 of `size` (H, W); `generator` is the only source of randomness.
 
         Raises BrokenImage if the image is too small: see `_largest_part` and `_random_square`.
         """

@@ -158,7 +158,7 @@ def test_another_number_of_ranks_and_workers_may_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"streams": 8}, r"\(there -> here\): streams 8 -> 4: give the old data\.streams"),
+        ({"streams": 8}, r"\(saved -> now\): streams 8 -> 4: give the former data\.streams"),
         ({"shuffle_block": 1, "shards": "x"}, r"shuffle_block 1 -> 3, shards x -> "),
         ({"positions": {}}, r"lacks the streams \[0, 1, 2, 3\]: merge the states of all ranks"),
     ],
@@ -180,7 +180,7 @@ def test_the_state_of_another_stream_is_refused(change: dict[str, Any], message:
         ({"batch_size": 12, "accumulation": 3}, r"divide train\.batch_size 12: choose one of 3, 6, 12$"),
         ({"batch_size": 6}, r"divide train\.batch_size 6: choose one of 1, 2, 3, 6$"),
         ({"batch_size": 7, "world_size": 2}, r"train\.batch_size 7 must be a multiple of processes"),
-        ({"world_size": 2, "workers": 3}, r"data\.workers 3 is more than a process has streams to read, 2: "),
+        ({"world_size": 2, "workers": 3}, r"data\.workers 3 exceeds the 2 streams of each process: "),
     ],
 )
 def test_streams_that_cannot_be_shared_out_are_refused(cut: dict[str, int], message: str, tmp_path: Path) -> None:

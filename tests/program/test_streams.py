@@ -203,7 +203,7 @@ def test_data_without_images(
             ["--data.streams", "2", "--train.accumulation", "4"],
             "1 x 4 and divide train.batch_size 8: choose one of 4, 8",
         ),
-        (["--data.workers", "5"], "data.workers 5 is more than a process has streams to read, 4"),
+        (["--data.workers", "5"], "data.workers 5 exceeds the 4 streams of each process"),
         (["--data.image_column", "json"], "data.image_column json does not hold images; its columns are"),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_place_in_other_streams_is_no_place_to_go_on_from(
     line = refused(main, capsys, streaming(tmp_path, copied, 5))
     assert line.endswith("1 removed (train-1.tar). Give the old ones back, or give another --name for a new run")
     line = refused(main, capsys, streaming(tmp_path, copied, 5, "--resume", "changed-data"))
-    assert "the saved place in the stream is one of other data (there -> here): shards " in line
+    assert "the saved position is in other data (saved -> now): shards " in line
 
 
 def test_a_truncated_tar_ends_the_run_which_goes_on_once_it_is_whole(

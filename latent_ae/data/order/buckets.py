@@ -1,8 +1,8 @@
-"""Training on images of several shapes: buckets of about the same area, one of them a global batch.
+"""Training on images of several shapes: buckets of sizes with about the same area, one bucket per global batch.
 
     image size -> bucket; (seed, number) -> bucket of the step, image -> crop [C, H, W]
 
-Letters: B global batch size, n images of a bucket, C channels, H W height and width.
+B: global batch size; n: images of a bucket; C H W: channels, height and width.
 """
 
 from bisect import bisect_right
@@ -24,7 +24,7 @@ from latent_ae.randomness import numpy_generator
 
 @runtime_checkable
 class SizedSource(Protocol):
-    """An ImageSource that knows how large its images are without decoding them."""
+    """An ImageSource that gives the size of an image without decoding it."""
 
     def size(self, index: int) -> Size:
         """(height, width) of the upright image. Raises BrokenImage."""
@@ -34,8 +34,8 @@ class SizedSource(Protocol):
 def bucket_sizes(resolution: int, *, multiple: int, max_aspect: float) -> list[Size]:
     """Sizes (H, W) with sides that are multiples of `multiple`, from the widest to the highest.
 
-    H * W is at most resolution^2 and neither side could be longer; the longer side is at most `max_aspect` times the
-    shorter. Raises DataError if `resolution` is no multiple of `multiple` (the square would be missing).
+    H * W is at most resolution^2, with each side as long as that allows; the longer side is at most `max_aspect` times
+    the shorter. Raises DataError if `resolution` is not a multiple of `multiple`: there would be no square.
     """
     if resolution % multiple:
         raise DataError(f"data.resolution {resolution} must be a multiple of the buckets' {multiple}")
@@ -47,20 +47,20 @@ def bucket_sizes(resolution: int, *, multiple: int, max_aspect: float) -> list[S
 
 @dataclass(frozen=True)
 class Buckets:
-    """The images of each size that is trained on, and those that cannot be."""
+    """The images of each training size, and those that cannot be used."""
 
     members: dict[Size, NDArray[np.int64]]
-    """indices of images in their source, in order; every bucket holds a batch or more, unless it is the only one"""
+    """indices of images in their source, sorted; every bucket holds a batch or more, unless it is the only one"""
     bad: list[Bad]
-    """images whose header cannot be read, which are in no bucket"""
+    """images in no bucket, whose header cannot be read"""
 
 
 def assign_buckets(source: ImageSource, sizes: Sequence[Size], *, batch_size: int) -> Buckets:
-    """Each image goes to the bucket whose aspect ratio is nearest, by its logarithm, and of two as near the first.
+    """Assign each image to the bucket of the nearest logarithm of the aspect ratio, the first one of a tie.
 
-    As batches hold one bucket only, those with fewer images than a batch would show one image several times at once:
-    beginning with the smallest, they are given up and their images go to the nearest one left. A source without
-    `size` decodes its images here. Raises DataError if no image can be used.
+    A batch holds one bucket, so a bucket with fewer images than a batch would repeat an image within it: such buckets
+    are removed, the smallest first, and their images go to the nearest remaining one. The images of a source without
+    `size` are decoded. Raises DataError if no image can be used.
     """
     aspects: dict[int, float] = {}
     bad: list[Bad] = []
@@ -89,12 +89,12 @@ def assign_buckets(source: ImageSource, sizes: Sequence[Size], *, batch_size: in
 
 
 class BucketOrder:
-    """Which image is seen when, and at which size: a pure function of (seed, number).
+    """The image and the size of each sample: a pure function of (seed, number).
 
-    Bucket k runs through its n images again and again, each time in another order, and batches are cut from this
-    endless sequence: images that do not fill a batch in one epoch begin the bucket's first batch in the next. So
-    floor((e + 1) n / B) - floor(e n / B) batches of it come in epoch e, no image is dropped, and none is ever ahead
-    of another one in its bucket by more than one. The epoch's batches of all buckets are shuffled.
+    A bucket repeats its n images in a new order each time, and batches are cut from this endless sequence: images that
+    do not fill a batch in one epoch begin the bucket's first batch in the next. So epoch e has
+    floor((e + 1) n / B) - floor(e n / B) batches of it, no image is dropped, and how often two images of a bucket
+    have been shown never differs by more than one. The epoch's batches of all buckets are shuffled.
     """
 
     def __init__(self, buckets: Buckets, *, seed: int, batch_size: int) -> None:
@@ -116,14 +116,14 @@ class BucketOrder:
         return int(members[_permutation(self._seed, bucket, epoch, len(members))[place]])
 
     def replacement(self, number: int, attempt: int) -> int:
-        """Index of the image to try, at the `attempt`-th time, when sample `number` cannot be read: of its bucket."""
+        """Index of an image of the same bucket to try, at the `attempt`-th time, when the sample's own is unusable."""
         members = self._members[self._batch(number // self._batch_size)[0]]
         return int(members[numpy_generator(self._seed, "replacement", number, attempt).integers(len(members))])
 
     def _batch(self, step: int) -> tuple[int, int]:
         """The bucket of a step, and the number of the batch among those of its bucket."""
         images = sum(len(members) for members in self._members)
-        epochs = (step + len(self._members) + 1) * self._batch_size // images + 2  # surely more than there were
+        epochs = (step + len(self._members) + 1) * self._batch_size // images + 2  # an upper bound
         epoch = bisect_right(range(epochs), step, key=self._batches_before) - 1
         batches = _epoch_batches(self._seed, epoch, tuple(map(len, self._members)), self._batch_size)
         return batches[step - self._batches_before(epoch)]
@@ -143,7 +143,7 @@ def _aspect(height: int, width: int) -> float:
     return max(height / width, width / height)
 
 
-@lru_cache(maxsize=2)  # a step may be asked for again after the next epoch has begun
+@lru_cache(maxsize=2)  # a step may be requested again after the next epoch has begun
 def _epoch_batches(seed: int, epoch: int, images: tuple[int, ...], batch_size: int) -> list[tuple[int, int]]:
     """(bucket, number among the bucket's batches) of the batches of an epoch, in their order."""
     batches = [
@@ -154,6 +154,6 @@ def _epoch_batches(seed: int, epoch: int, images: tuple[int, ...], batch_size: i
     return [batches[place] for place in numpy_generator(seed, "buckets", epoch).permutation(len(batches))]
 
 
-@lru_cache(maxsize=64)  # batches of different buckets take turns
+@lru_cache(maxsize=64)  # batches of different buckets alternate
 def _permutation(seed: int, bucket: int, epoch: int, size: int) -> NDArray[np.int64]:
     return numpy_generator(seed, "bucket", bucket, epoch).permutation(size)

@@ -1,7 +1,6 @@
-"""Which image is seen when: pure functions of the seed and the number of the sample in the run.
+"""Which image each sample of a run shows: pure functions of the seed and the sample's number.
 
-A sample's number is step * global batch size + its index in the global batch. Neither the rank nor the way a batch is
-cut into micro-batches has any say.
+A sample's number is step * global batch size + its index in the global batch; rank and micro-batch do not matter.
 """
 
 from collections.abc import Sized
@@ -29,13 +28,13 @@ class SampleOrder(Protocol):
         ...
 
     def size(self, number: int) -> Size:
-        """(height, width) in pixels, one and the same for a global batch."""
+        """(height, width) in pixels, the same for all samples of a global batch."""
         ...
 
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Every image of `images` once in each epoch, all of them squares."""
+    """Every image once in each epoch, as squares of `side` pixels."""
 
     images: Sized
     seed: int
@@ -46,8 +45,8 @@ class EpochOrder:
         return index_of(self.seed, number, len(self.images))
 
     def replacement(self, number: int, attempt: int) -> int:
-        """Of any image."""
-        return replacement_index(self.seed, number, attempt, len(self.images))
+        """Index of any image."""
+        return int(numpy_generator(self.seed, "replacement", number, attempt).integers(len(self.images)))
 
     def size(self, number: int) -> Size:  # noqa: ARG002 - the same for every sample
         """(side, side)."""
@@ -65,17 +64,12 @@ def index_of(seed: int, number: int, size: int) -> int:
     return int(_permutation(seed, epoch, size)[place])
 
 
-def replacement_index(seed: int, number: int, attempt: int, size: int) -> int:
-    """Index of the image to try, at the `attempt`-th time, when sample `number` cannot be read."""
-    return int(numpy_generator(seed, "replacement", number, attempt).integers(size))
-
-
 def rank_numbers(step: int, *, batch_size: int, accumulation: int, rank: int, world_size: int) -> list[range]:
-    """The numbers of the samples that `rank` takes at `step`: a range for each of its micro-batches.
+    """The numbers of the samples of `rank` at `step`: a range for each of its micro-batches.
 
-    `batch_size` is the global batch. Micro-batch m of rank r is the (m * world_size + r)-th piece of the batch, so
-    that k micro-batches on one process and one micro-batch on k processes are the same pieces.
-    Raises DataError if the batch cannot be cut into equal pieces.
+    `batch_size` is the global batch. Micro-batch m of rank r is piece m * world_size + r of the batch: k micro-batches
+    on one process and one micro-batch on k processes are the same pieces. Raises DataError if the batch cannot be cut
+    into equal pieces.
     """
     pieces = world_size * accumulation
     if batch_size % pieces:

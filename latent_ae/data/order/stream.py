@@ -1,9 +1,9 @@
-"""The order of a stream of images, and the place in it that a run goes on from: pure functions of the seed.
+"""The order of a stream of images, and the position to resume from: pure functions of the seed.
 
-    shards of epoch e, in the order of (seed, e) -> dealt to S streams -> rows in order -> blocks -> shuffled in a block
+    shards of epoch e, ordered by (seed, e) -> dealt to S streams -> rows in order -> blocks -> shuffled in a block
 
-A run reads S streams side by side, whatever the number of its processes. Every image comes once in each epoch, in one
-of the streams; a stream that is through its share of an epoch goes on with the next, so that none ever waits.
+A run reads S streams side by side, for any number of processes. Every image comes once in each epoch, in one of the
+streams; a stream that has finished its share of an epoch begins the next, so no stream waits.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -20,7 +20,7 @@ _BARREN_EPOCHS = 20
 
 @dataclass(frozen=True)
 class Position:
-    """Where a stream is: so many images of a block are through, and the block starts at a row of a shard."""
+    """Where a stream is: the row at which a block starts, and how many images of the block were read."""
 
     epoch: int = 0
     block: int = 0
@@ -30,7 +30,7 @@ class Position:
     row: int = 0
     """of the shard, where the block starts"""
     given: int = 0
-    """images of the block, in its shuffled order, that came already"""
+    """images of the block, in its shuffled order, that were read"""
 
     def to_json(self) -> dict[str, int]:
         """As `from_json` reads it."""
@@ -38,7 +38,7 @@ class Position:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, int]) -> Self:
-        """Raises DataError if that is no position."""
+        """Raises DataError for other fields or values."""
         names = set(asdict(cls()))
         if set(fields) != names or not all(isinstance(value, int) and value >= 0 for value in fields.values()):
             raise DataError(f"expected a stream's position with {', '.join(sorted(names))}, got {dict(fields)}")
@@ -47,7 +47,7 @@ class Position:
 
 @dataclass(frozen=True)
 class _Block:
-    """Images in the order in which they come, and the position of the first of them."""
+    """Images in shuffled order, and the position of the first."""
 
     start: Position
     images: list[StoredImage]
@@ -57,17 +57,17 @@ class ImageStream:
     """One of `count` endless streams that share the images of `shards`.
 
     With N shards, stream s takes the shards s, s + count, ... of the epoch's order. With N < count, shard n of the
-    order goes to all streams s with s % N == n, which read all of it and keep every so many-th row.
+    order goes to all streams s with s % N == n, each of which reads all of it and keeps every k-th row, k the number
+    of those streams.
 
-    A block of `block_size` images is read before the first of them comes, and the next one while they come. It never
-    reaches into the next epoch. `datasets` would shuffle in a buffer that is lost when a run ends; a block can be
-    read again.
+    A block of `block_size` images is read before its first image is returned, and the next block meanwhile. A block
+    ends with its epoch. `datasets` shuffles in a buffer that is lost when a run ends; a block can be read again.
     """
 
     def __init__(
         self, shards: Shards, *, seed: int, number: int, count: int, block_size: int, position: Position | None = None
     ) -> None:
-        """Stream `number` of `count`, which goes on at `position`."""
+        """Stream `number` of `count`, from `position` on."""
         self._shards = shards
         self._seed = seed
         self._number = number
@@ -83,20 +83,20 @@ class ImageStream:
 
     @property
     def position(self) -> Position:
-        """After the image that came last."""
+        """After the last image that was read."""
         return replace(self._block.start, given=self._given)
 
     def __next__(self) -> StoredImage:
-        """Raises DataError if a shard cannot be read, or if the stream's share was empty in 20 epochs."""
+        """Raises DataError if a shard cannot be read, or if the stream's share was empty for 20 epochs."""
         if self._given == len(self._block.images):
             self._block, self._given = self._next_block(), 0
         elif self._upcoming is None:
-            self._upcoming = next(self._blocks)  # a row for every image, so that no batch waits for a whole block
+            self._upcoming = next(self._blocks)  # one row per image, so that no batch waits for a whole block
         self._given += 1
         return self._block.images[self._given - 1]
 
     def close(self) -> None:
-        """Close the shard that is being read; nothing comes after that."""
+        """Close the shard that is being read; ends the stream."""
         self._blocks.close()
 
     def _next_block(self) -> _Block:
@@ -128,7 +128,7 @@ class ImageStream:
         return _Block(replace(first, block=number), [images[i] for i in generator.permutation(len(images))])
 
     def _read_images(self, start: Position) -> Iterator[tuple[Position, StoredImage]]:
-        """The stream's images in the order of their rows, for ever."""
+        """The stream's images in the order of their rows, endlessly."""
         groups = min(len(self._shards), self._count)
         group, lane = self._number % groups, self._number // groups
         lanes = len(range(group, self._count, groups))
@@ -148,16 +148,16 @@ class ImageStream:
             if barren == _BARREN_EPOCHS:
                 raise DataError(
                     f"{self._shards.what}: stream {self._number} of {self._count} found no image in {barren} epochs: "
-                    "there are too few images to share out, lower data.streams"
+                    "there are too few images for that many streams, lower data.streams"
                 )
 
 
 @dataclass(frozen=True)
 class StreamShare:
-    """What one rank takes of each step.
+    """The streams of one rank.
 
     A global batch of B images takes B / S from each of S streams, stream s those with the indices s * B / S and up.
-    `order.rank_numbers` cuts the batch into pieces; each of them has to be whole streams.
+    `order.rank_numbers` cuts the batch into pieces; each piece has to be a number of whole streams.
     """
 
     streams: int
@@ -167,7 +167,7 @@ class StreamShare:
     world_size: int
 
     def __post_init__(self) -> None:
-        """Raises DataError if the streams cannot be shared out."""
+        """Raises DataError if the streams cannot be divided among the ranks."""
         self._pieces(self.batch_size)
         pieces = self.world_size * self.accumulation
         if self.streams % pieces or self.batch_size % self.streams:
@@ -188,7 +188,7 @@ class StreamShare:
         return [stream for streams in self.micro_batches() for stream in streams]
 
     def numbers(self, step: int, stream: int) -> range:
-        """Of the samples that a stream gives at a step."""
+        """Numbers of the samples of a stream at a step."""
         each = self.batch_size // self.streams
         first = step * self.batch_size + stream * each
         return range(first, first + each)

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from latent_ae.data.order.numbers import index_of, rank_numbers, replacement_index
+from latent_ae.data.order.numbers import EpochOrder, index_of, rank_numbers
 
 
 def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
@@ -23,11 +23,15 @@ def test_the_order_does_not_depend_on_when_it_is_asked_for() -> None:
 def test_the_order_is_the_same_for_ever() -> None:
     # Written down once: a change here means that no run can be resumed or repeated.
     assert [index_of(0, number, 10) for number in range(12)] == [6, 5, 7, 9, 4, 1, 2, 0, 3, 8, 9, 2]
-    assert [replacement_index(0, 5, attempt, 100) for attempt in range(4)] == [78, 5, 81, 30]
+    assert [EpochOrder(range(100), seed=0, side=8).replacement(5, attempt) for attempt in range(4)] == [78, 5, 81, 30]
 
 
 def test_replacements_differ_by_attempt_and_sample() -> None:
-    drawn = {replacement_index(0, number, attempt, 10**9) for number in range(20) for attempt in range(20)}
+    drawn = {
+        EpochOrder(range(10**9), seed=0, side=8).replacement(number, attempt)
+        for number in range(20)
+        for attempt in range(20)
+    }
     assert len(drawn) == 400
 
 
