@@ -22,6 +22,11 @@ def derived_seed(seed: int, purpose: str, *place: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
+def place_of(sample_id: str) -> int:
+    """The place of a sample that has a name and no number."""
+    return zlib.crc32(sample_id.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
+
+
 def torch_generator(seed: int, purpose: str, *place: int) -> torch.Generator:
     """A CPU generator for (`seed`, `purpose`, `place`)."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *place))

@@ -9,7 +9,6 @@ B C H W: images, channels, pixels.
 
 import importlib.metadata
 import math
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -38,7 +37,8 @@ from latent_ae.evaluation.report import (
 )
 from latent_ae.models import Autoencoder, factor_of, pad_to_factor
 from latent_ae.models.encode_decode import Encoded, decode_latents, encode_pixels, inference
-from latent_ae.randomness import torch_generator
+from latent_ae.models.posterior import kl_nats, sample_posterior
+from latent_ae.randomness import place_of, torch_generator
 
 Mode = Literal["mode", "sample"]
 Batches = Iterable[tuple[Tensor, Sequence[str]]]
@@ -123,7 +123,7 @@ class Evaluator:
             target = pixels.to(decoded.device)
             columns = metrics.compare(decoded, target, perceptual=self._perceptual)
             if encoded.logvar is not None:
-                nats = metrics.kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
+                nats = kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
                 columns |= {
                     "kl_nats": nats.tolist(),
                     "kl_bits_per_pixel": (nats / (math.log(2) * height * width)).tolist(),
@@ -233,11 +233,10 @@ class Evaluator:
         if logvar is None:
             return mean
         noise = torch.stack([self._noise(sample_id, mean.shape[1:]) for sample_id in sample_ids])
-        return mean + torch.exp(0.5 * logvar.clamp(*metrics.LOGVAR_RANGE)) * noise.to(mean)
+        return sample_posterior(mean, logvar, noise.to(mean))
 
     def _noise(self, sample_id: str, shape: torch.Size) -> Tensor:
-        place = zlib.crc32(sample_id.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
-        return torch.randn(shape, generator=torch_generator(self._seed, "evaluation", place))
+        return torch.randn(shape, generator=torch_generator(self._seed, "evaluation", place_of(sample_id)))
 
     def _refuse_repeated(self, sample_ids: Sequence[str]) -> None:
         repeated = sorted({sample_id for sample_id in sample_ids if sample_id in self._values})

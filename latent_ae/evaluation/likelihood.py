@@ -6,7 +6,6 @@ B C H W: images, channels, pixels; K: draws from an image's posterior.
 """
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -16,12 +15,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics import LOGVAR_RANGE
 from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms, image_terms, levels_of, log_probability
 from latent_ae.evaluation.report import LikelihoodReport, likelihood_report
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
-from latent_ae.randomness import torch_generator
+from latent_ae.models.posterior import LOGVAR_RANGE, sample_posterior
+from latent_ae.randomness import place_of, torch_generator
 
 Batches = Iterable[tuple[Tensor, Sequence[str]]]
 """pixels [B, C, H, W] float32 in [-1, 1] of 8-bit images, and the ids of their images"""
@@ -171,7 +170,7 @@ def fit_std(
         for image, sample_id in zip(pixels, sample_ids, strict=True):
             with inference(model):
                 mean, logvar = _posterior(model, image)
-                z = mean + torch.exp(0.5 * logvar) * _noise(seed, sample_id, 0, mean.shape)
+                z = sample_posterior(mean, logvar, _noise(seed, sample_id, 0, mean.shape))
                 decoded = decode_latents(model, z[None])[0, :, : image.shape[1], : image.shape[2]]
             if not bool(decoded.isfinite().all()):
                 raise UserError(f"{sample_id!a}: its reconstruction is not finite: check the model's weights")
@@ -237,5 +236,4 @@ def _no_posterior(why: str) -> str:
 
 def _noise(seed: int, sample_id: str, draw: int, shape: torch.Size, *, purpose: str = "likelihood") -> Tensor:
     """N(0, 1) for one draw: a generator each, so that a draw is the same however many are taken beside it."""
-    place = zlib.crc32(sample_id.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
-    return torch.randn(shape, generator=torch_generator(seed, purpose, place, draw)).double()
+    return torch.randn(shape, generator=torch_generator(seed, purpose, place_of(sample_id), draw)).double()

@@ -6,7 +6,6 @@ B C H W: images, colour channels, height and width in pixels.
 import importlib.metadata
 import importlib.resources
 import math
-import re
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
-from latent_ae.io.checksum import file_sha256
+from latent_ae.evaluation.weight_files import WeightFile
 from latent_ae.models.tensor_file import read_tensors
 
 # torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
@@ -146,14 +145,11 @@ class LearnedPerceptual(PerceptualDistance):
 
     def __init__(self, name: str, *, image_channels: int, weights_file: Path | None = None) -> None:
         path = _find_weights(name, weights_file)
-        sha256 = file_sha256(path)
-        public = _public_address(name).rpartition("/")[2]
-        known = "" if sha256.startswith(_hash_in(public)) else f" (not torchvision's {public})"
+        backbone = WeightFile(_public_address(name)).described(path, "torchvision")
         super().__init__(
             image_channels=image_channels,
             minimum_side=_MINIMUM_SIDE[name],
-            protocol=f"lpips {importlib.metadata.version('lpips')} {name}, heads v0.1, "
-            f"backbone {path.name} sha256 {sha256[:16]}{known}",
+            protocol=f"lpips {importlib.metadata.version('lpips')} {name}, heads v0.1, backbone {backbone}",
         )
         self.lpips = _empty_lpips(name)
         loaded = {f"net.{key}": value for key, value in _backbone(self.lpips.net, path).items()}
@@ -195,35 +191,18 @@ def _empty_lpips(name: str) -> Any:
 
 
 def _find_weights(name: str, given: Path | None) -> Path:
-    """The backbone's file: the one given, else torchvision's cached one, else its download."""
-    if given is not None:
-        if not given.is_file():
-            raise UserError(f"loss.perceptual_weights_file {given} is not a file: give torchvision's {name} weights")
-        return given
-    address = _public_address(name)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
-    expected = _hash_in(cached.name)
-    if cached.is_file():
-        if not file_sha256(cached).startswith(expected):
-            raise UserError(f"{cached} is damaged: its sha256 does not begin with {expected}; delete it and try again")
-        return cached
+    """The backbone's file: the one given, else the cached one, else its download."""
+    file = WeightFile(_public_address(name))
+    if (found := file.find(given, "loss.perceptual_weights_file")) is not None:
+        return found
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(cached), hash_prefix=expected)
-    except (OSError, RuntimeError) as error:  # unreachable or not writable; the hash is wrong
+        return file.download()
+    except (OSError, RuntimeError) as error:
         raise PerceptualWeightsMissing(
-            f"the {name} perceptual distance needs {cached.name}, which could not be downloaded ({one_line(error)}): "
-            f"fetch {address} and put it at {cached} or name it in loss.perceptual_weights_file, or choose "
+            f"the {name} perceptual distance needs {file.name}, which could not be downloaded ({one_line(error)}): "
+            f"fetch {file.address} and put it at {file.place} or name it in loss.perceptual_weights_file, or choose "
             "random_features, which needs no weights"
         ) from error
-    return cached
-
-
-def _hash_in(file_name: str) -> str:
-    """The beginning of the sha256 that torchvision puts into its file names."""
-    match = re.search(r"-([0-9a-f]{8,})\.", file_name)
-    assert match is not None, file_name
-    return match.group(1)
 
 
 def _backbone(net: nn.Module, path: Path) -> dict[str, Tensor]:

@@ -23,10 +23,9 @@ from latent_ae.io.latent_file.latents import Compute, Kind, Latents
 from latent_ae.models import Autoencoder, factor_of, latent_shape, load_autoencoder, pad_to_factor
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
+from latent_ae.models.posterior import sample_posterior, split_moments
 from latent_ae.randomness import sample_noise
 
-_LOGVAR_RANGE = (-30.0, 20.0)
-"""diffusers clamps to it before it draws"""
 _TIMED_PICTURE = 64
 _ENCODING_SHARE = 0.3
 """of a reconstruction's work, in the architectures there are"""
@@ -286,12 +285,10 @@ class Codec:
         if self.codebook is not None:
             tensor, kind = self.codebook.nearest(outputs), "vq_indices"
         else:
-            tensor, spread = outputs.cpu().chunk(2, dim=1)
-            # A plain autoencoder is exported with the lowest there is: it has no posterior to draw from.
-            spread = None if bool((spread <= _LOGVAR_RANGE[0]).all()) else spread
+            tensor, spread = split_moments(outputs.cpu())
         if seed is not None and spread is not None:
             noise = sample_noise(seed, place, 1, tuple(tensor.shape[1:]))
-            tensor, kind = tensor + torch.exp(0.5 * spread.clamp(*_LOGVAR_RANGE)) * noise, "sample"
+            tensor, kind = sample_posterior(tensor, spread, noise), "sample"
         return Latents(
             kind=kind,
             tensor=tensor.contiguous(),

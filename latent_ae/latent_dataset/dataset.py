@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latent_ae.errors import one_line
-from latent_ae.evaluation.metrics import LOGVAR_RANGE, Scaling
+from latent_ae.evaluation.metrics import Scaling
 from latent_ae.latent_dataset.index import INDEX, changed_files, read_statistics
 from latent_ae.latent_dataset.manifest import TENSORS, LatentDatasetError, Manifest, read_manifest
 from latent_ae.latent_dataset.settings import command
+from latent_ae.models.posterior import sample_posterior
 from latent_ae.randomness import torch_generator
 
 NO_LABEL = -1
@@ -125,12 +126,12 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
             # A copy: float32 would otherwise be the memory-mapped file itself.
             latents = stored["mean"].to(torch.float32, copy=True)
             if self.draws:
-                logvar = stored["logvar"].float().clamp(*LOGVAR_RANGE)
                 # By the row's number in the index, so that leaving out other rows changes no sample.
                 generator = torch_generator(self._seed, "latents", self._epoch, int(self._numbers[number]))
-                latents = latents + torch.exp(0.5 * logvar) * torch.randn(latents.shape, generator=generator)
+                noise = torch.randn(latents.shape, generator=generator)
+                latents = sample_posterior(latents, stored["logvar"].float(), noise)
             if self.scaling is not None:
-                latents = (latents - self.scaling.shift_factor) * self.scaling.scaling_factor
+                latents = self.scaling.scaled(latents)
         return {
             "latents": latents,
             "label": torch.tensor(int(self._labels[number])),

@@ -22,7 +22,7 @@ from latent_ae.inference.precision import form_of
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import EncoderSide, Side
 from latent_ae.inference.tiling import run_tiled
-from latent_ae.io.image import Pixels, from_tensor
+from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.header import SMALL_CODEBOOK
 from latent_ae.io.latent_file.latents import DTYPES, Precision
 from latent_ae.latent_dataset.manifest import Kind, LatentDatasetError
@@ -113,9 +113,9 @@ class Encoder:
         return future
 
     def _encode(self, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Encoded:
-        values = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32, order="C")) / 127.5 - 1
+        pixels = torch.stack([to_tensor(image) for image in images])
         with torch.no_grad():
-            outputs = self._outputs(pad_to_factor(values, self.codec.factor))
+            outputs = self._outputs(pad_to_factor(pixels, self.codec.factor))
             nonfinite = _bad_values(outputs)
             if self.codec.codebook is not None:
                 # A search among codes has no use for NaN, and the image is left out.

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import LOGVAR_RANGE, CodebookStatistics
+from latent_ae.evaluation.metrics import CodebookStatistics
 from latent_ae.evaluation.metrics.moments import Moments, rounded
+from latent_ae.models.posterior import LOGVAR_RANGE
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae.models.autoencoder import Autoencoder, factor_of, pad_to_factor
-
-_LOWEST_LOGVAR = -30.0
-"""diffusers clamps to it; a plain autoencoder is exported with it, and then has no posterior to speak of"""
+from latent_ae.models.posterior import split_moments
 
 
 class Encoded(NamedTuple):
@@ -24,7 +22,7 @@ class Encoded(NamedTuple):
     latents: Tensor
     """[B, c, h, w] raw: the posterior's mode, or the codes' vectors"""
     logvar: Tensor | None
-    """[B, c, h, w] of the posterior, not clamped; None where latents are certain"""
+    """[B, c, h, w] of the posterior, not clamped; None where there is no posterior"""
     codes: Tensor | None
     """[B, h, w] int64, of a VQModel"""
 
@@ -37,8 +35,8 @@ def encode_pixels(model: Autoencoder, pixels: Tensor) -> Encoded:
     padded = pad_to_factor(pixels, factor_of(model)).to(model.device, model.dtype)
     if isinstance(model, AutoencoderKL):
         # Not latent_dist.logvar: its clamp would hide one that is infinite.
-        mean, logvar = model.encode(padded).latent_dist.parameters.chunk(2, dim=1)
-        return Encoded(mean, None if bool((logvar <= _LOWEST_LOGVAR).all()) else logvar, None)
+        mean, logvar = split_moments(model.encode(padded).latent_dist.parameters)
+        return Encoded(mean, logvar, None)
     vectors = model.encode(padded).latents
     latents, _, (_, _, indices) = model.quantize(vectors)
     return Encoded(latents, None, indices.view(len(pixels), *vectors.shape[2:]))

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import CodebookStatistics, kl_nats
+from latent_ae.evaluation.metrics import CodebookStatistics
 from latent_ae.io.latent_file.latents import Latents
+from latent_ae.models.posterior import kl_nats
 from latent_ae.service.pictures import latent_pictures
 from latent_ae.service.results import Inspection, ModelInfo
 

@@ -13,7 +13,7 @@ Functions give a value per image; classes add up what has no value per image, an
 from latent_ae.evaluation.metrics.codebook import CodebookStatistics
 from latent_ae.evaluation.metrics.equivariance import EquivarianceStatistics
 from latent_ae.evaluation.metrics.fid import FidUnavailable, FrechetStatistics, InceptionFeatures
-from latent_ae.evaluation.metrics.latents import ACTIVE_VARIANCE, LOGVAR_RANGE, LatentStatistics, Scaling, kl_nats
+from latent_ae.evaluation.metrics.latents import ACTIVE_VARIANCE, LatentStatistics, Scaling
 from latent_ae.evaluation.metrics.quality import (
     MS_SSIM_MINIMUM_SIDE,
     SSIM_MINIMUM_SIDE,
@@ -28,7 +28,6 @@ from latent_ae.evaluation.metrics.quality import (
 
 __all__ = [
     "ACTIVE_VARIANCE",
-    "LOGVAR_RANGE",
     "MS_SSIM_MINIMUM_SIDE",
     "SSIM_MINIMUM_SIDE",
     "CodebookStatistics",
@@ -41,7 +40,6 @@ __all__ = [
     "color_bias",
     "compare",
     "gradient_energy_ratio",
-    "kl_nats",
     "l1",
     "ms_ssim",
     "psnr",

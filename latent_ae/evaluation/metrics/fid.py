@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
 from latent_ae.evaluation.metrics.moments import rounded
-from latent_ae.io.checksum import file_sha256
+from latent_ae.evaluation.weight_files import WeightFile
 from latent_ae.io.image import from_tensor
 
-INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
-"""what torch-fidelity and pytorch-fid call the same file"""
-INCEPTION_ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILES[0]}"
-_SHA256_PREFIX = "6726825d"
+INCEPTION = WeightFile(
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    other_names=("pt_inception-2015-12-05-6726825d.pth",),  # pytorch-fid's
+)
 
 
 class FidUnavailable(UserError):  # noqa: N818 - says what is wrong, and callers catch it by that
@@ -44,13 +44,16 @@ class InceptionFeatures(nn.Module):
         super().__init__()
         if importlib.util.find_spec("torch_fidelity") is None:
             raise FidUnavailable('rFID needs torch-fidelity, which is not installed: pip install "latent-ae[fid]"')
-        path = _find_weights(weights_file)
-        sha256 = file_sha256(path)
-        known = "" if sha256.startswith(_SHA256_PREFIX) else f" (not torch-fidelity's {INCEPTION_FILES[0]})"
+        path = INCEPTION.find(weights_file, "evaluation.fid_weights_file")
+        if path is None:
+            raise FidUnavailable(
+                f"rFID needs the Inception weights {INCEPTION.name}: fetch {INCEPTION.address} and put it at "
+                f"{INCEPTION.place} or name it in evaluation.fid_weights_file"
+            )
         versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torchmetrics", "torch-fidelity"))
         self.protocol = (
-            f"{versions}, Inception {path.name} sha256 {sha256[:16]}{known}, 2048 features, 8-bit images resized to "
-            "299x299 as by TensorFlow 1"
+            f"{versions}, Inception {INCEPTION.described(path, 'torch-fidelity')}, 2048 features, 8-bit images resized "
+            "to 299x299 as by TensorFlow 1"
         )
         """network, weights and resize: numbers over equally many images may be compared if their protocols are equal"""
         self.inception = _load(path)
@@ -168,24 +171,6 @@ def _frechet_distance(one: _Gaussian, other: _Gaussian) -> float:
     return max(0.0, float((one.mean - other.mean).square().sum()) + spread - 2 * shared)  # below 0 by rounding alone
 
 
-def _find_weights(given: Path | None) -> Path:
-    """The file given, else the cached one."""
-    if given is not None:
-        if not given.is_file():
-            raise UserError(f"evaluation.fid_weights_file {given} is not a file: give {INCEPTION_ADDRESS}")
-        return given
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    for cached in (folder / name for name in INCEPTION_FILES):
-        if cached.is_file():
-            if not file_sha256(cached).startswith(_SHA256_PREFIX):
-                raise UserError(f"{cached} is damaged: its sha256 does not begin with {_SHA256_PREFIX}; fetch it again")
-            return cached
-    raise FidUnavailable(
-        f"rFID needs the Inception weights {INCEPTION_FILES[0]}: fetch {INCEPTION_ADDRESS} and put it into {folder} "
-        "or name it in evaluation.fid_weights_file"
-    )
-
-
 def _load(path: Path) -> nn.Module:
     """The network of torchmetrics with the weights of a file, every one of them."""
     try:  # torch-fidelity unpickles whatever it is given, so the file is first read without running what is in it
@@ -201,5 +186,5 @@ def _load(path: Path) -> nn.Module:
             return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
     except RuntimeError as error:  # a name or a shape does not fit
         raise UserError(
-            f"{path} holds other weights than {INCEPTION_FILES[0]}: {one_line(error)[:300]}; give {INCEPTION_ADDRESS}"
+            f"{path} holds other weights than {INCEPTION.name}: {one_line(error)[:300]}; give {INCEPTION.address}"
         ) from error

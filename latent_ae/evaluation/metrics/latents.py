@@ -10,18 +10,9 @@ from torch import Tensor
 
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics.moments import Moments, rounded
+from latent_ae.models.posterior import LOGVAR_RANGE, kl_nats
 
 ACTIVE_VARIANCE = 0.01
-LOGVAR_RANGE = (-30.0, 20.0)  # as in diffusers' DiagonalGaussianDistribution
-
-
-def kl_nats(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, 1)) [B, c, h, w] in nats: (mean^2 + var - 1 - logvar) / 2.
-
-    Kingma and Welling 2014, appendix B. `logvar` is clamped to [-30, 20] as diffusers does.
-    """
-    logvar = logvar.clamp(*LOGVAR_RANGE)
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
 
 
 class Scaling(NamedTuple):
@@ -29,6 +20,10 @@ class Scaling(NamedTuple):
 
     scaling_factor: float
     shift_factor: float
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """Raw latents of any shape => scaled latents."""
+        return (latents - self.shift_factor) * self.scaling_factor
 
 
 class LatentStatistics:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics.latents import kl_nats
+from latent_ae.models.posterior import kl_nats, sample_posterior
 
 PIXELS_PER_CALL = 2**18
 """pixels (H * W times draws) that the decoder is given at once, but one draw at least: this bounds memory"""
@@ -74,7 +74,7 @@ def image_terms(
     likelihoods, weights = [], []
     for first in range(0, samples, at_once):
         numbers = range(first, min(first + at_once, samples))
-        z = mean + torch.exp(0.5 * logvar) * torch.stack([noise(draw) for draw in numbers]).double()
+        z = sample_posterior(mean, logvar, torch.stack([noise(draw) for draw in numbers]).double())
         decoded = decode(z)[..., :height, :width].cpu()
         likelihoods.append(log_probability(levels, decoded, std).sum((1, 2, 3)))
         prior = None if log_prior is None else log_prior(z, numbers)

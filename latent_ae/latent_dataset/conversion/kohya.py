@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from latent_ae.evaluation.metrics import Scaling
 from latent_ae.latent_dataset.conversion.rows import require_one_shape, with_mirror_images
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
 from latent_ae.latent_dataset.manifest import LatentDatasetError
@@ -105,7 +106,7 @@ def _require_squares(model: Model, dataset: LatentDataset) -> int:
 def _values(model: Model, row: Row) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     latents = row.latents
     if model.scaled:
-        latents = (latents - model.shift_factor) * model.scaling_factor
+        latents = Scaling(model.scaling_factor, model.shift_factor).scaled(latents)
     return latents.numpy()
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from latent_ae.config import LossConfig
 from latent_ae.models.autoencoder import Autoencoder
-from latent_ae.models.bottlenecks.kl import LOGVAR_RANGE
 from latent_ae.models.bottlenecks.protocol import Bottleneck, BottleneckConfig, BottleneckOutput
+from latent_ae.models.posterior import LOGVAR_RANGE
 
 
 class IdentityBottleneck(Bottleneck):

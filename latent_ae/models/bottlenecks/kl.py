@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal, Self
 
-import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -13,9 +12,7 @@ from latent_ae.config.section import CountOrNone, NotNegative
 from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.protocol import Bottleneck, BottleneckConfig, BottleneckOutput
 from latent_ae.models.parts import ENCODER_NETWORK
-
-# The range to which diffusers' DiagonalGaussianDistribution clamps as well: exported and trained model agree.
-LOGVAR_RANGE = (-30.0, 20.0)
+from latent_ae.models.posterior import kl_nats, sample_posterior
 
 
 class KLBottleneck(Bottleneck):
@@ -46,9 +43,8 @@ class KLBottleneck(Bottleneck):
     def forward(self, h: Tensor, noise: Tensor) -> BottleneckOutput:
         """Moments h [B,2c,h,w] and noise [B,c,h,w] from N(0, 1) => latents, and KL in nats per image."""
         mean, logvar = h.float().chunk(2, dim=1)
-        logvar = logvar.clamp(*LOGVAR_RANGE)
-        latents = mean + torch.exp(0.5 * logvar) * noise
-        unit_kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
+        latents = sample_posterior(mean, logvar, noise)
+        unit_kl = kl_nats(mean, logvar)
         priced = unit_kl.clamp(min=self.free_bits) if self.free_bits else unit_kl
         return BottleneckOutput(
             latents=latents,

@@ -15,6 +15,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics import FidUnavailable, FrechetStatistics, InceptionFeatures, fid
+from latent_ae.evaluation.weight_files import WeightFile
 
 pytestmark = pytest.mark.slow  # builds and hashes 95 MB of weights
 
@@ -199,7 +200,7 @@ def test_weights_that_cannot_be_had(empty_cache: Path) -> None:
     with pytest.raises(FidUnavailable) as error:
         InceptionFeatures()
     message = one_line(error)
-    for part in (fid.INCEPTION_ADDRESS, str(empty_cache), "evaluation.fid_weights_file"):
+    for part in (fid.INCEPTION.address, str(empty_cache), "evaluation.fid_weights_file"):
         assert part in message
     assert not list(empty_cache.iterdir())
 
@@ -211,7 +212,7 @@ def test_torch_fidelity_that_is_not_installed(weights: Path, monkeypatch: pytest
     assert 'pip install "latent-ae[fid]"' in one_line(error)
 
 
-@pytest.mark.parametrize("name", fid.INCEPTION_FILES)
+@pytest.mark.parametrize("name", [fid.INCEPTION.name, *fid.INCEPTION.other_names])
 def test_cached_weights_are_checked_and_used(
     name: str, empty_cache: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,9 +220,12 @@ def test_cached_weights_are_checked_and_used(
     with pytest.raises(UserError, match="is damaged: its sha256 does not begin with 6726825d") as error:
         InceptionFeatures()
     assert str(empty_cache / name) in one_line(error)
-    monkeypatch.setattr(fid, "_SHA256_PREFIX", hashlib.sha256(weights.read_bytes()).hexdigest()[:8])
+    (empty_cache / name).unlink()
+    ours = name.replace("6726825d", hashlib.sha256(weights.read_bytes()).hexdigest()[:8])
+    (empty_cache / ours).hardlink_to(weights)
+    monkeypatch.setattr(fid, "INCEPTION", WeightFile(f"https://example.org/{ours}"))
     protocol = InceptionFeatures().protocol
-    assert name in protocol
+    assert ours in protocol
     assert "not torch-fidelity's" not in protocol
 
 
