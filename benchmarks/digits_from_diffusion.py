@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffusers import DiTPipeline
 
 from benchmarks.digits_from_the_prior import features, machines, views
-from latent_ae.config import DataConfig
-from latent_ae.data import open_source
+from latent_ae.data import DigitsConfig
 from latent_ae.data.sources.digits import Digits
 from latent_ae.models.loading import quiet_diffusers
 from latent_ae.priors.diffusion.pipeline import draw
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sure", type=float, default=0.8, help="probability from which a digit counts as recognised")
     arguments = parser.parse_args(argv)
-    parts = open_source(DataConfig(source="digits"))
+    parts = DigitsConfig().open()
     assert isinstance(parts.train, Digits)
     assert isinstance(parts.heldout, Digits)
     with quiet_diffusers():

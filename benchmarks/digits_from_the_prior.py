@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 
-from latent_ae.config import DataConfig
-from latent_ae.data import open_source
+from latent_ae.data import DigitsConfig
 from latent_ae.data.sources.digits import Digits
 from latent_ae.inference import decode, reconstruct
 from latent_ae.io.image import from_tensor, to_tensor, to_uint8
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--sure", type=float, default=0.8, help="probability from which a digit counts as recognised")
     arguments = parser.parse_args()
     model = load_autoencoder(arguments.model).eval()
-    parts = open_source(DataConfig(source="digits"))
+    parts = DigitsConfig().open()
     assert isinstance(parts.train, Digits)
     assert isinstance(parts.heldout, Digits)
     heldout, random = views(parts.heldout), np.random.default_rng(arguments.seed)

@@ -29,8 +29,8 @@ import latent_ae  # noqa: F401  # before diffusers: makes torchvision importable
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import device_name, rounded, wait_for
-from latent_ae.config import DataConfig, ModelConfig
-from latent_ae.data import open_source
+from latent_ae.config import ModelConfig
+from latent_ae.data import FolderConfig
 from latent_ae.data.transforms import evaluation_view
 from latent_ae.inference import Codec
 from latent_ae.inference.probe_image import photo_like
@@ -50,10 +50,10 @@ class Ours:
     def __init__(
         self, codec: Codec, pictures: Path, *, resolution: int, precision: Compute, batch: int, workers: int
     ) -> None:
-        data = DataConfig(source="folder", path=str(pictures), heldout_share=0.5)
+        data = FolderConfig(path=str(pictures), heldout_share=0.5)
         together: dict[str, Any] = {} if precision == "exact" else {"batch_size": batch}
         self.config = EncodeConfig(resolution=resolution, precision=precision, part="all", data=data, **together)
-        self.images = Images(open_source(data), "all")
+        self.images = Images(data.open(), "all")
         self.encoder = Encoder(
             codec, precision=precision, logvar=True, dtype="float16", threads=torch.get_num_threads()
         )

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from latent_ae.config import DataConfig
-from latent_ae.data import open_source
+from latent_ae.data import PhotosConfig
 from latent_ae.inference import reconstruct
 from latent_ae.io.image import from_tensor, to_tensor, to_uint8
 from latent_ae.models import factor_of, load_autoencoder
@@ -47,7 +46,7 @@ def main() -> None:
     codes = model.config.get("num_vq_embeddings")
     a_position = model.config["latent_channels"] if codes is None else math.log2(codes) / 8
     per_pixel = a_position / factor_of(model) ** 2
-    source = open_source(DataConfig(source="photos")).heldout
+    source = PhotosConfig().open().heldout
     photographs = {}
     for index in range(len(source)):
         pixels = to_uint8(source.load(index), 3)

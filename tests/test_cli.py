@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 
 from latent_ae import __version__
 from latent_ae.cli import main, options
-from latent_ae.config import DataConfig, ModelConfig
-from latent_ae.data import open_source
+from latent_ae.config import ModelConfig
+from latent_ae.data import DigitsConfig
 from latent_ae.inference.precision import PRECISIONS
 from latent_ae.models import build_autoencoder
 
@@ -45,7 +45,7 @@ def test_evaluate_measures_the_held_out_digits(
 ) -> None:
     report = report_of(model_dir, tmp_path / "report.json")
     model = AutoencoderKL.from_pretrained(model_dir)
-    heldout = open_source(DataConfig(source="digits")).heldout
+    heldout = DigitsConfig().open().heldout
     psnr, l1 = [], []
     for index in (place * len(heldout) // 6 for place in range(6)):
         pixels = torch.from_numpy(np.asarray(heldout.load(index), dtype=np.float32))[None, None] / 127.5 - 1
@@ -89,8 +89,8 @@ def test_evaluate_with_another_size_and_a_distance(model_dir: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "--data.source is missing: give digits or photos, or folder, hub or stream"),
-        (["--data.source", "nowhere"], "data.source nowhere is unknown"),
+        ([], "--data.source is missing: give one of digits, photos, folder, hub, stream"),
+        (["--data.source", "nowhere"], "data.source: got 'nowhere', expected one of digits"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         ([*FEW, "--evaluation.max_image", "3"], "did you mean --evaluation.max_images?"),
         ([*FEW, "--evaluation.size", "4"], "evaluation.size: got '4'; input should be greater than or equal to 8"),

@@ -24,9 +24,7 @@ from tqdm import tqdm
 
 from latent_ae.config import ConfigError
 from latent_ae.config.command_line import override, print_help, split_options
-from latent_ae.data import open_source
 from latent_ae.errors import UserError
-from latent_ae.evaluation.run import TRAINING_ONLY
 from latent_ae.inference import Codec
 from latent_ae.inference.memory import available_bytes
 from latent_ae.io.folder_lock import only_run
@@ -67,12 +65,13 @@ def parse(argv: list[str]) -> EncodeConfig:
     for name, what in (("model", "MODEL"), ("data.source", "NAME"), ("out", "DIR")):
         if options.get(name) is None:
             raise ConfigError(f"--{name} {what} has to be given; --help lists all settings")
-    if idle := [f"--{name}" for name in options if name.removeprefix("data.") in TRAINING_ONLY and "." in name]:
+    config = override(EncodeConfig, {}, options)
+    if idle := config.data.given_for_training():
         raise ConfigError(
-            f"{', '.join(idle)} cuts training images and has no effect on what is encoded: leave it out (--resolution "
+            f"{idle} cuts training images and has no effect on what is encoded: leave it out (--resolution "
             "and --flips say what is encoded)"
         )
-    return override(EncodeConfig, {}, options)
+    return config
 
 
 def run(config: EncodeConfig) -> int:
@@ -89,7 +88,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
     """Open, compare with what is there, make what is missing, write the index."""
     # -- model, images
     codec = Codec.load(str(config.model), device=accelerator.device, precision="exact", tile=config.tile_pixels)
-    source = open_source(config.data)
+    source = config.data.open()
     images = Images(source, config.part, label_column=config.label_column, caption_column=config.caption_column)
     encoder = Encoder(
         codec,

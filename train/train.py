@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from latent_ae.config import to_yaml
-from latent_ae.data import Batch, SkippedImages, StreamParts, open_source
+from latent_ae.data import Batch, SkippedImages, StreamParts
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
 from latent_ae.models.parts import CODEBOOK
@@ -117,7 +117,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
                 return 0
 
     # -- data, model, losses
-    parts, fresh = open_source(config.data), checkpoint is None
+    parts, fresh = config.data.open(), checkpoint is None
     record = None if only_preflight else checked_data(config, parts, checkpoint, invocation.resume, accelerator)
     autoencoder = build_model(config, parts, start=fresh)
     bottleneck = build_bottleneck(autoencoder, config, parts, start=fresh, device=accelerator.device)

@@ -94,7 +94,8 @@ def _likelihood(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace, idle: tuple[str, ...] = ()) -> "MeasureConfig":
     """The settings on the command line; `idle` are the fields of `evaluation` without effect on the command."""
     from latent_ae.config.command_line import override, print_help, split_options
-    from latent_ae.evaluation.run import TRAINING_ONLY, MeasureConfig
+    from latent_ae.data import SOURCES
+    from latent_ae.evaluation.run import MeasureConfig
 
     if arguments.settings:
         print_help(
@@ -104,12 +105,13 @@ def _settings(arguments: argparse.Namespace, idle: tuple[str, ...] = ()) -> "Mea
         )
     options = split_options(arguments.rest)
     if "data.source" not in options:
-        raise UserError("--data.source is missing: give digits or photos, or folder, hub or stream with --data.path")
-    if cut := [f"--{name}" for name in options if name.removeprefix("data.") in TRAINING_ONLY]:
-        raise UserError(f"{', '.join(cut)} only crops training images and has no effect here: leave it out")
+        raise UserError(f"--data.source is missing: give one of {', '.join(SOURCES)}")
     if unused := [f"--{name}" for name in options if name.removeprefix("evaluation.") in idle]:
         raise UserError(f"{', '.join(unused)} has no effect on {arguments.command}: leave it out")
-    return override(MeasureConfig, {}, options)
+    config = override(MeasureConfig, {}, options)
+    if cut := config.data.given_for_training():
+        raise UserError(f"{cut} only crops training images and has no effect here: leave it out")
+    return config
 
 
 def _say(report: "EvaluationReport | LikelihoodReport", arguments: argparse.Namespace) -> int:

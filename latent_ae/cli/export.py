@@ -136,13 +136,16 @@ def _import(arguments: argparse.Namespace) -> int:
 def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Exporter") -> int:
     from latent_ae.config.command_line import override, split_options
     from latent_ae.export.exporter import export
-    from latent_ae.export.proof import USED, ProbeConfig, ProofFailed
+    from latent_ae.export.proof import ProbeConfig, ProofFailed
 
     options = split_options(arguments.rest)
-    used = [f"data.{name}" for name in USED]
-    if idle := [f"--{name}" for name in options if name not in used]:
-        raise UserError(f"{', '.join(idle)} has no effect on an export; use --{', --'.join(used)}")
-    data = override(ProbeConfig, {}, options).data if options else None
+    data = None
+    if options:
+        of_data = {name: value for name, value in options.items() if name.startswith("data.")}
+        data = override(ProbeConfig, {}, of_data).data
+        used = [f"data.{name}" for name in data.choice()]
+        if idle := [f"--{name}" for name in options if name not in used]:
+            raise UserError(f"{', '.join(idle)} has no effect on an export; use --{', --'.join(used)}")
     try:
         exported = export(source, arguments.out, exporter, data=data)
     except ProofFailed as error:

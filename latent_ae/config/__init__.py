@@ -4,7 +4,6 @@ Configuration stops at the builders: layers, losses and loops receive plain argu
 the name (`_steps`, `_images`). A setting that has no effect in a run is an error.
 """
 
-from latent_ae.config.data import DataConfig
 from latent_ae.config.loss import AdversarialConfig, LossConfig
 from latent_ae.config.model import ModelConfig
 from latent_ae.config.optimization import OptimizationConfig
@@ -14,7 +13,6 @@ from latent_ae.config.train import EvaluationConfig, TrainConfig
 __all__ = [
     "AdversarialConfig",
     "ConfigError",
-    "DataConfig",
     "EvaluationConfig",
     "LossConfig",
     "ModelConfig",

@@ -1,12 +1,10 @@
-"""Where images come from: one file a source, one table of them.
+"""Where images come from: one file a source, one table of them."""
 
-A source is a file with `build(config) -> SourceParts`, entered in SOURCES; tests/data/test_sources.py then holds it to
-the contract.
-"""
+from typing import Annotated
 
-from collections.abc import Callable
+from pydantic import BeforeValidator, SerializeAsAny
 
-from latent_ae.config import DataConfig
+from latent_ae.config.kinds import Kinds
 from latent_ae.data.loader import (
     Batch,
     EvaluationBatch,
@@ -16,40 +14,48 @@ from latent_ae.data.loader import (
     evaluation_batches,
     training_loader,
 )
+from latent_ae.data.settings import DataConfig
 from latent_ae.data.skipped import SkippedImages
 from latent_ae.data.source import DataError, ImageSource, SourceParts
-from latent_ae.data.sources import digits, folder, hub, photos
-from latent_ae.data.sources import stream as streamed
+from latent_ae.data.sources.digits import DigitsConfig
+from latent_ae.data.sources.folder import FolderConfig
+from latent_ae.data.sources.hub import HubConfig
+from latent_ae.data.sources.photos import PhotosConfig
 from latent_ae.data.sources.shards import StreamParts
+from latent_ae.data.sources.stream import StreamConfig
 
 __all__ = [
     "SOURCES",
+    "AnySource",
     "Batch",
+    "DataConfig",
     "DataError",
+    "DigitsConfig",
     "EvaluationBatch",
+    "FolderConfig",
+    "HubConfig",
     "ImageSource",
+    "PhotosConfig",
     "Sample",
     "SkippedImages",
     "SourceParts",
+    "StreamConfig",
     "StreamParts",
     "TrainingLoader",
     "TrainingSamples",
     "evaluation_batches",
-    "open_source",
     "training_loader",
 ]
 
-SOURCES: dict[str, Callable[[DataConfig], SourceParts]] = {
-    "digits": digits.build,
-    "photos": photos.build,
-    "folder": folder.build,
-    "hub": hub.build,
-    "stream": streamed.build,
+SOURCES: dict[str, type[DataConfig]] = {
+    "digits": DigitsConfig,
+    "photos": PhotosConfig,
+    "folder": FolderConfig,
+    "hub": HubConfig,
+    "stream": StreamConfig,
 }
 
-
-def open_source(config: DataConfig) -> SourceParts:
-    """The images of `config.source`, in a part to train on and a held-out part. Raises DataError."""
-    if config.source not in SOURCES:
-        raise DataError(f"data.source {config.source} is unknown: expected one of {', '.join(SOURCES)}")
-    return SOURCES[config.source](config)
+AnySource = Annotated[
+    SerializeAsAny[DataConfig], BeforeValidator(Kinds("data", "data.source", "digits", lambda: SOURCES))
+]
+"""a section `data`: the settings of one source"""

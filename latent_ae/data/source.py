@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,24 @@ class CaptionedSource(Protocol):
     def caption(self, index: int) -> str | None:
         """None for an image without."""
         ...
+
+
+@runtime_checkable
+class ColumnSource(Protocol):
+    """An ImageSource whose images are rows of a table with further columns."""
+
+    def column(self, name: str) -> "Column":
+        """What a column holds for the images. Raises DataError if there is none of that name."""
+        ...
+
+
+class Column(Protocol):
+    """Values by the index of the image that they belong to."""
+
+    class_names: tuple[str, ...]
+    """of the numbers in a column of classes; empty for another column"""
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 @runtime_checkable

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from latent_ae.config import DataConfig, EvaluationConfig, Section
-from latent_ae.data import evaluation_batches, open_source
+from latent_ae.config import EvaluationConfig, Section
+from latent_ae.data import AnySource, DigitsConfig, evaluation_batches
 from latent_ae.data.source import ImageSource, SourceParts
 from latent_ae.device import best_device
 from latent_ae.evaluation.evaluate import Evaluator, evaluate
@@ -20,11 +20,6 @@ from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.models.hierarchical_prior import check_prior, load_prior
 from latent_ae.models.parts import encoder_identity
 
-TRAINING_ONLY = (
-    *("resolution", "crop", "scale", "flip", "color_gain", "max_bad_share", "streams", "shuffle_block"),
-    *("buckets", "bucket_multiple", "bucket_max_aspect"),
-)
-"""fields of `data` that set how training crops are made"""
 NOT_OF_LIKELIHOOD = (
     *("perceptual", "perceptual_weights_file", "fid", "fid_weights_file", "equivariance"),
     *("batch_size", "latent_images"),
@@ -37,7 +32,7 @@ FITTED_IMAGES = 256
 class MeasureConfig(Section):
     """Which images are measured, and how."""
 
-    data: DataConfig = DataConfig()
+    data: AnySource = DigitsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
@@ -48,7 +43,7 @@ def measure(
 
     Raises UserError if the model or the images cannot be loaded.
     """
-    images = open_source(config.data)
+    images = config.data.open()
     source = _part(images, part)
     model = load_autoencoder(model_name).to(best_device())
     networks = build_networks(config.evaluation, model.config["in_channels"])
@@ -76,7 +71,7 @@ def measure_likelihood(
     posterior, a prior of other latents, and if the model, the prior or the images cannot be loaded.
     """
     check_numbers(samples, std)
-    images = open_source(config.data)
+    images = config.data.open()
     source = _part(images, part)
     model = load_autoencoder(model_name).to(best_device())
     check_posterior(model)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from latent_ae.config import DataConfig
+from latent_ae.data import DataConfig
 from latent_ae.errors import one_line
 from latent_ae.export.compat import Loader
 from latent_ae.export.proof import Probe, Proof, ProofFailed, make_probes

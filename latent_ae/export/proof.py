@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from latent_ae.config import DataConfig, Section
-from latent_ae.data import EvaluationBatch, evaluation_batches, open_source
+from latent_ae.config import Section
+from latent_ae.data import AnySource, DataConfig, DigitsConfig, EvaluationBatch, PhotosConfig, evaluation_batches
 from latent_ae.errors import UserError
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.encode_decode import inference
@@ -26,9 +26,6 @@ _RANDOM = ((1, 3, 5), (5, 2, 3))
 """batch, and height and width in steps of the model's factor, or of 16 pixels where that is less"""
 _CHANNELS = (1, 3)
 
-USED = ("source", "path", "image_column", "train_split", "heldout_split", "heldout_share", "background")
-"""fields of `data` that say which images there are; the others say how training images are cut"""
-
 
 class ExportError(UserError):
     """A model that cannot be exported as asked; the message is one line."""
@@ -41,7 +38,7 @@ class ProofFailed(Exception):  # noqa: N818 - a fact about a file; no option avo
 class ProbeConfig(Section):
     """Which images an export is proven on."""
 
-    data: DataConfig = DataConfig()
+    data: AnySource = DigitsConfig()
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int,
     if size is not None and any(side < 1 or side % factor for side in size):
         raise ExportError(f"size {size[0]}x{size[1]}: both sides must be multiples of the model's factor {factor}")
     if channels in _CHANNELS:
-        data = data or DataConfig(source="digits" if channels == 1 else "photos")
+        data = data or (DigitsConfig() if channels == 1 else PhotosConfig())
         batch = _real_images(data, channels, factor)
         pixels, shown = batch.pixels, batch.sample_ids
         if size is not None:
@@ -125,7 +122,7 @@ def _probe(model: Autoencoder, images: str, pixels: Tensor) -> Probe:
 
 
 def _real_images(data: DataConfig, channels: int, factor: int) -> EvaluationBatch:
-    source = open_source(data).heldout
+    source = data.open().heldout
     reasons: list[str] = []
     for wanted in _SIDES:
         side = max(2, -(-wanted // factor)) * factor

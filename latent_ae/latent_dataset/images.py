@@ -8,8 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from latent_ae.data import DataError, ImageSource, SourceParts
-from latent_ae.data.source import CaptionedSource, LabelledSource
-from latent_ae.data.sources.hub import HubImages
+from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource
 from latent_ae.data.transforms import evaluation_view
 from latent_ae.io.image import BrokenImage, Pixels, to_pil, to_uint8
 from latent_ae.latent_dataset.manifest import LatentDatasetError, PreprocessingPart
@@ -47,7 +46,7 @@ class Images:
     def __init__(
         self, source: SourceParts, part: str, *, label_column: str | None = None, caption_column: str | None = None
     ) -> None:
-        """The columns are those of a hub data set. Raises DataError for a column that does not exist."""
+        """The columns are those of a `ColumnSource`. Raises DataError for a column that does not exist."""
         parts = {"train": [source.train], "heldout": [source.heldout], "all": [source.train, source.heldout]}
         self._parts: list[ImageSource] = parts[part]
         self._captions = [_captions(each, caption_column) for each in self._parts]
@@ -140,7 +139,7 @@ def _crop(height: int, width: int, *, square: bool) -> tuple[int, int, int, int]
 
 def _labels(source: ImageSource, column: str | None) -> tuple[Callable[[int], Any], tuple[str, ...] | None]:
     """A function from an image's index to its label, and the names of the labels 0, 1, ..."""
-    if column is not None and isinstance(source, HubImages):
+    if column is not None and isinstance(source, ColumnSource):
         values = source.column(column)
         return values.__getitem__, values.class_names or None
     if isinstance(source, LabelledSource):
@@ -149,7 +148,7 @@ def _labels(source: ImageSource, column: str | None) -> tuple[Callable[[int], An
 
 
 def _captions(source: ImageSource, column: str | None) -> Callable[[int], Any]:
-    if column is not None and isinstance(source, HubImages):
+    if column is not None and isinstance(source, ColumnSource):
         return source.column(column).__getitem__
     return source.caption if isinstance(source, CaptionedSource) else _nothing
 

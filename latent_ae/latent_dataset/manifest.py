@@ -7,7 +7,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from latent_ae.config import ConfigError, DataConfig, Section, differences, validate
+from latent_ae.config import ConfigError, Section, differences, validate
+from latent_ae.data import AnySource
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
 
@@ -135,7 +136,7 @@ class Manifest(Section):
     model: ModelPart
     label_names: tuple[str, ...] | None
     """of the labels 0, 1, ...; None where they have none"""
-    data: DataConfig
+    data: AnySource
     """settings that the images can be opened with again"""
     versions: dict[str, str]
 
@@ -163,11 +164,7 @@ class Manifest(Section):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-_OPENS_IMAGES = {"source", "path", "image_column", "train_split", "heldout_split", "heldout_share", "background"}
-"""fields of `data`; the others are training's, or change nothing"""
 _NOT_DECISIVE = {"model", "label_names", "data", "versions"}
-_SAME_IMAGES = {f"data.{name}" for name in ("source", "image_column", "train_split", "heldout_split", "heldout_share")}
-"""settings that say which images there are, wherever they lie"""
 
 
 def names_digest(names: Iterable[str]) -> str:
@@ -191,9 +188,11 @@ def as_utf8(name: str) -> bytes:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, whole or not at all. Raises OSError."""
     tree = manifest.model_dump(mode="json", exclude={"data"})
-    data = manifest.data.model_dump(mode="json", include=_OPENS_IMAGES)
     content = {"schema": tree.pop("schema_version"), "fingerprint": manifest.fingerprint, **tree}
-    content = {**with_checksum(content), "data": data}  # `data.path` may be edited: images may be moved
+    content = {
+        **with_checksum(content),
+        "data": manifest.data.choice(),
+    }  # images may move: `data.path` may be edited
     write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -227,10 +226,12 @@ def require_same_work(folder: Path, there: Manifest, wanted: Manifest) -> None:
     Beside what the fingerprint covers, the settings count by which the images are chosen, and the labels' names: a
     label is a number among them.
     """
+    # Wherever they lie, and the background is in `preprocessing` too.
+    same_images = {f"data.{name}" for name in {*there.data.choice(), *wanted.data.choice()} - {"path", "background"}}
     decisive = [
         line.replace("schema_version", "schema", 1)
         for line in differences(there, wanted)
-        if (path := line.partition(":")[0]) in _SAME_IMAGES or path.partition(".")[0] not in _NOT_DECISIVE
+        if (path := line.partition(":")[0]) in same_images or path.partition(".")[0] not in _NOT_DECISIVE
     ]
     if (there.label_names or ()) != (wanted.label_names or ()):
         decisive.append(_label_difference(there.label_names or (), wanted.label_names or ()))

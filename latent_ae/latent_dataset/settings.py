@@ -9,7 +9,8 @@ import torch
 from pydantic import Field, model_validator
 
 from latent_ae._version import __version__
-from latent_ae.config import DataConfig, Section, flatten
+from latent_ae.config import Section, flatten
+from latent_ae.data import SOURCES, AnySource, DigitsConfig
 from latent_ae.io.latent_file.latents import Precision
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.images import Images
@@ -60,7 +61,7 @@ class EncodeConfig(Section):
     """data.source hub: column with the labels, integers or class names"""
     caption_column: str | None = None
     """data.source hub: column with the captions"""
-    data: DataConfig = DataConfig()
+    data: AnySource = DigitsConfig()
 
     @property
     def images_at_once(self) -> int:
@@ -85,12 +86,15 @@ class EncodeConfig(Section):
                 "omit it"
             )
         columns = [name for name in ("label_column", "caption_column") if getattr(self, name)]
-        if columns and self.data.source != "hub":
-            raise ValueError(f"{', '.join(columns)} has an effect only with data.source hub, got {self.data.source}")
-        if self.data.source == "stream":
+        if columns and not self.data.has_columns:
+            having = " or ".join(name for name, source in SOURCES.items() if source.has_columns)
             raise ValueError(
-                "data.source stream cannot be turned into latents, as shards need images by index: give data.source "
-                "hub with the same data.path, which unpacks the data set once"
+                f"{', '.join(columns)} has an effect only with data.source {having}, got {self.data.source}"
+            )
+        if not self.data.by_number:
+            raise ValueError(
+                f"data.source {self.data.source} cannot be turned into latents, as shards need images by index: give "
+                "data.source hub with the same data.path, which unpacks the data set once"
             )
         return self
 
@@ -152,10 +156,11 @@ def command(folder: Path, manifest: Manifest) -> str:
             "data": manifest.data,
         }
     )
-    defaults = flatten(EncodeConfig().model_dump(mode="json"))
+    given = flatten(config.model_dump(mode="json", exclude={"data"}, exclude_defaults=True))
+    data = config.data.model_dump(mode="json", exclude_defaults=True)
+    given |= flatten({"source": config.data.source, **data}, "data.")
     words = ["python", "train/encode_dataset.py"]
-    for name, value in flatten(config.model_dump(mode="json")).items():
-        if value != defaults[name] or name == "data.source":
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
+    for name, value in given.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
     return shlex.join(words)

@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from latent_ae.data import open_source
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.inference.precision import LATENT_ERROR
@@ -177,7 +176,7 @@ class Again:
         try:
             part = manifest.images
             self._images = Images(
-                open_source(manifest.data),
+                manifest.data.open(),
                 part.part,
                 label_column=part.label_column,
                 caption_column=part.caption_column,

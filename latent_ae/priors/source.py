@@ -43,8 +43,7 @@ class LatentSource:
     @property
     def data_name(self) -> str:
         """What the images were."""
-        data = self.rows.manifest.data
-        return data.source if data.path is None else f"{data.source} {Path(data.path).name}"
+        return self.rows.manifest.data.data_name
 
     @property
     def autoencoder_name(self) -> str:

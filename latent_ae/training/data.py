@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from latent_ae.config import DataConfig
 from latent_ae.data import (
     Batch,
+    DataConfig,
     ImageSource,
     SourceParts,
     StreamParts,
@@ -126,8 +126,8 @@ def _stream_samples(parts: StreamParts, config: RunConfig, channels: int) -> Str
         _crop(data, channels),
         resolution=data.resolution,
         seed=config.seed,
-        streams=data.streams,
-        shuffle_block=data.shuffle_block,
+        streams=parts.streams,
+        shuffle_block=parts.shuffle_block,
     )
 
 

@@ -9,7 +9,6 @@ from pydantic import model_validator
 from latent_ae.config import (
     AdversarialConfig,
     ConfigError,
-    DataConfig,
     EvaluationConfig,
     TrainConfig,
     load_yaml,
@@ -17,6 +16,7 @@ from latent_ae.config import (
 )
 from latent_ae.config.command_line import override, print_help, split_options
 from latent_ae.config.section import CountOrNone
+from latent_ae.data import SOURCES, AnySource, DigitsConfig
 from latent_ae.models.settings import AutoencoderConfig
 from latent_ae.training.losses import RECONSTRUCTION
 
@@ -40,7 +40,7 @@ class RunConfig(AutoencoderConfig):
     """folder of all runs"""
     seed: CountOrNone = 0
     """every random number of the run follows from it"""
-    data: DataConfig = DataConfig()
+    data: AnySource = DigitsConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -92,7 +92,7 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
     tree = load_yaml(recipe)
     tree.setdefault("name", recipe.stem)
     if options.pop("help", None) is not None:
-        _put_a_path(tree)
+        _name_what_is_required(tree)
         print_help(validate(RunConfig, tree), "train.py", _TRAIN_DESCRIPTION)
         raise SystemExit(0)
     _drop_what_a_choice_replaces(tree, options)
@@ -100,11 +100,12 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
     return Invocation(config, resume, "only" if preflight == "only" else "on")
 
 
-def _put_a_path(tree: dict[str, object]) -> None:
+def _name_what_is_required(tree: dict[str, object]) -> None:
     """Recipes leave the path of the images to the command line; help is given without."""
     data = tree.get("data")
-    if isinstance(data, dict) and data.get("source") in ("folder", "hub", "stream"):
-        data.setdefault("path", "PATH")
+    if isinstance(data, dict) and (kind := SOURCES.get(data.get("source", ""))) is not None:
+        for name in (name for name, field in kind.model_fields.items() if field.is_required()):
+            data.setdefault(name, name.upper())
 
 
 def _text(value: object, option: str) -> str:

@@ -4,9 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from latent_ae.config import DataConfig
-from latent_ae.data import SkippedImages, skipped
-from latent_ae.data.sources import folder
+from latent_ae.data import FolderConfig, SkippedImages, skipped
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -124,13 +122,13 @@ def test_images_that_are_gone_or_repaired_leave_the_ledger(tmp_path: Path) -> No
     images.mkdir()
     for name in range(20):
         Image.new("L", (16, 16)).save(images / f"{name}.png")
-    source = folder.build(DataConfig(source="folder", path=str(images), heldout_share=0.3)).train
+    source = FolderConfig(path=str(images), heldout_share=0.3).open().train
     gone, repaired, bad, *_ = [source.sample_id(index) for index in range(len(source))]
     (images / gone).unlink()
     (images / bad).write_bytes(b"words")
     ledger = SkippedImages(tmp_path / "skipped.jsonl", total=20, max_share=0.5)
     ledger.add([("elsewhere.png", "cut"), (gone, "cut"), (repaired, "cut"), (bad, "words")])
-    present = folder.build(DataConfig(source="folder", path=str(images), heldout_share=0.3)).train
+    present = FolderConfig(path=str(images), heldout_share=0.3).open().train
     ledger.drop_mended(present)
     assert ledger.ids() == {bad}
     assert [line["id"] for line in lines(tmp_path / "skipped.jsonl")] == [bad]

@@ -6,9 +6,18 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from latent_ae.config import DataConfig
-from latent_ae.data import SOURCES, DataError, SourceParts, StreamParts, open_source
+from latent_ae.data import (
+    SOURCES,
+    AnySource,
+    DataConfig,
+    FolderConfig,
+    HubConfig,
+    SourceParts,
+    StreamConfig,
+    StreamParts,
+)
 from latent_ae.data.source import StoredImages
 from latent_ae.io.image import to_uint8
 from tests.data.images import write_images
@@ -19,16 +28,16 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     match request.param:
         case "folder":
             write_images(tmp_path, [f"{i}.png" for i in range(20)])
-            return DataConfig(source="folder", path=str(tmp_path), heldout_share=0.3)
+            return FolderConfig(path=str(tmp_path), heldout_share=0.3)
         case "hub":
             monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
             write_images(tmp_path / "images", [f"{i}.png" for i in range(20)])
-            return DataConfig(source="hub", path=str(tmp_path / "images"), heldout_share=0.3)
+            return HubConfig(path=str(tmp_path / "images"), heldout_share=0.3)
         case "stream":
             write_images(tmp_path / "images", [f"{i}.png" for i in range(20)])
-            return DataConfig(source="stream", path=str(tmp_path / "images"), heldout_share=0.3)
+            return StreamConfig(path=str(tmp_path / "images"), heldout_share=0.3)
         case source:
-            return DataConfig(source=source)
+            return SOURCES[source]()
 
 
 def ids(parts: SourceParts) -> tuple[list[str], list[str]]:
@@ -37,13 +46,13 @@ def ids(parts: SourceParts) -> tuple[list[str], list[str]]:
 
 
 def test_a_source_keeps_its_promises(config: DataConfig) -> None:
-    parts = open_source(config)
+    parts = config.open()
     train, heldout = ids(parts)
     assert train
     assert heldout
     assert len({*train, *heldout}) == len(train) + len(heldout)
     assert (sorted(train), sorted(heldout)) == (train, heldout)  # "in the order of their ids"
-    assert ids(open_source(config)) == (train, heldout)
+    assert ids(config.open()) == (train, heldout)
     for part in (parts.train, parts.heldout):
         copy = pickle.loads(pickle.dumps(part))
         for index in range(min(len(part), 30)):
@@ -57,7 +66,7 @@ def test_a_source_keeps_its_promises(config: DataConfig) -> None:
 
 
 def test_what_is_stored_is_known_without_decoding_it(config: DataConfig) -> None:
-    parts = open_source(config)
+    parts = config.open()
     for part in (parts.train, parts.heldout):
         if isinstance(parts, StreamParts):  # of which the shards are known
             assert isinstance(part, StoredImages)
@@ -70,7 +79,6 @@ def test_what_is_stored_is_known_without_decoding_it(config: DataConfig) -> None
 
 
 def test_an_unknown_source_is_refused_with_the_known_names() -> None:
-    with pytest.raises(
-        DataError, match=r"data\.source nonesuch is unknown: expected one of digits, photos, folder, hub, stream"
-    ):
-        open_source(DataConfig(source="nonesuch"))
+    names = ", ".join(SOURCES)
+    with pytest.raises(ValidationError, match=rf"data\.source: got 'nonesuch', expected one of {names}"):
+        TypeAdapter(AnySource).validate_python({"source": "nonesuch"})

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.data import Batch, DataError
+from latent_ae.data import Batch, DataError, StreamConfig
 from latent_ae.data.order.numbers import rank_numbers
-from latent_ae.data.sources.shards import open_shards
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import to_tensor
@@ -25,7 +24,7 @@ SIZES = [9, 2, 14, 5, 7]  # 37 images
 
 
 def samples(folder: Path, seed: int = 5, streams: int = 4, block: int = 3) -> StreamSamples:
-    shards = open_shards(str(folder), heldout_share=1e-9, collected_images=1).stream
+    shards = StreamConfig(path=str(folder), heldout_share=1e-9, collected_images=1).open().stream
     return StreamSamples(shards, CROP, resolution=8, seed=seed, streams=streams, shuffle_block=block)
 
 

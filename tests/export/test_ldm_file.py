@@ -13,7 +13,7 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, VQModel
 
-from latent_ae.config import DataConfig
+from latent_ae.data import DigitsConfig
 from latent_ae.export.exporter import export
 from latent_ae.export.importing import Unsaid, read_single_file
 from latent_ae.export.ldm_file import LdmFile, ldm_config
@@ -26,7 +26,7 @@ from latent_ae.models.single_file import CONFIG
 from tests.export.conftest import Run, left
 from tests.models.stock_models import GAUSSIAN, QUANTISED, arguments, filled, ldm_tensors, stock
 
-DIGITS = DataConfig(source="digits")
+DIGITS = DigitsConfig()
 ODD = {"one 1x1 convolution"}
 """takes images of four channels"""
 WIDE = {"stable diffusion", "flux"}

@@ -27,7 +27,7 @@ def test_images_of_ones_own_are_what_it_is_proven_on(models: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--data.flip", "true"), "--data.flip has no effect on an export; use --data.source, --data.path, "),
+        (("--data.flip", "true"), "--data.flip has no effect on an export; use --data.source, --data.background"),
         (("--evaluation.size", "32"), "--evaluation.size has no effect on an export; "),
         (("--data.source", "folder"), "data.source folder needs data.path"),
         (("--data.source", "folder", "--data.path", "/nowhere"), "/nowhere"),

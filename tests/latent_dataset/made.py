@@ -6,8 +6,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from latent_ae.config import DataConfig
-from latent_ae.data import open_source
 from latent_ae.inference import Codec
 from latent_ae.io.folder_lock import LOCK, only_run
 from latent_ae.latent_dataset.encoder import Encoder
@@ -23,13 +21,17 @@ def settings(
     model: Path, out: Path, *, source: str = "folder", path: Path | None = None, **changes: Any
 ) -> EncodeConfig:
     place = {} if path is None else {"path": str(path), "heldout_share": 0.4}
-    data = DataConfig.model_validate({"source": source, **place})
-    return EncodeConfig(model=str(model), out=str(out), data=data, **{"part": "all", "shard_images": 4, **changes})
+    return EncodeConfig(
+        model=str(model),
+        out=str(out),
+        data={"source": source, **place},
+        **{"part": "all", "shard_images": 4, **changes},
+    )
 
 
 def opened(config: EncodeConfig) -> Images:
     columns = {"label_column": config.label_column, "caption_column": config.caption_column}
-    return Images(open_source(config.data), config.part, **columns)
+    return Images(config.data.open(), config.part, **columns)
 
 
 def encoder_of(config: EncodeConfig, *, threads: int = 1, codec: Codec | None = None) -> Encoder:

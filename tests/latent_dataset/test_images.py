@@ -5,8 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from latent_ae.config import DataConfig
-from latent_ae.data import DataError, open_source
+from latent_ae.data import DataError, DigitsConfig, HubConfig
 from latent_ae.io.image import WHITE
 from latent_ae.latent_dataset.images import Images, Unusable, View
 from latent_ae.latent_dataset.manifest import PreprocessingPart
@@ -24,7 +23,7 @@ def view(images: Images, index: int) -> View:
 def test_digits_know_which_digit_they_are() -> None:
     from sklearn.datasets import load_digits
 
-    parts = open_source(DataConfig(source="digits"))
+    parts = DigitsConfig().open()
     images = Images(parts, "all")
     assert len(images) == 1797
     assert images.label_names == tuple("0123456789")
@@ -57,7 +56,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hub(table: Path, **columns: str) -> Images:
-    parts = open_source(DataConfig(source="hub", path=str(table), heldout_share=0.4))
+    parts = HubConfig(path=str(table), heldout_share=0.4).open()
     return Images(parts, "all", **columns)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from latent_ae.config import ConfigError, DataConfig, validate
+from latent_ae.config import ConfigError, validate
+from latent_ae.data import HubConfig
 from latent_ae.data.source import hash_place
 from latent_ae.latent_dataset import LatentDatasetError
 from latent_ae.latent_dataset.index import write_index
@@ -84,10 +85,12 @@ def test_images_of_the_same_names_are_not_the_same(latents: Path, models: Path, 
 )
 def test_what_chooses_images_is_a_difference(latents: Path, field: str, there: object) -> None:
     manifest = read_manifest(latents)
-    data = manifest.data.model_dump()
-    other = manifest.model_copy(update={"data": DataConfig.model_construct(**{**data, field: there})})
-    with pytest.raises(LatentDatasetError, match=rf"data\.{field}: {there} -> {data[field]}: take another --out"):
-        require_same_work(latents, other, manifest)
+    hub = HubConfig(path="x", heldout_share=0.4)
+    wanted = manifest if field == "source" else manifest.model_copy(update={"data": hub})
+    other = manifest.model_copy(update={"data": hub.model_copy(update={field: there})})
+    difference = rf"data\.{field}: {there} -> {getattr(wanted.data, field)}: take another --out"
+    with pytest.raises(LatentDatasetError, match=difference):
+        require_same_work(latents, other, wanted)
 
 
 def test_a_class_more_is_a_difference(latents: Path, models: Path, pictures: Path) -> None:

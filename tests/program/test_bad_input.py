@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from latent_ae.config import DataConfig
-from latent_ae.data import open_source
+from latent_ae.data import FolderConfig
 from latent_ae.data.source import hash_place
 from latent_ae.training.checkpoint.files import newest_whole
 from tests.program.forked import Finished, fork
@@ -30,7 +29,7 @@ def refused(main, capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--model.image_channels", "4"], "model.image_channels: got '4'; input should be 1 or 3"),
         (["--data.resolution", "17"], "data.resolution 17 is not a multiple of the model's factor 2: take 16"),
         (["--model.preset", "huge"], "unknown model.preset 'huge'"),
-        (["--data.source", "nowhere"], "data.source nowhere is unknown: expected one of digits"),
+        (["--data.source", "nowhere"], "data.source: got 'nowhere', expected one of digits"),
         (["--resume", "no/such/checkpoint"], "no/such/checkpoint is not a checkpoint: it does not exist"),
         (["--train.accumulation", "3"], "train.batch_size 8 must be a multiple of train.accumulation 3"),
         (["--loss.perceptual_weights_file", "nowhere.pth"], "loss.perceptual_weights_file has no effect"),
@@ -127,7 +126,7 @@ def test_too_many_broken_images_end_the_run_and_are_listed(
     images.mkdir()
     for number in range(20):
         Image.new("L", (16, 16), 12 * number).save(images / f"{number:02d}.png")
-    train = open_source(DataConfig(source="folder", path=str(images), heldout_share=0.2)).train
+    train = FolderConfig(path=str(images), heldout_share=0.2).open().train
     for index in (3, 7):
         file = images / train.sample_id(index)
         file.write_bytes(file.read_bytes()[:40])

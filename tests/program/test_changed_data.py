@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from latent_ae.config import DataConfig
-from latent_ae.data import open_source
+from latent_ae.data import FolderConfig
 from tests.program.running import arguments
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -37,8 +36,8 @@ def words(folder: Path, steps: int, *more: str) -> list[str]:
 
 def trained(folder: Path) -> list[str]:
     """Names of the images to train on."""
-    config = DataConfig(source="folder", path=str(folder / "images"), heldout_share=SHARE)
-    train = open_source(config).train
+    config = FolderConfig(path=str(folder / "images"), heldout_share=SHARE)
+    train = config.open().train
     return [train.sample_id(index) for index in range(len(train))]
 
 

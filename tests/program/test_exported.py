@@ -8,8 +8,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
-from latent_ae.config import DataConfig
-from latent_ae.data import evaluation_batches, open_source
+from latent_ae.data import DigitsConfig, evaluation_batches
 from latent_ae.models.bottlenecks.identity import IdentityBottleneck
 from latent_ae.models.trainable import TrainableAutoencoder
 from tests.models.bottlenecks.tiny import QUANTIZING
@@ -34,7 +33,7 @@ CODED: dict[str, tuple[list[str], dict[str, object]]] = {
 def heldout() -> Tensor:
     """Every held-out digit, [359, 1, 16, 16]."""
     batches = evaluation_batches(
-        open_source(DataConfig()).heldout,
+        DigitsConfig().open().heldout,
         channels=1,
         size=16,
         background=(255, 255, 255),

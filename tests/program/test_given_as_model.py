@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latent_ae.config import DataConfig
+from latent_ae.data import DigitsConfig
 from latent_ae.errors import UserError
 from latent_ae.export.diffusers_folder import DiffusersFolder
 from latent_ae.export.exporter import export
@@ -49,7 +49,7 @@ def products(tmp_path_factory: pytest.TempPathFactory, train_module) -> Path:
     }
     for name, exporter in exporters.items():
         place = folder / Path(name).with_suffix(".safetensors") if "." in name else folder / name
-        export(source, place, exporter, data=DataConfig(source="digits"))
+        export(source, place, exporter, data=DigitsConfig())
         if place.name != name:
             place.rename(folder / name)
     unfinished = shutil.copytree(folder / "run", folder / "unfinished")

@@ -11,8 +11,7 @@ import yaml
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from latent_ae.config import DataConfig
-from latent_ae.data import evaluation_batches, open_source
+from latent_ae.data import DigitsConfig, evaluation_batches
 from latent_ae.models import load_autoencoder
 from latent_ae.models.parts import encoder_identity
 from latent_ae.training import build
@@ -63,7 +62,7 @@ def test_every_logged_step_has_its_terms_and_they_add_up(run_dir: Path) -> None:
 def test_the_sample_grid_has_inputs_above_reconstructions(run_dir: Path) -> None:
     images = next(
         evaluation_batches(
-            open_source(DataConfig()).heldout,
+            DigitsConfig().open().heldout,
             channels=1,
             size=16,
             background=(255, 255, 255),
@@ -85,7 +84,7 @@ def test_stock_diffusers_loads_the_model_with_measured_scaling(run_dir: Path) ->
     assert stats["measured"] == pytest.approx(measured)
     assert stats["encoder_identity"] == encoder_identity(model)
     assert stats["images"] == 32
-    source = open_source(DataConfig()).train
+    source = DigitsConfig().open().train
     pixels = torch.cat(
         [
             batch.pixels

@@ -86,8 +86,11 @@ def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
         (["--model.init_from", "x", "--model.preset", "sd"], "model.preset would have no effect"),
         (["--loss.entropy_temperature", "1"], "loss.entropy_temperature has no effect with bottleneck.kind kl"),
         ([*VQ, "--loss.entropy_temperature", "1"], "loss.entropy_temperature has an effect only with loss.entropy_w"),
-        (["--data.heldout_share", "0.5"], "data.heldout_share has an effect only with data.source folder, or hub or"),
-        ([*HUB, "--data.heldout_split", "x", "--data.heldout_share", "0.5"], "without data.heldout_split"),
+        (["--data.heldout_share", "0.5"], "data.heldout_share has no effect with data.source digits: leave it out"),
+        (
+            [*HUB, "--data.heldout_split", "x", "--data.heldout_share", "0.5"],
+            "data.heldout_share has no effect with data.heldout_split",
+        ),
         (["--evaluation.fid_weights_file", "x"], "evaluation.fid_weights_file has an effect only with evaluation.fid"),
         ([*UNSEEN, "--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual none"),
         (["--evaluation.perceptual_weights_file", "x"], "has no effect with evaluation.perceptual random_features"),

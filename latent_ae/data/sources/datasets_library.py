@@ -5,15 +5,37 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 from PIL import Image
+from pydantic import model_validator
 
+from latent_ae.data.settings import FilesConfig
 from latent_ae.data.source import DataError
 from latent_ae.io.image import BrokenImage, open_image
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+
+class DatasetConfig(FilesConfig):
+    """What the two sources have in common."""
+
+    path: str
+    """a data set's name at the hub (or NAME:CONFIGURATION), or a local parquet, arrow or imagefolder path; stream also
+    webdataset tars"""
+    image_column: str | None = None
+    """the column that holds the images; found by its type if there is just one"""
+    train_split: str | None = None
+    """split to train on; the data set's "train" unless named"""
+    heldout_split: str | None = None
+    """split to hold out; the data set's "validation" or "test", or else a share of the training split"""
+
+    @model_validator(mode="after")
+    def _share_has_effect(self) -> Self:
+        if self.heldout_split is not None and "heldout_share" in self.model_dump(exclude_defaults=True):
+            raise ValueError("data.heldout_share has no effect with data.heldout_split: leave out one of them")
+        return self
 
 
 def choose_splits(

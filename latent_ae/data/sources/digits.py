@@ -1,12 +1,13 @@
 """Scikit-learn's 1,797 handwritten digits: real images that need no download."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from latent_ae.config import DataConfig
+from latent_ae.data.settings import DataConfig
 from latent_ae.data.source import SourceParts
 
 _SIDE_PIXELS = 32
@@ -48,14 +49,19 @@ class Digits:
         return Image.fromarray(self.raw[index]).resize((_SIDE_PIXELS, _SIDE_PIXELS), Image.Resampling.BICUBIC)
 
 
-def build(config: DataConfig) -> SourceParts:  # noqa: ARG001 - every builder of the table takes the config
-    """Every fifth digit is held out."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes seconds, and no other source needs it
+class DigitsConfig(DataConfig):
+    """digits: scikit-learn's handwritten digits, 32 x 32 grey pixels, which need no download."""
 
-    table = load_digits()
-    raw = np.floor(table.images / 16 * 255 + 0.5).astype(np.uint8)  # published as 0..16
-    labels = table.target.astype(np.int64)
-    numbers = range(len(raw))
-    heldout = [number for number in numbers if number % _HELDOUT_EVERY == _HELDOUT_EVERY - 1]
-    train = [number for number in numbers if number % _HELDOUT_EVERY != _HELDOUT_EVERY - 1]
-    return SourceParts(Digits(raw, labels, train), Digits(raw, labels, heldout))
+    source: Literal["digits"] = "digits"
+
+    def open(self) -> SourceParts:
+        """Every fifth digit is held out."""
+        from sklearn.datasets import load_digits  # noqa: PLC0415 - takes seconds, and no other source needs it
+
+        table = load_digits()
+        raw = np.floor(table.images / 16 * 255 + 0.5).astype(np.uint8)  # published as 0..16
+        labels = table.target.astype(np.int64)
+        numbers = range(len(raw))
+        heldout = [number for number in numbers if number % _HELDOUT_EVERY == _HELDOUT_EVERY - 1]
+        train = [number for number in numbers if number % _HELDOUT_EVERY != _HELDOUT_EVERY - 1]
+        return SourceParts(Digits(raw, labels, train), Digits(raw, labels, heldout))

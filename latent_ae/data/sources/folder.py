@@ -5,10 +5,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
+from typing import Literal
 
 from PIL import Image
 
-from latent_ae.config import DataConfig
+from latent_ae.data.settings import FilesConfig
 from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
 from latent_ae.io.image import SUFFIXES, BrokenImage, open_image
 from latent_ae.io.image_header import header_size
@@ -75,29 +76,36 @@ class FolderImages:
             raise BrokenImage(f"its caption {file.name} cannot be read: {error}", self._relative[index]) from error
 
 
-def build(config: DataConfig) -> SourceParts:
-    """Images sorted by relative path; those whose path hashes below `heldout_share` are held out.
+class FolderConfig(FilesConfig):
+    """folder: a tree of image files."""
 
-    Files and folders whose names start with a dot are passed over (`._photo.jpg` of macOS is no photo). Links to
-    folders are followed, each folder once. Raises DataError.
-    """
-    root = Path(str(config.path)).expanduser()
-    what = f"data.path {root}"
-    if not root.exists():
-        raise DataError(f"{what} does not exist (from {Path.cwd()}): give a folder of images")
-    if not root.is_dir():
-        raise DataError(f"{what} is a file, not a folder: give the folder that holds the images")
-    files = [path.relative_to(root).as_posix() for path in visible_files(root)]
-    images = sorted(path for path in files if Path(path).suffix.lower() in SUFFIXES)
-    if not images:
-        there = f"its {len(files)} files end in {count_by_suffix(map(Path, files))}" if files else "it is empty"
-        raise DataError(f"{what} holds no images: {there}; images end in {', '.join(sorted(SUFFIXES))}")
-    train, heldout = split_by_hash(images, config.heldout_share, what)
-    captions = {Path(path).with_suffix(".txt").as_posix() for path in images}
-    others = sorted(set(files) - set(images) - captions)
-    folders = tuple(sorted({name for path in images if (name := _top_folder(path)) is not None}))
-    parts = (FolderImages(root, [images[index] for index in part], folders) for part in (train, heldout))
-    return SourceParts(*parts, left_out=describe_left_out(others))
+    source: Literal["folder"] = "folder"
+    path: str
+    """a tree of images"""
+
+    def open(self) -> SourceParts:
+        """Images sorted by relative path; those whose path hashes below `heldout_share` are held out.
+
+        Files and folders whose names start with a dot are passed over (`._photo.jpg` of macOS is no photo). Links to
+        folders are followed, each folder once. Raises DataError.
+        """
+        root = Path(self.path).expanduser()
+        what = f"data.path {root}"
+        if not root.exists():
+            raise DataError(f"{what} does not exist (from {Path.cwd()}): give a folder of images")
+        if not root.is_dir():
+            raise DataError(f"{what} is a file, not a folder: give the folder that holds the images")
+        files = [path.relative_to(root).as_posix() for path in visible_files(root)]
+        images = sorted(path for path in files if Path(path).suffix.lower() in SUFFIXES)
+        if not images:
+            there = f"its {len(files)} files end in {count_by_suffix(map(Path, files))}" if files else "it is empty"
+            raise DataError(f"{what} holds no images: {there}; images end in {', '.join(sorted(SUFFIXES))}")
+        train, heldout = split_by_hash(images, self.heldout_share, what)
+        captions = {Path(path).with_suffix(".txt").as_posix() for path in images}
+        others = sorted(set(files) - set(images) - captions)
+        folders = tuple(sorted({name for path in images if (name := _top_folder(path)) is not None}))
+        parts = (FolderImages(root, [images[index] for index in part], folders) for part in (train, heldout))
+        return SourceParts(*parts, left_out=describe_left_out(others))
 
 
 def _top_folder(relative: str) -> str | None:

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
-from latent_ae.config import DataConfig
 from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
 from latent_ae.data.sources.datasets_library import (
+    DatasetConfig,
     choose_splits,
     image_column,
     locate,
@@ -95,31 +94,36 @@ class HubColumn:
         return self._dataset[int(self._rows[index])][self._name]
 
 
-def build(config: DataConfig) -> SourceParts:
-    """Open `data.path`: a parquet or arrow file, a folder of them, of images or of `save_to_disk`, or a hub name.
+class HubConfig(DatasetConfig):
+    """hub: a data set in one of the formats of the `datasets` library."""
 
-    A folder or hub name with several configurations takes one of them as `PATH:CONFIGURATION`. A validation or test
-    split is held out where there is one (`data.heldout_split` names another), else the rows of the training split
-    whose id hashes below `heldout_share`. Only a hub name uses the network. Raises DataError.
-    """
-    what = f"data.path {config.path}"
-    splits = _open_splits(str(config.path))
-    train_name, heldout_name = choose_splits(
-        list(splits), train_split=config.train_split, heldout_split=config.heldout_split, what=what
-    )
-    left_out = _left_out(Path(str(config.path)).expanduser(), splits, config.image_column, what)
-    if heldout_name is None:
-        return replace(_split_in_two(splits[train_name], config, train_name, what), left_out=left_out)
-    train, heldout = (
-        HubImages(
-            *image_column(splits[name], config.image_column, what),
-            name,
-            range(len(splits[name])),
-            whole=splits[name],
+    source: Literal["hub"] = "hub"
+
+    has_columns = True
+
+    def open(self) -> SourceParts:
+        """Open `data.path`: a parquet or arrow file, a folder of them, of images or of `save_to_disk`, or a hub name.
+
+        A folder or hub name with several configurations takes one of them as `PATH:CONFIGURATION`. A validation or test
+        split is held out where there is one (`data.heldout_split` names another), else the rows of the training split
+        whose id hashes below `heldout_share`. Only a hub name uses the network. Raises DataError.
+        """
+        what = f"data.path {self.path}"
+        splits = _open_splits(self.path)
+        train_name, heldout_name = choose_splits(
+            list(splits), train_split=self.train_split, heldout_split=self.heldout_split, what=what
         )
-        for name in (train_name, heldout_name)
-    )
-    return SourceParts(train, heldout, left_out=left_out)
+        left_out = _left_out(Path(self.path).expanduser(), splits, self.image_column, what)
+        names = [train_name] if heldout_name is None else [train_name, heldout_name]
+        images = {name: image_column(splits[name], self.image_column, what) for name in names}
+        if heldout_name is None:
+            ids = (_row_id(train_name, row) for row in range(len(splits[train_name])))
+            train, heldout = split_by_hash(ids, self.heldout_share, f"{what}, split {train_name}")
+            places = [(train_name, train.tolist()), (train_name, heldout.tolist())]
+        else:
+            places = [(name, range(len(splits[name]))) for name in names]
+        parts = (HubImages(*images[name], name, rows, whole=splits[name]) for name, rows in places)
+        return SourceParts(*parts, left_out=left_out)
 
 
 def _left_out(folder: Path, splits: dict[str, Any], wanted: str | None, what: str) -> str:
@@ -168,15 +172,6 @@ def _open_splits(path: str) -> dict[str, Any]:
     if isinstance(loaded, datasets.Dataset):
         return {str(loaded.split or "train"): loaded}
     return {str(name): dataset for name, dataset in loaded.items()}
-
-
-def _split_in_two(dataset: Any, config: DataConfig, split: str, what: str) -> SourceParts:
-    images, column = image_column(dataset, config.image_column, what)
-    ids = (_row_id(split, row) for row in range(len(images)))
-    train, heldout = split_by_hash(ids, config.heldout_share, f"{what}, split {split}")
-    return SourceParts(
-        *(HubImages(images, column, split, rows.tolist(), whole=dataset) for rows in (train, heldout)),
-    )
 
 
 def _row_id(split: str, row: int) -> str:

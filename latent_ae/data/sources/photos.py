@@ -2,10 +2,11 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
-from latent_ae.config import DataConfig
+from latent_ae.data.settings import DataConfig
 from latent_ae.data.source import DataError, SourceParts
 from latent_ae.io.image import open_image
 
@@ -51,9 +52,14 @@ class Photos:
         return self._images[index]
 
 
-def build(config: DataConfig) -> SourceParts:  # noqa: ARG001 - every builder of the table takes the config
-    """Four of the photographs are held out, always the same. Raises DataError if the packages lack one."""
-    return SourceParts(Photos(_files(_TRAIN)), Photos(_files(_HELDOUT)))
+class PhotosConfig(DataConfig):
+    """photos: 19 photographs of scikit-image and scikit-learn, which need no download."""
+
+    source: Literal["photos"] = "photos"
+
+    def open(self) -> SourceParts:
+        """Four of the photographs are held out, always the same. Raises DataError if the packages lack one."""
+        return SourceParts(Photos(_files(_TRAIN)), Photos(_files(_HELDOUT)))
 
 
 def _files(places: dict[str, tuple[str, str]]) -> dict[str, Path]:

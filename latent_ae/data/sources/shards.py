@@ -16,18 +16,11 @@ from typing import Any, Self
 from PIL import Image
 
 from latent_ae.data.source import DataError, SourceParts, file_size, hash_place
-from latent_ae.data.sources.datasets_library import (
-    choose_splits,
-    image_column,
-    locate,
-    open_stored,
-    stored_content,
-    unreadable,
-)
+from latent_ae.data.sources.datasets_library import open_stored, stored_content
 from latent_ae.randomness import numpy_generator
 
-_FILES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
-_KEY = "__key__"  # datasets' column with the name that the files of one webdataset sample share
+KEY = "__key__"
+"""datasets' column with the name that the files of one webdataset sample share"""
 _ROWS_AT_ONCE = 16
 _READ_SIDE_BY_SIDE = 16
 _HUB_PREFIX = re.compile(r"[a-z0-9]+://datasets/[^@]+@[^/]+/")
@@ -104,7 +97,7 @@ class Shards:
             for rows in self._dataset.shard(num_shards=len(self), index=shard).iter(batch_size=_ROWS_AT_ONCE):
                 for place, content in enumerate(rows[self._column]):
                     if row >= first_row:
-                        key = rows[_KEY][place] if _KEY in rows else None
+                        key = rows[KEY][place] if KEY in rows else None
                         sample_id = self._sample_id(name, row, key, content)
                         if self._places[0] <= hash_place(sample_id) < self._places[1]:
                             yield row, StoredImage(sample_id, content)
@@ -195,60 +188,10 @@ class StreamParts(SourceParts):
     """A source whose training images come as a stream; `train` and `heldout` are samples of the parts, to measure."""
 
     stream: Shards
-
-
-def open_shards(
-    path: str,
-    *,
-    image_column_name: str | None = None,
-    train_split: str | None = None,
-    heldout_split: str | None = None,
-    heldout_share: float,
-    collected_images: int,
-) -> StreamParts:
-    """Open `data.path` as a stream: a tar, parquet or arrow file, a folder of them, or a hub name.
-
-    Splits, held-out images and configurations are those of `hub.build`. `collected_images` of each part are kept in
-    memory to measure. No more than the first rows are read here. Raises DataError.
-    """
-    what = f"data.path {path}"
-    splits, files, root = _open_splits(path)
-    train_name, heldout_name = choose_splits(
-        list(splits), train_split=train_split, heldout_split=heldout_split, what=what
-    )
-
-    def shards(split: str) -> Shards:
-        dataset, column = image_column(splits[split], image_column_name, what, keep=[_KEY])
-        named = files[split] if len(files[split]) == dataset.num_shards else []
-        return Shards(dataset, column, named, root=root, split=split, what=f"{what}, split {split}")
-
-    train = shards(train_name)
-    if heldout_name is None:
-        train, heldout = train.part(heldout_share, 1.0), train.part(0.0, heldout_share)
-    else:
-        heldout = shards(heldout_name)
-    if not any(True for shard in range(len(train)) for _ in train.images(shard)):
-        raise DataError(f"{train.what} holds no images to train on: its {len(train)} shards are empty or all held out")
-    return StreamParts(CollectedImages(train, collected_images), CollectedImages(heldout, collected_images), train)
-
-
-def _open_splits(path: str) -> tuple[dict[str, Any], dict[str, list[str]], str]:
-    """Split name -> datasets.IterableDataset and -> its files, and the folder they lie in."""
-    import datasets  # noqa: PLC0415 - takes seconds, and few other sources need it
-
-    local = Path(path).expanduser()
-    if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
-        raise DataError(f"data.path {path} was written by save_to_disk, which needs no stream: take data.source hub")
-    place, keywords = locate(path, _FILES)
-    try:
-        builder = datasets.load_dataset_builder(place, **keywords)
-        splits = {str(name): dataset for name, dataset in builder.as_streaming_dataset().items()}
-    except Exception as error:
-        raise unreadable(path, error) from error
-    # Other formats (folders of images, say) do not make one shard of each file.
-    data_files = (builder.config.data_files or {}) if builder.name in _FILES.values() else {}
-    files = {name: [str(file) for file in data_files.get(name, [])] for name in splits}
-    return splits, files, str(local.resolve().parent if local.is_file() else local.resolve())
+    streams: int
+    """parts of it that are read side by side"""
+    shuffle_block: int
+    """images of each that are shuffled in memory"""
 
 
 def _below(file: str, root: str) -> str:

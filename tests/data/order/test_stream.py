@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from latent_ae.data import DataError
+from latent_ae.data import DataError, StreamConfig
 from latent_ae.data.order.stream import ImageStream, Position
 from latent_ae.data.source import hash_place
-from latent_ae.data.sources.shards import Shards, open_shards
+from latent_ae.data.sources.shards import Shards
 from latent_ae.randomness import numpy_generator
 from tests.data.written import write_parquets, write_tars
 
 
 def shards_of(folder: Path) -> Shards:
-    return open_shards(str(folder), heldout_share=1e-9, collected_images=1).stream
+    return StreamConfig(path=str(folder), heldout_share=1e-9, collected_images=1).open().stream
 
 
 def stream(shards: Shards, number: int = 0, count: int = 1, **changes: object) -> ImageStream:
@@ -59,7 +59,7 @@ def test_every_image_comes_once_an_epoch_in_one_of_the_streams(
 
 
 def test_held_out_images_never_come(tmp_path: Path) -> None:
-    parts = open_shards(str(write_tars(tmp_path, [20, 20])), heldout_share=0.3, collected_images=99)
+    parts = StreamConfig(path=str(write_tars(tmp_path, [20, 20])), heldout_share=0.3, collected_images=99).open()
     seen = {name for number in range(2) for name in by_epoch(stream(parts.stream, number, 2), 1)[0]}
     assert seen == {
         f"train-{s}.tar/{row:04d}"

@@ -1,12 +1,11 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from latent_ae.config import DataConfig
-from latent_ae.data.sources.digits import Digits, build
+from latent_ae.data.sources.digits import Digits, DigitsConfig
 
 
 def test_every_fifth_digit_is_held_out_with_its_label() -> None:
-    parts = build(DataConfig())
+    parts = DigitsConfig().open()
     assert isinstance(parts.train, Digits)
     assert isinstance(parts.heldout, Digits)
     assert (len(parts.train), len(parts.heldout)) == (1438, 359)
@@ -20,7 +19,7 @@ def test_every_fifth_digit_is_held_out_with_its_label() -> None:
 
 
 def test_a_digit_is_enlarged_to_32_pixels() -> None:
-    part = build(DataConfig()).train
+    part = DigitsConfig().open().train
     assert isinstance(part, Digits)
     image = part.load(7)
     assert (image.size, image.mode) == ((32, 32), "L")

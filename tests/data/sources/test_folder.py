@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latent_ae.config import DataConfig, ModelConfig
-from latent_ae.data import DataError, SourceParts, open_source
+from latent_ae.config import ModelConfig
+from latent_ae.data import DataError, FolderConfig, SourceParts
 from latent_ae.io.image import BrokenImage, to_uint8
 from latent_ae.models import build_autoencoder
 from latent_ae.training.describe import describe_run
@@ -14,7 +14,7 @@ from tests.data.images import noise_image, write_images
 
 
 def parts_of(path: Path, share: float = 0.5) -> SourceParts:
-    return open_source(DataConfig(source="folder", path=str(path), heldout_share=share))
+    return FolderConfig(path=str(path), heldout_share=share).open()
 
 
 def ids_of(parts: SourceParts) -> list[str]:
@@ -58,7 +58,7 @@ def test_files_that_are_not_used_are_counted_and_named_at_the_start_of_a_run(tmp
         (tmp_path / name).write_bytes(b"")
     parts = parts_of(tmp_path)
     assert parts.left_out == "5 files are no images that are used: .heic (2), .exr (1), .txt (1), .zip (1)"
-    config = RunConfig(name="x", data=DataConfig(source="folder", path=str(tmp_path)))
+    config = RunConfig(name="x", data=FolderConfig(path=str(tmp_path)))
     model = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16)
     assert parts.left_out in describe_run(config, parts, model)
 

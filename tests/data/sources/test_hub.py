@@ -10,8 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from latent_ae.config import DataConfig
-from latent_ae.data import DataError, ImageSource, SourceParts, open_source
+from latent_ae.data import SOURCES, DataError, HubConfig, ImageSource, SourceParts
 from latent_ae.data.sources import datasets_library, hub
 from latent_ae.io.image import BrokenImage, to_uint8
 from tests.data.images import noise_image, write_images
@@ -35,7 +34,7 @@ def table(rows: int, first: int = 0) -> datasets.Dataset:
 
 
 def parts_of(path: Path, **settings: Any) -> SourceParts:
-    return open_source(DataConfig(source="hub", path=str(path), **settings))
+    return HubConfig(path=str(path), **settings).open()
 
 
 def ids(part: ImageSource) -> list[str]:
@@ -217,10 +216,10 @@ def test_a_column_of_bytes_holds_images_where_it_is_named(source: str, kind: str
     features = datasets.Features({"raw": datasets.Value(kind)})
     files = {"raw": [stored(row)["bytes"] for row in range(12)]}
     datasets.Dataset.from_dict(files, features=features).to_parquet(tmp_path / "rows.parquet")
-    settings = DataConfig(source=source, path=str(tmp_path / "rows.parquet"), heldout_share=0.4)
+    settings = SOURCES[source](path=str(tmp_path / "rows.parquet"), heldout_share=0.4)
     with pytest.raises(DataError, match=r"no columns hold images: name one as data\.image_column \(raw\); its columns"):
-        open_source(settings)
-    parts = open_source(settings.model_copy(update={"image_column": "raw"}))
+        settings.open()
+    parts = settings.model_copy(update={"image_column": "raw"}).open()
     assert len(parts.train) + len(parts.heldout) == 12
     for part in (parts.train, parts.heldout):
         seed = int(part.sample_id(0).split("/")[1])
@@ -291,7 +290,7 @@ def test_a_hub_name_without_network_is_one_clear_line(monkeypatch: pytest.Monkey
     with pytest.raises(
         DataError, match=r"data.path nobody/nothing does not exist here, and could not be had"
     ) as caught:
-        open_source(DataConfig(source="hub", path="nobody/nothing"))
+        HubConfig(path="nobody/nothing").open()
     assert "\n" not in str(caught.value)
 
 

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from latent_ae.config import DataConfig
-from latent_ae.data import DataError
+from latent_ae.data import DataError, PhotosConfig
 from latent_ae.data.sources import photos
 
 
 def test_the_parts_and_the_stereo_pair() -> None:
-    parts = photos.build(DataConfig(source="photos"))
+    parts = PhotosConfig().open()
     heldout = [parts.heldout.sample_id(index) for index in range(4)]
     assert heldout == ["photos/camera.png", "photos/chelsea.png", "photos/coffee.png", "photos/rocket.jpg"]
     train = [parts.train.sample_id(index) for index in range(len(parts.train))]
@@ -23,7 +22,7 @@ def test_the_parts_and_the_stereo_pair() -> None:
 def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(photos, "_package_folder", lambda package: tmp_path / package)
     with pytest.raises(DataError, match=r"lacks .*skimage/data/astronaut\.png: choose another data\.source"):
-        photos.build(DataConfig(source="photos"))
+        PhotosConfig().open()
 
 
 def test_a_missing_package_is_named() -> None:
@@ -34,7 +33,7 @@ def test_a_missing_package_is_named() -> None:
 @pytest.mark.slow
 def test_the_packages_are_not_imported() -> None:
     code = (
-        "import sys; from latent_ae.config import DataConfig; from latent_ae.data import open_source; "
-        "open_source(DataConfig(source='photos')); sys.exit(len({'skimage', 'sklearn', 'datasets'} & {*sys.modules}))"
+        "import sys; from latent_ae.data import PhotosConfig; "
+        "PhotosConfig().open(); sys.exit(len({'skimage', 'sklearn', 'datasets'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

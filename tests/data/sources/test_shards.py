@@ -9,16 +9,16 @@ import datasets
 import numpy as np
 import pytest
 
-from latent_ae.data import DataError, ImageSource
+from latent_ae.data import DataError, ImageSource, StreamConfig
 from latent_ae.data.source import hash_place
-from latent_ae.data.sources.shards import Shards, StoredImage, StreamParts, open_shards
+from latent_ae.data.sources.shards import Shards, StoredImage, StreamParts
 from latent_ae.io.image import BrokenImage, to_uint8
 from tests.data.images import noise_image, write_images
 from tests.data.written import encoded, table, write_parquets, write_tar, write_tars
 
 
 def opened(path: Path, **changes: Any) -> StreamParts:
-    return open_shards(str(path), **({"heldout_share": 0.2, "collected_images": 100} | changes))
+    return StreamConfig(path=str(path), **({"heldout_share": 0.2, "collected_images": 100} | changes)).open()
 
 
 def rows(shards: Shards) -> list[StoredImage]:
