@@ -3,8 +3,6 @@
 import argparse
 import re
 import shlex
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,14 @@ from latent_ae.config import validate
 from latent_ae.config.model import ModelConfig
 from latent_ae.models import build_autoencoder
 from latent_ae.training.settings import parse_run
-from tests.program.running import ROOT, environment
+from tests.program.running import ROOT, here, load_program
 
 DOCS = ROOT / "docs"
 
 
 def test_the_api_page_is_made_from_the_docstrings() -> None:
-    made = subprocess.run(
-        [sys.executable, "-c", "import make_api; print(make_api.page(), end='')"],
-        cwd=DOCS,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert (DOCS / "api.md").read_text(encoding="utf-8") == made.stdout, "run python docs/make_api.py"
+    page = load_program(DOCS / "make_api.py").page()
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == page, "run python docs/make_api.py"
 
 
 def documented_commands() -> list[list[str]]:
@@ -65,7 +57,7 @@ def test_the_options_of_documented_commands_exist(monkeypatch: pytest.MonkeyPatc
             assert main(words) == 0, words
 
 
-@pytest.mark.slow  # encodes a data set in a process of its own
+@pytest.mark.slow  # encodes a data set
 def test_the_example_runs_and_prints_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,9 +71,9 @@ def test_the_example_runs_and_prints_what_it_says(
     assert [language for language, _ in blocks].count("bash") == 1
     for language, code in blocks:
         if language == "bash":
-            words = code.removeprefix("latent-ae ").split()
-            command = [sys.executable, "-m", "latent_ae.cli", *words]
-            subprocess.run(command, env=environment(PYTHONPATH=str(ROOT)), check=True, capture_output=True)
+            encode_dataset = here(load_program(ROOT / "train/encode_dataset.py"))
+            assert encode_dataset(code.removeprefix("latent-ae encode-dataset ").split()) == 0
+            capsys.readouterr()
             continue
         exec(code, names)
         printed = capsys.readouterr().out.splitlines()

@@ -66,8 +66,12 @@ def test_the_wheel_holds_the_package_with_scripts_and_recipes_and_nothing_else(w
     assert {path.name for path in wheel.iterdir()} == {"latent_ae", f"latent_ae-{__version__}.dist-info"}
 
 
-FROM_PYTHON = """
+INSTALLED = """
+import sys
 import latent_ae
+from latent_ae.cli import main
+assert main(["train", *sys.argv[1:]]) == 0
+assert main(["encode", "digit.png", "--model", "run/model", "-o", "latents"]) == 0
 vae = latent_ae.load("run/model")
 latents = latent_ae.Latents.load("latents/digit.safetensors")
 assert bool((vae.encode("digit.png").tensor == latents.tensor).all())
@@ -75,22 +79,19 @@ print(latent_ae.__file__, vae.decode(latents).size)
 """
 
 
-@pytest.mark.slow  # new processes
+@pytest.mark.slow  # a new process
 def test_an_installed_package_trains_from_its_recipes_encodes_and_is_imported(wheel: Path, tmp_path: Path) -> None:
     """From a folder that holds nothing of the checkout."""
-
-    def run(*words: str) -> str:
-        command = [sys.executable, "-P", *words]
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(wheel)}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     Image.new("L", (20, 12), 128).save(tmp_path / "digit.png")
-    run("-m", "latent_ae.cli", "train", *arguments(tmp_path, steps=3))
-    run("-m", "latent_ae.cli", "encode", "digit.png", "--model", "run/model", "-o", "latents")
-    assert run("-c", FROM_PYTHON) == f"{wheel}/latent_ae/__init__.py (20, 12)\n"
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", INSTALLED, *arguments(tmp_path, steps=3)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(wheel)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == f"{wheel}/latent_ae/__init__.py (20, 12)"
 
 
 def test_every_package_that_is_imported_is_a_dependency_and_every_dependency_is_imported() -> None:
