@@ -14,6 +14,7 @@ from latent_ae import __version__
 from latent_ae.cli import main, options
 from latent_ae.config import ModelConfig
 from latent_ae.data import DigitsConfig
+from latent_ae.export import EXPORTERS
 from latent_ae.inference.precision import PRECISIONS
 from latent_ae.models import build_autoencoder
 
@@ -199,7 +200,14 @@ for line in sys.argv[1:]:
 
 
 def test_help_and_what_else_needs_no_torch_do_not_wait_for_it() -> None:
-    lines = ["--version", "--help", "export --help", *(f"{command} --help" for command in COMMANDS), "inspect nothing"]
+    lines = [
+        "--version",
+        "--help",
+        "export --help",
+        *(f"export {target} --help" for target in EXPORTERS),
+        *(f"{command} --help" for command in COMMANDS),
+        "inspect nothing",
+    ]
     run = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *lines], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "error: nothing: No such file or directory\n")
 

@@ -33,8 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     for room in (programs, evaluate, files, inspection, space, export, datasets):
         room.add_commands(commands)
     words, settings = evaluate.split_settings(argv)
-    if words[:1] == ["export"]:
-        export.add_targets(commands.choices["export"], words)
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:

@@ -1,7 +1,6 @@
 """`latent-ae export`, `import`, `compat` and `push`: models for other programs, and back."""
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 from latent_ae.cli.options import MODEL_HELP, Commands, add_command, add_json, positive
 from latent_ae.cli.output import complain, say, write_json
 from latent_ae.errors import UserError
-from latent_ae.export import EXPORTERS, exporter_class
+from latent_ae.export import EXPORTERS, compat
 
 if TYPE_CHECKING:
     from latent_ae.export.exporter import Exporter
@@ -23,13 +22,28 @@ PROOF = (
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the four; the targets of `export` follow by `add_targets`."""
-    commands.add_parser(
+    """Add the four."""
+    export = commands.add_parser(
         "export",
         help="write a model for another program, and check it there",
         description="Write a model for another program. " + PROOF,
         allow_abbrev=False,
     )
+    targets = export.add_subparsers(dest="target", required=True, metavar="TARGET")
+    for name, exporter in EXPORTERS.items():
+        example, out_help = exporter.out
+        parser = add_command(
+            targets,
+            name,
+            _export,
+            summary=exporter.summary,
+            more=PROOF,
+            example=f"--model runs/kl-photos/model -o {example}",
+        )
+        parser.set_defaults(rest=[])
+        parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+        parser.add_argument("-o", "--out", required=True, type=Path, metavar="OUT", help=out_help)
+        exporter.add_options(parser)
     _add_import(commands)
     compat = add_command(
         commands,
@@ -57,32 +71,6 @@ def add_commands(commands: Commands) -> None:
     )
 
 
-def add_targets(export: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Add a command for each entry of EXPORTERS.
-
-    Only the target that is among the words of the command line gets its options: its module takes torch to import.
-    """
-    targets = export.add_subparsers(dest="target", required=True, metavar="TARGET")
-    for name, target in EXPORTERS.items():
-        if name not in words:
-            targets.add_parser(name, help=target.summary)
-            continue
-        exporter = exporter_class(name)
-        example, out_help = exporter.out
-        parser = add_command(
-            targets,
-            name,
-            _export,
-            summary=target.summary,
-            more=PROOF,
-            example=f"--model runs/kl-photos/model -o {example}",
-        )
-        parser.set_defaults(rest=[])
-        parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
-        parser.add_argument("-o", "--out", required=True, type=Path, metavar="OUT", help=out_help)
-        exporter.add_options(parser)
-
-
 def _add_import(commands: Commands) -> None:
     parser = add_command(
         commands,
@@ -107,28 +95,29 @@ def _export(arguments: argparse.Namespace) -> int:
     from latent_ae.export.source import ModelSource
     from latent_ae.io.atomic import refuse_taken
 
-    target, given = exporter_class(arguments.target), vars(arguments)
+    target, given = EXPORTERS[arguments.target], vars(arguments)
     options = {field.name: given[field.name] for field in fields(target) if field.name in given}
-    exporter = target(**{name: _distinct(value) for name, value in options.items()})
+    distinct = {name: tuple(dict.fromkeys(each)) if isinstance(each, list) else each for name, each in options.items()}
+    exporter = target(**distinct)
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
     return _write(arguments, ModelSource.load(arguments.model), exporter)
 
 
-def _distinct(value: object) -> object:
-    """Lists as tuples in which every value is once; everything else as it is."""
-    return tuple(dict.fromkeys(value)) if isinstance(value, list) else value
-
-
 def _import(arguments: argparse.Namespace) -> int:
     from latent_ae.export.diffusers_folder import DiffusersFolder
-    from latent_ae.export.importing import Unsaid, read_single_file, unstated_scaling
+    from latent_ae.export.source import read_single_file, unstated_scaling
     from latent_ae.io.atomic import refuse_taken
 
     exporter = DiffusersFolder(measure=False)
     refuse_taken(exporter.places(arguments.out))  # before the model is loaded
-    unsaid = Unsaid(arguments.norm_num_groups, arguments.scaling_factor, arguments.shift_factor)
-    status = _write(arguments, read_single_file(arguments.file, unsaid), exporter)
-    if status == 0 and (warning := unstated_scaling(arguments.file, unsaid)) is not None:
+    source = read_single_file(
+        arguments.file,
+        norm_num_groups=arguments.norm_num_groups,
+        scaling_factor=arguments.scaling_factor,
+        shift_factor=arguments.shift_factor,
+    )
+    status = _write(arguments, source, exporter)
+    if status == 0 and arguments.scaling_factor is None and (warning := unstated_scaling(arguments.file)) is not None:
         say(f"warning: {warning}")
     return status
 
@@ -160,7 +149,6 @@ def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Expo
 
 
 def _compat(arguments: argparse.Namespace) -> int:
-    from latent_ae.export.compat import compat
     from latent_ae.models import load_autoencoder
     from latent_ae.models.loading import states_scaling
 

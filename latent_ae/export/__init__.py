@@ -1,43 +1,29 @@
 """Models for other programs: one file a target, one table of them, from which `export` and `compat` are made.
 
-An exporter writes beside the destination, loads what it wrote as its consumer does, compares the outputs with the
-model's, and only then is the export renamed to its place. tests/export/test_contract.py checks every entry.
-
-Importing the table imports no torch, so that help comes at once.
+An exporter writes beside the destination, loads what it wrote as its consumer does and compares the outputs with the
+model's; only then is the export renamed to its place. Importing the table imports no torch: help comes at once.
 """
 
-import pkgutil
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING
+
+from latent_ae.export.compat import Verdict, judge
+from latent_ae.export.diffusers_folder import DiffusersFolder
+from latent_ae.export.exporter import Exporter
+from latent_ae.export.ldm_file import LdmFile
+from latent_ae.export.onnx_graphs import OnnxGraphs
+from latent_ae.export.pt2_programs import Pt2Programs
 
 if TYPE_CHECKING:
-    from latent_ae.export.exporter import Exporter
+    from latent_ae.models import Autoencoder
 
-
-class Target(NamedTuple):
-    """An export target."""
-
-    summary: str
-    """what it writes, for the help; lower case, no full stop"""
-    exporter: str
-    """`module:class` of its Exporter"""
-
-
-EXPORTERS: dict[str, Target] = {
-    "diffusers": Target(
-        "a folder for diffusers, alone or as a pipeline's vae/", "latent_ae.export.diffusers_folder:DiffusersFolder"
-    ),
-    "ldm": Target(
-        "one file under latent-diffusion's names, and its config beside it", "latent_ae.export.ldm_file:LdmFile"
-    ),
-    "onnx": Target(
-        "two ONNX graphs, encoder and decoder, laid out as optimum's", "latent_ae.export.onnx_graphs:OnnxGraphs"
-    ),
-    "pt2": Target(
-        "two programs of torch.export that run without diffusers", "latent_ae.export.pt2_programs:Pt2Programs"
-    ),
+EXPORTERS: dict[str, type[Exporter]] = {
+    "diffusers": DiffusersFolder,
+    "ldm": LdmFile,
+    "onnx": OnnxGraphs,
+    "pt2": Pt2Programs,
 }
 
 
-def exporter_class(target: str) -> "type[Exporter]":
-    """The class of an entry of EXPORTERS."""
-    return cast("type[Exporter]", pkgutil.resolve_name(EXPORTERS[target].exporter))
+def compat(model: "Autoencoder") -> list[Verdict]:
+    """A verdict for every loader of every exporter, from the model's config alone: nothing is run."""
+    return [judge(name, loader, model) for exporter in EXPORTERS.values() for name, loader in exporter.loaders.items()]

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from latent_ae.export import EXPORTERS, exporter_class, rules
+from latent_ae.export import rules
 from latent_ae.export.rules import CLASSES, Facts, Rule
-from latent_ae.models import Autoencoder
+
+if TYPE_CHECKING:
+    from latent_ae.models import Autoencoder
 
 
 class Fault(NamedTuple):
@@ -115,15 +117,9 @@ class Verdict:
     """the version that this is about, and whether the loader was run or read"""
 
 
-def compat(model: Autoencoder) -> list[Verdict]:
-    """A verdict for every loader of every exporter, from the model's config alone: nothing is run."""
-    exporters = map(exporter_class, EXPORTERS)
-    return [judge(name, loader, model) for exporter in exporters for name, loader in exporter.loaders.items()]
-
-
-def judge(name: str, loader: Loader, model: Autoencoder) -> Verdict:
+def judge(name: str, loader: Loader, model: "Autoencoder") -> Verdict:
     """The verdict for one loader, from the model's config alone."""
-    facts = Facts.of(model)
+    facts = Facts(model)
     faults = list(_faults(loader, facts))
     works = not faults
     warnings = (text for rule in loader.warns if (text := rule.broken_by(facts)))

@@ -4,16 +4,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from latent_ae.export import rules
 from latent_ae.export.compat import SD, XL, Loader
-from latent_ae.export.exporter import Exporter
-from latent_ae.export.half import DTYPES, in_type, measure_half, rounded
-from latent_ae.export.proof import Comparison, Probe, Proof, answer, compare_answers, compare_scaling
-from latent_ae.export.source import ModelSource, config_of, write_config
-from latent_ae.models.autoencoder import CLASSES, class_name
+from latent_ae.export.exporter import VARIANTS, Exporter
+
+if TYPE_CHECKING:
+    from latent_ae.export.proof import Comparison, Probe, Proof
+    from latent_ae.export.source import ModelSource
 
 _FOLDER = "the folder (latent-ae export diffusers)"
 _DIFFUSERS = "run, diffusers 0.42.1"
@@ -68,6 +67,7 @@ class DiffusersFolder(Exporter):
     measure: bool = True
     """whether `force_upcast` follows from a measurement of fp16 instead of the model's config"""
 
+    summary = "a folder for diffusers, alone or as a pipeline's vae/"
     consumer = "diffusers"
     loaders = LOADERS
 
@@ -78,13 +78,16 @@ class DiffusersFolder(Exporter):
             "--variant",
             dest="variants",
             nargs="+",
-            choices=list(DTYPES),
+            choices=VARIANTS,
             default=["fp32"],
-            help="types of the weights, one file each; load fp16 and bf16 with `variant=` (default: fp32)",
+            help="dtypes of the weights, one file each; load fp16 and bf16 with `variant=` (default: fp32)",
         )
 
-    def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:
+    def write(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> tuple[str, ...]:
         """Raises OSError. Warns of half precisions in which the model overflows or is inexact."""
+        from latent_ae.export.half import in_type, measure_half
+        from latent_ae.export.source import config_of, write_config
+
         out.mkdir()
         config = config_of(source.model)
         wanted = {*self.variants} - {"fp32"}
@@ -100,8 +103,15 @@ class DiffusersFolder(Exporter):
         source.copy_companions(out)
         return tuple(half.warning for half in halves.values() if half.warning)
 
-    def prove(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> Proof:
+    def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":
         """Through `from_pretrained`, as the folder itself and as a subfolder: the same to the last bit in float32."""
+        import torch
+
+        from latent_ae.export.half import rounded
+        from latent_ae.export.proof import Proof, answer, compare_answers, compare_scaling
+        from latent_ae.export.source import config_of
+        from latent_ae.models.autoencoder import CLASSES, class_name
+
         kind = CLASSES[class_name(source.model)]
         comparisons: list[Comparison] = []
         for variant in self.variants:

@@ -4,9 +4,7 @@ KL  encoder: pixels [B,C,H,W] => moments [B,2c,h,w]     decoder: latents [B,c,h,
 VQ  encoder: pixels [B,C,H,W] => codes [B,h,w] int64    decoder: codes [B,h,w]     => pixels
 """
 
-import argparse
 import copy
-import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -133,20 +131,3 @@ def compare_graphs(
         latents = answer.latents if answer.codes is None else answer.codes
         comparisons.append(compare_close("decoder's pixels", probe, decode(latents), answer.pixels))
     return comparisons
-
-
-def add_size(parser: argparse.ArgumentParser) -> None:
-    """--size of the command line."""
-    parser.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="height and width in pixels: accept only one image of this size at a time, for converters and runtimes "
-        "that need fixed shapes (default: batches of any size)",
-    )
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not (match := re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected height and width in pixels, such as 512x768")
-    return int(match[1]), int(match[2])

@@ -2,9 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,7 @@ from latent_ae.export.proof import Probe, answer
 from latent_ae.models import Autoencoder
 
 LATENT_ERROR = 0.01
-"""the most that latents may be off: norm of the difference over the norm"""
-
+"""largest relative error of an image's latents that is safe: norm of the difference over the norm"""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -36,21 +34,19 @@ class HalfPrecision:
 
     @property
     def warning(self) -> str:
-        """What whoever uses the model in this precision should know; empty where there is nothing."""
+        """What users of the model in this precision should know; empty where there is nothing."""
         if self.is_safe:
             return ""
-        return f"{self}: use it in float32{' or bfloat16' if self.variant == 'fp16' else ''}"
-
-    def __str__(self) -> str:
+        found = f"puts latents of held-out images off by {100 * self.latents_error:.2g} %"
         if self.overflow is not None:
-            return f"{self.variant} overflows in {self.overflow} on held-out images"
-        return f"{self.variant} puts latents of held-out images off by {100 * self.latents_error:.2g} %"
+            found = f"overflows in {self.overflow} on held-out images"
+        return f"{self.variant} {found}: use it in float32{' or bfloat16' if self.variant == 'fp16' else ''}"
 
 
 def measure_half(model: Autoencoder, variant: str, probes: Sequence[Probe]) -> HalfPrecision:
     """Encode and decode the real images among the probes, or all if none is, in `variant` (fp16 or bf16).
 
-    As a GPU computes it: weights and what every layer gives are rounded, sums within a layer are float32's. A CPU's own
+    As a GPU computes it: weights and outputs of layers are rounded, sums within a layer are float32's. A CPU's own
     fp16 would take a hundred times as long.
     """
     simulated = rounded(model, variant)
@@ -58,18 +54,19 @@ def measure_half(model: Autoencoder, variant: str, probes: Sequence[Probe]) -> H
     for name, module in simulated.named_modules():
         if name:
             module.register_forward_hook(_rounding(name, DTYPES[variant], overflows))
-    errors = []
+    errors: list[float] = []
     for probe in [probe for probe in probes if probe.real] or probes:
-        given = answer(simulated, probe.pixels, latents=probe.answer.latents)
-        # The log-variance is nobody's latents.
-        channels = probe.answer.latents.shape[1]
-        errors.append(_error(given.encoded[:, :channels], probe.answer.latents))
+        expected = probe.answer.latents.double()
+        # The first channels are the latents; the others are their log-variance.
+        encoded = answer(simulated, probe.pixels, latents=probe.answer.latents).encoded[:, : expected.shape[1]]
+        norms = expected.flatten(1).norm(dim=1).clamp(min=1e-30)
+        errors.append(float(((encoded.double() - expected).flatten(1).norm(dim=1) / norms).max()))
     worst = math.nan if any(map(math.isnan, errors)) else max(errors)
     return HalfPrecision(variant, overflows[0] if overflows else None, worst)
 
 
 def rounded(model: Autoencoder, variant: str) -> Autoencoder:
-    """A float32 model whose weights have gone through another type, as those of a file in it have."""
+    """A float32 model whose weights were converted to another type and back, like those of a file in it."""
     return in_type(model, variant).float()
 
 
@@ -79,7 +76,9 @@ def in_type(model: Autoencoder, variant: str) -> Autoencoder:
     return nn.Module.to(copy.deepcopy(model), DTYPES[variant])
 
 
-def _rounding(name: str, dtype: torch.dtype, overflows: list[str]) -> Any:
+def _rounding(
+    name: str, dtype: torch.dtype, overflows: list[str]
+) -> Callable[[nn.Module, object, object], Tensor | None]:
     def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None  # leaves the output what it is
@@ -89,9 +88,3 @@ def _rounding(name: str, dtype: torch.dtype, overflows: list[str]) -> Any:
         return once
 
     return hook
-
-
-def _error(got: Tensor, expected: Tensor) -> float:
-    difference = got.double() - expected.double()
-    norms = expected.double().flatten(1).norm(dim=1).clamp(min=1e-30)
-    return float((difference.flatten(1).norm(dim=1) / norms).max())

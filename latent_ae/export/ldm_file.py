@@ -5,23 +5,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import safetensors.torch
-import torch
-import yaml
-from diffusers import AutoencoderKL
+from typing import TYPE_CHECKING, Any, Literal
 
 from latent_ae.export import rules
 from latent_ae.export.compat import FLUX, SD, SD3, XL, Loader, Network, Scale, judge
-from latent_ae.export.exporter import Exporter
-from latent_ae.export.half import DTYPES, measure_half, rounded
-from latent_ae.export.proof import Comparison, ExportError, Probe, Proof, answer, compare_answers, compare_scaling
-from latent_ae.export.source import ModelSource, config_of, write_config
-from latent_ae.models import Autoencoder, factor_of
-from latent_ae.models.ldm_keys import to_ldm_keys
-from latent_ae.models.loading import quiet_diffusers
-from latent_ae.models.single_file import CONFIG, load_single_file
+from latent_ae.export.exporter import VARIANTS, Exporter
+
+if TYPE_CHECKING:
+    from latent_ae.export.proof import Comparison, Probe, Proof
+    from latent_ae.export.source import ModelSource
+    from latent_ae.models import Autoencoder
 
 IDENTITY = "latent_ae.encoder_identity"
 """entry of the file's metadata, beside CONFIG"""
@@ -122,6 +115,7 @@ class LdmFile(Exporter):
     variant: str = "fp32"
     """fp32, fp16 or bf16"""
 
+    summary = "one file under latent-diffusion's names, and its config beside it"
     out = ("vae.safetensors", "the file to create, NAME.safetensors; NAME.config/ is created beside it")
     consumer = "latent-ae import"
     loaders = LOADERS
@@ -129,9 +123,7 @@ class LdmFile(Exporter):
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
         """--variant and --prefix."""
-        parser.add_argument(
-            "--variant", choices=list(DTYPES), default="fp32", help="type of the weights (default: fp32)"
-        )
+        parser.add_argument("--variant", choices=VARIANTS, default="fp32", help="dtype of the weights (default: fp32)")
         parser.add_argument(
             "--prefix",
             action="store_const",
@@ -142,16 +134,28 @@ class LdmFile(Exporter):
 
     def places(self, out: Path) -> list[Path]:
         """The folder beside the file, then the file. Raises ExportError for another suffix."""
+        from latent_ae.export.proof import ExportError
+        from latent_ae.export.source import sidecar
+
         if out.suffix != ".safetensors":
             raise ExportError(f"--out {out}: expected the name of a file that ends in .safetensors")
         return [sidecar(out), out]
 
-    def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:
+    def write(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> tuple[str, ...]:
         """Raises OSError.
 
         Warns if diffusers' from_single_file cannot read the file, and of half precision in which the model overflows or
         is inexact: of fp16 for a float32 file too, because some programs run every file in it.
         """
+        import safetensors.torch
+        import torch
+        import yaml
+
+        from latent_ae.export.half import DTYPES, measure_half
+        from latent_ae.export.source import config_of, sidecar, write_config
+        from latent_ae.models.ldm_keys import to_ldm_keys
+        from latent_ae.models.single_file import CONFIG
+
         config = config_of(source.model)
         named = to_ldm_keys(source.model.state_dict(), len(config["block_out_channels"]))
         tensors = {
@@ -173,8 +177,17 @@ class LdmFile(Exporter):
         unread = f"diffusers' AutoencoderKL.from_single_file cannot read this file: {'; '.join(stock.reasons)}"
         return (*(() if stock.works else (unread,)), *((half.warning,) if half.warning else ()))
 
-    def prove(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> Proof:
+    def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":
         """By `latent-ae import`, and by `from_single_file` if it reads such a model: the same to the last bit."""
+        import torch
+        from diffusers import AutoencoderKL
+
+        from latent_ae.export.half import rounded
+        from latent_ae.export.proof import Proof, answer, compare_answers, compare_scaling
+        from latent_ae.export.source import config_of, sidecar
+        from latent_ae.models.loading import quiet_diffusers
+        from latent_ae.models.single_file import load_single_file
+
         reference = None if self.variant == "fp32" else rounded(source.model, self.variant)
         loaded = {self.consumer: load_single_file(out)}
         if judge("from_single_file", FROM_SINGLE_FILE, source.model).works:
@@ -193,17 +206,14 @@ class LdmFile(Exporter):
         return Proof(" and ".join(loaded), comparisons)
 
 
-def sidecar(out: Path) -> Path:
-    """The folder beside a file: config.json, statistics, card and report."""
-    return out.with_suffix(".config")
-
-
-def ldm_config(model: Autoencoder) -> dict[str, Any]:
+def ldm_config(model: "Autoencoder") -> dict[str, Any]:
     """The architecture for `ldm.util.instantiate_from_config`: `target` and `params`.
 
     The model must be one that LATENT_DIFFUSION accepts.
     """
-    config, is_kl = model.config, isinstance(model, AutoencoderKL)
+    from latent_ae.models.autoencoder import class_name, factor_of
+
+    config, is_kl = model.config, class_name(model) == "AutoencoderKL"
     widths, latent_channels = tuple(config["block_out_channels"]), int(config["latent_channels"])
     resolution = _GRID * factor_of(model)
     levels = [level for level, kind in enumerate(config["down_block_types"]) if "Attn" in kind]

@@ -3,42 +3,41 @@
 import argparse
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from diffusers import AutoencoderKL
-from torch import Tensor
-from torch.export import ExportedProgram
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from latent_ae.export import rules
 from latent_ae.export.compat import Loader
-from latent_ae.export.exporter import Exporter
-from latent_ae.export.graphs import add_size, compare_graphs, programs
-from latent_ae.export.proof import ExportError, Probe, Proof
-from latent_ae.export.source import ModelSource, config_of, write_config
-from latent_ae.models import Autoencoder
+from latent_ae.export.exporter import Exporter, add_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+    from latent_ae.export.proof import Probe, Proof
+    from latent_ae.export.source import ModelSource
 
 _MODULES = ("onnx", "onnxscript", "onnxruntime")
 _OPSET = 20
 _GRAPHS = "the ONNX graphs (latent-ae export onnx)"
 
 
-@dataclass(frozen=True)
-class _Graph:
+class _Graph(NamedTuple):
     folder: str
     takes: str
     gives: str
 
 
-_GAUSSIAN = (
-    _Graph("vae_encoder", "sample", "latent_parameters"),
-    _Graph("vae_decoder", "latent_sample", "sample"),
-)
-_QUANTISED = (_Graph("vqvae_encoder", "sample", "indices"), _Graph("vqvae_decoder", "indices", "sample"))
-"""optimum has no names for these; they are not to be taken for the others"""
+_GRAPHS_OF = {
+    "AutoencoderKL": (
+        _Graph("vae_encoder", "sample", "latent_parameters"),
+        _Graph("vae_decoder", "latent_sample", "sample"),
+    ),
+    "VQModel": (_Graph("vqvae_encoder", "sample", "indices"), _Graph("vqvae_decoder", "indices", "sample")),
+}
+"""encoder and decoder by the model's class; optimum has no names for VQModel's, which must differ from the others"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class OnnxGraphs(Exporter):
 
     size: tuple[int, int] | None = None
 
+    summary = "two ONNX graphs, encoder and decoder, laid out as optimum's"
     consumer = "ONNX Runtime"
     loaders = {  # noqa: RUF012 - never written
         "optimum, ONNX Runtime": Loader(
@@ -62,11 +62,6 @@ class OnnxGraphs(Exporter):
         "onnxruntime-web": Loader(f"{_GRAPHS}, in WebAssembly", "run, onnxruntime-web 1.30.0"),
     }
 
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """That of the option."""
-        return self.size
-
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
         """--size."""
@@ -78,10 +73,14 @@ class OnnxGraphs(Exporter):
             _module(name)
         return [out]
 
-    def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:  # noqa: ARG002
+    def write(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> tuple[str, ...]:  # noqa: ARG002
         """Raises OSError."""
+        from latent_ae.export.graphs import programs
+        from latent_ae.export.source import config_of, write_config
+
         config = config_of(source.model)
-        for graph, program in zip(_graphs(source.model), programs(source.model, self.size), strict=True):
+        graphs = _GRAPHS_OF[type(source.model).__name__]
+        for graph, program in zip(graphs, programs(source.model, self.size), strict=True):
             folder = out / graph.folder
             folder.mkdir(parents=True)
             _convert(program, graph, source.identity).save(folder / "model.onnx")
@@ -89,28 +88,25 @@ class OnnxGraphs(Exporter):
         source.copy_companions(out, card=False)
         return ()
 
-    def prove(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> Proof:
+    def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":
         """In ONNX Runtime on the CPU."""
-        encoder, decoder = (_Session(out, graph) for graph in _graphs(source.model))
+        import torch
+
+        from latent_ae.export.graphs import compare_graphs
+        from latent_ae.export.proof import Proof
+
+        def loaded(graph: _Graph) -> "Callable[[Tensor], Tensor]":
+            file = str(out / graph.folder / "model.onnx")
+            session = _module("onnxruntime").InferenceSession(file, providers=["CPUExecutionProvider"])
+            return lambda inputs: torch.from_numpy(session.run([graph.gives], {graph.takes: inputs.numpy()})[0])
+
+        encoder, decoder = map(loaded, _GRAPHS_OF[type(source.model).__name__])
         return Proof("onnxruntime.InferenceSession", compare_graphs(source.model, probes, encoder, decoder))
 
 
-class _Session:
-    def __init__(self, out: Path, graph: _Graph) -> None:
-        file = out / graph.folder / "model.onnx"
-        self._session = _module("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        self._graph = graph
+def _convert(program: "ExportedProgram", graph: _Graph, identity: str) -> Any:
+    import torch
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        outputs = self._session.run([self._graph.gives], {self._graph.takes: inputs.numpy()})
-        return torch.from_numpy(outputs[0])
-
-
-def _graphs(model: Autoencoder) -> tuple[_Graph, _Graph]:
-    return _GAUSSIAN if isinstance(model, AutoencoderKL) else _QUANTISED
-
-
-def _convert(program: ExportedProgram, graph: _Graph, identity: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's converter warns of its own use of torch
         converted = torch.onnx.export(
@@ -129,6 +125,8 @@ def _convert(program: ExportedProgram, graph: _Graph, identity: str) -> Any:
 
 
 def _module(name: str) -> Any:
+    from latent_ae.export.proof import ExportError
+
     try:
         return importlib.import_module(name)
     except ImportError as error:

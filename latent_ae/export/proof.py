@@ -24,7 +24,6 @@ _SIDES = (64, 32, 16)
 _REAL = 3
 _RANDOM = ((1, 3, 5), (5, 2, 3))
 """batch, and height and width in steps of the model's factor, or of 16 pixels where that is less"""
-_CHANNELS = (1, 3)
 
 
 class ExportError(UserError):
@@ -43,7 +42,7 @@ class ProbeConfig(Section):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to images, on the CPU."""
+    """A model's outputs for images, on the CPU."""
 
     encoded: Tensor
     """moments [B,2c,h,w] of AutoencoderKL, or vectors [B,c,h,w] before they are quantised, of VQModel"""
@@ -57,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Probe:
-    """Images of one size, and what the model that is exported says to them."""
+    """Images of one size, and the outputs of the model that is exported."""
 
     images: str
     """what they are, for the report"""
@@ -68,7 +67,7 @@ class Probe:
 
 
 def answer(model: Autoencoder, pixels: Tensor, *, latents: Tensor | None = None) -> Answer:
-    """By diffusers' own methods, so that what they do is what is compared; `latents` instead of its own are decoded."""
+    """Encode and decode by diffusers' own methods, as their results are compared; decodes `latents` if given."""
     with inference(model):
         if isinstance(model, AutoencoderKL):
             encoded, codes = model.encode(pixels).latent_dist.parameters, None
@@ -84,24 +83,24 @@ def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int,
     """Held-out images of a source, and noise, in two sizes and three odd batches.
 
     Args:
-        model: that is to be exported.
+        model: the model that is to be exported.
         data: where images come from; None: the photographs or digits that need no download, as its channels are.
         size: height and width in pixels that one held-out image is resized to, and one of noise has, instead.
 
-    Raises ExportError if no image is large enough, the model answers one with NaN, or its factor does not divide the
-    size; and DataError.
+    Raises ExportError if no image is large enough, the model's outputs for one are not finite, or its factor does not
+    divide the size; and DataError.
     """
     probes = []
     channels, factor = int(model.config["in_channels"]), factor_of(model)
     if size is not None and any(side < 1 or side % factor for side in size):
         raise ExportError(f"size {size[0]}x{size[1]}: both sides must be multiples of the model's factor {factor}")
-    if channels in _CHANNELS:
+    if channels in (1, 3):
         data = data or (DigitsConfig() if channels == 1 else PhotosConfig())
         batch = _real_images(data, channels, factor)
         pixels, shown = batch.pixels, batch.sample_ids
         if size is not None:
             pixels, shown = F.interpolate(pixels[:1], size, mode="bilinear", antialias=True), shown[:1]
-        probes.append(_probe(model, f"held-out images of {data.source}: {', '.join(shown)}", pixels))
+        probes.append(_probe(model, f"held-out images of {data.source}: {', '.join(shown)}", pixels, real=True))
     elif data is not None:
         raise ExportError(
             f"the model takes images of {channels} channels, and no source has them: leave out data.source"
@@ -110,35 +109,32 @@ def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int,
     noisy = [(count, height * step, width * step) for count, height, width in _RANDOM]
     for place, (count, height, width) in enumerate(noisy if size is None else [(1, *size)]):
         noise = torch.rand(count, channels, height, width, generator=torch_generator(0, "probe", place))
-        probes.append(_probe(model, "uniform noise", 2 * noise - 1))
+        probes.append(_probe(model, "uniform noise", 2 * noise - 1, real=False))
     return probes
 
 
-def _probe(model: Autoencoder, images: str, pixels: Tensor) -> Probe:
+def _probe(model: Autoencoder, images: str, pixels: Tensor, *, real: bool) -> Probe:
     given = answer(model, pixels)
     if not (given.encoded.isfinite().all() and given.pixels.isfinite().all()):
-        raise ExportError(f"the model answers {images} with NaN or infinite values: it is not worth an export")
-    return Probe(images, not images.startswith("uniform"), pixels, given)
+        raise ExportError(f"the model produces NaN or infinity on {images}: mend it before exporting")
+    return Probe(images, real, pixels, given)
 
 
 def _real_images(data: DataConfig, channels: int, factor: int) -> EvaluationBatch:
     source = data.open().heldout
     reasons: list[str] = []
     for wanted in _SIDES:
-        side = max(2, -(-wanted // factor)) * factor
-        batches: Sequence[EvaluationBatch] = list(
-            evaluation_batches(
-                source,
-                channels=channels,
-                size=side,
-                background=data.background,
-                batch_size=_REAL,
-                limit=_REAL,
-                on_bad=lambda sample_id, reason: reasons.append(f"{sample_id}: {reason}"),
-            )
+        batches = evaluation_batches(
+            source,
+            channels=channels,
+            size=max(2, -(-wanted // factor)) * factor,
+            background=data.background,
+            batch_size=_REAL,
+            limit=_REAL,
+            on_bad=lambda sample_id, reason: reasons.append(f"{sample_id}: {reason}"),
         )
-        if batches:
-            return batches[0]
+        if (batch := next(iter(batches), None)) is not None:
+            return batch
     raise ExportError(f"none of the held-out images of data.source {data.source} can be used: {reasons[-1]}")
 
 
@@ -222,20 +218,15 @@ def compare_encoded(probe: Probe, got: Tensor, model: Autoencoder) -> list[Compa
     embedding = model.quantize.embedding.weight.detach()
     if got.shape != expected.codes.shape or got.min() < 0 or got.max() >= len(embedding):
         return [Comparison("codes", probe.images, tuple(probe.pixels.shape), math.inf, CLOSE)]
-    vectors = expected.encoded.movedim(1, -1)
-    excess = _distance(vectors, embedding[got]) - _distance(vectors, embedding[expected.codes])
+    vectors = expected.encoded.movedim(1, -1).double()
+    distances = [(vectors - embedding[codes].double()).norm(dim=-1) for codes in (got, expected.codes)]
     return [
         Comparison(
             "distances of the codes",
             probe.images,
             tuple(probe.pixels.shape),
-            max(0.0, float(excess.max())),
-            CLOSE * max(1.0, float(vectors.square().mean().sqrt())),
+            max(0.0, float((distances[0] - distances[1]).max())),
+            CLOSE * max(1.0, float(expected.encoded.square().mean().sqrt())),
             differing_codes=int((got != expected.codes).sum()),
         )
     ]
-
-
-def _distance(vectors: Tensor, codes: Tensor) -> Tensor:
-    distances: Tensor = (vectors.double() - codes.double()).norm(dim=-1)
-    return distances

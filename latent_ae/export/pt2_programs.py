@@ -2,18 +2,17 @@
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from latent_ae.export.compat import Loader
-from latent_ae.export.exporter import Exporter
-from latent_ae.export.graphs import add_size, compare_graphs, programs
-from latent_ae.export.proof import Probe, Proof, ProofFailed
-from latent_ae.export.source import ModelSource, config_of, write_config
+from latent_ae.export.exporter import Exporter, add_size
+
+if TYPE_CHECKING:
+    from latent_ae.export.proof import Probe, Proof
+    from latent_ae.export.source import ModelSource
 
 ENCODER, DECODER = "encoder.pt2", "decoder.pt2"
 
@@ -24,23 +23,24 @@ class Pt2Programs(Exporter):
 
     size: tuple[int, int] | None = None
 
+    summary = "two programs of torch.export that run without diffusers"
     consumer = "torch.export"
     loaders = {  # noqa: RUF012 - never written
         "torch.export": Loader("encoder.pt2 and decoder.pt2 (latent-ae export pt2)", "run, torch 2.13.0")
     }
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """That of the option."""
-        return self.size
 
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
         """--size."""
         add_size(parser)
 
-    def write(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> tuple[str, ...]:  # noqa: ARG002
+    def write(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> tuple[str, ...]:  # noqa: ARG002
         """Raises OSError."""
+        import torch
+
+        from latent_ae.export.graphs import programs
+        from latent_ae.export.source import config_of, write_config
+
         out.mkdir()
         for name, program in zip((ENCODER, DECODER), programs(source.model, self.size), strict=True):
             # Through memory: torch's own writer has several kinds of errors for a full disk.
@@ -51,15 +51,23 @@ class Pt2Programs(Exporter):
         source.copy_companions(out, card=False)
         return ()
 
-    def prove(self, source: ModelSource, out: Path, probes: Sequence[Probe]) -> Proof:
+    def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":
         """By `torch.export.load`, as the documentation shows: without torch.no_grad."""
-        encoder, decoder = (torch.export.load(out / name).module() for name in (ENCODER, DECODER))
-        comparisons = compare_graphs(source.model, probes, lambda x: _run(encoder, x), lambda x: _run(decoder, x))
+        import torch
+
+        from latent_ae.export.graphs import compare_graphs
+        from latent_ae.export.proof import Proof, ProofFailed
+
+        def loaded(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+            program = torch.export.load(out / name).module()
+
+            def run(inputs: torch.Tensor) -> torch.Tensor:
+                outputs: torch.Tensor = program(inputs)
+                if outputs.requires_grad:
+                    raise ProofFailed("the export keeps what gradients need, which takes several times the memory")
+                return outputs
+
+            return run
+
+        comparisons = compare_graphs(source.model, probes, loaded(ENCODER), loaded(DECODER))
         return Proof("torch.export.load(FILE).module()", comparisons)
-
-
-def _run(program: torch.nn.Module, inputs: Tensor) -> Tensor:
-    outputs: Tensor = program(inputs)
-    if outputs.requires_grad:
-        raise ProofFailed("the export keeps what gradients need, which takes several times the memory")
-    return outputs

@@ -2,71 +2,45 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from diffusers import AutoencoderKL
-
-from latent_ae.models import Autoencoder, factor_of, latent_shape
+if TYPE_CHECKING:
+    from latent_ae.models import Autoencoder
 
 STABLE_DIFFUSION = (128, 256, 512, 512)
 FACTOR_4 = (128, 256, 512)
 """widths of the levels of Stable Diffusion's autoencoders, and of those of its upscalers"""
 
 
-@dataclass(frozen=True)
 class Facts:
-    """What a config says."""
+    """What a model's config says; its weights are not read.
 
-    is_kl: bool
-    image_channels: tuple[int, int]
-    widths: tuple[int, ...]
-    layers: int
-    groups: int
-    activation: str
-    latent_channels: int
-    factor: int
-    down_attention: tuple[bool, ...]
-    """by level, from the image side, as up_attention"""
-    up_attention: tuple[bool, ...]
-    middle_attention: bool
-    quant_convs: tuple[bool, bool]
-    """whether there are 1x1 convolutions after the encoder and before the decoder"""
-    scaling: float | None
-    shift: float | None
-    has_latent_statistics: bool
-    spatial_norm: bool
+    `down_attention` and `up_attention` are by level, from the image side. `quant_convs`: whether there are 1x1
+    convolutions after the encoder and before the decoder.
+    """
 
-    @classmethod
-    def of(cls, model: Autoencoder) -> "Facts":
-        """The facts of a model. Its weights are not read."""
+    def __init__(self, model: "Autoencoder") -> None:
+        from latent_ae.models.autoencoder import class_name, factor_of, latent_shape
+
         config = model.config
-        return cls(
-            is_kl=isinstance(model, AutoencoderKL),
-            image_channels=(int(config["in_channels"]), int(config["out_channels"])),
-            widths=tuple(config["block_out_channels"]),
-            layers=int(config["layers_per_block"]),
-            groups=int(config["norm_num_groups"]),
-            activation=str(config["act_fn"]),
-            latent_channels=latent_shape(model, factor_of(model))[0],
-            factor=factor_of(model),
-            down_attention=tuple("Attn" in kind for kind in config["down_block_types"]),
-            up_attention=tuple("Attn" in kind for kind in reversed(config["up_block_types"])),
-            middle_attention=bool(config["mid_block_add_attention"]),
-            quant_convs=(model.quant_conv is not None, model.post_quant_conv is not None),
-            scaling=config.get("scaling_factor"),
-            shift=config.get("shift_factor"),
-            has_latent_statistics=any(config.get(name) is not None for name in ("latents_mean", "latents_std")),
-            spatial_norm=config.get("norm_type") == "spatial",
-        )
-
-    @property
-    def level_attention(self) -> bool:
-        """Whether there is attention anywhere but in the middle."""
-        return any((*self.down_attention, *self.up_attention))
-
-    @property
-    def listed_widths(self) -> str:
-        """The widths of the levels, for messages."""
-        return _listed(self.widths)
+        self.is_kl = class_name(model) == "AutoencoderKL"
+        self.image_channels = (int(config["in_channels"]), int(config["out_channels"]))
+        self.widths = tuple(config["block_out_channels"])
+        self.listed_widths = _listed(self.widths)
+        self.layers = int(config["layers_per_block"])
+        self.groups = int(config["norm_num_groups"])
+        self.activation = str(config["act_fn"])
+        self.factor = factor_of(model)
+        self.latent_channels = latent_shape(model, self.factor)[0]
+        self.down_attention = tuple("Attn" in kind for kind in config["down_block_types"])
+        self.up_attention = tuple("Attn" in kind for kind in reversed(config["up_block_types"]))
+        self.level_attention = any((*self.down_attention, *self.up_attention))
+        self.middle_attention = bool(config["mid_block_add_attention"])
+        self.quant_convs = (model.quant_conv is not None, model.post_quant_conv is not None)
+        self.scaling: float | None = config.get("scaling_factor")
+        self.shift: float | None = config.get("shift_factor")
+        self.has_latent_statistics = any(config.get(name) is not None for name in ("latents_mean", "latents_std"))
+        self.spatial_norm = config.get("norm_type") == "spatial"
 
 
 @dataclass(frozen=True)

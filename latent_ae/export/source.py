@@ -1,15 +1,20 @@
-"""The model that is exported, and the config that goes with it."""
+"""The model that is exported, wherever it comes from, and the config that goes with it."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latent_ae.export.proof import ExportError
 from latent_ae.models import Autoencoder, load_autoencoder
+from latent_ae.models.autoencoder import class_name
+from latent_ae.models.loading import refuse_part_of_folder, states_scaling
 from latent_ae.models.parts import encoder_identity
-from latent_ae.models.run_folders import located
+from latent_ae.models.run_folders import is_checkpoint, load_from_checkpoint, located
+from latent_ae.models.single_file import load_single_file, stated_config
 
 CARD, STATISTICS = "README.md", "latent_stats.json"
 _PICTURE = re.compile(r"!\[[^]]*\]\(([\w-]+\.png)\)")
@@ -33,7 +38,7 @@ class ModelSource:
         return cls(name, model, encoder_identity(model), folder if (folder / "config.json").is_file() else None)
 
     def copy_companions(self, target: Path, *, card: bool = True) -> None:
-        """The statistics of its latents into a folder, and its card with the pictures that it shows."""
+        """Copy the statistics of its latents into a folder, and its card with the images that it shows."""
         if self.folder is None:
             return
         names = [STATISTICS]
@@ -42,6 +47,61 @@ class ModelSource:
         for name in names:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, target / name)
+
+
+def read_single_file(
+    path: Path,
+    *,
+    norm_num_groups: int | None = None,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+) -> ModelSource:
+    """The model of a run's checkpoint or of a single file, with the config of its metadata if it has one.
+
+    The numbers are what tensors do not say; None: 32 groups, a scale of 1 and no shift. Raises ModelError for a file
+    that cannot be used, and ExportError for a number that is not possible or has no effect.
+    """
+    scaling = {"scaling_factor": scaling_factor, "shift_factor": shift_factor}
+    scaling = {name: value for name, value in scaling.items() if value is not None}
+    given = (["norm_num_groups"] if norm_num_groups is not None else []) + list(scaling)
+    if given and path.is_file() and stated_config(path) is not None:
+        raise ExportError(f"{path} states its own {given[0]}: leave it out")
+    if is_checkpoint(path):
+        if norm_num_groups is not None:
+            raise ExportError(f"--norm-num-groups has no effect on the checkpoint {path}: leave it out")
+        model = load_from_checkpoint(path)
+    elif path.is_dir():
+        raise ExportError(f"{path} is a folder: give a single file, or a run's checkpoint")
+    else:
+        refuse_part_of_folder(path)
+        model = load_single_file(path, norm_num_groups=norm_num_groups)
+    if scaling_factor is not None and not (math.isfinite(scaling_factor) and scaling_factor > 0):
+        raise ExportError(f"--scaling-factor must be a positive number, got {scaling_factor:g}")
+    if shift_factor is not None and not math.isfinite(shift_factor):
+        raise ExportError(f"--shift-factor must be a finite number, got {shift_factor:g}")
+    if idle := [name for name in scaling if name not in model.config]:
+        raise ExportError(f"{idle[0]} has no effect on the {class_name(model)} of {path}: leave it out")
+    model.register_to_config(**scaling)
+    folder = sidecar(path)
+    return ModelSource(str(path), model, encoder_identity(model), folder if folder.is_dir() else None)
+
+
+def unstated_scaling(path: Path) -> str | None:
+    """A warning for a file that does not state the scale of its latents."""
+    if states_scaling(str(path)):
+        return None
+    remedy = "let its run finish, which measures it, or import" if is_checkpoint(path) else "import"
+    return (
+        f"{path} does not state the scale of its latents, so the config has scaling_factor 1, which pipelines take as "
+        f"it is: {remedy} it again with --scaling-factor (and --shift-factor) of the diffusion model that it belongs "
+        "to, such as 0.18215 for Stable Diffusion 1 and 2, 0.13025 for XL, 1.5305 and 0.0609 for 3, 0.3611 and 0.1159 "
+        "for FLUX.1"
+    )
+
+
+def sidecar(file: Path) -> Path:
+    """The folder beside a single file: config.json, statistics, card and report."""
+    return file.with_suffix(".config")
 
 
 def config_of(model: Autoencoder) -> dict[str, Any]:
@@ -57,5 +117,5 @@ def config_of(model: Autoencoder) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """As config.json, in diffusers' own form."""
+    """Write config.json in diffusers' own form."""
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

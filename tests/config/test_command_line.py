@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 from latent_ae.config import ConfigError, Section, flatten, validate
 from latent_ae.config.command_line import override, split_options
 from latent_ae.evaluation.run import MeasureConfig
-from latent_ae.export import EXPORTERS
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
@@ -191,7 +190,6 @@ def test_every_choice_of_every_command_is_of_the_type_that_is_compared() -> None
     places = commands.add_subparsers()
     for room in (evaluate, files, inspection, space, export, datasets):
         room.add_commands(places)
-    export.add_targets(places.choices["export"], list(EXPORTERS))
     checked = 0
     parsers = [commands, app._parser()]
     while parsers:

@@ -10,7 +10,7 @@ import torch
 from diffusers import VQModel
 
 from latent_ae.config import ModelConfig
-from latent_ae.export import exporter_class
+from latent_ae.export import EXPORTERS
 from latent_ae.export.exporter import Exported, export
 from latent_ae.export.source import ModelSource
 from latent_ae.models import Autoencoder, build_autoencoder
@@ -77,14 +77,14 @@ def exports(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
     @cache
     def once(name: str, target: str) -> Exported:
         folder = tmp_path_factory.mktemp(f"{name}-{target}")
-        return export(ModelSource.load(str(models / name)), place(folder, target), exporter_class(target)())
+        return export(ModelSource.load(str(models / name)), place(folder, target), EXPORTERS[target]())
 
     return once
 
 
 def place(folder: Path, target: str) -> Path:
     """A name that a target takes."""
-    return folder / exporter_class(target).out[0]
+    return folder / EXPORTERS[target].out[0]
 
 
 def left(folder: Path) -> list[str]:

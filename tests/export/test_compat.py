@@ -10,14 +10,14 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import ModelConfig
-from latent_ae.export import EXPORTERS, exporter_class
-from latent_ae.export.compat import Network, Verdict, compat
+from latent_ae.export import EXPORTERS, compat
+from latent_ae.export.compat import Network, Verdict
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from tests.export.conftest import Run
 from tests.models.stock_models import arguments, filled, ldm_tensors, stock
 
-LOADERS = {name: loader for exporter in map(exporter_class, EXPORTERS) for name, loader in exporter.loaders.items()}
+LOADERS = {name: loader for exporter in EXPORTERS.values() for name, loader in exporter.loaders.items()}
 FOLDER, FILE = "diffusers from_pretrained", "AutoencoderKL.from_single_file"
 SD, XL, SHIFTING = (f"diffusers {name} pipelines" for name in ("SD 1.x and 2.x", "SDXL", "SD3 and FLUX"))
 SUPER, LDM, SGM, COMFY = "diffusers LDM super-resolution", "latent-diffusion", "generative-models", "ComfyUI VAELoader"

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import latent_ae
-from latent_ae.export import EXPORTERS, Target, exporter_class, rules
-from latent_ae.export.compat import Loader, compat
+from latent_ae.export import EXPORTERS, compat, rules
+from latent_ae.export.compat import Loader
 from latent_ae.export.exporter import Exporter, export
 from latent_ae.export.proof import Probe, Proof, ProofFailed, answer, compare_answers, make_probes
 from latent_ae.export.source import ModelSource, config_of, write_config
@@ -44,7 +44,7 @@ class Deceived:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_export_says_what_it_was_compared_on_and_with_what(target: str, kl: ModelSource, exports: Exports) -> None:
-    exporter = exporter_class(target)()
+    exporter = EXPORTERS[target]()
     exported = exports("kl", target)
     folder = exported.out.parent
     assert left(folder) == sorted(path.name for path in exporter.places(exported.out))
@@ -82,7 +82,7 @@ def test_an_export_carries_no_path_of_this_machine(name: str, target: str, model
 def test_the_proof_tells_another_model(target: str, models: Path, exports: Exports) -> None:
     other = ModelSource.load(str(models / "other"))
     comparisons = (
-        exporter_class(target)().prove(other, exports("kl", target).out, make_probes(other.model, None)).comparisons
+        EXPORTERS[target]().prove(other, exports("kl", target).out, make_probes(other.model, None)).comparisons
     )
     outputs = [each for each in comparisons if each.shape]
     assert outputs
@@ -95,13 +95,13 @@ def test_an_export_of_another_model_fails_its_proof_and_leaves_nothing(
 ) -> None:
     other = ModelSource.load(str(models / "other"))
     with pytest.raises(ProofFailed, match=r"the largest difference is .*, tolerance .* \(and \d+ more\)$"):
-        export(kl, place(tmp_path, target), Deceived(exporter_class(target)(), other))
+        export(kl, place(tmp_path, target), Deceived(EXPORTERS[target](), other))
     assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize("target", EXPORTERS)
 def test_what_the_consumer_cannot_load_leaves_nothing(target: str, tmp_path: Path, kl: ModelSource) -> None:
-    exporter = exporter_class(target)()
+    exporter = EXPORTERS[target]()
 
     class Torn(Deceived):
         def write(self, source, out, probes) -> tuple[str, ...]:
@@ -119,7 +119,7 @@ def test_what_the_consumer_cannot_load_leaves_nothing(target: str, tmp_path: Pat
 
 @pytest.mark.parametrize("target", EXPORTERS)
 def test_a_place_that_is_taken_is_left_as_it_is(target: str, tmp_path: Path, kl: ModelSource) -> None:
-    exporter = exporter_class(target)()
+    exporter = EXPORTERS[target]()
     for number, taken in enumerate(exporter.places(place(tmp_path, target))):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -134,7 +134,7 @@ def test_a_place_that_is_taken_is_left_as_it_is(target: str, tmp_path: Path, kl:
 
 @pytest.mark.parametrize("target", EXPORTERS)
 def test_an_exporter_has_plain_options(target: str) -> None:
-    exporter = exporter_class(target)()
+    exporter = EXPORTERS[target]()
     assert dataclasses.is_dataclass(exporter)
     json.dumps(vars(exporter))
 
@@ -145,6 +145,7 @@ class NumpyFile(Exporter):
 
     compressed: bool = False
 
+    summary = "one .npz file"
     out = ("npz", "the folder to create")
     consumer = "numpy"
     loaders: ClassVar = {"numpy.load": Loader("the .npz file", "run, numpy 2", rules=(rules.latent_channels(2),))}
@@ -177,7 +178,7 @@ def options_of(name: str, folder: Path) -> list[str]:
 def test_an_exporter_of_ones_own_has_its_proof_its_command_line_and_its_row_in_compat(
     models: Path, kl: ModelSource, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(EXPORTERS, "numpy", Target("one .npz file", f"{__name__}:NumpyFile"))
+    monkeypatch.setitem(EXPORTERS, "numpy", NumpyFile)
     status, said, errors = run(*options_of("numpy", models), tmp_path / "npz", "--compressed")
     assert (status, errors) == (0, [])
     assert "warning: rather large" in said
@@ -209,21 +210,21 @@ def test_an_exporter_has_a_command_with_help_and_an_example(
     out = " ".join(capsys.readouterr().out.split())
     summary = EXPORTERS[target].summary
     assert f"{summary[0].upper()}{summary[1:]}. The export is loaded" in out
-    assert f"example: latent-ae export {target} --model runs/kl-photos/model -o {exporter_class(target).out[0]}" in out
+    assert f"example: latent-ae export {target} --model runs/kl-photos/model -o {EXPORTERS[target].out[0]}" in out
 
 
 @pytest.mark.parametrize("target", EXPORTERS)
 def test_every_option_on_the_command_line_is_a_field(target: str) -> None:
     parser = argparse.ArgumentParser()
-    exporter_class(target).add_options(parser)
-    assert vars(parser.parse_args([])).keys() <= {field.name for field in dataclasses.fields(exporter_class(target))}
+    EXPORTERS[target].add_options(parser)
+    assert vars(parser.parse_args([])).keys() <= {field.name for field in dataclasses.fields(EXPORTERS[target])}
 
 
 def test_the_rows_of_compat_are_the_loaders_of_the_table(kl: ModelSource) -> None:
     rows = [verdict.consumer for verdict in compat(kl.model)]
-    assert rows == [name for exporter in map(exporter_class, EXPORTERS) for name in exporter.loaders]
+    assert rows == [name for exporter in EXPORTERS.values() for name in exporter.loaders]
     assert len(set(rows)) == len(rows)
-    assert all(exporter.loaders for exporter in map(exporter_class, EXPORTERS))
+    assert all(exporter.loaders for exporter in EXPORTERS.values())
 
 
 @pytest.mark.parametrize("target", FAST)
@@ -231,7 +232,5 @@ def test_another_scale_than_the_models_fails_the_proof(target: str, tmp_path: Pa
     other = load_autoencoder(kl.name)
     other.register_to_config(scaling_factor=0.18215)
     with pytest.raises(ProofFailed, match=r"scaling_factor for any images: the largest difference is 0\.318"):
-        export(
-            kl, place(tmp_path, target), Deceived(exporter_class(target)(), ModelSource(kl.name, other, kl.identity))
-        )
+        export(kl, place(tmp_path, target), Deceived(EXPORTERS[target](), ModelSource(kl.name, other, kl.identity)))
     assert left(tmp_path) == []

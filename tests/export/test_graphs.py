@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.export import pt2_programs
+from latent_ae.export import graphs
 from latent_ae.export.exporter import export
 from latent_ae.export.graphs import program_of, programs, sides
 from latent_ae.export.proof import ProofFailed, answer
@@ -150,7 +150,7 @@ def test_a_program_that_keeps_what_gradients_need_fails_its_proof(
                 parameter.requires_grad_()
         return list(made)
 
-    monkeypatch.setattr(pt2_programs, "programs", trainable)
+    monkeypatch.setattr(graphs, "programs", trainable)
     with pytest.raises(ProofFailed, match="keeps what gradients need"):
         export(kl, tmp_path / "vae", Pt2Programs())
     assert left(tmp_path) == []

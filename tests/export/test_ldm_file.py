@@ -15,10 +15,9 @@ from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.data import DigitsConfig
 from latent_ae.export.exporter import export
-from latent_ae.export.importing import Unsaid, read_single_file
 from latent_ae.export.ldm_file import LdmFile, ldm_config
 from latent_ae.export.proof import ExportError
-from latent_ae.export.source import ModelSource, config_of
+from latent_ae.export.source import ModelSource, config_of, read_single_file
 from latent_ae.models import load_autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.parts import encoder_identity
@@ -62,7 +61,7 @@ def test_any_depth_is_the_same_to_the_last_bit_and_comes_back(name: str, prefix:
         each.startswith(f"{prefix}{part}") for each in names for part in [each.removeprefix(prefix).split(".")[0]]
     )
     assert f"{prefix}decoder.up.0.block.0.conv1.weight" in names
-    back = read_single_file(exported.out, Unsaid())
+    back = read_single_file(exported.out)
     assert back.identity == source.identity
     assert plain_config(back.model) == plain_config(source.model)
     assert all(tensor.equal(source.model.state_dict()[name]) for name, tensor in back.model.state_dict().items())
@@ -114,7 +113,7 @@ def test_what_one_loader_cannot_read_is_written_and_comes_back(name: str, prefix
     assert exported.warnings[0] == f"diffusers' AutoencoderKL.from_single_file cannot read this file: {UNREAD[name]}"
     assert exported.proof.loader == "latent-ae import"
     assert {comparison.max_abs_difference for comparison in exported.proof.comparisons} == {0.0}
-    back = read_single_file(exported.out, Unsaid())
+    back = read_single_file(exported.out)
     assert back.identity == source.identity
     assert config_of(back.model) == config_of(source.model)
     assert all(tensor.equal(source.model.state_dict()[key]) for key, tensor in back.model.state_dict().items())
@@ -289,8 +288,8 @@ def test_groups_that_are_not_given_are_asked_for(bare: Path, tmp_path: Path, run
 
 def test_what_a_file_says_is_not_given_again(tmp_path: Path, kl: ModelSource) -> None:
     export(kl, tmp_path / "vae.safetensors", LdmFile())
-    with pytest.raises(ExportError, match="says its scaling_factor by itself: leave it out"):
-        read_single_file(tmp_path / "vae.safetensors", Unsaid(scaling_factor=1.0))
+    with pytest.raises(ExportError, match="states its own scaling_factor: leave it out"):
+        read_single_file(tmp_path / "vae.safetensors", scaling_factor=1.0)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +307,7 @@ def test_metadata_that_are_wrong_are_refused(config: str, message: str, bare: Pa
     wrong = tmp_path / "wrong.safetensors"
     safetensors.torch.save_file(safetensors.torch.load_file(bare), wrong, metadata={CONFIG: config})
     with pytest.raises((ExportError, ModelError), match=message) as caught:
-        read_single_file(wrong, Unsaid())
+        read_single_file(wrong)
     assert "\n" not in str(caught.value)
 
 

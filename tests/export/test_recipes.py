@@ -7,7 +7,7 @@ import torch
 from diffusers import VQModel
 
 from latent_ae.config import ModelConfig
-from latent_ae.export import exporter_class, onnx_graphs, pt2_programs
+from latent_ae.export import EXPORTERS, graphs
 from latent_ae.export.exporter import export
 from latent_ae.export.graphs import programs
 from latent_ae.export.source import ModelSource
@@ -72,7 +72,7 @@ def source_of(model: Autoencoder, name: str, folder: Path) -> ModelSource:
 
 def check(target: str, source: ModelSource, folder: Path) -> None:
     """Every target takes every model: what a program cannot use is `compat`'s to say."""
-    assert export(source, place(folder, target), exporter_class(target)()).proof.comparisons
+    assert export(source, place(folder, target), EXPORTERS[target]()).proof.comparisons
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_every_structure_of_a_recipe_becomes_graphs(
 ) -> None:
     source = source_of(shrunken(name, levels), name, tmp_path / "model")
     both = programs(source.model)
-    for target, module in (("onnx", onnx_graphs), ("pt2", pt2_programs)):
-        monkeypatch.setattr(module, "programs", lambda *_arguments: both)  # each would trace the same again
+    monkeypatch.setattr(graphs, "programs", lambda *_arguments: both)  # each would trace the same again
+    for target in ("onnx", "pt2"):
         check(target, source, tmp_path / target)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latent_ae.config import ModelConfig
-from latent_ae.export.compat import compat
+from latent_ae.export import compat
 from latent_ae.models import Autoencoder, build_autoencoder, load_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.naming import model_name

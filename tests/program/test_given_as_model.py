@@ -14,9 +14,8 @@ from latent_ae.data import DigitsConfig
 from latent_ae.errors import UserError
 from latent_ae.export.diffusers_folder import DiffusersFolder
 from latent_ae.export.exporter import export
-from latent_ae.export.importing import Unsaid, read_single_file
 from latent_ae.export.ldm_file import LdmFile
-from latent_ae.export.source import ModelSource
+from latent_ae.export.source import ModelSource, read_single_file
 from latent_ae.models import load_autoencoder
 from latent_ae.models.discriminator import load_discriminator
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
@@ -69,7 +68,7 @@ def products(tmp_path_factory: pytest.TempPathFactory, train_module) -> Path:
 
 CONSUMERS: dict[str, Callable[[Path], Any]] = {
     "--model": lambda path: load_autoencoder(str(path)),  # and --model.init_from, app.py --model
-    "import": lambda path: read_single_file(path, Unsaid()),
+    "import": read_single_file,
     "--prior": lambda path: load_prior(str(path)),
     "--adversarial.init_from": lambda path: load_discriminator(path, in_channels=1),
 }
