@@ -1,8 +1,8 @@
-"""Start the app: `python app/app.py --help`. Its code is in `latent_ae/app/`."""
+"""Start the app: `python app/app.py --help`. It is `latent-ae serve`."""
 
 import sys
 
-from latent_ae.app.main import main
+from latent_ae.cli.serve import main
 
 if __name__ == "__main__":
     sys.exit(main())

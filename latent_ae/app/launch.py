@@ -16,7 +16,8 @@ from starlette.types import ASGIApp
 
 from latent_ae.app import cleanup, gradio_internals, log, temporary, theme
 from latent_ae.app.api.routes import plain_routes
-from latent_ae.app.perimeter.access import Accounts, Origins
+from latent_ae.app.options import ServerOptions
+from latent_ae.app.perimeter.access import Origins
 from latent_ae.app.perimeter.bodies import Bodies
 from latent_ae.app.perimeter.connections import Connection, Connections, descriptors
 from latent_ae.app.perimeter.content import Calls, Files
@@ -52,74 +53,34 @@ class Running:
         self.demo.close(verbose=False)
 
 
-def launch(
-    demo: gr.Blocks,
-    service: Service,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    auth: Accounts | None = None,
-    root_path: str | None = None,
-    allow_hosts: Sequence[str] = (),
-    trusted_proxies: Sequence[str] = (),
-    mcp: bool = False,
-    keep_seconds: float = 3600.0,
-    stored_bytes: int = 2 * 10**9,
-) -> Running:
-    """Start to answer on http://host:port and return.
+def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running:
+    """Start to answer and return; `Running.close` closes the service too.
 
-    The demo has to be made after `gradio_settings.settle`: where its files lie is decided then.
-
-    Args:
-        demo: the page.
-        service: what answers; `Running.close` closes it.
-        host: an address of this machine.
-        port: 0 for one that is free.
-        auth: who may use the server; everybody if None.
-        root_path: under which a proxy shows the server, as in /vae or https://example.com/vae.
-        allow_hosts: names by which the server is reached, besides localhost, addresses, `host` and that of `root_path`.
-        trusted_proxies: addresses or networks of proxies, which say by X-Forwarded-For whose request they pass on.
-        mcp: offer the endpoints to language models' tools too.
-        keep_seconds: that uploads and results stay: longer than a request takes and a page is looked at.
-        stored_bytes: of uploads and results, above which nothing is taken that adds to them.
-
-    Raises UserError if the port, or what `mcp` needs, cannot be had, for `mcp` with `auth`, and for a name, address or
-    root path that cannot be.
+    The demo must be built after `gradio_settings.set_environment`, which decides where its files lie. Raises UserError
+    for a port or host that cannot be listened on, for options that are malformed, and if tools cannot be offered.
     """
-    if mcp:
-        require_tools(accounts=auth is not None)
-    origins = Origins(host=host, names=allow_hosts, root_path=root_path or "")
-    proxies = [_network(address) for address in trusted_proxies]
+    if options.mcp:
+        require_tools(accounts=options.auth is not None)
+    origins = Origins(host=options.host, names=options.allow_hosts, root_path=options.root_path)
+    proxies = [_network(address) for address in options.trusted_proxies]
     folder = gradio_internals.upload_folder()
     gradio_internals.use_folder(demo, folder)
     if folder.stat().st_mode & 0o077:
         raise ValueError(f"others than its owner can read the upload folder {folder}: chmod 700 {folder}")
-    if mcp:
+    if options.mcp:
         gradio_internals.serve_tools(folder, tool_bytes(service.limits.upload_bytes))
-    port = _free_port(host, port)
+    port = _free_port(options.host, options.port)
     traffic, replies = Traffic(), Replies()
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(map(str, proxies))  # where uvicorn looks for them
     service.identify_visitors(current_visitor)
-    lifespan = _lifespan(
-        demo,
-        service,
-        traffic,
-        replies,
-        origins,
-        auth=auth,
-        mcp=mcp,
-        proxied=bool(proxies),
-        keep_seconds=keep_seconds,
-        stored_bytes=stored_bytes,
-    )
     _, url, _ = demo.launch(
-        server_name=host,
+        server_name=options.host,
         server_port=port,
-        root_path=root_path or "",
-        auth=None if auth is None else auth.allows,
+        root_path=options.root_path,
+        auth=None if options.auth is None else options.auth.allows,
         app_kwargs={
-            "routes": plain_routes(service, traffic, replies, auth),
-            "lifespan": lifespan,
+            "routes": plain_routes(service, traffic, replies, options.auth),
+            "lifespan": _lifespan(demo, service, traffic, replies, origins, options),
             "openapi_url": None,  # FastAPI's list of all of Gradio's inner routes
         },
         # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.
@@ -130,12 +91,12 @@ def launch(
         theme=theme.THEME,
         css=theme.CSS,
         footer_links=["api", "settings"],
-        mcp_server=mcp,
+        mcp_server=options.mcp,
         **_OFF,
     )
-    if mcp and (error := gradio_internals.tool_error(demo)):
+    if options.mcp and (error := gradio_internals.tool_error(demo)):
         demo.close(verbose=False)
-        raise UserError(f"--mcp: tools cannot be offered ({error}); pip install -e '.[mcp]'")
+        raise UserError(f"--mcp: tools cannot be offered ({error}); pip install 'latent-ae[mcp]'")
     connections = Connections(descriptors(), is_proxy=functools.partial(_contains, proxies))
     # Open pages would otherwise delay the server's end. The connection's bounds hold from the second one on.
     gradio_internals.set_server(demo, functools.partial(Connection, connections=connections), shutdown_seconds=3)
@@ -161,7 +122,7 @@ _OFF: dict[str, Any] = {
 def require_tools(*, accounts: bool) -> None:
     """Raise UserError if --mcp cannot be served: its package is missing, or a password is required."""
     if importlib.util.find_spec("mcp") is None:
-        raise UserError("--mcp needs a package that is not installed: pip install -e '.[mcp]'")
+        raise UserError("--mcp needs a package that is not installed: pip install 'latent-ae[mcp]'")
     if accounts:  # Gradio asks for none at these routes, and calls its own endpoints without any
         raise UserError("--mcp with --auth-file: tools are not asked for a password; leave one of the two out")
 
@@ -195,20 +156,11 @@ def _contains(networks: Sequence[Network], host: str) -> bool:
 
 
 def _lifespan(
-    demo: gr.Blocks,
-    service: Service,
-    traffic: Traffic,
-    replies: Replies,
-    origins: Origins,
-    *,
-    auth: Accounts | None,
-    mcp: bool,
-    proxied: bool,
-    keep_seconds: float,
-    stored_bytes: int,
+    demo: gr.Blocks, service: Service, traffic: Traffic, replies: Replies, origins: Origins, options: ServerOptions
 ) -> Callable[[gradio_internals.App], contextlib.AbstractAsyncContextManager[None]]:
-    """What stands in front of the app from before the port opens, and what goes on beside it."""
+    """What stands in front of the app before the port opens, and what runs beside it."""
     folder, limits, calls = gradio_internals.upload_folder(), service.limits, Calls(demo, replies)
+    keep_seconds, stored_bytes, auth = options.keep_seconds, options.stored_bytes, options.auth
     sweep = functools.partial(
         temporary.sweep, folder, seconds=keep_seconds, most=stored_bytes, spared_seconds=2 * limits.deadline_seconds
     )
@@ -236,8 +188,8 @@ def _lifespan(
                 upload_bytes=limits.upload_bytes,
                 stored_bytes=stored_bytes,
                 traffic=traffic,
-                mcp=mcp,
-                proxied=proxied,
+                mcp=options.mcp,
+                proxied=bool(options.trusted_proxies),
             )
 
         gradio_internals.put_in_front(app, guarded)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from latent_ae.io.atomic import write_atomically
+
 
 class _Written:
     """A sum that any number of threads add to."""
@@ -106,6 +108,6 @@ def put(folder: Path, name: str, data: bytes) -> Path:
     """
     path = folder / secrets.token_urlsafe(16) / Path(name).name
     path.parent.mkdir(mode=0o700)
-    path.write_bytes(data)
+    write_atomically(path, data)
     _written.add(len(data))
     return path

@@ -26,7 +26,7 @@ def add_commands(commands: Commands) -> None:
 def run_program(name: str, argv: list[str]) -> int:
     """Run one of PROGRAMS on its own command line. Returns its exit status."""
     if name == SERVE:
-        from latent_ae.app.main import main as serve
+        from latent_ae.cli.serve import main as serve
 
         return serve(argv)
     spec = importlib.util.spec_from_file_location(f"latent_ae.{name}", script(name))

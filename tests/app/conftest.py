@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, VQModel
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 from latent_ae.app import gradio_settings, temporary
+from latent_ae.app.options import ServerOptions
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.inference import Codec
 from latent_ae.models import Autoencoder
@@ -103,6 +104,6 @@ def server(service: Service, gradio_folder: Path) -> Iterator[str]:
     from latent_ae.app.launch import launch
     from latent_ae.app.page import create_demo
 
-    running = launch(create_demo(service), service, port=0)
+    running = launch(create_demo(service), service, ServerOptions(port=0))
     yield running.url
     running.close()

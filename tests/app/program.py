@@ -23,7 +23,7 @@ def import_app() -> None:
 
 def main(argv: list[str]) -> int:
     """`app/app.py`."""
-    status: int = importlib.import_module("latent_ae.app.main").main(argv)
+    status: int = importlib.import_module("latent_ae.cli.serve").main(argv)
     return status
 
 

@@ -10,6 +10,7 @@ import pytest
 from latent_ae.app import cleanup
 from latent_ae.app import launch as launching
 from latent_ae.app.launch import Running
+from latent_ae.app.options import ServerOptions
 from latent_ae.service import Service, ServiceLimits
 from tests.app.conftest import TinyModels, load_service
 from tests.app.perimeter.test_guard import contents, empty_folders, stream
@@ -35,7 +36,7 @@ def limited(models: TinyModels, own: set[str], deadline: float) -> Running:
     from latent_ae.app.page import create_demo
 
     service = load_service(models, ServiceLimits(deadline_seconds=deadline))
-    return launching.launch(create_demo(service), service, port=0, stored_bytes=bytes_of(own) + LIMIT)
+    return launching.launch(create_demo(service), service, ServerOptions(port=0, stored_bytes=bytes_of(own) + LIMIT))
 
 
 @pytest.mark.slow
@@ -86,7 +87,7 @@ def test_no_more_is_stored_than_was_allowed(service: Service, gradio_folder: Pat
     from latent_ae.app.page import create_demo
 
     stored_bytes = bytes_of(contents(gradio_folder)) + 30_000
-    running = launching.launch(create_demo(service), service, port=0, stored_bytes=stored_bytes)
+    running = launching.launch(create_demo(service), service, ServerOptions(port=0, stored_bytes=stored_bytes))
     try:
         answers = [httpx.post(f"{running.url}gradio_api/upload", files={"files": bytes(20_000)}) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 503, 503]
@@ -102,7 +103,7 @@ def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder
     example = written(tmp_path / "example.png", png(pixels(8, 8)))
     demo = create_demo(service, examples=[example])
     own = contents(gradio_folder)
-    running = launching.launch(demo, service, port=0, keep_seconds=1.0)
+    running = launching.launch(demo, service, ServerOptions(port=0, keep_seconds=1.0))
     try:
         uploaded = httpx.post(f"{running.url}gradio_api/upload", files={"files": png(pixels(8, 9))}).json()
         started = httpx.post(

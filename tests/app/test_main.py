@@ -16,9 +16,10 @@ import safetensors.torch
 import torch
 
 from latent_ae.app import gradio_settings, temporary
-from latent_ae.app import main as app
-from latent_ae.app.main import newest_model
 from latent_ae.app.perimeter.access import Accounts, AccountsError, read_accounts
+from latent_ae.app.serve import model_line
+from latent_ae.cli import serve as app
+from latent_ae.cli.serve import newest_model
 from latent_ae.errors import UserError
 from latent_ae.service import Service, ServiceLimits
 from tests.app.conftest import TinyModels
@@ -79,7 +80,7 @@ def test_without_a_model_and_a_run_it_says_how_to_make_one(
 def test_without_its_extra_it_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "find_spec", lambda name: None)
+    monkeypatch.setattr("latent_ae.app.serve.find_spec", lambda name: None)
     with kept_signals():
         assert app.main(["--model", "x"]) == 2
     assert capsys.readouterr().err == (
@@ -104,18 +105,18 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
 
 
 def test_the_line_of_a_model_says_where_it_runs(service: Service) -> None:
-    assert app._line(service.models()[0]).endswith("encoder in exact, decoder in exact, on cpu")
+    assert model_line(service.models()[0]).endswith("encoder in exact, decoder in exact, on cpu")
 
 
 def test_every_limit_is_an_option() -> None:
-    given = app._parser().parse_args(
+    given = app.parser().parse_args(
         [word for field in fields(ServiceLimits) for word in (f"--{field.name.replace('_', '-')}", "7")]
     )
     assert {field.name: getattr(given, field.name) for field in fields(ServiceLimits)} == {
         field.name: 7 for field in fields(ServiceLimits)
     }
     with pytest.raises(SystemExit):
-        app._parser().parse_args(["--queue", "0"])
+        app.parser().parse_args(["--queue", "0"])
 
 
 @pytest.mark.parametrize(("given", "taken"), [((), "the best"), (("--device", "cuda:1"), "cuda:1")])

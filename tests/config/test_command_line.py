@@ -183,15 +183,14 @@ def test_what_no_choice_spells_stays_an_error() -> None:
 
 def test_every_choice_of_every_command_is_of_the_type_that_is_compared() -> None:
     """Argparse compares what `type` made of a word: a choice of another type can never be given."""
-    from latent_ae.app import main as app
-    from latent_ae.cli import datasets, evaluate, export, files, inspection, space
+    from latent_ae.cli import datasets, evaluate, export, files, inspection, serve, space
 
     commands = argparse.ArgumentParser()
     places = commands.add_subparsers()
     for room in (evaluate, files, inspection, space, export, datasets):
         room.add_commands(places)
     checked = 0
-    parsers = [commands, app._parser()]
+    parsers = [commands, serve.parser()]
     while parsers:
         for action in parsers.pop()._actions:
             if isinstance(action, argparse._SubParsersAction):

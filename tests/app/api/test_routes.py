@@ -18,6 +18,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from latent_ae.app.options import ServerOptions
 from latent_ae.inference import Codec
 from latent_ae.io.image import to_tensor
 from latent_ae.service import Service, ServiceLimits
@@ -48,7 +49,7 @@ def test_a_server_with_a_full_queue_is_alive_but_not_ready_and_says_busy(
     from latent_ae.app.page import create_demo
 
     service = load_service(tiny_models, ServiceLimits(queue=1))
-    running = launch(create_demo(service), service, port=0)
+    running = launch(create_demo(service), service, ServerOptions(port=0))
     inside, leave = threading.Event(), threading.Event()
 
     def tick(_: float) -> None:
@@ -160,7 +161,7 @@ def guarded(service: Service, gradio_folder: Path) -> Iterator[str]:
     from latent_ae.app.page import create_demo
     from latent_ae.app.perimeter.access import Accounts
 
-    running = launch(create_demo(service), service, port=0, auth=Accounts({"ann": "s:cret"}))
+    running = launch(create_demo(service), service, ServerOptions(port=0, auth=Accounts({"ann": "s:cret"})))
     yield running.url
     # The service is shared with other tests, so it is not closed here.
     running.demo.close(verbose=False)
@@ -184,7 +185,7 @@ def test_behind_a_proxy_everything_lies_under_its_path(service: Service, gradio_
     from latent_ae.app.launch import launch
     from latent_ae.app.page import create_demo
 
-    running = launch(create_demo(service), service, port=0, root_path="/vae")
+    running = launch(create_demo(service), service, ServerOptions(port=0, root_path="/vae"))
     try:
         assert httpx.get(f"{running.url}config").json()["root"].endswith("/vae")
         for prefix in ("", "vae/"):  # a proxy may take the path away or leave it

@@ -15,11 +15,12 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from latent_ae.app import gradio_settings
-from latent_ae.app import main as app
 from latent_ae.app.launch import Running, launch
+from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.access import Accounts
 from latent_ae.app.perimeter.guard import tool_bytes
 from latent_ae.app.temporary import files_under
+from latent_ae.cli import serve as app
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.service import Service
@@ -39,7 +40,7 @@ def tools(service: Service, gradio_folder: Path) -> Iterator[Running]:
     from latent_ae.app.page import create_demo
 
     there = sum(Path(file).stat().st_size for file in files_under(gradio_folder))
-    running = launch(create_demo(service), service, port=0, mcp=True, stored_bytes=there + ROOM_BYTES)
+    running = launch(create_demo(service), service, ServerOptions(port=0, mcp=True, stored_bytes=there + ROOM_BYTES))
     yield running
     if client := running.demo.mcp_server_obj._client_instance:
         client.close()
@@ -165,7 +166,7 @@ def test_tools_and_accounts_exclude_each_other(
     from latent_ae.app.page import create_demo
 
     with pytest.raises(UserError, match="--mcp with --auth-file"):
-        launch(create_demo(service), service, port=0, mcp=True, auth=Accounts({"ann": "secret"}))
+        launch(create_demo(service), service, ServerOptions(port=0, mcp=True, auth=Accounts({"ann": "secret"})))
     file = tmp_path / "accounts"
     file.touch(mode=0o600)
     file.write_text("ann:secret\n")
@@ -184,8 +185,8 @@ def test_tools_that_cannot_be_offered_are_an_error_and_not_a_server_without_them
     monkeypatch.setattr("latent_ae.app.gradio_internals.ToolServer.Server", None)
     demo = create_demo(service)
     with pytest.raises(UserError, match="--mcp: tools cannot be offered"):
-        launch(demo, service, port=0, mcp=True)
+        launch(demo, service, ServerOptions(port=0, mcp=True))
     assert not demo.is_running
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[mcp\]'"):
-        launch(demo, service, port=0, mcp=True)
+    with pytest.raises(UserError, match=r"pip install 'latent-ae\[mcp\]'"):
+        launch(demo, service, ServerOptions(port=0, mcp=True))

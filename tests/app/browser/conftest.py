@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latent_ae.app.options import ServerOptions
 from latent_ae.inference import Codec
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.service import Service
@@ -77,7 +78,7 @@ def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> It
     digits = example_images(examples, channels=1, side=16)
     models, prior = [str(trained_model), str(tiny_models.vq)], learned_prior(trained_model, examples / "prior")
     service = Service.load(models, precision="exact", perceptual=None, priors=[str(prior)])
-    running = launch_app(create_demo(service, examples=digits), service, port=0)
+    running = launch_app(create_demo(service, examples=digits), service, ServerOptions(port=0))
     yield App(running.url, service, tuple(digits))
     running.close()
 

@@ -9,6 +9,7 @@ import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
 from latent_ae.app.launch import Running, launch
+from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.access import Accounts, ForeignRequest, Origins
 from latent_ae.errors import UserError
 from latent_ae.service import Service
@@ -39,7 +40,7 @@ def app(request: pytest.FixtureRequest, service: Service, gradio_folder: Path) -
     from latent_ae.app.page import create_demo
 
     auth = Accounts({"ann": "secret"}) if request.param == "with accounts" else None
-    running = launch(create_demo(service), service, port=0, auth=auth)
+    running = launch(create_demo(service), service, ServerOptions(port=0, auth=auth))
     cookies = {}
     if auth:
         answer = httpx.post(f"{running.url}login", data={"username": "ann", "password": "secret"})

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import bodies, connections
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import Busy
@@ -26,7 +27,7 @@ def narrow(tiny_models: TinyModels, gradio_folder: Path) -> Iterator[tuple[str, 
     from latent_ae.app.page import create_demo
 
     service = load_service(tiny_models, LIMITS)
-    running = launch(create_demo(service), service, port=0, trusted_proxies=["127.0.0.1"])
+    running = launch(create_demo(service), service, ServerOptions(port=0, trusted_proxies=["127.0.0.1"]))
     yield running.url, service
     running.close()
 

@@ -13,6 +13,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError, ValidationError
 from prometheus_client.parser import text_string_to_metric_families
 
+from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import error_replies
 from latent_ae.app.perimeter.content import parsed
 from latent_ae.app.perimeter.error_replies import Replies
@@ -249,7 +250,7 @@ def app_routes(service: Service, gradio_folder: Path) -> list[tuple[str, str]]:
     from latent_ae.app.launch import launch
     from latent_ae.app.page import create_demo
 
-    running = launch(create_demo(service), service, port=0)
+    running = launch(create_demo(service), service, ServerOptions(port=0))
     try:
         return routes(running)
     finally:
