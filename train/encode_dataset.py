@@ -1,12 +1,12 @@
-"""Turn a data set into latents: read from top to bottom, this is a whole run.
+"""Turn a data set into latents; the file reads from top to bottom as one run.
 
     accelerate launch train/encode_dataset.py --model DIR --data.source NAME --out DIR [--FIELD VALUE ...]
 
-    settings -> processes -> model, images -> manifest, or what is there -> { a shard, whole, by one process } -> index
+    settings -> processes -> model, images -> manifest, new or compared -> { a shard by one process } -> index
 
-It runs the same way under `torchrun` and as plain `python train/encode_dataset.py`. The work is cut into shards by the
-data set's order; nothing in a shard depends on who makes it, so that a run that was killed goes on by the same command,
-with any number of processes, and ends in the same bytes.
+It also runs under `torchrun` and as `python train/encode_dataset.py`. The data set's order is cut into shards, and a
+shard does not depend on the process that makes it: the same command resumes a run that was killed, with any number of
+processes, and gives the same bytes.
 """
 
 import datetime
@@ -42,11 +42,11 @@ T = TypeVar("T")
 
 PROGRAM = "encode_dataset.py"
 LONGEST_WAIT = datetime.timedelta(days=30)
-"""of a process that is through with its shards for the others"""
+"""of a process that has finished its shards for the others"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; the exit status: 0 for success, 128 + N after signal N, 2 for an error of the user or the disk."""
+    """Returns the exit status: 0 for success, 128 + N after signal N, 2 for an error of the user or the disk."""
     try:
         return run(parse(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -57,19 +57,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str]) -> EncodeConfig:
-    """Settings from the command line. Raises ConfigError with one line for anything missing, unknown or wrong."""
+    """Settings from the command line. Raises ConfigError, one line, for a setting that is missing, unknown or wrong."""
     options = split_options(argv)
     if options.pop("help", None) is not None:
         print_help(EncodeConfig(), PROGRAM, "Turn a data set into latents; the same command goes on after a kill.")
         raise SystemExit(0)
     for name, what in (("model", "MODEL"), ("data.source", "NAME"), ("out", "DIR")):
         if options.get(name) is None:
-            raise ConfigError(f"--{name} {what} has to be given; --help lists all settings")
+            raise ConfigError(f"--{name} {what} is required; --help lists all settings")
     config = override(EncodeConfig, {}, options)
     if idle := config.data.given_for_training():
         raise ConfigError(
-            f"{idle} cuts training images and has no effect on what is encoded: leave it out (--resolution "
-            "and --flips say what is encoded)"
+            f"{idle} is a setting of training crops and has no effect here: omit it, and see --resolution and --flips"
         )
     return config
 
@@ -85,7 +84,7 @@ def run(config: EncodeConfig) -> int:
 
 
 def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) -> int:
-    """Open, compare with what is there, make what is missing, write the index."""
+    """Open the model and the images, compare the folder's manifest, make missing shards, write the index."""
     # -- model, images
     codec = Codec.load(str(config.model), device=accelerator.device, precision="exact", tile=config.tile_pixels)
     source = config.data.open()
@@ -102,7 +101,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
     folder = Path(str(config.out))
     together = Together(accelerator)
     with ExitStack() as held, encoder:
-        # -- what is there: the same latents, and some of their shards
+        # -- the folder: new, or the same latents with some of their shards
         def begin() -> Work:
             if (warning := held.enter_context(only_run(folder, instead="another --out"))) is not None:
                 together.say(warning)
@@ -114,7 +113,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         if work is None or problem is not None:
             return together.complain(problem)
         for damage in work.damaged:
-            together.say(f"{damage}: the shard is made anew")
+            together.say(f"{damage}: the shard is made again")
         if source.left_out:
             together.say(source.left_out)
         together.say(describe(wanted, folder, len(work.missing), accelerator))
@@ -132,9 +131,9 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         )
         outcomes = together.gather((problem, stop.signal))
         if problems := [problem for problem, _ in outcomes if problem is not None]:
-            return together.complain(f"{problems[0]}: the shards that are complete stay, the same command goes on")
+            return together.complain(f"{problems[0]}: complete shards are kept, the same command resumes")
         if numbers := [number for _, number in outcomes if number is not None]:
-            together.say(f"{signal.Signals(numbers[0]).name}: what is complete stays, the same command goes on")
+            together.say(f"{signal.Signals(numbers[0]).name}: complete shards are kept, the same command resumes")
             return 128 + numbers[0]
 
         # -- index, statistics, lists of what is left out
@@ -156,7 +155,7 @@ def make(
     stop: StopRequest,
     watched: bool,
 ) -> str | None:
-    """Make the shards of this process, with a progress bar if anybody watches it; what went wrong, None if nothing."""
+    """Make the shards of this process, with a progress bar where `watched`; returns the problem, None without one."""
     total = sum(len(manifest.unit(number)) for number in shards)
     with tqdm(total=total, unit="image", disable=None if watched else True) as bar:
         _, problem = attempted(
@@ -168,43 +167,43 @@ def make(
 
 
 class Together:
-    """What the processes of a run tell one another."""
+    """Communication between the processes of a run."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.count, self.rank = accelerator.num_processes, accelerator.process_index
         self.main = accelerator.is_main_process
-        # A group of its own: others end the run if one process waits half an hour for another's shards.
+        # A group of its own: in the default group, waiting half an hour for another process ends the run.
         self._group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.count > 1 else None
 
     def gather(self, value: T) -> list[T]:
-        """One value of each process, in the order of the ranks, on every process."""
+        """The value of each process, in the order of the ranks, on every process."""
         values = [value] * self.count
         if self.count > 1:
             torch.distributed.all_gather_object(values, value, group=self._group)
         return values
 
     def on_main(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
-        """What the main process's work gives, or what went wrong with it, on every process."""
+        """The result of the main process's work, or its problem, on every process."""
         return self.gather(attempted(work) if self.main else (None, None))[0]
 
     def first(self, problem: str | None) -> str | None:
-        """Of what any process finds wrong, on every process."""
+        """The first problem of any process, on every process."""
         return next((each for each in self.gather(problem) if each is not None), None)
 
     def say(self, text: str) -> None:
-        """Once."""
+        """Print on the main process."""
         if self.main:
             print(text, flush=True)
 
     def complain(self, problem: str | None) -> int:
-        """Once; the exit status of an error."""
+        """Print an error on the main process; returns the exit status."""
         if self.main:
             print(f"error: {problem}", file=sys.stderr)
         return 2
 
 
 def attempted(work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """What `work` gives, or else what is wrong, in a line."""
+    """The result of `work`, or its problem in one line."""
     try:
         return work(), None
     except UserError as error:
@@ -214,21 +213,21 @@ def attempted(work: Callable[[], T]) -> tuple[T | None, str | None]:
 
 
 def share_of_memory(device: torch.device) -> int | None:
-    """Of this machine's memory, for a process; None where it has a device of its own."""
+    """Memory in bytes for each process of this machine; None on a GPU."""
     if device.type != "cpu":
         return None
     return available_bytes(device) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def in_a_line(error: OSError) -> str:
-    """What the system says, and of which file."""
+    """The system's message and the file."""
     return f"{error.strerror or error}: {error.filename or 'while writing'}"
 
 
 def describe(manifest: Manifest, folder: Path, missing: int, accelerator: Accelerator) -> str:
-    """What is to be done."""
+    """The work ahead, in one line."""
     what = f"{manifest.kind} in {manifest.dtype} of {manifest.images.count} images"
-    there = f", {manifest.shards - missing} are there" if missing < manifest.shards else ""
+    there = f", {manifest.shards - missing} exist" if missing < manifest.shards else ""
     count = accelerator.num_processes
     where = f"{count} {'process' if count == 1 else 'processes'} on {accelerator.device.type}"
     compute = manifest.compute
@@ -237,15 +236,15 @@ def describe(manifest: Manifest, folder: Path, missing: int, accelerator: Accele
 
 
 def describe_result(summary: Summary, folder: Path) -> str:
-    """What was done."""
+    """What was written, in one line or more."""
     lines = [f"{summary.rows} rows in {folder}"]
     if summary.tiled:
-        lines.append(f"{summary.tiled} of them of images in tiles, an approximation")
+        lines.append(f"{summary.tiled} of them encoded in tiles, an approximation")
     if summary.skipped:
-        finite = f", {summary.nonfinite} of them for latents that are not finite" if summary.nonfinite else ""
+        finite = f", {summary.nonfinite} of them as their latents are not finite" if summary.nonfinite else ""
         lines.append(f"{summary.skipped} are left out{finite}: {folder / SKIPPED}")
     if summary.duplicates:
-        lines.append(f"{summary.duplicates} images are the same as one before them: {folder / DUPLICATES}")
+        lines.append(f"{summary.duplicates} images are the same as an earlier one: {folder / DUPLICATES}")
     return "\n".join(lines)
 
 

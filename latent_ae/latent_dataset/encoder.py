@@ -1,7 +1,7 @@
-"""A model's encoder side over images whose latents must not depend on anything but their own batch.
+"""Runs a model's encoder side on batches of images, whose latents must depend on their batch alone.
 
-A convolution's sums are split among threads, and so rounded, in a way that depends on their number. On a CPU each
-batch is therefore computed by one thread, and as many batches at a time as there are threads.
+How a convolution's sums are rounded depends on the number of threads. On a CPU each batch is therefore computed by one
+thread, and as many batches at once as there are threads.
 """
 
 import copy
@@ -33,20 +33,20 @@ _STEP_PIXELS = 64
 
 @dataclass(frozen=True)
 class Encoded:
-    """What is stored of images [B] of one size, on the CPU."""
+    """What is stored of B images of one size, on the CPU."""
 
     tensors: dict[str, Tensor]
     """mean and logvar [B,c,h,w], or indices [B,h,w]"""
     nonfinite: Tensor
-    """[B] int64: how many values of each are not finite as the encoder gave them"""
+    """[B] int64: number of values per image that are not finite in the encoder's output"""
     overflown: Tensor
-    """[B] int64: how many are not finite only as they are stored"""
+    """[B] int64: number of values per image that are not finite only in the storage dtype"""
 
 
 class Encoder:
-    """Batches of images of one size, in the background, in any order.
+    """Encodes batches of images of one size in the background.
 
-    To be used as a context manager, which waits for what is being computed.
+    Use it as a context manager, which waits for running computations.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Encoder:
         Args:
             codec: of the model.
             precision: `exact`, `fp32`, `bf16` or `fp16`; see `precision.form_of`.
-            logvar: keep the log-variance of what has one.
-            dtype: of the stored floats.
-            threads: batches at a time on a CPU; changes no latents.
-            memory_bytes: that batches may take together, by prediction; None: what is free now.
+            logvar: keep the log-variance if there is one.
+            dtype: storage type of floats.
+            threads: number of batches at once on a CPU; without effect on the latents.
+            memory_bytes: limit of the predicted memory of all batches together; None: what is free now.
         """
         self.codec = codec
         device = codec.model.device
@@ -76,11 +76,11 @@ class Encoder:
         """of what is stored"""
         self.kind: Kind = "vq_indices" if codec.is_vq else "moments" if logvar and _has_posterior(codec) else "mean"
         workers = threads if device.type == "cpu" else 1
-        self._most = workers + 1  # one more, so that none waits for images
+        self._most = workers + 1  # one more, so that no worker waits for images
         self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
         self._waiting: deque[tuple[Future[Encoded], int]] = deque()
         self._memory = available_bytes(device) if memory_bytes is None else memory_bytes
-        # Predictions put other weights into the module for a moment, while threads may be computing with it.
+        # A copy, as predictions replace the module's weights while threads may be computing with it.
         self._shapes = copy.deepcopy(self._side.module).to("meta")
         self._predicted: dict[tuple[int, ...], int] = {}
 
@@ -91,9 +91,9 @@ class Encoder:
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, images: Sequence[Pixels]) -> "Future[Encoded]":
-        """Images [H,W,C] of one size => their latents, when they are done. Waits while too much is under way.
+        """Images [H,W,C] of one size -> a future of their latents. Waits while too many batches are running.
 
-        Raises LatentDatasetError if they alone would take more memory than there is.
+        Raises LatentDatasetError if this batch alone needs more memory than there is.
         """
         batch = np.stack(images)
         needed = self._bytes(batch.shape)
@@ -107,7 +107,7 @@ class Encoder:
         while self._waiting and (
             len(self._waiting) >= self._most or needed + sum(size for _, size in self._waiting) > self._memory
         ):
-            self._waiting.popleft()[0].exception()  # whoever asks for the result gets it raised
+            self._waiting.popleft()[0].exception()  # `result` of the future raises it
         future = self._pool.submit(self._encode, batch)
         self._waiting.append((future, needed))
         return future
@@ -135,7 +135,7 @@ class Encoder:
         return run_tiled(self._side, pixels, tiling, scale_in=factor, scale_out=1, tick=lambda: None)
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
-        """That a batch takes, predicted for sides rounded up: a prediction takes as long as a small image."""
+        """Predicted memory of a batch, for sides rounded up: each prediction takes as long as a small image."""
         count, height, width, channels = shape
         tiling, factor = self.codec.tiling, self.codec.factor
         if tiling is not None:  # a tile at a time
@@ -155,6 +155,6 @@ def _bad_values(values: Tensor) -> Tensor:
 
 
 def _has_posterior(codec: Codec) -> bool:
-    """Whether the model's latents are drawn: those of a plain autoencoder are certain."""
+    """Whether the model has a posterior: the latents of a plain autoencoder are deterministic."""
     picture = from_tensor(photo_like(codec.channels, 4 * codec.factor)[0])
     return codec.encode([picture], logvar=True)[0].logvar is not None

@@ -1,4 +1,4 @@
-"""The shards of one process, each made of its images alone: not of other shards, processes or moments."""
+"""Makes the shards of one process. A shard depends on its images alone, not on other shards, processes or timing."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -21,7 +21,7 @@ from latent_ae.latent_dataset.shard import write_shard
 from latent_ae.latent_dataset.statistics import sums_of
 
 _OPEN_PIXELS = 1 << 26
-"""of images of several sizes that wait for others of their own"""
+"""of images that wait for others of their size to fill a batch"""
 
 
 def make_shards(
@@ -37,10 +37,10 @@ def make_shards(
 ) -> None:
     """Make and write these shards of `folder`, in this order.
 
-    `workers` processes load images (0: this one), which changes nothing in them. `on_image` is called after each image.
-    When `stop` says so the shard at work is given up, and the call returns. Raises DataError for a label or caption of
-    another kind, LatentDatasetError for an image that does not fit into memory, and OSError if a shard cannot be
-    written: those before it are whole.
+    `workers` processes load images (0: this one), without effect on the result. `on_image` is called after each image.
+    Once `stop` returns True, the current shard is dropped and the call returns. Raises DataError for a label or caption
+    of another type, LatentDatasetError for an image that does not fit into memory, and OSError if a shard cannot be
+    written; earlier shards are kept.
     """
     if not shards:
         return
@@ -61,17 +61,17 @@ def make_shards(
 
 
 class ShardMaker:
-    """Takes the images of a shard in their order, has them encoded in batches, and writes it."""
+    """One shard: takes its images in order, encodes them in batches, and writes it."""
 
     def __init__(self, encoder: Encoder, manifest: Manifest) -> None:
         self._encoder, self._manifest = encoder, manifest
         self._rows: list[tuple[dict[str, Any], _Latents]] = []
         self._skipped: list[dict[str, str]] = []
         self._known: dict[tuple[str, bool], _Latents] = {}
-        self._open: dict[tuple[int, ...], _Batch] = {}
+        self._open: dict[tuple[int, ...], list[tuple[Pixels, _Latents]]] = {}
 
     def add(self, index: int, view: View | Unusable) -> None:
-        """The image number `index`. One whose pixels are those of an image before it takes that one's latents.
+        """Add image `index`; images with the same pixels share their latents.
 
         Raises LatentDatasetError if it does not fit into memory.
         """
@@ -85,7 +85,7 @@ class ShardMaker:
             self._rows.append((_described(index, view, flipped=flipped), self._known[key]))
 
     def write(self, folder: Path, number: int) -> None:
-        """Wait for what is not encoded yet, and write the shard. Raises OSError."""
+        """Wait for all latents, and write the shard. Raises OSError."""
         self._close_batches()
         kept: dict[str, list[_Latents]] = {}
         for latents in self._known.values():
@@ -120,44 +120,36 @@ class ShardMaker:
         write_shard(folder, self._manifest, number, tensors, record)
 
     def _encoded(self, pixels: Pixels) -> "_Latents":
-        batch = self._open.setdefault(pixels.shape, _Batch())
-        batch.images.append(pixels)
-        latents = _Latents(batch, len(batch.images) - 1, pixels.shape[0] * pixels.shape[1])
-        if len(batch.images) == self._manifest.compute.batch_size:
-            self._open.pop(pixels.shape).submit(self._encoder)
-        elif sum(each.pixels for each in self._open.values()) > _OPEN_PIXELS:
+        latents = _Latents(pixels.shape[0] * pixels.shape[1])
+        batch = self._open.setdefault(pixels.shape, [])
+        batch.append((pixels, latents))
+        if len(batch) == self._manifest.compute.batch_size:
+            self._submit(self._open.pop(pixels.shape))
+        elif sum(waiting.pixels for batch in self._open.values() for _, waiting in batch) > _OPEN_PIXELS:
             self._close_batches()
         return latents
 
     def _close_batches(self) -> None:
         for batch in self._open.values():
-            batch.submit(self._encoder)
+            self._submit(batch)
         self._open.clear()
 
-
-class _Batch:
-    """Images of one size, until they are on their way."""
-
-    def __init__(self) -> None:
-        self.images: list[Pixels] = []
-        self.future: Future[Encoded] | None = None
-
-    @property
-    def pixels(self) -> int:
-        return sum(image.shape[0] * image.shape[1] for image in self.images)
-
-    def submit(self, encoder: Encoder) -> None:
-        self.future = encoder.submit(self.images)
-        self.images = []
+    def _submit(self, batch: "list[tuple[Pixels, _Latents]]") -> None:
+        future = self._encoder.submit([pixels for pixels, _ in batch])
+        for place, (_, latents) in enumerate(batch):
+            latents.future, latents.place = future, place
 
 
 @dataclass
 class _Latents:
-    """What is made of one image."""
+    """The latents of one image."""
 
-    batch: _Batch
-    place: int
     pixels: int
+    """of the image, their number"""
+    future: "Future[Encoded] | None" = None
+    """of its batch; None until that is submitted"""
+    place: int = -1
+    """in its batch"""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     grid: str = ""
     bad_values: int = 0
@@ -165,9 +157,9 @@ class _Latents:
     row: int = -1
 
     def fetch(self) -> None:
-        """Take them from the batch."""
-        assert self.batch.future is not None
-        encoded = self.batch.future.result()
+        """Wait for the batch, and take the image's tensors from it."""
+        assert self.future is not None
+        encoded = self.future.result()
         self.tensors = {name: tensor[self.place] for name, tensor in encoded.tensors.items()}
         height, width = next(iter(self.tensors.values())).shape[-2:]
         self.grid = f"{height}x{width}"
@@ -181,7 +173,7 @@ class _Latents:
 
 
 def _described(index: int, view: View, *, flipped: bool) -> dict[str, Any]:
-    """What a row of the index says of an image, but for where its latents are."""
+    """The row of an image in the index, without the place of its latents."""
     return {
         "id": view.identity,
         "name": view.name,

@@ -101,7 +101,7 @@ def test_what_is_damaged_is_named_and_made_anew(  # noqa: PLR0917  # fixtures
     status, said = rerun(program, found.cure, capsys)
     assert status == 0
     assert "is complete" not in said
-    assert ("the shard is made anew" in said) == ((RECORD in names and damage != delete) or names == [SHARD])
+    assert ("the shard is made again" in said) == ((RECORD in names and damage != delete) or names == [SHARD])
     assert files(latents) == whole
     changed = {path.stem for path, before in times.items() if path.stat().st_mtime_ns != before}
     assert changed <= {"00001"}

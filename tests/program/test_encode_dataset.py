@@ -91,7 +91,7 @@ def test_two_processes_make_what_one_makes(asked: Asked, whole: Path, tmp_path: 
     assert "by 2 processes on cpu: 40 shards" in done.stdout
     assert "1997 rows in" in done.stdout
     assert "3 are left out" in done.stdout
-    assert "1 images are the same as one before them" in done.stdout
+    assert "1 images are the same as an earlier one" in done.stdout
     assert files(tmp_path / "latents") == files(whole)
     names = [row["name"] for row in index(whole)]
     assert len(names) == len(set(names)) == IMAGES - 3
@@ -158,7 +158,7 @@ def test_sigterm_keeps_what_is_complete(
     status = main(asked(out))
     sender.join()
     assert status == 128 + signal.SIGTERM
-    assert "SIGTERM: what is complete stays, the same command goes on" in capsys.readouterr().out
+    assert "SIGTERM: complete shards are kept, the same command resumes" in capsys.readouterr().out
     assert 2 <= shards_of(out) < SHARDS
     assert main(asked(out)) == 0
     assert files(out) == files(whole)
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_and_what_is_complete_stays(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert re.fullmatch(
-        r"error: File too large: .*: the shards that are complete stay, the same command goes on\n",
+        r"error: File too large: .*: complete shards are kept, the same command resumes\n",
         capsys.readouterr().err,
     )
     assert files(out) == there
@@ -210,7 +210,7 @@ def test_wrong_settings_are_one_line(
     asked: Asked, main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for argv, message in (
-        (["--model", "x"], "--data.source NAME has to be given; --help lists all settings"),
+        (["--model", "x"], "--data.source NAME is required; --help lists all settings"),
         (asked(tmp_path, "--data.resolution", "16"), "has no effect on what is encoded"),
         (asked(tmp_path, "--dtipe", "x"), "unknown setting --dtipe; did you mean --dtype?"),
         (asked(tmp_path, "--model", str(tmp_path / "none")), "there is no such folder or file"),
