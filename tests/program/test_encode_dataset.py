@@ -211,7 +211,7 @@ def test_wrong_settings_are_one_line(
 ) -> None:
     for argv, message in (
         (["--model", "x"], "--data.source NAME is required; --help lists all settings"),
-        (asked(tmp_path, "--data.resolution", "16"), "has no effect on what is encoded"),
+        (asked(tmp_path, "--data.resolution", "16"), "is a setting of training crops and has no effect here"),
         (asked(tmp_path, "--dtipe", "x"), "unknown setting --dtipe; did you mean --dtype?"),
         (asked(tmp_path, "--model", str(tmp_path / "none")), "there is no such folder or file"),
         (asked(tmp_path, "--data.path", str(tmp_path / "none")), "does not exist"),
