@@ -7,7 +7,7 @@ from typing import get_args, get_origin
 import tyro
 import yaml
 
-from latent_ae.config.kinds import settings_of
+from latent_ae.config.kinds import choices_of, settings_of
 from latent_ae.config.section import ConfigError, S, Section, validate
 
 
@@ -78,7 +78,10 @@ def _listed(word: str) -> list[object]:
 
 
 def print_help(default: Section, program: str, description: str) -> None:
-    """Every setting with its meaning and the value it has now."""
+    """Every setting with its meaning and the value it has now; which choices have settings of their own."""
+    choices = "; ".join(f"{key} is one of {', '.join(names)}" for key, names in choices_of(type(default)).items())
+    if choices:
+        description += f" Some settings depend on a choice, and --help lists those of the one given: {choices}."
     tyro.cli(
         type(default),
         default=default,

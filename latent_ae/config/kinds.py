@@ -83,13 +83,22 @@ def settings_of(section: type[Section], prefix: str = "") -> dict[str, FieldInfo
     """Every setting of a section by its dotted path, those of all kinds included."""
     found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
-        classes: list[Any] = [field.annotation]
-        for mark in field.metadata:
-            if isinstance(mark, BeforeValidator) and isinstance(mark.func, Kinds):
-                classes = list(mark.func.table().values())
+        kinds = _kinds_of(field)
+        classes: list[Any] = [field.annotation] if kinds is None else list(kinds.table().values())
         if isinstance(classes[0], type) and issubclass(classes[0], Section):
             for each in classes:
                 found |= settings_of(each, f"{prefix}{name}.")
         else:
             found[prefix + name] = field
     return found
+
+
+def choices_of(section: type[Section]) -> dict[str, list[str]]:
+    """The dotted path of each setting that chooses the class of a section, with the names it may have."""
+    marks = (_kinds_of(field) for field in section.model_fields.values())
+    return {kinds.key: list(kinds.table()) for kinds in marks if kinds is not None}
+
+
+def _kinds_of(field: FieldInfo) -> Kinds | None:
+    marks = (mark.func for mark in field.metadata if isinstance(mark, BeforeValidator))
+    return next((mark for mark in marks if isinstance(mark, Kinds)), None)

@@ -64,8 +64,9 @@ class LossConfig(Section):
 class AdversarialConfig(Section):
     """A discriminator that the autoencoder is trained against."""
 
-    loss: Literal["none", "hinge", "non_saturating"] = "none"
-    """none trains without a discriminator"""
+    loss: str = "none"
+    """a loss of latent_ae.training.gan.losses.ADVERSARIAL (hinge, non_saturating); none trains without a
+    discriminator"""
     weight: Positive = 0.5
     """weight of the adversarial term, times the adaptive weight if that is on"""
     adaptive: bool = True
@@ -97,7 +98,7 @@ class AdversarialConfig(Section):
     def _settings_have_effect(self) -> Self:
         if self.loss == "none" and (given := self.model_dump(exclude_defaults=True)):
             names = ", ".join(f"adversarial.{name}" for name in given)
-            raise ValueError(f"{names} has no effect with adversarial.loss none: choose hinge or non_saturating")
+            raise ValueError(f"{names} has no effect with adversarial.loss none: choose one, such as hinge")
         own = [name for name in ("layers", "width", "normalization") if name in self.model_dump(exclude_defaults=True)]
         if self.init_from is not None and own:
             names = ", ".join(f"adversarial.{name}" for name in own)

@@ -1,5 +1,6 @@
 """One training run: all of its settings, and how they are read from a recipe and the command line."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -12,12 +13,12 @@ from latent_ae.config import (
     EvaluationConfig,
     TrainConfig,
     load_yaml,
-    validate,
 )
 from latent_ae.config.command_line import override, print_help, split_options
 from latent_ae.config.section import CountOrNone
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
 from latent_ae.models.settings import AutoencoderConfig
+from latent_ae.training.gan.losses import ADVERSARIAL
 from latent_ae.training.losses import RECONSTRUCTION
 
 DEFAULT_RECIPE = "kl-digits"
@@ -52,8 +53,8 @@ class RunConfig(AutoencoderConfig):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        if (name := self.loss.reconstruction) not in RECONSTRUCTION:
-            raise ValueError(f"loss.reconstruction: got {name!r}, expected one of {', '.join(RECONSTRUCTION)}")
+        _check_name("loss.reconstruction", self.loss.reconstruction, RECONSTRUCTION)
+        _check_name("adversarial.loss", self.adversarial.loss, ("none", *ADVERSARIAL))
         if self.adversarial.skip_above_grad_norm is not None and not self.train.max_skips_in_a_row:
             raise ValueError("adversarial.skip_above_grad_norm needs train.max_skips_in_a_row, which ends a wild run")
         if self.adversarial.start_step >= self.train.steps and self.adversarial.loss != "none":
@@ -62,6 +63,11 @@ class RunConfig(AutoencoderConfig):
                 f"{self.train.steps}: the autoencoder would never see the discriminator"
             )
         return self
+
+
+def _check_name(setting: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{setting}: got {name!r}, expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -91,21 +97,25 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
         raise ConfigError(f"--preflight: got {preflight!r}, expected on or only")
     tree = load_yaml(recipe)
     tree.setdefault("name", recipe.stem)
-    if options.pop("help", None) is not None:
-        _name_what_is_required(tree)
-        print_help(validate(RunConfig, tree), "train.py", _TRAIN_DESCRIPTION)
-        raise SystemExit(0)
+    wants_help = options.pop("help", None) is not None
+    if wants_help:
+        _name_what_is_required(tree, options)
     _drop_what_a_choice_replaces(tree, options)
     config = override(RunConfig, tree, options)
+    if wants_help:
+        print_help(config, "train.py", _TRAIN_DESCRIPTION)
+        raise SystemExit(0)
     return Invocation(config, resume, "only" if preflight == "only" else "on")
 
 
-def _name_what_is_required(tree: dict[str, object]) -> None:
+def _name_what_is_required(tree: dict[str, object], options: dict[str, object]) -> None:
     """Recipes leave the path of the images to the command line; help is given without."""
     data = tree.get("data")
-    if isinstance(data, dict) and (kind := SOURCES.get(data.get("source", ""))) is not None:
-        for name in (name for name, field in kind.model_fields.items() if field.is_required()):
-            data.setdefault(name, name.upper())
+    source = options.get("data.source", data.get("source") if isinstance(data, dict) else None)
+    if isinstance(source, str) and source in SOURCES:
+        for name in (name for name, field in SOURCES[source].model_fields.items() if field.is_required()):
+            if not (isinstance(data, dict) and name in data):
+                options.setdefault(f"data.{name}", name.upper())
 
 
 def _text(value: object, option: str) -> str:

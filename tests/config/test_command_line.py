@@ -13,12 +13,14 @@ from pydantic.fields import FieldInfo
 
 from latent_ae.config import ConfigError, Section, flatten, validate
 from latent_ae.config.command_line import override, split_options
+from latent_ae.data import SOURCES
 from latent_ae.evaluation.run import MeasureConfig
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.priors.diffusion.settings import DiffusionConfig
 from latent_ae.priors.hierarchy.settings import HierarchyConfig
+from latent_ae.training.gan.losses import ADVERSARIAL
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.settings import RunConfig
 
@@ -94,7 +96,10 @@ def _floats(bounds: Sequence[Any]) -> list[tuple[float, str]]:
     return [(value, word) for value, word in spelled.items() if allowed(value)]
 
 
-NAMES: dict[str, Callable[[], Iterable[str]]] = {"loss.reconstruction": lambda: RECONSTRUCTION}
+NAMES: dict[str, Callable[[], Iterable[str]]] = {
+    "loss.reconstruction": lambda: RECONSTRUCTION,
+    "adversarial.loss": lambda: ("none", *ADVERSARIAL),
+}
 """settings that take a name of a table"""
 BOTTLENECK = {"fsq": {"levels": [4, 3]}, **{kind: {"codebook_size": 8} for kind in ("vq", "ema_vq", "gumbel")}}
 
@@ -109,6 +114,11 @@ def cases() -> Iterator[Any]:
         for path, field in fields(validate(RunConfig, copy.deepcopy(chosen))):
             if path.startswith(("bottleneck.", "loss.")):
                 yield pytest.param(RunConfig, chosen, path, field, id=f"{kind}.{path}")
+    for source, config in SOURCES.items():
+        chosen = {"data": {"source": source} | ({"path": "x"} if "path" in config.model_fields else {})}
+        for path, field in fields(validate(RunConfig, copy.deepcopy(chosen))):
+            if path.startswith("data."):
+                yield pytest.param(RunConfig, chosen, path, field, id=f"{source}.{path}")
 
 
 CASES = list(cases())
