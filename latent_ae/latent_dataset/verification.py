@@ -139,93 +139,69 @@ def _encode_again(
     model: str | None,
     device: torch.device | str | None,
 ) -> None:
+    """Compare the stored latents of rows of the index with those of their images, if images and model can be opened."""
+    asked = manifest.images
+    columns = {"label_column": asked.label_column, "caption_column": asked.caption_column}
     try:
-        again = Again(folder, manifest, model=model, device=device)
-    except NotPossible as error:
+        images = Images(manifest.data.open(), asked.part, **columns)
+    except UserError as error:
         found.notes.append(f"no image was encoded again: {error}")
+        return
+    try:
+        encoder = _same_encoder(folder, manifest, model or manifest.model.name, device)
+    except UserError as error:
+        if model is not None:
+            raise
+        found.notes.append(f"no image was encoded again: {error}; --model names another")
         return
     for row in rows:
         try:
-            distance = again.error(row)
+            view = images.view_again(row, manifest.preprocessing)
+            made = encoder.submit([view.pixels[:, ::-1] if row["flipped"] else view.pixels]).result().tensors
+            distance = _distance(folder, row, made)
         except (LatentDatasetError, SafetensorError, OSError) as error:
             found.problems.append(f"{row['name']}: {error}")
             continue
         found.encoded_again += 1
         found.largest_error = max(found.largest_error, distance)
-        if not distance <= again.allowed(row):  # NaN is a problem, too
+        if not distance <= allowed_error(manifest, row["grid"]):  # NaN is a problem, too
             found.problems.append(
                 f"{row['name']}: its stored latents are not those of its image (error {distance:.2g})"
             )
 
 
-class NotPossible(Exception):  # noqa: N818 - no fault of the folder
-    """The images or the model cannot be opened, for the reason in the message."""
+def _same_encoder(folder: Path, manifest: Manifest, model: str, device: torch.device | str | None) -> Encoder:
+    """Raises UserError if the model cannot be loaded or has another encoder than the folder's."""
+    codec = Codec.load(model, device=device, precision="exact", tile=manifest.compute.tile)
+    if codec.identity != manifest.encoder.identity:
+        raise LatentDatasetError(
+            f"the encoder of {codec.name} is {codec.identity[:16]}, that of {folder} "
+            f"{manifest.encoder.identity[:16]}: give the model that made these latents"
+        )
+    precision, logvar = manifest.compute.precision, manifest.kind == "moments"
+    return Encoder(codec, precision=precision, logvar=logvar, dtype="float32", threads=1)
 
 
-class Again:
-    """The images and the encoder that a folder was made from."""
-
-    def __init__(
-        self, folder: Path, manifest: Manifest, *, model: str | None, device: torch.device | str | None
-    ) -> None:
-        """`model` replaces the one that the manifest names.
-
-        Raises NotPossible, and UserError if `model` is given and cannot be loaded or has another encoder.
-        """
-        self._folder, self._manifest = folder, manifest
-        try:
-            part = manifest.images
-            self._images = Images(
-                manifest.data.open(),
-                part.part,
-                label_column=part.label_column,
-                caption_column=part.caption_column,
-            )
-        except UserError as error:
-            raise NotPossible(str(error)) from error
-        try:
-            codec = Codec.load(
-                model or manifest.model.name, device=device, precision="exact", tile=manifest.compute.tile
-            )
-            if codec.identity != manifest.encoder.identity:
-                raise LatentDatasetError(
-                    f"the encoder of {codec.name} is {codec.identity[:16]}, that of {folder} "
-                    f"{manifest.encoder.identity[:16]}: give the model that made these latents"
-                )
-        except UserError as error:
-            if model is not None:
-                raise
-            raise NotPossible(f"{error}; --model names another") from error
-        precision, logvar = manifest.compute.precision, manifest.kind == "moments"
-        self._encoder = Encoder(codec, precision=precision, logvar=logvar, dtype="float32", threads=1)
-
-    def error(self, row: dict[str, Any]) -> float:
-        """Distance over norm of a row's stored latents to those of its image, or the share of codes that differ.
-
-        Raises LatentDatasetError if the image is missing, unusable or has changed.
-        """
-        view = self._images.view_again(row, self._manifest.preprocessing)
-        pixels = view.pixels[:, ::-1] if row["flipped"] else view.pixels
-        made = self._encoder.submit([pixels]).result().tensors
-        with safe_open(self._folder / row["shard"], "pt") as file:
-            return max(
-                _distance(file.get_tensor(f"{name}.{row['grid']}")[row["row"]], tensor[0])
-                for name, tensor in made.items()
-            )
-
-    def allowed(self, row: dict[str, Any]) -> float:
-        """The largest `error` of a row that is no problem."""
-        if self._manifest.kind != "vq_indices":
-            return LATENT_ERROR
-        height, width = map(int, row["grid"].split("x"))
-        return max(1 - CODES_EQUAL, 1 / (height * width))
+def allowed_error(manifest: Manifest, grid: str) -> float:
+    """The largest error of latents of a grid size "HxW" that is no problem: see `Verification.largest_error`."""
+    if manifest.kind != "vq_indices":
+        return LATENT_ERROR
+    height, width = map(int, grid.split("x"))
+    return max(1 - CODES_EQUAL, 1 / (height * width))
 
 
-def _distance(stored: Tensor, made: Tensor) -> float:
-    if not stored.is_floating_point():
-        return float((stored.to(torch.int64) != made.to(torch.int64)).double().mean())
-    one, other = stored.double(), made.double()
-    return float((one - other).norm() / other.norm().clamp(min=1e-30))
+def _distance(folder: Path, row: dict[str, Any], made: dict[str, Tensor]) -> float:
+    """Distance over norm of a row's stored tensors to those `made` of its image, or the share of codes that differ."""
+    distances = []
+    with safe_open(folder / row["shard"], "pt") as file:
+        for name, tensor in made.items():
+            stored = file.get_tensor(f"{name}.{row['grid']}")[row["row"]].double()
+            expected = tensor[0].double()
+            if name == "indices":
+                distances.append(float((stored != expected).double().mean()))
+            else:
+                distances.append(float((stored - expected).norm() / expected.norm().clamp(min=1e-30)))
+    return max(distances)
 
 
 class IndexCheck:
