@@ -1,4 +1,4 @@
-"""Diffusers models by name, and the way to one from a config.
+"""Diffusers models by name, and how one is built from a config.
 
 Every entry of PRESETS is a set of arguments of stock `diffusers.AutoencoderKL` and `VQModel` (which has no choice of
 1x1 convolutions: it always has them), without the two lists of block types, which follow from the number of levels:
@@ -26,80 +26,36 @@ __all__ = [
     "pad_to_factor",
 ]
 
+
+def _preset(
+    image_channels: int, widths: tuple[int, ...], *, layers: int, latents: int, groups: int = 32, **more: bool
+) -> dict[str, object]:
+    return {
+        "in_channels": image_channels,
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "latent_channels": latents,
+        "norm_num_groups": groups,
+        **more,
+    }
+
+
+_F4, _F8, _F16 = (128, 256, 512), (128, 256, 512, 512), (128, 128, 256, 256, 512)
 PRESETS: dict[str, dict[str, object]] = {
     # Seconds on a CPU: what the tests train.
-    "tiny": {
-        "in_channels": 1,
-        "block_out_channels": (8, 16),
-        "layers_per_block": 1,
-        "latent_channels": 2,
-        "norm_num_groups": 4,
-        "mid_block_add_attention": False,
-    },
-    "digits": {
-        "in_channels": 1,
-        "block_out_channels": (8, 24, 32, 64),
-        "layers_per_block": 1,
-        "latent_channels": 3,
-        "norm_num_groups": 1,
-        "mid_block_add_attention": True,
-    },
-    "photos-f4": {
-        "in_channels": 3,
-        "block_out_channels": (16, 32, 64),
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 1,
-        "mid_block_add_attention": False,
-    },
+    "tiny": _preset(1, (8, 16), layers=1, latents=2, groups=4, mid_block_add_attention=False),
+    "digits": _preset(1, (8, 24, 32, 64), layers=1, latents=3, groups=1, mid_block_add_attention=True),
+    "photos-f4": _preset(3, (16, 32, 64), layers=1, latents=4, groups=1, mid_block_add_attention=False),
     # Stable Diffusion 1.x and 2.x (kl-f8): 83,653,863 parameters.
-    "sd": {
-        "in_channels": 3,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "norm_num_groups": 32,
-    },
+    "sd": _preset(3, _F8, layers=2, latents=4),
     # Stable Diffusion 3 and FLUX.1: 16 channels, no 1x1 convolutions around the latents.
-    "sd3": {
-        "in_channels": 3,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "latent_channels": 16,
-        "norm_num_groups": 32,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    },
+    "sd3": _preset(3, _F8, layers=2, latents=16, use_quant_conv=False, use_post_quant_conv=False),
     # latent-diffusion's kl-f4, and a kl-f16 on Stable Diffusion's widths.
-    "kl-f4": {
-        "in_channels": 3,
-        "block_out_channels": (128, 256, 512),
-        "layers_per_block": 2,
-        "latent_channels": 3,
-        "norm_num_groups": 32,
-    },
+    "kl-f4": _preset(3, _F4, layers=2, latents=3),
+    "kl-f16": _preset(3, _F16, layers=2, latents=16),
     # LlamaGen's VQ-16, with the vectors that its codes are projected from, and latent-diffusion's vq-f8.
-    "vq-f16": {
-        "in_channels": 3,
-        "block_out_channels": (128, 128, 256, 256, 512),
-        "layers_per_block": 2,
-        "latent_channels": 256,
-        "norm_num_groups": 32,
-    },
-    "vq-f8": {
-        "in_channels": 3,
-        "block_out_channels": (128, 256, 256, 512),
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "norm_num_groups": 32,
-    },
-    "kl-f16": {
-        "in_channels": 3,
-        "block_out_channels": (128, 128, 256, 256, 512),
-        "layers_per_block": 2,
-        "latent_channels": 16,
-        "norm_num_groups": 32,
-    },
+    "vq-f16": _preset(3, _F16, layers=2, latents=256),
+    "vq-f8": _preset(3, (128, 256, 256, 512), layers=2, latents=4),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from latent_ae.errors import one_line
 from latent_ae.io.atomic import placed
 from latent_ae.models.errors import ModelError
 from latent_ae.models.run_folders import result_in
@@ -136,7 +137,7 @@ def load_discriminator(folder: Path, *, in_channels: int) -> PatchDiscriminator:
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(
-                f"{folder} is no discriminator: it has no {name}; give a folder with {_CONFIG}, {_WEIGHTS}"
+                f"{folder} is no discriminator: it has no {name}; give a folder with {_CONFIG} and {_WEIGHTS}"
             )
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
@@ -144,35 +145,21 @@ def load_discriminator(folder: Path, *, in_channels: int) -> PatchDiscriminator:
             raise ModelError(f"its class is {config['_class_name']}")
         discriminator = PatchDiscriminator(**{name: config[name] for name in _SETTINGS}, seed=0)  # replaced below
     except (ValueError, TypeError, KeyError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise ModelError(f"{folder / _CONFIG} does not describe a {PatchDiscriminator.__name__}: {reason}") from None
     if discriminator.in_channels != in_channels:
         raise ModelError(
             f"the discriminator in {folder} takes images of {discriminator.in_channels} channels, "
             f"the run has images of {in_channels}"
         )
-    _fill(discriminator, folder / _WEIGHTS)
-    return discriminator
-
-
-def _fill(discriminator: PatchDiscriminator, file: Path) -> None:
+    file = folder / _WEIGHTS
     try:
-        tensors = safetensors.torch.load_file(file)
+        discriminator.load_state_dict(safetensors.torch.load_file(file))
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the weights in {file}: {' '.join(str(error).split())}") from None
-    expected = discriminator.state_dict()
-    if differing := sorted(expected.keys() ^ tensors.keys()):
-        what = "lacks" if differing[0] in expected else "also has"
-        raise ModelError(
-            f"{file} holds the weights of another discriminator than {_CONFIG} says: it {what} {differing[0]}"
-        )
-    for name, tensor in expected.items():
-        if tensors[name].shape != tensor.shape:
-            raise ModelError(
-                f"{file} holds the weights of another discriminator than {_CONFIG} says: "
-                f"{name} is {tuple(tensors[name].shape)} and must be {tuple(tensor.shape)}"
-            )
-    discriminator.load_state_dict(tensors)
+        raise ModelError(f"cannot read the weights in {file}: {one_line(error)}") from None
+    except RuntimeError as error:  # torch names every tensor that is missing, unexpected or of another shape
+        raise ModelError(f"{file} does not fit its {_CONFIG}: {one_line(error)}") from None
+    return discriminator
 
 
 def _groups(channels: int) -> int:

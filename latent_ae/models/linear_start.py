@@ -95,8 +95,7 @@ def _start_encoder(model: Autoencoder, widths: list[int], deviations: Tensor, co
     factor = 2 ** (last + 1)
     encoder.conv_in.bias.zero_()
     encoder.conv_in.weight[:channels] = 0
-    for colour in range(channels):
-        encoder.conv_in.weight[colour, colour, 1, 1] = 1
+    _pass_on(encoder.conv_in, channels)
     _hold_constants(encoder.conv_in)
     # Each downsampling gathers four positions, until a position holds all pixels of its block.
     positions: list[Position] = [(0, 0, colour) for colour in range(channels)]
@@ -120,20 +119,17 @@ def _start_encoder(model: Autoencoder, widths: list[int], deviations: Tensor, co
         widen = encoder.down_blocks[level + 1].resnets[0].conv_shortcut
         widen.bias.zero_()
         widen.weight[: kept + (latents if level == last else 0)] = 0
-        for value in range(kept):
-            widen.weight[value, value] = 1
+        _pass_on(widen, kept)
         if level == last:
-            for value in range(latents):
-                widen.weight[kept + value, value] = -1
+            _pass_on(widen, latents, -1, start=kept)
         _ignore_constants(widen)
         _hold_constants(widen)
         positions = gathered
     out = encoder.conv_out
     out.bias.zero_()
     out.weight[:latents] = 0
-    for value in range(latents):
-        out.weight[value, value, 1, 1] = _NORMALISATION
-        out.weight[value, kept + value, 1, 1] = -_NORMALISATION
+    _pass_on(out, latents, _NORMALISATION)
+    _pass_on(out, latents, -_NORMALISATION, source=kept)
     out.weight[latents:].mul_(0.03)
     return kept
 
@@ -143,8 +139,7 @@ def _start_decoder(model: Autoencoder, widths: list[int], colours: Tensor) -> No
     decoder, (channels, latents) = model.decoder, colours.shape
     decoder.conv_in.bias.zero_()
     decoder.conv_in.weight[:latents] = 0
-    for value in range(latents):
-        decoder.conv_in.weight[value, value, 1, 1] = 1
+    _pass_on(decoder.conv_in, latents)
     _hold_constants(decoder.conv_in)
     tent = torch.tensor([0.25, 0.5, 0.25])
     for level, block in enumerate(decoder.up_blocks[:-1]):
@@ -153,16 +148,14 @@ def _start_decoder(model: Autoencoder, widths: list[int], colours: Tensor) -> No
         smooth.weight.mul_(0.5)
         carried = (smooth.out_channels - 2) // 2
         smooth.weight[:carried].mul_(0.2)
-        for value in range(carried):
-            smooth.weight[value, value] += tent[:, None] * tent
+        smooth.weight[range(carried), range(carried)] += tent[:, None] * tent
         _ignore_constants(smooth)
         _hold_constants(smooth)
         narrow = decoder.up_blocks[level + 1].resnets[0].conv_shortcut
         narrow.bias.zero_()
         if level < len(widths) - 2:
             narrow.weight[:latents] = 0
-            for value in range(latents):
-                narrow.weight[value, value] = 1
+            _pass_on(narrow, latents)
         else:
             narrow.weight[: 2 * channels] = 0
             narrow.weight[:channels, :latents, 0, 0] = colours
@@ -173,10 +166,15 @@ def _start_decoder(model: Autoencoder, widths: list[int], colours: Tensor) -> No
     out.bias.zero_()
     out.weight.mul_(0.2)
     out.weight[:, : 2 * channels] = 0
-    for colour in range(channels):
-        out.weight[colour, colour, 1, 1] = _NORMALISATION
-        out.weight[colour, channels + colour, 1, 1] = -_NORMALISATION
+    _pass_on(out, channels, _NORMALISATION)
+    _pass_on(out, channels, -_NORMALISATION, source=channels)
     _ignore_constants(out)
+
+
+def _pass_on(convolution: nn.Conv2d, count: int, factor: float = 1, *, source: int = 0, start: int = 0) -> None:
+    """Its outputs from `start` on take `factor` times the inputs from `source` on, through the middle of the kernel."""
+    middle = convolution.kernel_size[0] // 2
+    convolution.weight[range(start, start + count), range(source, source + count), middle, middle] = factor
 
 
 def _hold_constants(convolution: nn.Conv2d) -> None:
