@@ -61,7 +61,7 @@ def main() -> None:
     """Draw, ask, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--prior", help="a folder that train/train_hierarchy.py wrote, in place of N(0, 1)")
+    parser.add_argument("--prior", help="a folder that train/train_prior.py wrote, in place of N(0, 1)")
     parser.add_argument("--draws", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sure", type=float, default=0.8, help="probability from which a digit counts as recognised")

@@ -40,12 +40,11 @@ from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.models import PRESETS, build_autoencoder, factor_of
 from latent_ae.models.bottlenecks.kl import KLBottleneck, KLLossConfig
 from latent_ae.randomness import torch_generator
-from latent_ae.training.build import build_objective, build_optimizer, weights_at
-from latent_ae.training.checkpoint.state import TrainingState
+from latent_ae.training.build import build_objective
 from latent_ae.training.noise import Draws
 from latent_ae.training.settings import RunConfig
-from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.step import generator_step
+from latent_ae.training.signals import StopRequest
+from train.train import AutoencoderTraining
 
 SEED = 0
 TRAIN = TrainConfig(learning_rate=1e-4, weight_decay=1e-2, max_grad_norm=1.0, ema_decay=0.999)
@@ -84,41 +83,23 @@ class OurStep:
 
     def __init__(self, setup: Setup) -> None:
         loss = KLLossConfig(perceptual=setup.perceptual, perceptual_weight=PERCEPTUAL_WEIGHT, beta=BETA)
-        autoencoder = setup.autoencoder()
-        objective = build_objective(autoencoder, KLBottleneck(), RunConfig(loss=loss)).to(setup.device)
-        if setup.channels_last:
-            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no overload
-        optimizer = build_optimizer(objective, TRAIN)
-        self.state = TrainingState(objective, optimizer, TRAIN.ema_decay)
-        if setup.compile:
-            objective.model.compile_blocks(one_size=True)
-        self.accelerator = Accelerator(mixed_precision=setup.precision, cpu=setup.device.type == "cpu")
-        self.prepared = self.accelerator.prepare_model(objective)
-        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        self.weights, self.pixels, self.channels_last = weights_at(0, loss), setup.pixels(), setup.channels_last
+        train = TRAIN.model_copy(update={"channels_last": setup.channels_last, "compile": setup.compile})
+        config = RunConfig(loss=loss, train=train)
+        autoencoder, bottleneck = setup.autoencoder(), KLBottleneck()
         channels, factor = autoencoder.config["latent_channels"], factor_of(autoencoder)
-        self.draws = Draws(seed=SEED, latent_channels=channels, factor=factor, noise_shape=KLBottleneck().noise_shape)
-        self.guard = GradientGuard()
+        self.draws = Draws(seed=SEED, latent_channels=channels, factor=factor, noise_shape=bottleneck.noise_shape)
+        accelerator = Accelerator(mixed_precision=setup.precision, cpu=setup.device.type == "cpu")
+        objective = build_objective(autoencoder, bottleneck, config)
+        self.training = AutoencoderTraining(
+            config, accelerator, StopRequest(), objective, adversary=None, draws=self.draws
+        )
+        self.pixels = setup.pixels()
 
     def step(self, number: int) -> float:
         """One update; the loss before it."""
-        count = len(self.pixels)
-        first = number * count
-        result = generator_step(
-            self.accelerator,
-            self.prepared,
-            self.optimizer,
-            [Batch(self.pixels, list(range(first, first + count)), [str(first + i) for i in range(count)], [])],
-            step=number,
-            draws=self.draws,
-            weights=self.weights,
-            guard=self.guard,
-            max_grad_norm=TRAIN.max_grad_norm,
-            channels_last=self.channels_last,
-        )
-        if result.updated:
-            self.state.average()
-        return result.loss
+        count, self.training.state.step = len(self.pixels), number
+        numbers = list(range(number * count, (number + 1) * count))
+        return self.training.update([Batch(self.pixels, numbers, [str(each) for each in numbers], [])]).loss
 
 
 class ExampleStep:

@@ -34,7 +34,7 @@ LONGEST = (
         "program/test_ranks.py",
     ),
     *("app/browser", "app/program", "inference/test_memory.py", "program/test_signals.py", "program/test_resume.py"),
-    *("program/test_train_diffusion.py", "program/test_train_hierarchy.py", "program/test_streams.py"),
+    *("program/test_train_prior.py", "program/test_train_hierarchy_prior.py", "program/test_streams.py"),
     "test_torchvision_guard.py",
 )
 """groups of tests that take long, which go first: one at the end would be waited for"""

@@ -13,6 +13,7 @@ from latent_ae.cli import main, programs
 from latent_ae.config import validate
 from latent_ae.config.model import ModelConfig
 from latent_ae.models import build_autoencoder
+from latent_ae.priors.settings import parse_prior_run
 from latent_ae.training.settings import parse_run
 from tests.program.running import ROOT, here, load_program
 
@@ -53,6 +54,8 @@ def test_the_options_of_documented_commands_exist(monkeypatch: pytest.MonkeyPatc
                 parse_run(words[1:], ROOT / "train/configs")
         elif words[0] == "train":
             parse_run(words[1:], ROOT / "train/configs")
+        elif words[0] == "train-prior":
+            parse_prior_run(words[1:])
         elif words[0] not in programs.PROGRAMS:
             assert main(words) == 0, words
 

@@ -1,28 +1,25 @@
-"""Train an image autoencoder: read from top to bottom, this is a whole run.
+"""Train an image autoencoder: how a run is built, and one whole update of its weights, from top to bottom.
 
     accelerate launch --config_file accelerate_config.yaml train/train.py [--config NAME_OR_PATH] [--FIELD VALUE ...]
 
     settings -> processes -> checkpoint -> data, model, losses -> preflight
-             -> loop { step, average, log, sample, evaluate, checkpoint }
+             -> loop { update, log, checkpoint, sample, evaluate }         (latent_ae/training/engine.py)
              -> measure the latents, evaluate, write runs/NAME/model
 
 It runs the same way under `torchrun` and as plain `python train/train.py`.
 """
 
-import json
-import signal
+import math
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
-from latent_ae.config import to_yaml
-from latent_ae.data import Batch, SkippedImages, StreamParts
-from latent_ae.errors import UserError
-from latent_ae.io.atomic import write_atomically
+from latent_ae.data import Batch, SkippedImages
 from latent_ae.models.parts import CODEBOOK
 from latent_ae.training.build import (
     build_adversary,
@@ -34,36 +31,24 @@ from latent_ae.training.build import (
     build_optimizer,
     weights_at,
 )
-from latent_ae.training.checkpoint.data_record import LEDGER, begin_run, checked_data
-from latent_ae.training.checkpoint.files import Checkpoint, CheckpointError, write_checkpoint
-from latent_ae.training.checkpoint.resume import (
-    CHANGED_DATA,
-    agreed_checkpoint,
-    checkpoint_to_resume,
-    held_run,
-    on_main,
-)
-from latent_ae.training.checkpoint.state import TrainingState
+from latent_ae.training.checkpoint.data_record import begin_run, checked_data
+from latent_ae.training.checkpoint.resume import CHANGED_DATA, FREE_TO_CHANGE, held_run, resume_or_finish
+from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.data import TrainingData
 from latent_ae.training.defaults import settled
-from latent_ae.training.describe import describe_run, log_line
-from latent_ae.training.distributed import (
-    describe_processes,
-    gather_from_processes,
-    start_accelerator,
-    sum_over_processes,
-)
-from latent_ae.training.gan.discriminator_side import Adversary
-from latent_ae.training.logging import Logbook, open_logbook
+from latent_ae.training.describe import describe_run
+from latent_ae.training.distributed import describe_processes
+from latent_ae.training.engine import Training, run_program, started_processes
+from latent_ae.training.gan.discriminator_side import LAST_LAYER, NOTHING_DUE, Adversary
+from latent_ae.training.logging import Logbook
 from latent_ae.training.model_directory import why_unfinished, write_result
 from latent_ae.training.noise import Draws
-from latent_ae.training.objective import Objective
+from latent_ae.training.objective import Objective, Terms, Weights, weighted_sum
 from latent_ae.training.preflight import preflight
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
 from latent_ae.training.settings import Invocation, RunConfig, parse_run
-from latent_ae.training.signals import SIGNALS, StopRequest
-from latent_ae.training.skip_guard import NonFiniteError
-from latent_ae.training.step import StepResult, discriminator_step, generator_step, update_bottleneck
+from latent_ae.training.signals import StopRequest
+from latent_ae.training.update import Pair, Totals, UpdateResult, trained_parameters, update_bottleneck
 from latent_ae.training.validation import Heldout
 
 RECIPES = Path(__file__).resolve().parent / "configs"
@@ -71,50 +56,29 @@ RECIPES = Path(__file__).resolve().parent / "configs"
 
 def main(argv: list[str] | None = None) -> int:
     """Run one training; the exit status: 0 for complete success, 128 + N after signal N, 2 for a user's error."""
-    try:
-        return train(parse_run(sys.argv[1:] if argv is None else argv, RECIPES))
-    except (UserError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or 'while writing the run'}", file=sys.stderr)
-        return 1
+    return run_program(lambda: start(parse_run(sys.argv[1:] if argv is None else argv, RECIPES)))
 
 
-def train(invocation: Invocation) -> int:
+def start(invocation: Invocation) -> int:
     """One run, from its settings to its model directory. Returns the exit status."""
-    # -- processes and settings
-    config = invocation.config
-    accelerator = start_accelerator(
-        mixed_precision=config.train.mixed_precision, accumulation=config.train.accumulation
-    )
-    try:
-        with StopRequest() as stop:
-            config = settled(config, precision=accelerator.mixed_precision, device_type=accelerator.device.type)
-            only_preflight = invocation.preflight == "only"
-            with nullcontext() if only_preflight else held_run(config.run_dir, accelerator):
-                return run(config, invocation, accelerator, stop)
-    finally:
-        accelerator.end_training()
+    config, only_preflight = invocation.config, invocation.preflight == "only"
+    with started_processes(config.train) as (accelerator, stop):
+        config = settled(config, precision=accelerator.mixed_precision, device_type=accelerator.device.type)
+        with nullcontext() if only_preflight else held_run(config.run_dir, accelerator):
+            return run(config, invocation, accelerator, stop)
 
 
 def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, stop: StopRequest) -> int:
-    """Find where to go on, build, check, loop, finish."""
+    """Find where to go on, build, check, train, write the result."""
     say, only_preflight = accelerator.print, invocation.preflight == "only"
     # -- checkpoint: before anything is built, as what goes on needs no start weights
-    checkpoint: Checkpoint | None = None
+    checkpoint = None
     if not only_preflight:
-        unfinished = why_unfinished(config)
-        find = partial(checkpoint_to_resume, config, invocation.resume)
-        checkpoint, notes = agreed_checkpoint(find, config.output_dir, accelerator, finished=unfinished is None)
-        for note in notes:
-            say(note)
-        if checkpoint is None and not unfinished:
-            raise CheckpointError(f"{config.run_dir} is finished and has no checkpoints: give another --name")
-        if checkpoint is not None and checkpoint.step == config.train.steps:
-            say(unfinished or f"{config.run_dir} is finished; --name starts another run")
-            if not unfinished:
-                return 0
+        checkpoint, finished = resume_or_finish(
+            config, invocation.resume, accelerator, unfinished=why_unfinished(config), free=FREE_TO_CHANGE
+        )
+        if finished:
+            return 0
 
     # -- data, model, losses
     parts, fresh = config.data.open(), checkpoint is None
@@ -138,167 +102,189 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
         return 0
 
     # -- start, or go on
-    training = Training(config, accelerator, stop, data, objective=objective, adversary=adversary, draws=draws)
+    training = AutoencoderTraining(config, accelerator, stop, objective, adversary=adversary, draws=draws)
     if checkpoint is not None:
         training.state.restore(checkpoint, accelerator)
         say(f"going on after step {checkpoint.step}")
-    training.images = None if record is None else record.fingerprint()
     same_data = checkpoint is not None and invocation.resume != CHANGED_DATA
-    on_main(partial(begin_run, config, parts, record, same_data=same_data), accelerator)  # type: ignore[arg-type]
-
-    # -- loop and result
-    total = None if isinstance(parts, StreamParts) else len(parts.train)
-    skipped = SkippedImages(config.run_dir / LEDGER, total, config.data.max_bad_share)
-    skipped.add(data.bad)
-    with open_logbook(config, training.state.step, accelerator) as logbook:
-        place = None if checkpoint is None else checkpoint.values["data"]
-        number = loop(training, heldout, skipped, logbook, place)
-        if not number:
-            write_result(training.state, heldout, logbook, stop)
-            number = training.stopping(skipped)
-        if number:
-            training.save()
-            logbook.say(
-                f"{signal.Signals(number).name}: saved after step {training.state.step}; the same command goes on"
-            )
-            return 128 + number
-    return 0
+    training.skipped = begin_run(config, parts, record, accelerator, same_data=same_data)
+    training.skipped.add(data.bad)
+    training.data, training.heldout = data, heldout
+    data.images = None if record is None else record.fingerprint()
+    data.start = None if checkpoint is None else checkpoint.values["data"]
+    return training.run()
 
 
-def loop(training: "Training", heldout: Heldout, skipped: SkippedImages, logbook: Logbook, place: object = None) -> int:
-    """All updates that are left, with what is due after each. Returns the number of a signal to stop for, or 0.
-
-    `place` is where a stream of data goes on.
-    """
-    config, state, every = training.config, training.state, training.config.train
-    for batches in logbook.timed(training.data.updates(state.step, place)):
-        result = training.step(batches, skipped)
-        step, last = state.step, state.step == every.steps
-        logbook.advance(every.batch_size, loss=result.loss, psnr=result.stats["psnr"])
-        if step % every.log_every_steps == 0 or last:
-            logbook.log(step, log_line(step, result, config, state.guards))
-        number = training.stopping(skipped)
-        if step % every.checkpoint_every_steps == 0 or last or number:
-            training.save()
-        if number:
-            return number
-        if every.sample_every_steps and step % every.sample_every_steps == 0 and not last:
-            heldout.draw_samples(state.averaged_autoencoder(), step, logbook)
-        if every.evaluate_every_steps and step % every.evaluate_every_steps == 0 and not last:
-            heldout.evaluate_during(state.averaged_autoencoder(), step, logbook, training.stop)
-    return 0
-
-
-class Training:
+class AutoencoderTraining(Training[Batch]):
     """The objects that train, and what one update does with them."""
+
+    config: RunConfig
+    state: AutoencoderState
+    data: TrainingData
+    heldout: Heldout
+    skipped: SkippedImages
 
     def __init__(
         self,
         config: RunConfig,
         accelerator: Accelerator,
         stop: StopRequest,
-        data: TrainingData,
-        *,
         objective: Objective,
+        *,
         adversary: Adversary | None,
         draws: Draws,
     ) -> None:
-        self.config, self.accelerator, self.draws, self.stop, self.data = config, accelerator, draws, stop, data
-        self.images: object = None
         objective.to(accelerator.device).train()  # a loaded model comes in eval mode, without checkpointing
-        if config.train.channels_last:
-            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no overload
+        self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        objective.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # missing in torch's stubs
         if config.train.gradient_checkpointing:
             objective.model.recompute_activations()
         optimizer = build_optimizer(objective, config.train)
-        self.state = TrainingState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config))
+        state = AutoencoderState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config))
+        super().__init__(config, accelerator, stop, state)
         if config.train.compile:
             objective.model.compile_blocks(one_size=not config.data.buckets)
         self.prepared = accelerator.prepare_model(objective)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         if adversary is not None:
             adversary.prepare(accelerator)
-        self.saved_step = -1
+        self.draws, self.max_norm = draws, config.train.max_grad_norm or math.inf
 
-    def step(self, batches: list[Batch], skipped: SkippedImages) -> StepResult:
-        """One update of each side, and its share in the average. Keeps the ids of the samples of a non-finite step."""
-        for batch in batches:
-            skipped.add(batch.bad)
-        try:
-            result = self.update(batches)
-        except NonFiniteError as error:
-            if self.accelerator.is_main_process:
-                file, step = self.config.run_dir / "nonfinite.json", self.state.step
-                write_atomically(file, json.dumps({"step": step, "sample_ids": error.sample_ids}, indent=1).encode())
-                if error.sample_ids:
-                    print(f"step {step}: the ids of the samples are in {file}", file=sys.stderr)
-            raise
-        self.state.step += 1
-        return result
-
-    def update(self, batches: list[Batch]) -> StepResult:
-        """The generator's step, what follows from it, and the discriminator's step on the same batch."""
+    def update(self, batches: list[Batch]) -> UpdateResult:
+        """The autoencoder's step, what follows from it, and the discriminator's step on the same batch."""
         config, state, adversary = self.config, self.state, self.state.adversary
         bottleneck = state.objective.model.bottleneck
         bottleneck.at_step(state.step)
         for optimizer in [self.optimizer] if adversary is None else [self.optimizer, adversary.optimizer]:
             set_learning_rate(optimizer, learning_rate_share_at(state.step, config.train))
         weight = 0.0 if adversary is None else adversary.generator_weight()
-        result = generator_step(
-            self.accelerator,
-            self.prepared,
-            self.optimizer,
-            batches,
-            step=state.step,
-            draws=self.draws,
-            weights=weights_at(state.step, config.loss, adversarial=weight),
-            guard=state.guards["generator"],
-            max_grad_norm=config.train.max_grad_norm,
-            adversary=adversary,
-            channels_last=bool(config.train.channels_last),
-        )
+        weights = weights_at(state.step, config.loss, adversarial=weight)
+
+        result = self.generator_step(batches, weights)
         if not result.updated:
             return result
-        seed = self.draws.of_update(state.step)
         if CODEBOOK not in state.objective.frozen:
+            seed = self.draws.of_update(state.step)
             result.stats.update(update_bottleneck(self.accelerator, bottleneck, result, seed=seed))
         state.average()
+
         if adversary is not None:
             adversary.after_generator_update(result.sums)
-        if adversary is not None and result.pairs:
-            other = discriminator_step(
-                self.accelerator,
-                adversary,
-                result.pairs,
-                guard=state.guards["discriminator"],
-                max_grad_norm=config.train.max_grad_norm,
-            )
-            result.losses.update(other.losses)
-            result.stats.update(other.stats, discriminator_grad_norm=other.grad_norm, adversarial_weight=weight)
+            if result.pairs:
+                other = self.discriminator_step(adversary, result.pairs)
+                result.losses.update(other.losses)
+                result.stats.update(other.stats, discriminator_grad_norm=other.grad_norm, adversarial_weight=weight)
         return result
 
-    def stopping(self, skipped: SkippedImages) -> int:
-        """The number of a signal that any process received, or 0. Raises UserError if too many images are bad."""
-        numbers = [float(self.stop.signal == number) for number in SIGNALS]
-        problem = skipped.error(self.state.step * self.config.train.batch_size)
-        *received, bad = sum_over_processes([*numbers, float(problem is not None)], self.accelerator)
-        if bad:
-            messages = [text for text in gather_from_processes(problem, self.accelerator) if text]
-            raise UserError(str(messages[0]))
-        return next((int(number) for number, count in zip(SIGNALS, received, strict=True) if count), 0)
+    def generator_step(self, batches: list[Batch], weights: Weights) -> UpdateResult:
+        """Forward and backward through the autoencoder for each micro-batch, then one step of its optimizer.
 
-    def save(self) -> None:
-        """Write a checkpoint of the present step, once."""
-        if self.saved_step == self.state.step:
-            return
-        config, place = self.config, self.data.state()
+        The discriminator's weights are detached in it.
+        """
+        accelerator, draws, state = self.accelerator, self.draws, self.state
+        device, adversary, guard = accelerator.device, state.adversary, state.guards["generator"]
+        due = NOTHING_DUE if adversary is None else adversary.due(state.step)
+        totals = Totals(accelerator, len(batches))
+        pairs: list[Pair] = []
+        candidates: list[tuple[int, Tensor]] = []
+        for batch in batches:
+            pixels = batch.pixels.to(device, memory_format=self.memory_format, non_blocking=True)
+            with accelerator.accumulate(self.prepared):
+                terms: Terms = self.prepared(
+                    pixels,
+                    draws.noise(batch.numbers, pixels.shape, device),
+                    capacity=weights.capacity,
+                    latent_noise=draws.on_latents(batch.numbers, pixels.shape, device),
+                    transform=draws.transform(state.step),
+                )
+                losses = dict(terms.losses)
+                if adversary is not None and (due.generator or due.measure_adaptive_weight):
+                    adversarial = adversary.generator_term(terms.reconstruction)
+                    if due.measure_adaptive_weight:
+                        sides = adversary.last_layer_gradients(weighted_sum(losses, weights), adversarial)
+                        totals.add(LAST_LAYER, sides)
+                    if due.generator:
+                        losses["adversarial"] = adversarial
+                loss = weighted_sum(losses, weights)
+                accelerator.backward(loss)
+            totals.add_loss(loss, batch.sample_ids)
+            totals.add("losses", losses)
+            totals.add("stats", terms.stats)
+            totals.add("bottleneck", terms.sums, mean=False)
+            candidates += [] if terms.candidates is None else [(batch.numbers[0], terms.candidates)]
+            pairs += [(terms.target, terms.reconstruction.detach())] if due.discriminator else []
 
-        def write() -> None:
-            now = self.state.checkpoint(self.accelerator, to_yaml(config), place, self.images)
-            write_checkpoint(config.run_dir / "checkpoints", now, keep=config.train.keep_checkpoints)
+        norm = accelerator.clip_grad_norm_(trained_parameters(self.prepared), self.max_norm)
+        result = totals.result(norm, guard, scaled=accelerator.scaler is not None)
+        if result.updated:
+            self.optimizer.step()
+        else:
+            totals.lower_loss_scale(accelerator.scaler)
+        self.optimizer.zero_grad()
+        result.pairs, result.candidates = pairs, candidates
+        return result
 
-        on_main(write, self.accelerator)
-        self.saved_step = self.state.step
+    def discriminator_step(self, adversary: Adversary, pairs: list[Pair]) -> UpdateResult:
+        """Forward and backward through the discriminator for each micro-batch, then one step of its optimizer alone.
+
+        Reconstructions come without graph: nothing reaches the autoencoder. It has its own fp16 scaler.
+        """
+        optimizer, scaler, guard = adversary.optimizer, adversary.scaler, self.state.guards["discriminator"]
+        totals = Totals(self.accelerator, len(pairs), side="discriminator's ")
+        for number, (target, reconstruction) in enumerate(pairs):
+            with adversary.synchronised(self.accelerator, last=number == len(pairs) - 1):
+                terms = adversary.prepared(target, reconstruction, adversary.weights["r1"] > 0)
+                loss = adversary.weighted_sum(terms.losses)
+                scaler.scale(loss / len(pairs)).backward()
+            totals.add_loss(loss)
+            totals.add("losses", terms.losses)
+            totals.add("stats", terms.stats)
+
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(trained_parameters(adversary.prepared), self.max_norm)
+        result = totals.result(norm, guard, scaled=scaler.is_enabled())
+        if result.updated:
+            scaler.step(optimizer)
+            scaler.update()
+            adversary.after_update(result.stats)
+        else:
+            totals.lower_loss_scale(scaler)
+        optimizer.zero_grad()
+        return result
+
+    def updates(self) -> Iterator[list[Batch]]:
+        """The micro-batches of this process for each update that is left; images that could not be used are noted."""
+        for batches in self.data.updates(self.state.step):
+            for batch in batches:
+                self.skipped.add(batch.bad)
+            yield batches
+
+    def log_line(self, step: int, result: UpdateResult) -> dict[str, float | int | None]:
+        """The terms, the weights that move, and how many updates were skipped."""
+        line = super().log_line(step, result) | self.config.loss.logged_at(step - 1)
+        if self.config.train.max_skips_in_a_row:
+            line |= {f"skipped_{side}": guard.skipped for side, guard in self.state.guards.items()}
+        return line
+
+    def between(self, step: int, logbook: Logbook) -> None:
+        """A grid of held-out images, an evaluation."""
+        every = self.config.train
+        if every.sample_every_steps and step % every.sample_every_steps == 0:
+            self.heldout.draw_samples(self.state.averaged(), step, logbook)
+        if every.evaluate_every_steps and step % every.evaluate_every_steps == 0:
+            self.heldout.evaluate_during(self.state.averaged(), step, logbook, self.stop)
+
+    def problem(self) -> str | None:
+        """Too many images that cannot be used."""
+        return self.skipped.error(self.state.step * self.config.train.batch_size)
+
+    def place(self) -> dict[str, object]:
+        """Where streams go on, and which images are trained on."""
+        return self.data.place()
+
+    def finish(self, logbook: Logbook) -> None:
+        """Measure, evaluate, write the model directory."""
+        write_result(self.state, self.heldout, logbook, self.stop)
 
 
 if __name__ == "__main__":

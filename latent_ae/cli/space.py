@@ -53,7 +53,7 @@ def add_commands(commands: Commands) -> None:
     sample.add_argument(
         "--prior",
         metavar="DIR",
-        help="a prior over the model's latents, trained by train/train_hierarchy.py (default: N(0, I))",
+        help="a prior over the model's latents, trained by train/train_prior.py (default: N(0, I))",
     )
     add_model(sample)
 

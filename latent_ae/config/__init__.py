@@ -6,7 +6,7 @@ the name (`_steps`, `_images`). A setting that has no effect in a run is an erro
 
 from latent_ae.config.loss import AdversarialConfig, LossConfig
 from latent_ae.config.model import ModelConfig
-from latent_ae.config.optimization import OptimizationConfig
+from latent_ae.config.optimization import OptimizationConfig, RunSettings
 from latent_ae.config.section import ConfigError, S, Section, differences, flatten, load_yaml, to_yaml, validate
 from latent_ae.config.train import EvaluationConfig, TrainConfig
 
@@ -17,6 +17,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimizationConfig",
+    "RunSettings",
     "S",
     "Section",
     "TrainConfig",

@@ -1,6 +1,7 @@
 """What every training asks for, of images or of latents."""
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -53,3 +54,26 @@ class OptimizationConfig(Section):
                 f"train.batch_size {self.batch_size} must be a multiple of train.accumulation {self.accumulation}"
             )
         return self
+
+
+class RunSettings(Protocol):
+    """What the engine of training asks of the settings of any run."""
+
+    @property
+    def name(self) -> str:
+        """The run's folder under output_dir."""
+
+    @property
+    def output_dir(self) -> str:
+        """Folder of all runs."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Where everything the run writes goes."""
+
+    @property
+    def train(self) -> OptimizationConfig:
+        """The optimisation and what is written on the way."""
+
+    def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
+        """As a tree of plain values."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -19,10 +19,12 @@ from latent_ae.data.order.numbers import SampleOrder, rank_numbers
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
 from latent_ae.data.transforms import TrainingCrop, evaluation_view
+from latent_ae.errors import UserError
 from latent_ae.io.image import BrokenImage, Color, Pixels, to_tensor
 from latent_ae.randomness import numpy_generator
 
 _ATTEMPTS = 20
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -128,27 +130,28 @@ class TrainingSamples(Dataset[Sample]):
         return self._crop(self._source.load(index), self._order.size(number), generator)
 
 
-class TrainingLoader:
+class TrainingLoader(Generic[B]):
     """The micro-batches of one rank, in order; `training_loader` makes it."""
 
-    def __init__(self, batches: Iterable[Batch | DataError], length: int) -> None:
+    def __init__(self, batches: Iterable[B | UserError], length: int) -> None:
         self._batches = batches
         self._length = length
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Raises DataError if too many images in a row cannot be used."""
+    def __iter__(self) -> Iterator[B]:
+        """Raises DataError if too many images in a row cannot be used, or what else a sample raised."""
         for batch in self._batches:
-            if isinstance(batch, DataError):
+            if isinstance(batch, UserError):
                 raise batch
             yield batch
 
 
 def training_loader(
-    samples: Dataset[Sample],
+    samples: Dataset[Any],
     *,
+    collate: Callable[[list[Any]], B],
     batch_size: int,
     accumulation: int,
     rank: int,
@@ -157,17 +160,20 @@ def training_loader(
     steps: int,
     workers: int,
     pin_memory: bool,
-) -> TrainingLoader:
+) -> TrainingLoader[B]:
     """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
 
-    `batch_size` is the global batch; an order of buckets has to be made for the same.
+    `samples` are by their number in the run, and `collate` makes a batch of them. `batch_size` is the global batch; an
+    order of buckets has to be made for the same.
     The batches do not depend on `workers`, the number of processes that make them (0: this one). Raises DataError if
     the batch cannot be cut into equal pieces.
     """
     pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
     pieces(first_step)  # the error, if any, belongs here and not in the loop
     indices = range(first_step * accumulation, steps * accumulation)
-    loader = data_loader(_MicroBatches(samples, pieces, accumulation), indices, workers=workers, pin_memory=pin_memory)
+    loader = data_loader(
+        _MicroBatches(samples, pieces, accumulation, collate), indices, workers=workers, pin_memory=pin_memory
+    )
     return TrainingLoader(loader, accumulation * max(0, steps - first_step))
 
 
@@ -236,22 +242,26 @@ def _ignore_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _MicroBatches(Dataset[Batch | DataError]):
+class _MicroBatches(Dataset[B | UserError]):
     """A rank's micro-batches: number m of step s is s * accumulation + m.
 
     An error is handed on: raised in a worker, it would be a stack trace.
     """
 
-    def __init__(self, samples: Dataset[Sample], pieces: Callable[[int], list[range]], accumulation: int) -> None:
-        self._samples = samples
-        self._pieces = pieces
-        self._accumulation = accumulation
+    def __init__(
+        self,
+        samples: Dataset[Any],
+        pieces: Callable[[int], list[range]],
+        accumulation: int,
+        collate: Callable[[list[Any]], B],
+    ) -> None:
+        self._samples, self._pieces, self._accumulation, self._collate = samples, pieces, accumulation, collate
 
-    def __getitem__(self, number: int) -> Batch | DataError:
+    def __getitem__(self, number: int) -> B | UserError:
         step, micro_batch = divmod(number, self._accumulation)
         try:
-            return batch_of([self._samples[n] for n in self._pieces(step)[micro_batch]])
-        except DataError as error:
+            return self._collate([self._samples[n] for n in self._pieces(step)[micro_batch]])
+        except UserError as error:
             return error
 
 

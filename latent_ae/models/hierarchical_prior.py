@@ -226,13 +226,13 @@ class _Level(nn.Module):
 
 
 def load_prior(name: str) -> HierarchicalPrior:
-    """The prior in a folder that train/train_hierarchy.py wrote, or in that of its run, in float32 and evaluation mode.
+    """The prior in a folder that train/train_prior.py wrote, or in that of its run, in float32 and evaluation mode.
 
     Raises ModelError if there is none or it is not whole.
     """
     name = str(result_in(Path(name), "prior"))
     if not Path(name, "config.json").is_file():
-        raise ModelError(f"cannot load a prior from {name}: it has no config.json; train/train_hierarchy.py makes one")
+        raise ModelError(f"cannot load a prior from {name}: it has no config.json; train/train_prior.py makes one")
     found = HierarchicalPrior.load_config(name).get("_class_name")
     if found != HierarchicalPrior.__name__:
         raise ModelError(f"{name} holds a model of class {found}, expected a HierarchicalPrior")

@@ -1,7 +1,12 @@
-"""Training any network on a data set of latents: what diffusion/ and hierarchy/ have in common.
+"""Priors: networks that learn to draw the latents of an autoencoder. train/train_prior.py trains each of PRIORS.
 
-settings    what every such training asks for       source      the latents and their autoencoder
-samples     rows by number, and the loader          state       what changes with the steps
-training    one update, checkpoints; what differs is a subclass's
-program     the whole run around it
+prior       what a kind of prior is            source      the latents and their autoencoder
+settings    of a run, whatever the kind        state       what a checkpoint holds
 """
+
+from latent_ae.priors.diffusion import DiffusionConfig
+from latent_ae.priors.hierarchy import HierarchyConfig
+from latent_ae.priors.prior import PriorConfig
+
+PRIORS: dict[str, type[PriorConfig]] = {"hierarchy": HierarchyConfig, "diffusion": DiffusionConfig}
+"""the settings of each kind, which build it"""

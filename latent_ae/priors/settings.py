@@ -1,15 +1,27 @@
-"""What training on latents asks for, whatever the network."""
+"""The settings of a run that trains a prior, whatever its kind, and how they are read from the command line."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from latent_ae.config.optimization import OptimizationConfig
-from latent_ae.config.section import Count, CountOrNone, Positive, Section
+from latent_ae.config import ConfigError, OptimizationConfig, Section, validate
+from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.kinds import Kinds
+from latent_ae.config.section import Count, CountOrNone, Positive
+from latent_ae.priors import PRIORS
+from latent_ae.priors.hierarchy import HierarchyConfig
+from latent_ae.priors.prior import PriorConfig
+from latent_ae.training.checkpoint.resume import CHANGED_DATA
+
+AnyPrior = Annotated[
+    SerializeAsAny[PriorConfig],
+    BeforeValidator(Kinds("prior", "prior.kind", "hierarchy", lambda: PRIORS)),
+]
+"""a section `prior`: the settings of one kind"""
 
 
-class LatentTrainConfig(OptimizationConfig):
+class PriorTrainConfig(OptimizationConfig):
     """The optimisation and what is written on the way."""
 
     steps: Count = 1500
@@ -32,25 +44,45 @@ class LatentTrainConfig(OptimizationConfig):
     """a grid of draws; 0 draws it at the end only"""
 
 
-class LatentRunConfig(Section):
+class PriorRunConfig(Section):
     """One run on latents."""
-
-    RESULT: ClassVar[str]
-    """folder of the result in that of the run"""
-    INDEX: ClassVar[str]
-    """JSON file that diffusers knows the result by"""
 
     latents: str | None = None
     """folder that train/encode_dataset.py made; has to be given"""
     model: str | None = None
     """the autoencoder that made them; null takes the one that their manifest names"""
-    name: str = "run"
+    name: str = "prior"
     """the run's folder under output_dir"""
     output_dir: str = "runs"
     """folder of all runs"""
     seed: CountOrNone = 0
     """every random number of the run follows from it"""
-    train: LatentTrainConfig = LatentTrainConfig()
+    prior: AnyPrior = HierarchyConfig()
+    train: PriorTrainConfig = PriorTrainConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _saved_by_earlier_versions(cls, tree: Any) -> Any:
+        """Gather a prior's settings from where its `MOVED` says that they were."""
+        for kind, prior in PRIORS.items() if isinstance(tree, dict) else ():
+            found: dict[str, Any] = {}
+            for path in prior.MOVED:
+                section, _, name = path.partition(".")
+                part = tree.get(section)
+                if isinstance(part, dict) and not name:
+                    found |= part
+                    tree = {key: value for key, value in tree.items() if key != section}
+                elif isinstance(part, dict) and name in part:
+                    found[name] = part[name]
+                    tree = {**tree, section: {key: value for key, value in part.items() if key != name}}
+            if found:
+                tree = {**tree, "prior": {"kind": kind, **tree.get("prior", {}), **found}}
+        return tree
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        self.prior.check_train(self.train)
+        return self
 
     @property
     def run_dir(self) -> Path:
@@ -60,23 +92,41 @@ class LatentRunConfig(Section):
     @property
     def result_dir(self) -> Path:
         """Where the result goes; it is there once the run is finished."""
-        return self.run_dir / self.RESULT
+        return self.run_dir / self.prior.RESULT
+
+    @property
+    def free_to_change(self) -> tuple[str, ...]:
+        """Settings (or sections) that do not change which network is trained; latents are known by fingerprint."""
+        return (*_FREE_TO_CHANGE, *self.prior.FREE_TO_CHANGE)
 
 
-SAMPLES = "samples.png"
-"""a grid of draws, in the folder of every result"""
-FREE_TO_CHANGE = (
-    "name",
-    "output_dir",
-    "latents",
-    "model",
-    "sampling.",
-    "train.accumulation",
-    "train.workers",
-    "train.log_every_steps",
-    "train.sample_every_steps",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.tracker",
+_FREE_TO_CHANGE = (
+    *("name", "output_dir", "latents", "model", "train.accumulation", "train.workers", "train.tracker"),
+    *("train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps", "train.keep_checkpoints"),
 )
-"""settings (or sections) that do not change which model is trained; the latents are known by their fingerprint"""
+
+
+def parse_prior_run(argv: list[str]) -> tuple[PriorRunConfig, str]:
+    """Settings and what to resume from. Raises ConfigError with one line for anything missing, unknown or wrong."""
+    options, kinds = split_options(argv), " or ".join(PRIORS)
+    asked = options.pop("help", None) is not None
+    kind = options.get("prior.kind", next(iter(PRIORS)) if asked else None)
+    if not isinstance(kind, str) or kind not in PRIORS:
+        problem = "has to be given" if kind is None else f"got {kind}"
+        raise ConfigError(f"--prior.kind: {problem}, expected {kinds}; --prior.kind KIND --help lists its settings")
+    tree: dict[str, object] = {"name": kind, "prior": {"kind": kind}, "train": dict(PRIORS[kind].TRAIN)}
+    if asked:
+        summaries = "; ".join(f"--prior.kind {name}: {prior.SUMMARY}" for name, prior in PRIORS.items())
+        more = f"The settings of {kind} are below. Beside them: --resume auto|never|PATH (a checkpoint folder)."
+        print_help(validate(PriorRunConfig, tree), "train_prior.py", f"Train a prior on latents. {summaries}. {more}")
+        raise SystemExit(0)
+    resume = options.pop("resume", "auto")
+    if not isinstance(resume, str):
+        raise ConfigError("--resume needs one value: auto, never, or the path of a checkpoint")
+    if resume == CHANGED_DATA:
+        raise ConfigError("--resume changed-data is of train.py: a prior goes on with the latents that it began with")
+    if options.get("latents") is None:
+        raise ConfigError(
+            "--latents DIR has to be given, a folder that train/encode_dataset.py made; --help lists all settings"
+        )
+    return override(PriorRunConfig, tree, options), resume

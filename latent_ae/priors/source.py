@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import AutoencoderKL
+from torch import Tensor
 
+from latent_ae.data.order.numbers import index_of
 from latent_ae.errors import UserError
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.models import load_autoencoder
@@ -101,3 +103,9 @@ def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
         images=hashlib.sha256("".join(table["id"].to_pylist()).encode()).hexdigest(),
         classes=tuple(labels),
     )
+
+
+def numbered_row(rows: LatentDataset, seed: int, number: int) -> dict[str, Tensor]:
+    """The row that a sample shows, drawn anew in every epoch; each epoch shows every row once."""
+    rows.set_epoch(number // len(rows))  # each time: workers go from an epoch to the next by themselves
+    return rows[index_of(seed, number, len(rows))]

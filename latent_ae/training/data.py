@@ -19,12 +19,14 @@ from latent_ae.data import (
     TrainingSamples,
     training_loader,
 )
+from latent_ae.data.loader import batch_of
 from latent_ae.data.order.buckets import BucketOrder, assign_buckets, bucket_sizes
 from latent_ae.data.order.numbers import EpochOrder
 from latent_ae.data.skipped import Bad
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.errors import UserError
+from latent_ae.training.checkpoint.files import IMAGES
 from latent_ae.training.distributed import gather_from_processes
 from latent_ae.training.settings import RunConfig
 
@@ -45,12 +47,16 @@ class TrainingData:
     ) -> None:
         self.bad: list[Bad] = []
         """images that were found unusable before the first step"""
+        self.images: object = None
+        """fingerprint of the images, for checkpoints (JSON)"""
+        self.start: Any = None
+        """where streams go on: what `place` gave under "data" """
         self._config = config
         self._accelerator = accelerator
         self._cropped = training_samples(parts.train, config.data, seed=config.seed, channels=channels)
         self._numbered = self._cropped
         self._streams: StreamSamples | None = None
-        self._loader: TrainingLoader | StreamLoader | None = None
+        self._loader: TrainingLoader[Batch] | StreamLoader | None = None
         if isinstance(parts, StreamParts):
             self._streams = _stream_samples(parts, config, channels)
         elif config.data.buckets:
@@ -61,17 +67,14 @@ class TrainingData:
         """Square training crops [count, C, R, R] to look at before the first step."""
         return torch.stack([self._cropped[number].pixels for number in range(count)])
 
-    def updates(self, first_step: int, state: Any = None) -> Iterator[list[Batch]]:
-        """This process's micro-batches of each update, from `first_step` to the last.
-
-        `state` is what `state()` gave after `first_step` updates.
-        """
-        self._loader = self._loader_from(first_step, state)
+    def updates(self, first_step: int) -> Iterator[list[Batch]]:
+        """This process's micro-batches of each update, from `first_step` to the last."""
+        self._loader = self._loader_from(first_step)
         batches = iter(self._loader)
         while micro := list(islice(batches, self._config.train.accumulation)):
             yield micro
 
-    def _loader_from(self, first_step: int, state: Any = None) -> TrainingLoader | StreamLoader:
+    def _loader_from(self, first_step: int) -> TrainingLoader[Batch] | StreamLoader:
         train, data, process = self._config.train, self._config.data, self._accelerator
         place: dict[str, Any] = {
             "batch_size": train.batch_size,
@@ -84,17 +87,17 @@ class TrainingData:
             "pin_memory": process.device.type == "cuda",
         }
         if self._streams is not None:
-            return stream_loader(self._streams, state=state, **place)
-        return training_loader(self._numbered, **place)
+            return stream_loader(self._streams, state=self.start, **place)
+        return training_loader(self._numbered, collate=batch_of, **place)
 
-    def state(self) -> dict[str, Any] | None:
-        """Where streams go on after the updates that were handed out, for JSON; None where the step says it all.
-
-        To be called on every process together.
+    def place(self) -> dict[str, object]:
+        """Where streams go on after the updates that were handed out (None where the step says it all), and what is
+        trained on; for a checkpoint. To be called on every process together.
         """
-        if not isinstance(self._loader, StreamLoader):
-            return None
-        return merged_state(gather_from_processes(self._loader.state(), self._accelerator))
+        state = None
+        if isinstance(self._loader, StreamLoader):
+            state = merged_state(gather_from_processes(self._loader.state(), self._accelerator))
+        return {"data": state, IMAGES: self.images}
 
 
 def training_samples(source: ImageSource, config: DataConfig, *, seed: int, channels: int) -> TrainingSamples:

@@ -1,14 +1,11 @@
-"""What a run says of itself: at its start, and a line for each logged step."""
+"""What a run says of itself at its start."""
 
 import math
 
 from latent_ae.data import SourceParts, StreamParts
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
-from latent_ae.training.schedules import learning_rate_at
 from latent_ae.training.settings import RunConfig
-from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.step import StepResult
 
 
 def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder) -> str:
@@ -43,22 +40,3 @@ def _amount(parts: SourceParts) -> str:
         return f"{len(parts.stream):,} shards"
     left_out = f"; {parts.left_out}" if parts.left_out else ""
     return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images{left_out}"
-
-
-def log_line(
-    step: int, result: StepResult, config: RunConfig, guards: dict[str, GradientGuard]
-) -> dict[str, float | int | None]:
-    """What metrics.jsonl says about a step: every term as it was summed, with its weight where that moves."""
-    line: dict[str, float | int | None] = {
-        "images_seen": step * config.train.batch_size,
-        "loss": result.loss,
-        **result.losses,
-        **result.stats,
-        "lr": learning_rate_at(step - 1, config.train),
-        # null: the update was skipped (fp16 by its scaler, or by the guard)
-        "grad_norm": result.grad_norm if result.updated else None,
-        **config.loss.logged_at(step - 1),
-    }
-    if config.train.max_skips_in_a_row:
-        line |= {f"skipped_{side}": guard.skipped for side, guard in guards.items()}
-    return line

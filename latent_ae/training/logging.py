@@ -11,13 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from accelerate import Accelerator
 from tqdm import tqdm
 
-from latent_ae.config import flatten
+from latent_ae.config import RunSettings, flatten
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import append, write_atomically
-from latent_ae.training.settings import RunConfig
 
 T = TypeVar("T")
 
@@ -26,26 +24,13 @@ class Logbook:
     """One object for everything a run logs.
 
     Args:
-        run_dir: the run's folder.
-        tracker: none, tensorboard or wandb.
-        name: the run's name at the tracker.
-        settings: the flat resolved config, recorded with the tracker.
+        config: the run's settings, which are recorded with the tracker.
         first_step: updates made before this process: later lines of an interrupted run are cut off.
-        steps: updates in all.
         active: whether this is the main process.
     """
 
-    def __init__(
-        self,
-        run_dir: Path,
-        *,
-        tracker: str,
-        name: str,
-        settings: dict[str, object],
-        first_step: int,
-        steps: int,
-        active: bool,
-    ) -> None:
+    def __init__(self, config: RunSettings, *, first_step: int, active: bool) -> None:
+        run_dir, tracker = config.run_dir, config.train.tracker
         self._metrics, self._heldout = run_dir / "metrics.jsonl", run_dir / "heldout.jsonl"
         self.active = active
         """whether it is this process that writes"""
@@ -55,9 +40,9 @@ class Logbook:
             for file in (self._metrics, self._heldout):
                 _cut_after(file, first_step)
         self._bar = tqdm(
-            total=steps,
+            total=config.train.steps,
             initial=first_step,
-            desc=name,
+            desc=config.name,
             unit="step",
             dynamic_ncols=True,
             disable=not active,
@@ -70,7 +55,7 @@ class Logbook:
 
             self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
         if active and tracker == "wandb":
-            self._wandb = _start_wandb(run_dir, name, settings)
+            self._wandb = _start_wandb(config)
 
     def __enter__(self) -> Self:
         return self
@@ -155,19 +140,6 @@ class Logbook:
             tqdm.write(text)
 
 
-def open_logbook(config: RunConfig, first_step: int, accelerator: Accelerator) -> Logbook:
-    """A run's logbook, going on after `first_step`."""
-    return Logbook(
-        config.run_dir,
-        tracker=config.train.tracker,
-        name=config.name,
-        settings=flatten(config.model_dump(mode="json")),
-        first_step=first_step,
-        steps=config.train.steps,
-        active=accelerator.is_main_process,
-    )
-
-
 def _cut_after(file: Path, step: int) -> None:
     """Drop the lines of steps after `step`, which an interrupted run logged but did not save."""
     if not file.exists():
@@ -182,9 +154,10 @@ def _cut_after(file: Path, step: int) -> None:
     write_atomically(file, "".join(kept).encode())
 
 
-def _start_wandb(run_dir: Path, name: str, settings: dict[str, object]) -> Any:
+def _start_wandb(config: RunSettings) -> Any:
     try:
         import wandb  # noqa: PLC0415  # an extra
     except ImportError:
         raise UserError('train.tracker wandb needs wandb: pip install -e ".[wandb]"') from None
-    return wandb.init(project="latent_ae", name=name, dir=str(run_dir), config=settings, id=name, resume="allow")
+    name, settings = config.name, flatten(config.model_dump(mode="json"))
+    return wandb.init(project="latent_ae", name=name, dir=str(config.run_dir), config=settings, id=name, resume="allow")

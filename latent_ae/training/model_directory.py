@@ -19,7 +19,7 @@ from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
 from latent_ae.training.checkpoint.resume import on_main
-from latent_ae.training.checkpoint.state import TrainingState
+from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.finished import damage_of_result
 from latent_ae.training.logging import Logbook
 from latent_ae.training.model_card import model_card
@@ -31,14 +31,14 @@ from latent_ae.training.validation import Heldout
 _MORPH_ROWS = 6
 
 
-def write_result(state: TrainingState, heldout: Heldout, logbook: Logbook, stop: Callable[[], bool]) -> bool:
+def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, stop: Callable[[], bool]) -> bool:
     """Measure the latents, evaluate, draw, and write runs/NAME/{evaluation.json,samples,model,discriminator}.
 
     The averaged weights are exported; the model's config receives the measured scaling_factor and shift_factor.
     `model/` comes last: it says that the run is finished. Returns False, with nothing written, if a process was told
     to stop meanwhile. What cannot be written is a CheckpointError on every process; the same command writes it later.
     """
-    config, run_dir, model = heldout.config, heldout.config.run_dir, state.averaged_autoencoder()
+    config, run_dir, model = heldout.config, heldout.config.run_dir, state.averaged()
     statistics = heldout.measure_training_latents(model, stop)
     if statistics is None:
         return False

@@ -18,13 +18,12 @@ from latent_ae.evaluation.run import MeasureConfig
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
-from latent_ae.priors.diffusion.settings import DiffusionConfig
-from latent_ae.priors.hierarchy.settings import HierarchyConfig
+from latent_ae.priors.settings import PriorRunConfig
 from latent_ae.training.gan.losses import ADVERSARIAL
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.settings import RunConfig
 
-SETTINGS = (RunConfig, EncodeConfig, DiffusionConfig, HierarchyConfig, MeasureConfig, ProbeConfig)
+SETTINGS = (RunConfig, EncodeConfig, PriorRunConfig, MeasureConfig, ProbeConfig)
 Typed = tuple[Any, list[str]]
 """a value, and the words that people type for it"""
 

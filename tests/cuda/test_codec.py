@@ -73,12 +73,12 @@ def test_a_data_set_becomes_latents_and_what_is_trained_on_them_learns_them(tmp_
     run = ["--latents", str(tmp_path / "latents"), "--output_dir", str(tmp_path), "--train.steps", "20"]
     run += ["--train.tracker", "none", "--train.warmup_steps", "1", "--train.batch_size", "8"]
     run += ["--train.mixed_precision", "bf16"]
-    tiny = ["--network.width", "16", "--network.depth", "1", "--network.head_width", "8", "--network.patch_size", "2"]
-    words = [*run, "--name", "noise", *tiny, "--sampling.inference_steps", "2"]
-    done = launch(words, PYTHON, ROOT / "train" / "train_diffusion.py")
+    tiny = ["--prior.width", "16", "--prior.depth", "1", "--prior.head_width", "8", "--prior.patch_size", "2"]
+    words = [*run, "--prior.kind", "diffusion", "--name", "noise", *tiny, "--prior.inference_steps", "2"]
+    done = launch(words, PYTHON, ROOT / "train" / "train_prior.py")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "noise" / "pipeline" / "model_index.json").is_file()
-    words = [*run, "--name", "levels", "--train.kl_warmup_steps", "5"]
-    done = launch(words, PYTHON, ROOT / "train" / "train_hierarchy.py")
+    words = [*run, "--prior.kind", "hierarchy", "--name", "levels", "--prior.kl_warmup_steps", "5"]
+    done = launch(words, PYTHON, ROOT / "train" / "train_prior.py")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "levels" / "prior" / "config.json").is_file()

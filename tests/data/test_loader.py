@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from latent_ae.data import DataError, TrainingSamples, evaluation_batches, training_loader
+from latent_ae.data.loader import batch_of
 from latent_ae.data.order.numbers import EpochOrder, index_of, replacement_index
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import WHITE, BrokenImage, to_tensor, to_uint8
@@ -29,7 +30,7 @@ def samples(images: ListSource, seed: int = 5) -> TrainingSamples:
 def batches(images: ListSource, **changes: Any) -> list[Any]:
     arguments = {"batch_size": 6, "accumulation": 1, "rank": 0, "world_size": 1, "first_step": 0, "steps": 5}
     arguments |= {"workers": 0, "pin_memory": False} | changes
-    return list(training_loader(samples(images), **arguments))
+    return list(training_loader(samples(images), collate=batch_of, **arguments))
 
 
 def pixels(parts: list[Any]) -> torch.Tensor:
@@ -128,7 +129,7 @@ def test_ranks_and_micro_batches_are_pieces_of_the_same_batches() -> None:
 
 def test_the_loader_knows_its_length_and_leaves_the_random_stream_alone() -> None:
     arguments = {"batch_size": 6, "accumulation": 3, "rank": 0, "world_size": 2, "first_step": 1, "steps": 5}
-    loader = training_loader(samples(source()), **arguments, workers=0, pin_memory=False)
+    loader = training_loader(samples(source()), collate=batch_of, **arguments, workers=0, pin_memory=False)
     torch.manual_seed(0)
     expected = torch.random.get_rng_state()
     assert len(loader) == len(list(loader)) == 12
@@ -139,6 +140,7 @@ def test_a_batch_that_cannot_be_cut_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"must be a multiple of processes x train.accumulation = 2 x 2 = 4"):
         training_loader(
             samples(source()),
+            collate=batch_of,
             batch_size=6,
             accumulation=2,
             rank=0,

@@ -146,7 +146,7 @@ def test_it_comes_back_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_what_is_no_prior_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"it has no config.json; train/train_hierarchy.py makes one"):
+    with pytest.raises(ModelError, match=r"it has no config.json; train/train_prior.py makes one"):
         load_prior(str(tmp_path))
     stock("one level").save_pretrained(tmp_path / "kl")
     with pytest.raises(ModelError, match="holds a model of class AutoencoderKL, expected a HierarchicalPrior"):

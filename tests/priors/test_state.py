@@ -4,23 +4,23 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from latent_ae.priors.diffusion.network import build_network, build_scheduler, denoising_loss
-from latent_ae.priors.state import LatentModelState
+from latent_ae.priors.dit import build_network, build_scheduler, denoising_loss
+from latent_ae.priors.state import PriorState
 from latent_ae.randomness import torch_generator
 from latent_ae.training.checkpoint.files import CheckpointError
 
 
 def make_state(
     latents: str = "fingerprint", seed: int = 0, scaling_factor: float = 0.5, images: str = "images"
-) -> LatentModelState:
+) -> PriorState:
     torch.manual_seed(seed)
     network = build_network(channels=2, side=4, width=8, depth=1, head_width=4, patch_size=2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     bound = {"latents": latents, "images": images, "scaling_factor": scaling_factor}
-    return LatentModelState(network, optimizer, ema_decay=0.5, **bound)
+    return PriorState(network, optimizer, ema_decay=0.5, **bound)
 
 
-def train(state: LatentModelState, steps: int) -> None:
+def train(state: PriorState, steps: int) -> None:
     for _ in range(steps):
         generator = torch_generator(0, "test", state.step)
         latents, noise = torch.randn(2, 4, 2, 4, 4, generator=generator)
@@ -35,8 +35,8 @@ def train(state: LatentModelState, steps: int) -> None:
         state.average()
 
 
-def weights(state: LatentModelState) -> list[torch.Tensor]:
-    return [*state.network.parameters(), *state.averaged_network().parameters()]
+def weights(state: PriorState) -> list[torch.Tensor]:
+    return [*state.network.parameters(), *state.averaged().parameters()]
 
 
 def test_a_restored_state_goes_on_to_the_last_bit() -> None:
@@ -54,12 +54,12 @@ def test_a_restored_state_goes_on_to_the_last_bit() -> None:
 
 def test_the_average_follows_the_weights() -> None:
     state = make_state()
-    start = state.averaged_network().proj_out_2.bias.clone()
+    start = state.averaged().proj_out_2.bias.clone()
     train(state, 3)
-    moved, present = state.averaged_network().proj_out_2.bias, state.network.proj_out_2.bias
+    moved, present = state.averaged().proj_out_2.bias, state.network.proj_out_2.bias
     assert not torch.equal(moved, start)
     assert not torch.equal(moved, present)
-    assert not state.averaged_network().training
+    assert not state.averaged().training
 
 
 def test_other_latents_are_refused() -> None:

@@ -23,17 +23,18 @@ def guarded(threshold: str, patience: str) -> list[str]:
 
 def spike_at(train_module, monkeypatch: pytest.MonkeyPatch, spikes: list[int], factor: float = 1e6) -> None:
     """Multiply the gradient of one weight in some of the updates."""
-    own = train_module.generator_step
+    own = train_module.AutoencoderTraining.generator_step
 
-    def generator_step(accelerator, objective, *more, step: int, **named):
-        weight = next(parameter for parameter in objective.parameters() if parameter.requires_grad)
+    def generator_step(self, *given):
+        step = self.state.step
+        weight = next(parameter for parameter in self.prepared.parameters() if parameter.requires_grad)
         hook = weight.register_hook(lambda gradient: gradient * (factor if step in spikes else 1.0))
         try:
-            return own(accelerator, objective, *more, step=step, **named)
+            return own(self, *given)
         finally:
             hook.remove()
 
-    monkeypatch.setattr(train_module, "generator_step", generator_step)
+    monkeypatch.setattr(train_module.AutoencoderTraining, "generator_step", generator_step)
 
 
 @pytest.mark.parametrize("variant", ["kl", pytest.param("ema_vq + gan", marks=pytest.mark.slow)])

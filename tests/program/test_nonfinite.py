@@ -6,22 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from latent_ae.config import TrainConfig
 from latent_ae.data import Batch
-from latent_ae.training.build import build_optimizer
 from latent_ae.training.distributed import start_accelerator
-from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
-from latent_ae.training.step import generator_step
+from latent_ae.training.skip_guard import NonFiniteError
 from tests.conftest import make_objective
 from tests.program.forked import Group
 from tests.program.running import arguments, environment, state
 from tests.training.test_preflight import WEIGHTS
-from tests.training.test_step import DRAWS
-
-STEP = {"step": 0, "draws": DRAWS, "weights": WEIGHTS, "max_grad_norm": 1.0}
+from tests.training.tiny import Update
 
 
 def test_a_diverging_run_stops_names_the_samples_and_keeps_the_last_good_checkpoint(
@@ -44,13 +38,12 @@ def one_rank(_: list[str]) -> None:
     rank = accelerator.process_index
     for value in ("nan", "inf"):
         objective = make_objective()
-        optimizer = accelerator.prepare_optimizer(build_optimizer(objective, TrainConfig()))
-        prepared = accelerator.prepare_model(objective)
+        update = Update(objective)
         before = [parameter.detach().clone() for parameter in objective.parameters()]
         pixels = torch.full((2, 1, 16, 16), float(value) if rank == 1 else 0.5)
         batch = Batch(pixels, [2 * rank, 2 * rank + 1], [f"{rank}a", f"{rank}b"], [])
         try:
-            generator_step(accelerator, prepared, optimizer, [batch], **STEP, guard=GradientGuard())
+            update.generator(weights=WEIGHTS, batches=[batch])
         except NonFiniteError as error:
             untouched = all(map(torch.equal, before, objective.parameters()))
             print(f"{value}: rank {rank} stopped, ids {error.sample_ids}, untouched {untouched}", flush=True)
@@ -68,13 +61,12 @@ def test_one_rank_stops_all() -> None:
 def test_a_non_finite_gradient_of_a_finite_loss_stops_too(objective) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    accelerator = Accelerator()
-    optimizer = accelerator.prepare_optimizer(build_optimizer(objective, TrainConfig()))
+    update = Update(objective)
     weight = objective.model.autoencoder.decoder.conv_out.weight
     weight.register_hook(lambda gradient: gradient * float("inf"))
     before = weight.detach().clone()
     batch = Batch(torch.zeros(1, 1, 16, 16), [0], ["a"], [])
     with pytest.raises(NonFiniteError, match="gradient norm") as caught:
-        generator_step(accelerator, objective, optimizer, [batch], **STEP, guard=GradientGuard())
+        update.generator(weights=WEIGHTS, batches=[batch])
     assert caught.value.sample_ids == ["a"]
     assert torch.equal(weight, before)

@@ -53,15 +53,15 @@ def at_steps(
     train_module: ModuleType, monkeypatch: pytest.MonkeyPatch, steps: Sequence[int], action: Callable[[int], None]
 ) -> None:
     """Have a run in this process do something after some of its updates, before what is due is saved; once each."""
-    own, left = train_module.log_line, set(steps)
+    own, left = train_module.AutoencoderTraining.log_line, set(steps)
 
-    def log_line(step: int, *more: object) -> object:
+    def log_line(self: object, step: int, result: object) -> object:
         if step in left:
             left.remove(step)
             action(step)
-        return own(step, *more)
+        return own(self, step, result)
 
-    monkeypatch.setattr(train_module, "log_line", log_line)
+    monkeypatch.setattr(train_module.AutoencoderTraining, "log_line", log_line)
 
 
 def assert_same_run(ours: Path, theirs: Path, step: int) -> None:

@@ -13,14 +13,15 @@ from latent_ae.errors import UserError
 from latent_ae.io.image import save_png, to_uint8
 from latent_ae.training import logging as room
 from latent_ae.training.logging import Logbook
+from latent_ae.training.settings import RunConfig
 from tests.data.images import noise_image
 
 
 def logbook(folder: Path, *, tracker: str = "none", first_step: int = 0, active: bool = True) -> Logbook:
-    settings: dict[str, object] = {"seed": 0}
-    return Logbook(
-        folder, tracker=tracker, name="run", settings=settings, first_step=first_step, steps=10, active=active
+    config = RunConfig.model_validate(
+        {"output_dir": str(folder.parent), "name": folder.name, "train": {"steps": 10, "tracker": tracker}}
     )
+    return Logbook(config, first_step=first_step, active=active)
 
 
 def write_steps(folder: Path, first: int, last: int, loss: float = 0.5) -> None:

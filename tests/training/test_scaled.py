@@ -7,19 +7,14 @@ import math
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
-from latent_ae.config import TrainConfig
-from latent_ae.training.build import build_optimizer
-from latent_ae.training.objective import Objective
-from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
-from latent_ae.training.step import StepResult, generator_step
+from latent_ae.training.skip_guard import NonFiniteError
+from latent_ae.training.update import UpdateResult
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
-from tests.training.test_step import DRAWS
-from tests.training.tiny import Update, batches_of, make_adversary
+from tests.training.tiny import Update, make_adversary
 
 
 @pytest.fixture(autouse=True)
@@ -28,31 +23,18 @@ def _fresh_accelerate_state() -> None:
     GradientState._reset_state()
 
 
-class Scaled:
+class Scaled(Update):
     """A generator alone, its gradients scaled."""
 
     def __init__(self) -> None:
-        self.accelerator = Accelerator()
+        super().__init__(make_objective(), max_grad_norm=1.0)
         self.accelerator.scaler = torch.amp.GradScaler("cpu")
-        self.objective: Objective = make_objective()
-        self.optimizer = build_optimizer(self.objective, TrainConfig(learning_rate=1e-3))
         # As it does itself on CUDA.
         self.accelerator.unscale_gradients = lambda: self.accelerator.scaler.unscale_(self.optimizer)
-        self._prepared = self.accelerator.prepare_model(self.objective)
-        self._wrapped = self.accelerator.prepare_optimizer(self.optimizer)
+        self.training.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
 
-    def step(self, step: int) -> StepResult:
-        return generator_step(
-            self.accelerator,
-            self._prepared,
-            self._wrapped,
-            batches_of(1, step),
-            step=step,
-            draws=DRAWS,
-            weights=WEIGHTS,
-            guard=GradientGuard(),
-            max_grad_norm=1.0,
-        )
+    def step(self, step: int) -> UpdateResult:
+        return self.generator(step, WEIGHTS)
 
 
 def overflow(parameter: nn.Parameter, times: float = math.inf) -> None:

@@ -2,21 +2,19 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from latent_ae.config import TrainConfig
 from latent_ae.data import Batch
 from latent_ae.randomness import sample_noise
 from latent_ae.training.build import build_optimizer
-from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, weighted_sum
 from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.step import StepResult, generator_step
+from latent_ae.training.update import UpdateResult
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
+from tests.training.tiny import Update
 
-DRAWS = Draws(seed=0, latent_channels=2, factor=2, noise_shape=lambda latent_shape: latent_shape)
 PIXELS = torch.linspace(-1, 1, 4 * 16 * 16).reshape(4, 1, 16, 16)
 
 
@@ -31,26 +29,14 @@ def step(
     accumulation: int,
     max_grad_norm: float | None = None,
     guard: GradientGuard | None = None,
-) -> tuple[StepResult, torch.optim.Optimizer]:
-    accelerator = Accelerator(gradient_accumulation_steps=accumulation)
-    optimizer = build_optimizer(objective, TrainConfig(learning_rate=1e-3))
+) -> tuple[UpdateResult, torch.optim.Optimizer]:
+    update = Update(objective, None, accumulation, max_grad_norm)
     size = 4 // accumulation
     batches = [
         Batch(PIXELS[first : first + size], list(range(first, first + size)), ["x"] * size, [])
         for first in range(0, 4, size)
     ]
-    result = generator_step(
-        accelerator,
-        accelerator.prepare_model(objective),
-        accelerator.prepare_optimizer(optimizer),
-        batches,
-        step=0,
-        draws=DRAWS,
-        weights=WEIGHTS,
-        guard=guard or GradientGuard(),
-        max_grad_norm=max_grad_norm,
-    )
-    return result, optimizer
+    return update.generator(0, WEIGHTS, guard, batches), update.optimizer
 
 
 def by_hand(objective: Objective, max_grad_norm: float = float("inf")) -> tuple[float, float]:

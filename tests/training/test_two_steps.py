@@ -14,7 +14,7 @@ from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination
 from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, weighted_sum
 from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
-from latent_ae.training.step import update_bottleneck
+from latent_ae.training.update import update_bottleneck
 from tests.conftest import make_objective
 from tests.training.tiny import PIXELS, WEIGHTS, Update, make_adversary, make_coded
 
@@ -140,9 +140,9 @@ def test_the_adaptive_weight_compares_the_whole_batchs_gradients() -> None:
     sides = adversary.last_layer_gradients(weighted_sum(terms.losses, WEIGHTS), adversarial)
     result = update.generator()
     for name, expected in sides.items():
-        torch.testing.assert_close(result.sums[name], expected, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(result.sums[f"last_layer.{name}"], expected, rtol=1e-4, atol=1e-8)
     adversary.after_generator_update(result.sums)
-    norms = [sides[f"last_layer.{side}"].norm().item() for side in ("reconstruction", "adversarial")]
+    norms = [sides[side].norm().item() for side in ("reconstruction", "adversarial")]
     assert adversary.adaptive.value.item() == pytest.approx(norms[0] / (norms[1] + 1e-4), rel=1e-4)
 
 

@@ -5,21 +5,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from latent_ae.config import AdversarialConfig, ModelConfig, TrainConfig
+from latent_ae.config import AdversarialConfig, ModelConfig
 from latent_ae.data import Batch
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.parts import freeze_all_but
 from latent_ae.models.trainable import TrainableAutoencoder
-from latent_ae.training.build import build_adversary, build_optimizer
+from latent_ae.training.build import build_adversary
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.settings import RunConfig
+from latent_ae.training.signals import StopRequest
 from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.step import StepResult, discriminator_step, generator_step
+from latent_ae.training.update import UpdateResult
 from tests.models.bottlenecks.tiny import QUANTIZING
+from train.train import AutoencoderTraining
 
 CODES = 12
 PIXELS = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
@@ -67,35 +69,38 @@ def batches_of(accumulation: int, step: int = 0) -> list[Batch]:
 
 
 class Update:
-    """One process that makes updates of a generator and its adversary as train/train.py does."""
+    """One process that makes updates of a generator and its adversary: train/train.py's own steps."""
 
-    def __init__(self, objective: Objective, adversary: Adversary | None, accumulation: int = 1) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        adversary: Adversary | None = None,
+        accumulation: int = 1,
+        max_grad_norm: float | None = None,
+    ) -> None:
         self.accelerator = Accelerator(gradient_accumulation_steps=accumulation)
         self.objective, self.adversary, self.accumulation = objective, adversary, accumulation
-        self.optimizer = build_optimizer(objective, TrainConfig(learning_rate=1e-3))
         bottleneck = objective.model.bottleneck
         self.draws = Draws(seed=0, latent_channels=2, factor=2, noise_shape=bottleneck.noise_shape)
-        self.prepared = self.accelerator.prepare_model(objective)
-        self._optimizer = self.accelerator.prepare_optimizer(self.optimizer)
-        if adversary is not None:
-            adversary.prepare(self.accelerator)
-
-    def generator(self, step: int = 0, weights: Weights = WEIGHTS, guard: GradientGuard | None = None) -> StepResult:
-        return generator_step(
-            self.accelerator,
-            self.prepared,
-            self._optimizer,
-            batches_of(self.accumulation, step),
-            step=step,
-            draws=self.draws,
-            weights=weights,
-            guard=guard or GradientGuard(),
-            max_grad_norm=None,
-            adversary=self.adversary,
+        train = {"learning_rate": 1e-3, "max_grad_norm": max_grad_norm}
+        config = RunConfig.model_validate({"train": train})
+        self.training = AutoencoderTraining(
+            config, self.accelerator, StopRequest(), objective, adversary=adversary, draws=self.draws
         )
+        self.optimizer = self.training.state.optimizer
 
-    def discriminator(self, result: StepResult, guard: GradientGuard | None = None) -> StepResult:
+    def generator(
+        self,
+        step: int = 0,
+        weights: Weights = WEIGHTS,
+        guard: GradientGuard | None = None,
+        batches: list[Batch] | None = None,
+    ) -> UpdateResult:
+        self.training.state.step = step
+        self.training.state.guards["generator"] = guard or GradientGuard()
+        return self.training.generator_step(batches or batches_of(self.accumulation, step), weights)
+
+    def discriminator(self, result: UpdateResult, guard: GradientGuard | None = None) -> UpdateResult:
         assert self.adversary is not None
-        return discriminator_step(
-            self.accelerator, self.adversary, result.pairs, guard=guard or GradientGuard(), max_grad_norm=None
-        )
+        self.training.state.guards["discriminator"] = guard or GradientGuard()
+        return self.training.discriminator_step(self.adversary, result.pairs)

@@ -70,19 +70,30 @@ def checked_data(
     return on_main(look, accelerator)
 
 
-def begin_run(config: RunConfig, parts: SourceParts, record: DataRecord, *, same_data: bool) -> None:
-    """Write config.yaml and FILE, and leave in the ledger of unusable images those that are there and still unusable.
+def begin_run(
+    config: RunConfig, parts: SourceParts, record: DataRecord | None, accelerator: Accelerator, *, same_data: bool
+) -> SkippedImages:
+    """Write config.yaml and FILE. Returns the ledger of unusable images: those that are there and still unusable.
 
-    For the main process. The ledger begins anew unless the run goes on with the `same_data`. Raises OSError.
+    For every process together; `record` is the main one's. The ledger begins anew unless the run goes on with the
+    `same_data`. Raises CheckpointError.
     """
-    write_atomically(config.run_dir / "config.yaml", to_yaml(config).encode())
-    # In this order: were it killed between the two, an image taken out of the ledger would be missed as a changed one.
-    content = gzip.compress(record.to_bytes(), compresslevel=1, mtime=0)
-    write_atomically(config.run_dir / FILE, content)
-    if not same_data:
-        (config.run_dir / LEDGER).unlink(missing_ok=True)
-    elif not isinstance(parts, StreamParts):
-        SkippedImages(config.run_dir / LEDGER, len(parts.train), config.data.max_bad_share).drop_mended(parts.train)
+    ledger, streamed = config.run_dir / LEDGER, isinstance(parts, StreamParts)
+    total = None if streamed else len(parts.train)
+
+    def begin() -> None:
+        assert record is not None
+        write_atomically(config.run_dir / "config.yaml", to_yaml(config).encode())
+        # In this order: were it killed between the two, an image taken out of the ledger would be missed as a changed
+        # one.
+        write_atomically(config.run_dir / FILE, gzip.compress(record.to_bytes(), compresslevel=1, mtime=0))
+        if not same_data:
+            ledger.unlink(missing_ok=True)
+        elif not streamed:
+            SkippedImages(ledger, total, config.data.max_bad_share).drop_mended(parts.train)
+
+    on_main(begin, accelerator)
+    return SkippedImages(ledger, total, config.data.max_bad_share)
 
 
 def record_data(parts: SourceParts, seed: int) -> DataRecord:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 from accelerate import Accelerator
 
-from latent_ae.config import ConfigError, Section, differences, validate
+from latent_ae.config import ConfigError, RunSettings, Section, differences, validate
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import remove_partials
 from latent_ae.io.folder_lock import only_run
@@ -21,7 +22,6 @@ from latent_ae.training.checkpoint.files import (
     step_of,
 )
 from latent_ae.training.distributed import gather_from_processes
-from latent_ae.training.settings import RunConfig
 
 CHANGED_DATA = "changed-data"
 """for --resume: go on with other images than before"""
@@ -110,21 +110,36 @@ def require_same(setting: str, folder: str, seen: str, accelerator: Accelerator)
         )
 
 
-def checkpoint_to_resume(config: RunConfig, resume: str) -> Found:
-    """The checkpoint to start from, and what to tell the user about damaged ones.
+def resume_or_finish(
+    config: RunSettings, resume: str, accelerator: Accelerator, *, unfinished: str | None, free: tuple[str, ...]
+) -> tuple[Checkpoint | None, bool]:
+    """The checkpoint to go on from (None: start anew), and whether the run is finished; says so.
 
     Args:
         config: settings of this start.
         resume: "auto" takes the run's newest checkpoint that verifies, and so does CHANGED_DATA; "never" demands a
             fresh run directory; anything else is the path of a checkpoint.
+        accelerator: of the process.
+        unfinished: what the result lacks of a run that has made its last update; None if it is there and whole.
+        free: settings (or sections) that may be changed, as they do not change which model is trained. The number of
+            steps may grow too where the learning rate does not depend on it.
 
     Raises CheckpointError if there is nothing sound to resume where there should be, or if the settings disagree.
     """
-    return find_checkpoint(config, config.run_dir, resume, lambda step: _free(config, step))
+    find = partial(_find_checkpoint, config, resume, free)
+    checkpoint, notes = agreed_checkpoint(find, config.output_dir, accelerator, finished=unfinished is None)
+    for note in notes:
+        accelerator.print(note)
+    if checkpoint is None and unfinished is None:
+        raise CheckpointError(f"{config.run_dir} is finished and has no checkpoints: give another --name")
+    if checkpoint is None or checkpoint.step < config.train.steps:
+        return checkpoint, False
+    accelerator.print(unfinished or f"{config.run_dir} is finished; --name starts another run")
+    return checkpoint, unfinished is None
 
 
-def find_checkpoint(config: Section, run_dir: Path, resume: str, free: Callable[[int], tuple[str, ...]]) -> Found:
-    """`checkpoint_to_resume` for settings of any kind; `free` says what may be changed after so many steps."""
+def _find_checkpoint(config: RunSettings, resume: str, free: tuple[str, ...]) -> Found:
+    run_dir = config.run_dir
     folder = run_dir / "checkpoints"
     if resume == "never":
         if list_checkpoints(folder):
@@ -149,16 +164,14 @@ def find_checkpoint(config: Section, run_dir: Path, resume: str, free: Callable[
             f"{folder} holds later checkpoints than {path} (up to {later[-1].name}): "
             "move them away or give another --name"
         )
-    _check_settings(checkpoint, config, path, free(checkpoint.step))
+    if config.train.schedule == "constant" and config.train.steps >= checkpoint.step:
+        free = (*free, "train.steps")
+    _check_settings(checkpoint, config, path, free)
     return checkpoint, notes
 
 
-def _free(config: RunConfig, step: int) -> tuple[str, ...]:
-    extendable = config.train.schedule == "constant" and config.train.steps >= step
-    return (*FREE_TO_CHANGE, "train.steps") if extendable else FREE_TO_CHANGE
-
-
-def _check_settings(checkpoint: Checkpoint, config: Section, path: Path, free: tuple[str, ...]) -> None:
+def _check_settings(checkpoint: Checkpoint, config: RunSettings, path: Path, free: tuple[str, ...]) -> None:
+    assert isinstance(config, Section)
     try:
         saved = validate(type(config), yaml.safe_load(checkpoint.config_yaml))
     except (ConfigError, yaml.YAMLError) as error:

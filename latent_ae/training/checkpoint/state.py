@@ -1,9 +1,11 @@
 """Everything of a run that changes with the steps, in one place: what a checkpoint holds."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
+from diffusers import ModelMixin
 from diffusers import __version__ as diffusers_version
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -13,18 +15,119 @@ from latent_ae.models.autoencoder import Autoencoder, class_name
 from latent_ae.models.bottlenecks.quantizer import stock_codebook
 from latent_ae.models.parts import ENCODER_SIDE, encoder_identity
 from latent_ae.models.run_folders import AUTOENCODER
-from latent_ae.training.checkpoint.files import IMAGES, Checkpoint, CheckpointError
+from latent_ae.training.checkpoint.files import Checkpoint, CheckpointError
 from latent_ae.training.checkpoint.tensors import load_optimizer, load_tensors, on_cpu, optimizer_tensors
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective
 from latent_ae.training.skip_guard import GradientGuard
 
+N = TypeVar("N", bound=ModelMixin)
 
-class TrainingState:
-    """Weights, their average, optimizers and gradient scalers, with their names.
+
+class Side(NamedTuple):
+    """What one optimizer trains."""
+
+    file: str
+    """of a checkpoint, with the weights"""
+    optimizer_file: str
+    tensors: dict[str, Tensor]
+    """all that changes with the steps, by name; the living ones"""
+    optimizer: torch.optim.Optimizer
+
+
+class ModelState(Generic[N]):
+    """The weights of a network, their average and the optimizer: what any training changes.
 
     Args:
-        objective: the module as built, not as prepared: its names carry no wrapper's prefix.
+        network: as built, not as prepared: its names carry no wrapper's prefix.
+        optimizer: over what learns.
+        ema_decay: decay of the averaged weights; None keeps no average.
+    """
+
+    def __init__(self, network: N, optimizer: torch.optim.Optimizer, ema_decay: float | None) -> None:
+        self.network, self.optimizer = network, optimizer
+        self.step = 0
+        self.ema = None if ema_decay is None else EMAModel(network.parameters(), ema_decay, foreach=True)
+
+    def average(self) -> None:
+        """Move the averaged weights towards the present ones; once per update made."""
+        if self.ema is not None:
+            self.ema.step(self.network.parameters())
+
+    def averaged(self) -> N:
+        """A copy of the network with the averaged weights (or the present ones if none are kept), in eval mode."""
+        copy: N = type(self.network).from_config(self.network_config()).to(self.network.device)
+        copy.load_state_dict(self.network.state_dict())
+        if self.ema is not None:
+            self.ema.copy_to(copy.parameters())
+        copy.eval()
+        return copy
+
+    def network_config(self) -> dict[str, Any]:
+        """The network's, without the path that it was loaded from and what diffusers notes for itself."""
+        return {key: value for key, value in self.network.config.items() if not key.startswith("_")}
+
+    def sides(self) -> list[Side]:
+        """All that optimizers train."""
+        return [Side("weights", "optimizer", dict(self.network.named_parameters()), self.optimizer)]
+
+    def others(self) -> dict[str, object]:
+        """JSON values that a checkpoint has besides."""
+        return {}
+
+    def restore_others(self, values: Mapping[str, Any]) -> None:
+        """Take back what `others` gave. Raises CheckpointError for what does not go with this run."""
+
+    def checkpoint(
+        self, accelerator: Accelerator, config_yaml: str, place: Mapping[str, object] | None = None
+    ) -> Checkpoint:
+        """The present state, on the CPU, with the `place` of the data loader (JSON) if it has one."""
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for side in self.sides():
+            tensors[side.file] = {name: on_cpu(tensor) for name, tensor in side.tensors.items()}
+            tensors[side.optimizer_file] = optimizer_tensors(side.tensors, side.optimizer)
+        if self.ema is not None:
+            tensors["ema"] = {name: on_cpu(shadow) for name, shadow in self._averages(self.ema).items()}
+        return Checkpoint(
+            step=self.step,
+            tensors=tensors,
+            values={
+                "ema_updates": None if self.ema is None else self.ema.optimization_step,
+                "gradient_scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+                **(place or {}),
+                **self.others(),
+                "versions": {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers_version},
+            },
+            config_yaml=config_yaml,
+        )
+
+    def restore(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
+        """Become the state that was saved, to the last bit. Raises CheckpointError if it is of another model."""
+        saved, values = checkpoint.tensors, checkpoint.values
+        self.restore_others(values)
+        try:
+            for side in self.sides():
+                load_tensors(side.tensors, saved[side.file])
+                load_optimizer(side.tensors, side.optimizer, saved[side.optimizer_file])
+            if self.ema is not None:
+                load_tensors(self._averages(self.ema), saved["ema"])
+                self.ema.optimization_step = values["ema_updates"]
+        except KeyError as error:
+            raise CheckpointError(f"the checkpoint belongs to another model: it lacks {error.args[0]}") from None
+        if accelerator.scaler is not None and values["gradient_scaler"] is not None:
+            accelerator.scaler.load_state_dict(values["gradient_scaler"])
+        self.step = checkpoint.step
+
+    def _averages(self, ema: EMAModel) -> dict[str, Tensor]:
+        names = [name for name, _ in self.network.named_parameters()]
+        return dict(zip(names, ema.shadow_params, strict=True))
+
+
+class AutoencoderState(ModelState[Autoencoder]):
+    """An autoencoder's, with its losses and bottleneck, and the discriminator's side.
+
+    Args:
+        objective: the module as built, not as prepared.
         optimizer: the optimizer over its trainable parameters.
         ema_decay: decay of the averaged autoencoder; None keeps no average.
         adversary: the discriminator's side, if the run has one.
@@ -39,13 +142,9 @@ class TrainingState:
         adversary: Adversary | None = None,
         guards: dict[str, GradientGuard] | None = None,
     ) -> None:
-        self.objective = objective
-        self.optimizer = optimizer
-        self.adversary = adversary
+        super().__init__(objective.model.autoencoder, optimizer, ema_decay)
+        self.objective, self.adversary = objective, adversary
         self.guards = guards or {"generator": GradientGuard(), "discriminator": GradientGuard()}
-        self.step = 0
-        self.autoencoder: Autoencoder = objective.model.autoencoder
-        self.ema = None if ema_decay is None else EMAModel(self.autoencoder.parameters(), ema_decay, foreach=True)
 
     @torch.no_grad()
     def average(self) -> None:
@@ -53,101 +152,51 @@ class TrainingState:
 
         A code that was just revived has no past where it is now: its average begins there, and its moments at 0.
         """
-        if self.ema is not None:
-            self.ema.step(self.autoencoder.parameters())
+        super().average()
         if (moved := self.objective.model.bottleneck.moved) is None:
             return
-        codes = stock_codebook(self.autoencoder).weight
+        codes = stock_codebook(self.network).weight
         for name, moments in self.optimizer.state.get(codes, {}).items():
             if name.startswith("exp_avg"):
                 moments[moved] = 0.0
         if self.ema is not None:
-            place = next(i for i, parameter in enumerate(self.autoencoder.parameters()) if parameter is codes)
+            place = next(i for i, parameter in enumerate(self.network.parameters()) if parameter is codes)
             self.ema.shadow_params[place][moved] = codes[moved]
 
-    def averaged_autoencoder(self) -> Autoencoder:
-        """A copy of the autoencoder with the averaged weights (or the present ones if none are kept), in eval mode."""
-        copy = type(self.autoencoder).from_config(self._config()).to(self.autoencoder.device)
-        copy.load_state_dict(self.autoencoder.state_dict())
-        if self.ema is not None:
-            self.ema.copy_to(copy.parameters())
-        if not set(ENCODER_SIDE) & self._modules() <= self.objective.frozen:
+    def averaged(self) -> Autoencoder:
+        """As `ModelState.averaged`; a model that stock diffusers loads, as the bottleneck has it compute."""
+        copy = super().averaged()
+        modules = {name.split(".")[0] for name, _ in self.network.named_parameters()}
+        if not set(ENCODER_SIDE) & modules <= self.objective.frozen:
             self.objective.model.bottleneck.fold(copy)
-        return copy.eval()
+        return copy
 
-    def checkpoint(
-        self, accelerator: Accelerator, config_yaml: str, data: object = None, images: object = None
-    ) -> Checkpoint:
-        """The present state, on the CPU.
-
-        `data` is the position of the data loader, if it has one, and `images` the fingerprint of its images (JSON).
-        """
-        tensors = {
-            "weights": {name: on_cpu(tensor) for name, tensor in self._own().items()},
-            "optimizer": optimizer_tensors(self._own(), self.optimizer),
-        }
-        if self.ema is not None:
-            names = [name for name, _ in self.autoencoder.named_parameters()]
-            tensors["ema"] = {name: on_cpu(shadow) for name, shadow in zip(names, self.ema.shadow_params, strict=True)}
-        if self.adversary is not None:
-            own = self.adversary.tensors()
-            tensors["discriminator"] = {name: on_cpu(tensor) for name, tensor in own.items()}
-            tensors["discriminator_optimizer"] = optimizer_tensors(own, self.adversary.optimizer)
-        return Checkpoint(
-            step=self.step,
-            tensors=tensors,
-            values={
-                "ema_updates": None if self.ema is None else self.ema.optimization_step,
-                "gradient_scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-                "discriminator_scaler": None if self.adversary is None else self.adversary.scaler.state_dict(),
-                "skips": {side: guard.state() for side, guard in self.guards.items()},
-                "data": data,
-                IMAGES: images,
-                "encoder_identity": encoder_identity(self.autoencoder),
-                AUTOENCODER: {"_class_name": class_name(self.autoencoder), **self._config()},
-                "versions": {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers_version},
-            },
-            config_yaml=config_yaml,
-        )
-
-    def restore(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
-        """Become the state that was saved, to the last bit. Raises CheckpointError if the shapes differ."""
-        saved, values = checkpoint.tensors, checkpoint.values
-        try:
-            load_tensors(self._own(), saved["weights"])
-            load_optimizer(self._own(), self.optimizer, saved["optimizer"])
-            if self.ema is not None:
-                names = [name for name, _ in self.autoencoder.named_parameters()]
-                load_tensors(dict(zip(names, self.ema.shadow_params, strict=True)), saved["ema"])
-                self.ema.optimization_step = values["ema_updates"]
-            if self.adversary is not None:
-                own = self.adversary.tensors()
-                load_tensors(own, saved["discriminator"])
-                load_optimizer(own, self.adversary.optimizer, saved["discriminator_optimizer"])
-        except KeyError as error:
-            raise CheckpointError(f"the checkpoint belongs to another model: it lacks {error.args[0]}") from None
-        if accelerator.scaler is not None and values["gradient_scaler"] is not None:
-            accelerator.scaler.load_state_dict(values["gradient_scaler"])
-        scaler, skips = values["discriminator_scaler"], values["skips"]
-        if self.adversary is not None and isinstance(scaler, dict) and scaler:
-            self.adversary.scaler.load_state_dict(scaler)
-        assert isinstance(skips, dict)
-        for side, guard in self.guards.items():
-            guard.restore(skips[side])
-        self.step = checkpoint.step
-
-    def _config(self) -> dict[str, Any]:
-        """The autoencoder's, without the path that it was loaded from and what diffusers notes for itself."""
-        return {key: value for key, value in self.autoencoder.config.items() if not key.startswith("_")}
-
-    def _modules(self) -> set[str]:
-        return {name.split(".")[0] for name, _ in self.autoencoder.named_parameters()}
-
-    def _own(self) -> dict[str, Tensor]:
-        """Parameters of the autoencoder and the losses, and what the bottleneck keeps besides its codebook."""
-        objective = self.objective
-        return {
-            **{f"autoencoder.{name}": tensor for name, tensor in self.autoencoder.named_parameters()},
+    def sides(self) -> list[Side]:
+        """Autoencoder and losses, with what the bottleneck keeps besides its codebook; the discriminator's side."""
+        objective, adversary = self.objective, self.adversary
+        own = {
+            **{f"autoencoder.{name}": tensor for name, tensor in self.network.named_parameters()},
             **{f"reconstruction.{name}": tensor for name, tensor in objective.reconstruction.named_parameters()},
             **{f"bottleneck.{name}": tensor for name, tensor in objective.model.bottleneck.named_buffers()},
         }
+        sides = [Side("weights", "optimizer", own, self.optimizer)]
+        if adversary is not None:
+            files = ("discriminator", "discriminator_optimizer")
+            sides.append(Side(*files, adversary.tensors(), adversary.optimizer))
+        return sides
+
+    def others(self) -> dict[str, object]:
+        """The discriminator's loss scale, skipped updates, and which encoder it is."""
+        return {
+            "discriminator_scaler": None if self.adversary is None else self.adversary.scaler.state_dict(),
+            "skips": {side: guard.state() for side, guard in self.guards.items()},
+            "encoder_identity": encoder_identity(self.network),
+            AUTOENCODER: {"_class_name": class_name(self.network), **self.network_config()},
+        }
+
+    def restore_others(self, values: Mapping[str, Any]) -> None:
+        """The discriminator's loss scale, and the guards' counts."""
+        if self.adversary is not None and values["discriminator_scaler"]:
+            self.adversary.scaler.load_state_dict(values["discriminator_scaler"])
+        for side, guard in self.guards.items():
+            guard.restore(values["skips"][side])

@@ -13,7 +13,8 @@ from latent_ae.training.gan.adaptive_weight import AdaptiveWeight, last_layer_gr
 from latent_ae.training.gan.losses import AdversarialLoss, Discrimination, Due, due_at, generator_loss
 
 NOTHING_DUE = Due(discriminator=False, generator=False, measure_adaptive_weight=False)
-_OF_RECONSTRUCTION, _OF_ADVERSARIAL = "last_layer.reconstruction", "last_layer.adversarial"
+LAST_LAYER = "last_layer"
+"""the group of an update's sums with the gradients there"""
 
 
 class Adversary:
@@ -84,13 +85,15 @@ class Adversary:
     def last_layer_gradients(self, reconstruction_side: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
         """Gradients of both sides of a micro-batch's loss at the decoder's last layer, for `after_generator_update`."""
         one, other = last_layer_gradients(reconstruction_side, adversarial, self._last_layer)
-        return {_OF_RECONSTRUCTION: one, _OF_ADVERSARIAL: other}
+        return {"reconstruction": one, "adversarial": other}
 
     def after_generator_update(self, means: dict[str, Tensor]) -> None:
-        """Take the next update's adaptive weight from the global means of `last_layer_gradients`, if taken."""
-        if self.adaptive is not None and _OF_RECONSTRUCTION in means:
-            device = self.adaptive.value.device
-            self.adaptive.after_update(means[_OF_RECONSTRUCTION].to(device), means[_OF_ADVERSARIAL].to(device))
+        """Take the next update's adaptive weight from the global means, in them those of `last_layer_gradients` under
+        `LAST_LAYER`, if taken.
+        """
+        if self.adaptive is not None and f"{LAST_LAYER}.reconstruction" in means:
+            sides = (means[f"{LAST_LAYER}.{side}"] for side in ("reconstruction", "adversarial"))
+            self.adaptive.after_update(*(gradient.to(self.adaptive.value.device) for gradient in sides))
 
     def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
         """What the discriminator minimises: every term times its weight."""

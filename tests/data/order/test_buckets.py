@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from latent_ae.data import Batch, DataError, TrainingSamples, training_loader
+from latent_ae.data.loader import batch_of
 from latent_ae.data.order.buckets import BucketOrder, Buckets, assign_buckets, bucket_sizes
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import BrokenImage
@@ -155,7 +156,9 @@ def loaded(images: SizedList, **changes: Any) -> list[Batch]:
     crop = TrainingCrop(channels=3, crop="random", largest=True, flip=True)
     samples = TrainingSamples(images, places, crop, seed=3)
     arguments = {"batch_size": 4, "accumulation": 1, "rank": 0, "world_size": 1, "first_step": 0, "steps": 11}
-    return list(training_loader(samples, **(arguments | {"workers": 0, "pin_memory": False} | changes)))
+    return list(
+        training_loader(samples, collate=batch_of, **(arguments | {"workers": 0, "pin_memory": False} | changes))
+    )
 
 
 def test_global_batches_of_one_size_for_any_number_of_ranks() -> None:

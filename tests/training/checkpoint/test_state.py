@@ -11,10 +11,10 @@ from accelerate.state import AcceleratorState, GradientState
 from latent_ae.config import TrainConfig
 from latent_ae.training.build import build_optimizer
 from latent_ae.training.checkpoint.files import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
-from latent_ae.training.checkpoint.state import TrainingState
+from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.objective import weighted_sum
 from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.step import update_bottleneck
+from latent_ae.training.update import update_bottleneck
 from tests.conftest import make_objective
 from tests.training import tiny
 from tests.training.test_preflight import WEIGHTS
@@ -22,14 +22,14 @@ from tests.training.test_preflight import WEIGHTS
 PIXELS = torch.linspace(-1, 1, 2 * 16 * 16).reshape(2, 1, 16, 16)
 
 
-def make_state(seed_model: str = "gaussian_nll", *, channels_last: bool = True) -> TrainingState:
+def make_state(seed_model: str = "gaussian_nll", *, channels_last: bool = True) -> AutoencoderState:
     objective = make_objective(seed_model)
     if channels_last:
         objective.to(memory_format=torch.channels_last)
-    return TrainingState(objective, build_optimizer(objective, TrainConfig(learning_rate=1e-2)), ema_decay=0.9)
+    return AutoencoderState(objective, build_optimizer(objective, TrainConfig(learning_rate=1e-2)), ema_decay=0.9)
 
 
-def go(state: TrainingState, updates: int) -> list[float]:
+def go(state: AutoencoderState, updates: int) -> list[float]:
     losses = []
     for _ in range(updates):
         terms = state.objective(PIXELS, torch.full((2, 2, 8, 8), 0.1 * state.step))
@@ -43,7 +43,7 @@ def go(state: TrainingState, updates: int) -> list[float]:
     return losses
 
 
-def everything(state: TrainingState, accelerator: Accelerator | None = None) -> dict[str, torch.Tensor]:
+def everything(state: AutoencoderState, accelerator: Accelerator | None = None) -> dict[str, torch.Tensor]:
     checkpoint = state.checkpoint(accelerator or Accelerator(), "")
     return {
         f"{file}/{name}": tensor for file, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()
@@ -85,13 +85,13 @@ def test_restored_moments_have_the_memory_layout_of_their_parameters(tmp_path) -
         assert moments["exp_avg"].stride() == parameter.stride()
 
 
-def test_the_averaged_autoencoder_is_a_copy(tmp_path) -> None:
+def test_the_averaged_is_a_copy(tmp_path) -> None:
     state = make_state()
     go(state, 2)
-    averaged = state.averaged_autoencoder()
+    averaged = state.averaged()
     assert state.ema is not None
     for shadow, parameter, present in zip(
-        state.ema.shadow_params, averaged.parameters(), state.autoencoder.parameters(), strict=True
+        state.ema.shadow_params, averaged.parameters(), state.network.parameters(), strict=True
     ):
         assert torch.equal(shadow, parameter)
         assert not torch.equal(present, parameter)
@@ -117,7 +117,8 @@ class Game:
         objective = tiny.make_coded(kind, entropy=True, revive_below=5.0)
         objective.model.bottleneck.usage.fill_(5.05)  # dead after the second update without a use
         self.update = tiny.Update(objective, tiny.make_adversary(objective), accumulation=2)
-        self.state = TrainingState(objective, self.update.optimizer, 0.9, self.update.adversary)
+        self.state = AutoencoderState(objective, self.update.optimizer, 0.9, self.update.adversary)
+        self.update.training.state = self.state
 
     def go(self, updates: int) -> list[dict[str, float]]:
         """As train/train.py does it."""
@@ -167,7 +168,7 @@ def test_codebook_and_adversary_go_on_to_the_last_bit(kind: str, tmp_path: Path)
 
 def test_a_revived_codes_average_and_moments_begin_where_it_was_put() -> None:
     objective = tiny.make_coded("vq", revive_below=0.5)
-    state = TrainingState(objective, build_optimizer(objective, TrainConfig(learning_rate=1e-3)), ema_decay=0.9)
+    state = AutoencoderState(objective, build_optimizer(objective, TrainConfig(learning_rate=1e-3)), ema_decay=0.9)
     bottleneck, codes = objective.model.bottleneck, objective.model.autoencoder.quantize.embedding.weight
     codes.grad = torch.ones_like(codes)
     state.optimizer.step()
@@ -181,7 +182,7 @@ def test_a_revived_codes_average_and_moments_begin_where_it_was_put() -> None:
     counts["counts"][3] = 0.0
     bottleneck.after_update(counts, torch.full((64, 2), 5.0), seed=0)
     state.average()
-    average = state.averaged_autoencoder().quantize.embedding.weight
+    average = state.averaged().quantize.embedding.weight
     assert average[3].tolist() == codes[3].tolist() == [5.0, 5.0]
     assert not torch.isclose(average[2], codes[2]).any(), "a code that nobody moved lost its average"
     moments = state.optimizer.state[codes]
@@ -192,7 +193,7 @@ def test_a_revived_codes_average_and_moments_begin_where_it_was_put() -> None:
         codes[3] = 9.0
     bottleneck.after_update({"counts": torch.ones_like(counts["counts"])}, None, seed=1)
     state.average()
-    assert (state.averaged_autoencoder().quantize.embedding.weight[3] < 9.0).all()
+    assert (state.averaged().quantize.embedding.weight[3] < 9.0).all()
 
 
 def test_a_checkpoint_covers_both_sides_and_what_a_codebook_remembers() -> None:

@@ -88,7 +88,7 @@ def test_last_layer_gradients_are_those_of_both_sides() -> None:
     weight = objective.model.autoencoder.decoder.conv_out.weight
     for name, side in (("reconstruction", terms.losses["reconstruction"]), ("adversarial", adversarial)):
         (expected,) = torch.autograd.grad(side, weight, retain_graph=True)
-        torch.testing.assert_close(found[f"last_layer.{name}"], expected.double(), rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(found[name], expected.double(), rtol=1e-5, atol=1e-9)
     assert weight.grad is None
 
 

@@ -1,4 +1,4 @@
-"""train/train_hierarchy.py as it is run, and what takes its prior. The run around it: test_train_diffusion.py."""
+"""A hierarchical prior as train/train_prior.py trains it, and what takes it. The run around it: test_train_prior.py."""
 
 import json
 import shutil
@@ -19,10 +19,10 @@ from tests.latent_dataset.made import make, settings
 from tests.program.forked import ROOT, fork
 from tests.program.running import environment, here, load_program, together
 
-PROGRAM = ROOT / "train" / "train_hierarchy.py"
+PROGRAM = ROOT / "train" / "train_prior.py"
 STEPS = 40
 TINY = ["--prior.width", "16", "--prior.level_channels", "2", "--train.batch_size", "16", "--train.tracker", "none"]
-SHORT = ["--train.warmup_steps", "2", "--train.kl_warmup_steps", "5", "--train.log_every_steps", "1"]
+SHORT = ["--train.warmup_steps", "2", "--prior.kl_warmup_steps", "5", "--train.log_every_steps", "1"]
 
 pytestmark = pytest.mark.slow  # every run is a program
 
@@ -38,7 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(made: Path, out: Path, *more: str) -> list[str]:
-    run = ["--latents", str(made / "latents"), "--output_dir", str(out), "--name", "run", "--train.steps", str(STEPS)]
+    run = ["--prior.kind", "hierarchy", "--latents", str(made / "latents"), "--output_dir", str(out), "--name", "run"]
+    run += ["--train.steps", str(STEPS)]
     return [*run, *TINY, *SHORT, *more]
 
 
@@ -150,13 +151,13 @@ def test_sample_and_likelihood_take_it(made: Path, whole: Path, tmp_path: Path) 
     ("given", "message"),
     [
         ([], "error: --latents DIR has to be given"),
-        (["--latents", "x", "--train.kl_warmup_steps", "9999"], "train.kl_warmup_steps 9999 is more than train.steps"),
+        (["--latents", "x", "--prior.kl_warmup_steps", "9999"], "prior.kl_warmup_steps 9999 is more than train.steps"),
         (["--latents", "x", "--train.label_dropout", "0.1"], "unknown setting --train.label_dropout"),
     ],
 )
 def test_wrong_settings_are_one_line(
     given: list[str], message: str, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(given) == 2
+    assert main(["--prior.kind", "hierarchy", *given]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

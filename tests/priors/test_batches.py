@@ -1,17 +1,19 @@
-"""The loader of micro-batches, with the samples of a diffusion model."""
+"""The micro-batches of a prior, with the samples of a diffusion model."""
 
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
+from latent_ae.data import training_loader
 from latent_ae.data.order import numbers as order
 from latent_ae.data.source import DataError
 from latent_ae.latent_dataset import LatentDataset, LatentDatasetError
-from latent_ae.priors.diffusion.samples import Sample, Samples
-from latent_ae.priors.samples import updates
+from latent_ae.priors.diffusion import Sample, Samples
 from latent_ae.priors.source import LatentSource
 
 
@@ -20,18 +22,13 @@ def samples(source: LatentSource) -> Samples:
 
 
 def batches(source: LatentSource, *, rank: int = 0, world_size: int = 1, accumulation: int = 1, workers: int = 0):
-    return list(
-        updates(
-            samples(source),
-            first_step=1,
-            steps=4,
-            batch_size=8,
-            accumulation=accumulation,
-            workers=workers,
-            rank=rank,
-            world_size=world_size,
-        )
-    )
+    place = {"accumulation": accumulation, "workers": workers, "rank": rank, "world_size": world_size}
+    made = list(loader(samples(source), first_step=1, steps=4, **place))
+    return [made[first : first + accumulation] for first in range(0, len(made), accumulation)]
+
+
+def loader(shown: Samples, **place: int) -> Iterator[Sample]:
+    return iter(training_loader(shown, collate=default_collate, batch_size=8, pin_memory=False, **place))
 
 
 def same(first: Sample, second: Sample) -> bool:
@@ -66,10 +63,10 @@ def test_numbers_are_made_as_they_are_asked_for(source: LatentSource, monkeypatc
         asked.append(step)
         return order.rank_numbers(step, **given)
 
-    monkeypatch.setattr("latent_ae.priors.samples.rank_numbers", rank_numbers)
-    given = {"batch_size": 8, "accumulation": 1, "workers": 0, "rank": 0, "world_size": 1}
-    next(updates(samples(source), first_step=0, steps=1000, **given))
-    assert asked == [0]
+    monkeypatch.setattr("latent_ae.data.loader.rank_numbers", rank_numbers)
+    given = {"accumulation": 1, "workers": 0, "rank": 0, "world_size": 1}
+    next(loader(samples(source), first_step=0, steps=1000, **given))
+    assert set(asked) == {0}
 
 
 def test_the_process_keeps_its_random_stream(source: LatentSource) -> None:
@@ -88,6 +85,6 @@ def test_a_shard_that_cannot_be_read_is_one_line(made: Path, tmp_path: Path, wor
     for shard in (tmp_path / "latents" / "shards").glob("*.safetensors"):
         shard.write_bytes(b"damaged")
     shown = Samples(damaged, scaling_factor=0.5, label_dropout=0.0, seed=0)
-    given = {"batch_size": 8, "accumulation": 1, "workers": workers, "rank": 0, "world_size": 1}
+    given = {"accumulation": 1, "workers": workers, "rank": 0, "world_size": 1}
     with pytest.raises(LatentDatasetError, match=r"is not complete: shards/.* cannot be read: [^\n]*$"):
-        next(updates(shown, first_step=0, steps=1, **given))
+        next(loader(shown, first_step=0, steps=1, **given))

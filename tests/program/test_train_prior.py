@@ -1,4 +1,4 @@
-"""train/train_diffusion.py as it is run: alone, stopped and gone on with, by several processes, with bad input."""
+"""train/train_prior.py as it is run, with a diffusion model: stopped and gone on with, by processes, with bad input."""
 
 import json
 import math
@@ -19,18 +19,19 @@ from safetensors.torch import load_file
 from benchmarks import digits_from_diffusion
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
-from latent_ae.priors.program import parse
+from latent_ae.priors.dit import assemble
+from latent_ae.priors.settings import parse_prior_run
 from latent_ae.priors.source import open_latents
 from latent_ae.training.skip_guard import NonFiniteError
 from tests.latent_dataset.made import make, settings
 from tests.program.forked import PATIENCE, ROOT, fork
 from tests.program.running import alone, environment, here, load_program, together
 
-PROGRAM = ROOT / "train" / "train_diffusion.py"
+PROGRAM = ROOT / "train" / "train_prior.py"
 STEPS = 20
-TINY = ["--network.width", "16", "--network.depth", "1", "--network.head_width", "8", "--network.patch_size", "2"]
+TINY = ["--prior.width", "16", "--prior.depth", "1", "--prior.head_width", "8", "--prior.patch_size", "2"]
 SHORT = ["--train.batch_size", "8", "--train.warmup_steps", "1", "--train.log_every_steps", "1"]
-SAMPLING = ["--train.tracker", "none", "--sampling.inference_steps", "2"]
+SAMPLING = ["--train.tracker", "none", "--prior.inference_steps", "2"]
 
 pytestmark = pytest.mark.slow  # every run is a program
 
@@ -45,7 +46,8 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(latents: Path, out: Path, *more: str) -> list[str]:
-    run = ["--latents", str(latents), "--output_dir", str(out), "--name", "run", "--train.steps", str(STEPS)]
+    run = ["--prior.kind", "diffusion", "--latents", str(latents), "--output_dir", str(out), "--name", "run"]
+    run += ["--train.steps", str(STEPS)]
     return [*run, *TINY, *SHORT, *SAMPLING, *more]
 
 
@@ -137,7 +139,7 @@ def test_two_processes_train_what_one_trains(latents: Path, whole: Path, tmp_pat
         ([], "error: --latents DIR has to be given"),
         (["--latents", "nowhere"], "error: nowhere is not a data set of latents: it has no manifest.json"),
         (["--latents", "x", "--train.stepps", "3"], "did you mean --train.steps?"),
-        (["--latents", "x", "--network.width", "10"], "must be a multiple of network.head_width 32"),
+        (["--latents", "x", "--prior.width", "10"], "must be a multiple of prior.head_width 32"),
     ],
 )
 def test_wrong_settings_are_one_line(
@@ -147,7 +149,7 @@ def test_wrong_settings_are_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([*given, "--output_dir", str(tmp_path)]) == 2
+    assert main(["--prior.kind", "diffusion", *given, "--output_dir", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
     assert message in errors
     assert len(errors.splitlines()) == 1
@@ -160,14 +162,16 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     argv = words(latents, tmp_path, "--train.learning_rate", "1e30", "--train.max_grad_norm", "null")
     assert main(argv) == 1
     errors = capsys.readouterr().err
-    assert "is not finite; the weights are as they were before: lower train.learning_rate" in errors
+    assert "is not finite; no update was made" in errors
     assert not (tmp_path / "run" / "pipeline").exists()
 
 
 def training(program: ModuleType, latents: Path, accelerator: Any) -> Any:
-    """The program's `Training`, at its start."""
-    config, _ = parse(words(latents, Path("nowhere")), program.Training)
-    return program.Training(config, accelerator, SimpleNamespace(signal=None), open_latents(latents, None, seed=0))
+    """The program's `PriorTraining`, at its start."""
+    config, _ = parse_prior_run(words(latents, Path("nowhere")))
+    source = open_latents(latents, None, seed=0)
+    prior = config.prior.build(source, seed=0)
+    return program.PriorTraining(config, accelerator, SimpleNamespace(signal=None), source, prior)
 
 
 def test_draws_are_made_where_the_network_is(program: ModuleType, latents: Path) -> None:
@@ -176,8 +180,9 @@ def test_draws_are_made_where_the_network_is(program: ModuleType, latents: Path)
     accelerator = SimpleNamespace(device=device, prepare_model=lambda it: it, prepare_optimizer=lambda it: it)
     trained = training(program, latents, accelerator)
     there = torch.zeros(1, 2, 16, 16, device=device)
-    trained.scheduler.add_noise(there, there, torch.zeros(1, dtype=torch.int64, device=device))
-    pipeline = trained._pipeline()
+    trained.prior.scheduler.add_noise(there, there, torch.zeros(1, dtype=torch.int64, device=device))
+    network, source = trained.state.averaged(), trained.prior.source
+    pipeline = assemble(network, source.autoencoder, source.label_names)
     for module in (pipeline.transformer, pipeline.vae):
         assert {parameter.device for parameter in module.parameters()} == {device}
     assert pipeline.scheduler.alphas_cumprod.device.type == "cpu"
@@ -194,15 +199,14 @@ def test_a_scaled_gradient_that_overflows_moves_no_average(program: ModuleType, 
     overflows = [True]
     hook = trained.state.network.proj_out_2.weight.register_hook(lambda grad: grad * math.inf if overflows[0] else grad)
     batches = trained.updates()
-    trained.step(next(batches))
+    trained.update(next(batches))
     assert trained.state.checkpoint(accelerator, "").values["ema_updates"] == 0
-    assert (accelerator.scaler.get_scale(), trained.state.step) == (2.0, 1)
+    assert accelerator.scaler.get_scale() == 2.0
     overflows[0] = False
-    trained.step(next(batches))
+    trained.update(next(batches))
     assert trained.state.checkpoint(accelerator, "").values["ema_updates"] == 1
     overflows[0] = True
-    trained.step(next(batches))
-    trained.step(next(batches))  # with a scale of 1
-    with pytest.raises(NonFiniteError, match=r"or take train.mixed_precision bf16"):
-        trained.step(next(batches))
+    trained.update(next(batches))  # down to a scale of 1
+    with pytest.raises(NonFiniteError, match="overflow at every loss scale; use bf16"):
+        trained.update(next(batches))
     hook.remove()

@@ -1,4 +1,4 @@
-"""The prior as a folder, and its pictures."""
+"""What a hierarchical prior is shown and minimises; the prior as a folder, and its pictures."""
 
 from pathlib import Path
 
@@ -9,10 +9,22 @@ from PIL import Image
 from torch.distributions import Normal
 
 from latent_ae.export.proof import ProofFailed
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
-from latent_ae.priors.hierarchy import result
-from latent_ae.priors.hierarchy.result import LEVELS, Measured, card_text, draw_grid, levels_grid, measure, write_prior
-from latent_ae.priors.settings import SAMPLES
+from latent_ae.latent_dataset import LatentDataset
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, HierarchyTerms, load_prior
+from latent_ae.priors import hierarchy
+from latent_ae.priors.hierarchy import (
+    LEVELS,
+    Measured,
+    Samples,
+    beta_at,
+    card_text,
+    draw_grid,
+    ladder_loss,
+    levels_grid,
+    measure,
+    write_prior,
+)
+from latent_ae.priors.prior import SAMPLES
 from latent_ae.priors.source import LatentSource
 
 GAP = 2
@@ -71,13 +83,13 @@ def test_more_rows_than_a_batch_are_all_measured(
 ) -> None:
     source.rows.set_epoch(7)
     whole = measure(prior, source.rows, seed=0)
-    monkeypatch.setattr(result, "_BATCH", 3)
+    monkeypatch.setattr(hierarchy, "_BATCH", 3)
     source.rows.set_epoch(8)
     pieces = measure(prior, source.rows, seed=0)
     assert pieces.rows == whole.rows == 10
     assert pieces.kl == pytest.approx(whole.kl, rel=1e-4)
     assert pieces.saved == pytest.approx(whole.saved, rel=1e-4)
-    monkeypatch.setattr(result, "_MEASURED", 4)
+    monkeypatch.setattr(hierarchy, "_MEASURED", 4)
     assert measure(prior, source.rows, seed=0).rows == 4
 
 
@@ -104,7 +116,68 @@ def test_a_prior_that_comes_back_changed_is_not_left_there(
         loaded.conv_out.bias.data[0] += 1e-3
         return loaded
 
-    monkeypatch.setattr(result, "load_prior", changed)
+    monkeypatch.setattr(hierarchy, "load_prior", changed)
     with pytest.raises(ProofFailed, match="has other weights than the one in memory"):
         write_prior(prior, tmp_path / "prior", {}, "")
     assert not list(tmp_path.iterdir())
+
+
+def samples(source: LatentSource, seed: int = 0) -> Samples:
+    return Samples(source.rows, noise_values=50, seed=seed)
+
+
+def test_a_sample_follows_from_the_seed_and_its_number(source: LatentSource) -> None:
+    one, again = samples(source)[13], samples(source)[13]
+    assert torch.equal(one.latents, again.latents)
+    assert torch.equal(one.noise, again.noise)
+    assert one.noise.shape == (50,)
+    for other in (samples(source)[14], samples(source, seed=1)[13]):
+        assert not torch.equal(one.noise, other.noise)
+
+
+def test_an_epoch_shows_every_row_once_drawn_anew_and_raw(source: LatentSource, made: Path) -> None:
+    rows, shown = LatentDataset(made / "latents", seed=0), samples(source)
+    for epoch in (0, 1):
+        rows.set_epoch(epoch)
+        expected = {tuple(row["latents"].flatten().tolist()) for row in rows}
+        found = [shown[number].latents for number in range(10 * epoch, 10 * epoch + 10)]
+        assert {tuple(latents.flatten().tolist()) for latents in found} == expected
+    assert not torch.equal(shown[0].latents, shown[10].latents)
+
+
+def terms() -> HierarchyTerms:
+    """Two images, three levels."""
+    kl = torch.tensor([[0.5, 2.0, 6.0], [1.5, 0.0, 4.0]], requires_grad=True)
+    return HierarchyTerms(torch.tensor([10.0, 30.0]), kl, torch.zeros(2, 3))
+
+
+def test_the_loss_is_the_bound_per_value() -> None:
+    found = ladder_loss(terms(), beta=1.0, free_nats=0.0, values=4)
+    assert found["loss"].item() == (10 + 8.5 + 30 + 5.5) / 2 / 4
+    assert float(found["bound_nats"]) == (10 + 8.5 + 30 + 5.5) / 2
+    assert [float(found[f"kl_level_{level}"]) for level in (1, 2, 3)] == [1.0, 1.0, 5.0]
+    assert not any(found[name].requires_grad for name in found if name != "loss")
+
+
+def test_beta_weighs_the_kl_alone_and_the_bound_stays_what_it_is() -> None:
+    found = ladder_loss(terms(), beta=0.5, free_nats=0.0, values=1)
+    assert found["loss"].item() == (10 + 30 + 0.5 * 14) / 2
+    assert float(found["bound_nats"]) == 27
+
+
+def test_free_nats_hold_each_level_of_each_image_by_itself() -> None:
+    given = terms()
+    found = ladder_loss(given, beta=1.0, free_nats=1.0, values=1)
+    assert found["loss"].item() == (10 + 1 + 2 + 6 + 30 + 1.5 + 1 + 4) / 2
+    found["loss"].backward()
+    assert given.kl.grad is not None
+    assert given.kl.grad.tolist() == [[0, 0.5, 0.5], [0.5, 0, 0.5]]
+
+
+@pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (75, 0.25), (300, 1.0), (301, 1.0)])
+def test_beta_rises_to_one(step: int, beta: float) -> None:
+    assert beta_at(step, 300) == beta
+
+
+def test_without_a_warm_up_beta_is_one() -> None:
+    assert beta_at(0, 0) == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from latent_ae.latent_dataset import LatentDataset
-from latent_ae.priors.diffusion.network import NULL_CLASS
-from latent_ae.priors.diffusion.samples import Sample, Samples
+from latent_ae.priors.diffusion import Sample, Samples
+from latent_ae.priors.dit import NULL_CLASS
 from latent_ae.priors.source import LatentSource
 
 
