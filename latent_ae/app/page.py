@@ -10,7 +10,7 @@ from latent_ae.app.api.endpoints import add_endpoints
 from latent_ae.app.tabs import decode, inspect, interpolate, markup, reconstruct, sample
 from latent_ae.app.tabs.job import QUICK, info_of
 from latent_ae.service import Service
-from latent_ae.service.results import ModelInfo
+from latent_ae.service.catalog import ModelInfo
 
 TITLE = "latent-ae"
 _PURPOSE = "See what an image autoencoder keeps of a picture and what it loses, and download the latents."

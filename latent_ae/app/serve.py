@@ -16,7 +16,7 @@ from latent_ae.errors import UserError
 if TYPE_CHECKING:
     from latent_ae.inference.precision import Precision
     from latent_ae.service import ServiceLimits
-    from latent_ae.service.results import ModelInfo
+    from latent_ae.service.catalog import ModelInfo
 
 _EXTRA = ("gradio", "prometheus_client")
 """what only the extra `app` installs"""

@@ -19,16 +19,6 @@ _NO_RUN = (
     f"no finished run in {_RUNS}: give --model a model directory or a hub id, or train one in four minutes with\n"
     "  latent-ae train"
 )
-_LIMITS = {
-    "upload_bytes": "maximum size of an uploaded file",
-    "pixels": "maximum number of pixels of an image",
-    "side": "maximum side of an image in pixels",
-    "queue": "maximum number of admitted requests; the next one is refused as busy",
-    "deadline_seconds": "maximum time from a request's arrival to its reply",
-    "batch_pixels": "maximum number of pixels per model batch",
-    "samples": "maximum number of images of one draw, interpolation or latent file; at least 4",
-    "memory_bytes": "maximum predicted memory of a request; default: the memory that is free when it arrives",
-}
 _STORAGE = {
     "keep_seconds": "time that uploads and results stay on disk",
     "stored_bytes": "maximum size of uploads and results on disk; above it the oldest are deleted, and requests that "
@@ -124,7 +114,8 @@ def parser() -> argparse.ArgumentParser:
         "memory; replies and files report it (default: %(default)s)",
     )
     group = parser.add_argument_group("limits")
-    for name, text in (_STORAGE | _LIMITS).items():
+    limits = {field.name: field.metadata["help"] for field in fields(ServiceLimits)}
+    for name, text in (_STORAGE | limits).items():
         default = getattr(ServerOptions if name in _STORAGE else ServiceLimits, name)
         group.add_argument(
             f"--{name.replace('_', '-')}",

@@ -8,31 +8,32 @@ Where an upload waits, with the error that it can end with:
        |
     admission.py  a slot of the server (Busy at once)
        |
-    intake.py     a CPU slot, then reading within limits.py (TooLarge, BrokenUpload ...)
+    uploads.py    a CPU slot, then reading within limits.py (TooLarge, BrokenUpload ...)
        |
     jobs.py       a job for each image (TooLarge at once if there is no time for it)
        |
     queue.py      waits for its turn (DeadlineExceeded) ----------> a batch of equal jobs -> Codec
        |                                                                     |
-    results.py    measuring, the latent file <------------------------------ result of each job
+    results.py    the reply: metrics, the latent file <--------------------- the result of each job
 """
 
 from latent_ae.service.admission import ServiceStats
+from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import ServiceError
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
 from latent_ae.service.results import (
+    Baseline,
     Encoded,
     Images,
     Inspection,
-    ModelInfo,
     Reconstruction,
-    Rival,
     Size,
 )
 from latent_ae.service.service import Service
 
 __all__ = [
+    "Baseline",
     "Encoded",
     "Images",
     "Inspection",
@@ -41,7 +42,6 @@ __all__ = [
     "RemoteDecode",
     "RemoteEncode",
     "RemoteReply",
-    "Rival",
     "Service",
     "ServiceError",
     "ServiceLimits",

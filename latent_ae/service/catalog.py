@@ -1,36 +1,73 @@
-"""The models of a server: their ids, what is known of them, and which one a request means."""
+"""The models of a server: their ids, what is known of them, their learned priors, and which one a request means."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from latent_ae.evaluation.report import PRIOR_STD_RANGE
 from latent_ae.inference import Codec
 from latent_ae.models.autoencoder import class_name
-from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.errors import ModelError
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
 from latent_ae.models.naming import GENERAL
 from latent_ae.models.run_folders import located
 from latent_ae.models.tensor_file import SUFFIXES
-from latent_ae.service.errors import UnknownModel, WrongModel
-from latent_ae.service.results import ModelInfo
+from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
+from latent_ae.service.limits import require_choice, require_whole
 
-SHOWN_DIGITS = 16
-"""of an identity"""
+Prior = Literal["normal", "learned"]
+"""what images are drawn from: N(0, 1), or the codes evenly; or a prior that was learned of the model's latents"""
+
+_SHOWN_DIGITS = 16
+"""of an encoder's identity"""
+_MIN_NATS = 0.01
+"""KL per latent value below which latents hardly depend on the image"""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model of the server, for people and programs."""
+
+    id: str
+    kind: str
+    """AutoencoderKL or VQModel"""
+    encoder: str
+    """identity, 64 hex digits"""
+    channels: int
+    """1 (grey) or 3 (RGB)"""
+    factor: int
+    latent_channels: int
+    codebook_size: int | None
+    parameters: int
+    scaling_factor: float | None
+    shift_factor: float | None
+    encoder_precision: str
+    decoder_precision: str
+    device: str
+    """cpu, or an accelerator as cuda:0"""
+    card: str
+    """Markdown of the model's README.md without its front matter, or ''"""
+    stats: dict[str, Any] | None
+    """latent_stats.json, None if there is none"""
+    native_size: int | None
+    """side in pixels of the images it was trained on, if its config says it"""
+    learned_prior: int | None = None
+    """side in pixels of what its learned prior draws, if it has one"""
 
 
 def model_ids(names: Sequence[str]) -> list[str]:
-    """An id for each model name: the last part of its path that says something, without its suffix, made unique.
+    """A unique id for each model name: the last specific part of its path, without its suffix.
 
     runs/kl-digits/model => kl-digits, stabilityai/sd-vae-ft-mse => sd-vae-ft-mse, vae.safetensors => vae
     """
     ids: list[str] = []
     for name in names:
         path = Path(name)
-        said = [part for part in path.parts if part not in (*GENERAL, path.anchor, "..")]
-        last = said[-1] if said else path.name
-        if path.suffix.lower() in SUFFIXES:
-            last = path.stem
+        specific = [part for part in path.parts if part not in (*GENERAL, path.anchor, "..")]
+        last = path.stem if path.suffix.lower() in SUFFIXES else specific[-1] if specific else path.name
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"
         number, free = 2, base
         while free in ids:
@@ -42,8 +79,7 @@ def model_ids(names: Sequence[str]) -> list[str]:
 def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None) -> ModelInfo:
     """What is known of a model, from its config and the files beside it."""
     folder, config = located(Path(codec.name)), codec.model.config
-    said = "sample_size" not in config.get("_use_default_values", ())
-    native = config.get("sample_size") if said else None
+    native = None if "sample_size" in config.get("_use_default_values", ()) else config.get("sample_size")
     return ModelInfo(
         id=model_id,
         kind=class_name(codec.model),
@@ -66,7 +102,7 @@ def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None
 
 
 def choose(infos: Mapping[str, ModelInfo], model: str | None) -> str:
-    """The id that is meant; the first if none is given. Raises UnknownModel with the ids that there are."""
+    """The id of the requested model; the first if none is named. Raises UnknownModel with the ids of the server."""
     if model is None:
         return next(iter(infos))
     if not isinstance(model, str) or model not in infos:
@@ -75,34 +111,101 @@ def choose(infos: Mapping[str, ModelInfo], model: str | None) -> str:
 
 
 def choose_for_latents(infos: Mapping[str, ModelInfo], model: str | None, encoder: str) -> str:
-    """The model that decodes latents of `encoder`. Raises WrongModel with the identities, UnknownModel."""
-    if model is not None and infos[choose(infos, model)].encoder != encoder:
-        raise WrongModel(
-            f"these latents are of the encoder {encoder[:SHOWN_DIGITS]}, and the encoder of {model} is "
-            f"{infos[model].encoder[:SHOWN_DIGITS]}: {_fitting(infos, encoder)}"
+    """The id of the model that decodes latents of `encoder`. Raises WrongModel with the identities, UnknownModel."""
+    fitting = [name for name, info in infos.items() if info.encoder == encoder]
+    if model is None:
+        if fitting:
+            return fitting[0]
+        reason = "no model of this server has it"
+    else:
+        if choose(infos, model) in fitting:
+            return model
+        reason = f"the encoder of {model} is {infos[model].encoder[:_SHOWN_DIGITS]}"
+    if fitting:
+        advice = f"decode them with {' or '.join(fitting)}"
+    else:
+        models = ", ".join(f"{name} ({info.encoder[:_SHOWN_DIGITS]})" for name, info in infos.items())
+        advice = (
+            f"the server has {models}; encode the images again with one of them, or name one with foreign=true if it "
+            "fits"
         )
-    found = model or next((name for name, info in infos.items() if info.encoder == encoder), None)
-    if found is None:
-        raise WrongModel(
-            f"these latents are of the encoder {encoder[:SHOWN_DIGITS]}, which no model of this server has: "
-            f"{_fitting(infos, encoder)}"
-        )
-    return found
+    raise WrongModel(f"these latents are of the encoder {encoder[:_SHOWN_DIGITS]}, and {reason}: {advice}")
 
 
-def way_note(info: ModelInfo) -> str:
-    """What to know of the pictures on the way between two images."""
+def load_priors(names: Sequence[str], codecs: Mapping[str, Codec]) -> dict[str, HierarchicalPrior]:
+    """Learned priors by the id of the model whose latents they are of, each on the model's device.
+
+    Raises ModelError for one that cannot be loaded or fits no model, and for two of the same model.
+    """
+    priors: dict[str, HierarchicalPrior] = {}
+    for name in names:
+        prior = load_prior(name)
+        models = [model_id for model_id, codec in codecs.items() if codec.identity == prior.encoder_identity]
+        if not models:
+            raise ModelError(
+                f"the prior {name} is of the latents of the encoder {prior.encoder_identity[:_SHOWN_DIGITS]}, which no "
+                f"model of this server has: give its model too"
+            )
+        if models[0] in priors:
+            raise ModelError(f"the prior {name} is the second one of the latents of {models[0]}: give one of them")
+        priors |= {model_id: prior.to(codecs[model_id].model.device) for model_id in models}
+    return priors
+
+
+def drawn_side(info: ModelInfo, prior: str, size: object, max_side: int) -> int:
+    """The side in pixels of an image that is drawn from a prior.
+
+    Raises BadRequest for a prior that the model does not have, and for a size that is out of range or has no effect.
+    """
+    require_choice("prior", prior, get_args(Prior))
+    if prior == "normal":
+        side = require_whole("size", info.native_size or 256 if size is None else size, 1, max_side)
+        return max(1, round(side / info.factor)) * info.factor
+    if info.learned_prior is None:
+        raise BadRequest(f"{info.id} has no learned prior: use prior normal")
+    if size not in (None, info.learned_prior):
+        raise BadRequest(f"the learned prior draws images of {info.learned_prior} pixels a side: leave size out")
+    return info.learned_prior
+
+
+def prior_note(info: ModelInfo) -> str:
+    """Why draws from N(0, 1) may be meaningless for a model, by what was measured; '' if nothing speaks against it."""
+    if info.codebook_size is not None:
+        return (
+            "A VQ model learns no prior over its codes: codes drawn evenly show what its codebook can express, "
+            "not images like those it was trained on."
+        )
+    if info.stats is None:
+        return "Whether this model's latents are like N(0, 1) was not measured: the draws may be meaningless."
+    nats, std = _number(info.stats.get("kl_nats_per_value")), _number((info.stats.get("sample") or {}).get("std"))
+    if nats is None or std is None:
+        return (
+            "An autoencoder without a posterior has no prior: its latents need not be like N(0, 1), and the draws are "
+            "meaningless."
+        )
+    if nats < _MIN_NATS:
+        return (
+            f"The latents of this model hardly depend on the image (its KL is {nats:.2g} nats a value): "
+            "draws look like its mean image."
+        )
+    low, high = PRIOR_STD_RANGE
+    if low <= std <= high:
+        return ""
+    return (
+        f"The latents of this model's training images have a standard deviation of {std:.3g}, draws from the "
+        "prior have 1: its KL weight was too small for draws to look like images."
+    )
+
+
+def interpolation_note(info: ModelInfo) -> str:
+    """What to know of interpolated images; '' if nothing."""
     if info.codebook_size is None:
         return ""
-    return "Between two codes there is nothing: on the way each position jumps from one code to another."
+    return "There is nothing between two codes: in between, each position jumps from one code to another."
 
 
-def _fitting(infos: Mapping[str, ModelInfo], encoder: str) -> str:
-    fitting = [name for name, info in infos.items() if info.encoder == encoder]
-    if fitting:
-        return f"decode them with {' or '.join(fitting)}"
-    models = ", ".join(f"{name} ({info.encoder[:SHOWN_DIGITS]})" for name, info in infos.items())
-    return f"there are {models}; encode the images again with one of them, or name one with foreign=true if it fits"
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _card(file: Path) -> str:

@@ -21,9 +21,9 @@ from latent_ae.io.image import Pixels, to_tensor
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.models import latent_space as space
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
 from latent_ae.service.queue import Job, Tick
-from latent_ae.service.results import ModelInfo
 
 
 class Speed:

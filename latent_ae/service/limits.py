@@ -1,7 +1,8 @@
 """Limits of a server, with defaults that are safe on a small machine, and range checks of a request's parameters."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from latent_ae.errors import UserError
 from latent_ae.service.errors import BadRequest
@@ -13,26 +14,27 @@ _CORNERS = 4
 """of an interpolation grid"""
 
 
+def _limit(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class ServiceLimits:
-    """Each limit is checked before the work that it bounds."""
+    """Each limit is checked before the work that it bounds. `latent-ae serve` has an option for each."""
 
-    upload_bytes: int = 25 * 10**6
-    """maximum size of a file"""
-    pixels: int = 4096 * 4096
-    """maximum number of pixels of an image, or of all images of one latent file or draw together"""
-    side: int = 16_384
-    """maximum side of an image in pixels: padding a thin strip to the model's factor would multiply its pixels"""
-    queue: int = 20
-    """maximum number of admitted requests; the next one is refused as busy"""
-    deadline_seconds: float = 120.0
-    """maximum time from a request's arrival to its reply"""
-    batch_pixels: int = 1024 * 1024
-    """maximum number of pixels per model batch"""
-    samples: int = 64
-    """maximum number of images of one draw, interpolation or latent file"""
-    memory_bytes: int | None = None
-    """maximum predicted memory of a request; None: what the machine has free when it arrives"""
+    upload_bytes: int = _limit(25 * 10**6, "maximum size of an uploaded file")
+    pixels: int = _limit(
+        4096 * 4096, "maximum number of pixels of an image, or of all images of one latent file or draw"
+    )
+    # Padding a thin strip to the model's factor would multiply its pixels.
+    side: int = _limit(16_384, "maximum side of an image in pixels")
+    queue: int = _limit(20, "maximum number of requests inside the server; the next one is refused as busy")
+    deadline_seconds: float = _limit(120.0, "maximum time from a request's arrival to its reply")
+    batch_pixels: int = _limit(1024 * 1024, "maximum number of pixels per model batch")
+    samples: int = _limit(64, "maximum number of images of one draw, interpolation or latent file; at least 4")
+    memory_bytes: int | None = _limit(
+        None, "maximum predicted memory of a request (default: the memory that is free when it arrives)"
+    )
 
     def __post_init__(self) -> None:
         """Raises UserError for fewer samples than an interpolation grid has corners."""
@@ -65,8 +67,9 @@ class ServiceLimits:
 DEFAULTS = ServiceLimits()
 
 
-def require_whole(name: str, value: object, low: int, high: int) -> int:
-    """A whole number from `low` to `high`. Raises BadRequest."""
+def require_whole(name: str, value: object, low: int, high: int, *, default: int | None = None) -> int:
+    """A whole number from `low` to `high`, the default instead of None. Raises BadRequest."""
+    value = default if value is None else value
     # Forms and JSON give whole numbers as floats.
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -12,96 +12,100 @@ A ServiceError becomes a response of its `status` whose body is JSON; diffusers 
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from latent_ae.io.image import Pixels, from_tensor, to_pil
+from latent_ae.io.latent_file.latents import DTYPES
+from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadRequest, TooLarge
-from latent_ae.service.intake import check_pixels, read_image, read_upload
 from latent_ae.service.limits import ServiceLimits
-from latent_ae.service.results import ModelInfo
+from latent_ae.service.uploads import check_pixels, read_image, read_upload
 
-DTYPES = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
-"""of latents and pixels on the wire"""
-_IMAGE_TYPES = {"jpg": ("JPEG", "image/jpeg"), "jpeg": ("JPEG", "image/jpeg"), "png": ("PNG", "image/png")}
+_MEDIA_TYPES = {"jpg": ("JPEG", "image/jpeg"), "jpeg": ("JPEG", "image/jpeg"), "png": ("PNG", "image/png")}
 _JPEG_QUALITY = 95
 
-Query = Iterable[tuple[str, str]]
-"""names and values, a list as its name again and again"""
+
+def _numbers(value: Any) -> Any:
+    """A list is its name again and again, as `requests` sends it, or one JSON list."""
+    return value[0].strip("[]() ").split(",") if isinstance(value, list) and len(value) == 1 else value
+
+
+_Size = Annotated[int, Field(ge=0, lt=10**9)]
+_Shape = Annotated[
+    tuple[_Size, ...],
+    BeforeValidator(_numbers),
+    Field(min_length=1, max_length=8, description="a list of whole numbers, as shape=1&shape=4&shape=64&shape=64"),
+]
+_Dtype = Annotated[Literal["float32", "float16", "bfloat16"], Field(description="float32, float16 or bfloat16")]
+_Side = Annotated[_Size | None, Field(description="a whole number of pixels")]
+_Scale = Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="a finite number above 0")]
+_Shift = Annotated[float | None, Field(allow_inf_nan=False, description="a finite number")]
+_Switch = Annotated[bool, Field(description="true or false")]
+
+
+class _Query:
+    @classmethod
+    def from_query(cls, query: Iterable[tuple[str, str]], data: bytes) -> Self:
+        """From a request's query and body. Raises BadRequest, and TooLarge for a shape beyond any tensor."""
+        lists: dict[str, list[str]] = {}
+        for name, value in query:
+            lists.setdefault(name, []).append(value)
+        fields = cls.__pydantic_fields__  # type: ignore[attr-defined]
+        values = {name: found if name == "shape" else found[-1] for name, found in lists.items() if name in fields}
+        try:
+            return cls(**{**values, "data": data})
+        except ValidationError as error:
+            name, problem = str(error.errors()[0]["loc"][0]), error.errors()[0]["type"]
+            if name == "shape" and problem == "less_than":
+                raise TooLarge("the shape is larger than any tensor that this server takes") from None
+            got = repr(values[name])[:40] if name in values else "none"
+            raise BadRequest(f"{name} must be {fields[name].description}, got {got}") from None
 
 
 @dataclass(frozen=True)
-class RemoteDecode:
-    """What `remote_decode` asks."""
+class RemoteDecode(_Query):
+    """A request of `remote_decode`."""
 
     data: bytes
     """the tensor's bytes, row-major, little-endian"""
-    shape: tuple[int, ...]
+    shape: _Shape
     """[B,c,h,w], or packed as FLUX's pipeline packs them: [B, h/2 * w/2, 4c]"""
-    dtype: str
-    """float16, float32 or bfloat16"""
-    height: int | None = None
-    width: int | None = None
-    """of the image in pixels: needed for packed latents; others say it by their shape, whatever is given here"""
-    scaling_factor: float | None = None
+    dtype: _Dtype
+    height: _Side = None
+    width: _Side = None
+    """of the image: needed for packed latents; ignored for others, whose shape says it"""
+    scaling_factor: _Scale = None
     """latents are divided by it ..."""
-    shift_factor: float | None = None
+    shift_factor: _Shift = None
     """... and then moved by it"""
-    do_scaling: bool = False
-    """scale by the model's own factors where none are given"""
-    output_type: str = "pil"
+    do_scaling: _Switch = False
+    """scale by the model's own factors if none are given"""
+    output_type: Annotated[Literal["pil", "pt"], Field(description="pil or pt")] = "pil"
     """pil: an image file; pt: a tensor"""
-    image_format: str = "jpg"
-    """jpg or png, of `pil`"""
-    partial_postprocess: bool = False
+    image_format: Annotated[Literal["jpg", "jpeg", "png"], Field(description="jpg or png")] = "jpg"
+    """of `pil`"""
+    partial_postprocess: _Switch = False
     """of `pt`: uint8 [B,H,W,3] instead of [B,C,H,W] in [-1, 1] of the request's dtype"""
-
-    @classmethod
-    def from_query(cls, query: Query, data: bytes) -> "RemoteDecode":
-        """From a request's query and body. Raises BadRequest for what cannot be read."""
-        fields = _fields(query)
-        return cls(
-            data=data,
-            shape=_shape(fields.get("shape")),
-            dtype=_text(fields, "dtype", ""),
-            height=_whole(fields, "height"),
-            width=_whole(fields, "width"),
-            scaling_factor=_float(fields, "scaling_factor"),
-            shift_factor=_float(fields, "shift_factor"),
-            do_scaling=_bool(fields, "do_scaling"),
-            output_type=_text(fields, "output_type", "pil"),
-            image_format=_text(fields, "image_format", "jpg"),
-            partial_postprocess=_bool(fields, "partial_postprocess"),
-        )
 
 
 @dataclass(frozen=True)
-class RemoteEncode:
-    """What `remote_encode` asks."""
+class RemoteEncode(_Query):
+    """A request of `remote_encode`."""
 
     data: bytes
     """an image file, or a tensor's bytes"""
-    shape: tuple[int, ...] | None = None
+    shape: _Shape | None = None
     """[B,C,H,W] of a tensor in [-1, 1]; None: `data` is an image file"""
-    dtype: str | None = None
-    scaling_factor: float | None = None
+    dtype: _Dtype | None = None
+    scaling_factor: _Scale = None
     """latents are first moved by minus `shift_factor` and then multiplied by it"""
-    shift_factor: float | None = None
-
-    @classmethod
-    def from_query(cls, query: Query, data: bytes) -> "RemoteEncode":
-        """From a request's query and body. Raises BadRequest for what cannot be read."""
-        fields = _fields(query)
-        return cls(
-            data=data,
-            shape=_shape(fields["shape"]) if "shape" in fields else None,
-            dtype=_text(fields, "dtype", "") if "dtype" in fields else None,
-            scaling_factor=_float(fields, "scaling_factor"),
-            shift_factor=_float(fields, "shift_factor"),
-        )
+    shift_factor: _Shift = None
 
 
 @dataclass(frozen=True)
@@ -115,22 +119,21 @@ class RemoteReply:
 
 
 def latents_of(asked: RemoteDecode, info: ModelInfo, limits: ServiceLimits) -> Tensor:
-    """Raw latents [B,c,h,w] float32. Raises BadRequest, TooLarge; the data is looked at last."""
-    if asked.output_type not in ("pil", "pt"):
-        raise BadRequest(f"output_type is pil or pt, got {asked.output_type[:20]!r}")
-    if asked.output_type == "pil" and asked.image_format not in _IMAGE_TYPES:
-        raise BadRequest(f"image_format is jpg or png, got {asked.image_format[:20]!r}")
-    if asked.output_type == "pil" and asked.shape[:1] != (1,):
+    """Raw latents [B,c,h,w] float32. Raises BadRequest, TooLarge; the data is read last."""
+    if asked.output_type == "pil" and asked.shape[0] != 1:
         raise BadRequest("output_type pil gives one image: send one, or ask for pt with partial_postprocess")
     shape = _unpacked_shape(asked, info) if len(asked.shape) == 3 else asked.shape
     _check_shape(shape, info.latent_channels, info.factor, limits)
     latents = _tensor(asked.data, asked.shape, asked.dtype)
     if shape != asked.shape:
-        latents = _unpack(latents, shape)
+        # each row of packed latents is a square of 2x2 positions, channel by channel
+        count, channels, height, width = shape
+        squares = latents.reshape(count, height // 2, width // 2, channels, 2, 2)
+        latents = squares.permute(0, 3, 1, 4, 2, 5).reshape(shape)
     scaling, shift = asked.scaling_factor, asked.shift_factor
     if scaling is None and asked.do_scaling:
         scaling, shift = info.scaling_factor, info.shift_factor if shift is None else shift
-    return _finite(latents / _factor(scaling) + (shift or 0.0), "the scaled latents")
+    return _finite(latents / (scaling or 1.0) + (shift or 0.0), "the scaled latents")
 
 
 def images_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> list[Pixels] | Tensor:
@@ -140,17 +143,19 @@ def images_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> li
     """
     if asked.shape is None:
         return [read_image(read_upload(asked.data, limits), channels=info.channels, limits=limits).pixels]
+    if asked.dtype is None:
+        raise BadRequest(f"a tensor needs dtype, one of {', '.join(DTYPES)}")
     _check_shape(asked.shape, info.channels, 1, limits)
-    pixels = _tensor(asked.data, asked.shape, asked.dtype or "")
+    pixels = _tensor(asked.data, asked.shape, asked.dtype)
     if (largest := float(pixels.abs().max())) > 1.01:  # a little more is a rounding of bfloat16
-        raise BadRequest(f"pixels are in [-1, 1], got up to {largest:g}")
+        raise BadRequest(f"pixels must be in [-1, 1], got up to {largest:g}")
     return pixels.clamp(-1, 1)
 
 
 def decoded_reply(asked: RemoteDecode, pixels: Tensor, encoder: str) -> RemoteReply:
     """Decoded pixels [B,C,H,W] in [-1, 1] as they were asked for."""
     if asked.output_type == "pil":
-        kind, media_type = _IMAGE_TYPES[asked.image_format]
+        kind, media_type = _MEDIA_TYPES[asked.image_format]
         stream = io.BytesIO()
         to_pil(from_tensor(pixels[0])).save(stream, kind, quality=_JPEG_QUALITY)
         return RemoteReply(stream.getvalue(), media_type, {"encoder": encoder})
@@ -162,7 +167,7 @@ def decoded_reply(asked: RemoteDecode, pixels: Tensor, encoder: str) -> RemoteRe
 
 def encoded_reply(asked: RemoteEncode, latents: Tensor, encoder: str) -> RemoteReply:
     """Raw latents [B,c,h,w], scaled as asked, in the dtype of the request's tensor, or float32 for an image file."""
-    scaled = (latents - (asked.shift_factor or 0.0)) * _factor(asked.scaling_factor)
+    scaled = (latents - (asked.shift_factor or 0.0)) * (asked.scaling_factor or 1.0)
     return _tensor_reply(
         _finite(scaled.to(DTYPES[asked.dtype] if asked.dtype else torch.float32), "the scaled latents"), encoder
     )
@@ -196,16 +201,7 @@ def _unpacked_shape(asked: RemoteDecode, info: ModelInfo) -> tuple[int, ...]:
     return asked.shape[0], info.latent_channels, 2 * rows, 2 * columns
 
 
-def _unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """[B, h/2 * w/2, 4c], each row a square of 2x2 positions, channel by channel => `shape` [B,c,h,w]."""
-    count, channels, height, width = shape
-    squares = packed.reshape(count, height // 2, width // 2, channels, 2, 2)
-    return squares.permute(0, 3, 1, 4, 2, 5).reshape(shape)
-
-
 def _tensor(data: bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
-    if dtype not in DTYPES:
-        raise BadRequest(f"dtype is {', '.join(DTYPES)}, got {dtype[:20]!r}")
     expected = math.prod(shape) * DTYPES[dtype].itemsize
     if len(data) != expected:
         raise BadRequest(f"a {dtype} tensor of shape {list(shape)} has {expected} bytes, got {len(data)}")
@@ -216,62 +212,3 @@ def _finite(values: Tensor, what: str) -> Tensor:
     if not bool(values.isfinite().all()):
         raise BadRequest(f"{what} hold values that are not finite")
     return values
-
-
-def _factor(scaling: float | None) -> float:
-    if scaling is None:
-        return 1.0
-    if not scaling > 0 or not math.isfinite(scaling):
-        raise BadRequest(f"scaling_factor is above 0 and finite, got {scaling}")
-    return scaling
-
-
-def _fields(query: Query) -> dict[str, list[str]]:
-    fields: dict[str, list[str]] = {}
-    for name, value in query:
-        fields.setdefault(name, []).append(value)
-    return fields
-
-
-def _shape(values: Sequence[str] | None) -> tuple[int, ...]:
-    """4 numbers, each its own value as `requests` sends a list, or one JSON list."""
-    words = values or []
-    if len(words) == 1:
-        words = words[0].strip("[]() ").split(",")
-    if not 0 < len(words) <= 8 or not all(word.strip().isascii() and word.strip().isdigit() for word in words):
-        raise BadRequest("shape is a list of whole numbers, as shape=1&shape=4&shape=64&shape=64")
-    if max(len(word.strip()) for word in words) > 9:
-        raise TooLarge("the shape is larger than any tensor that this server takes")
-    return tuple(int(word) for word in words)
-
-
-def _text(fields: dict[str, list[str]], name: str, default: str) -> str:
-    return fields.get(name, [default])[-1]
-
-
-def _float(fields: dict[str, list[str]], name: str) -> float | None:
-    if name not in fields:
-        return None
-    try:
-        value = float(fields[name][-1])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise BadRequest(f"{name} is a number, got {fields[name][-1][:20]!r}")
-    return value
-
-
-def _whole(fields: dict[str, list[str]], name: str) -> int | None:
-    if name not in fields:
-        return None
-    word = fields[name][-1]
-    if not (word.isascii() and word.isdigit() and len(word) <= 9):
-        raise BadRequest(f"{name} is a whole number of pixels, got {word[:20]!r}")
-    return int(word)
-
-
-def _bool(fields: dict[str, list[str]], name: str) -> bool:
-    word = _text(fields, name, "false").lower()
-    if word not in ("true", "false", "1", "0"):
-        raise BadRequest(f"{name} is true or false, got {word[:20]!r}")
-    return word in ("true", "1")

@@ -1,41 +1,14 @@
-"""What a service answers: pictures as uint8, files as bytes, numbers with their names."""
+"""What a service returns: images as uint8, files as bytes, numbers with their names."""
 
+import dataclasses
+import re
 from dataclasses import dataclass
-from typing import Any
 
 from latent_ae.io.image import Pixels
-from latent_ae.io.latent_file.latents import Compute, Latents
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A model of the list, for people and programs."""
-
-    id: str
-    kind: str
-    """AutoencoderKL or VQModel"""
-    encoder: str
-    """identity, 64 hex digits"""
-    channels: int
-    """1 (grey) or 3 (RGB)"""
-    factor: int
-    latent_channels: int
-    codebook_size: int | None
-    parameters: int
-    scaling_factor: float | None
-    shift_factor: float | None
-    encoder_precision: str
-    decoder_precision: str
-    device: str
-    """cpu, or an accelerator as cuda:0"""
-    card: str
-    """Markdown of the model's README.md without its front matter, or ''"""
-    stats: dict[str, Any] | None
-    """latent_stats.json, None if there is none"""
-    native_size: int | None
-    """side in pixels of the images it was trained on, where its config says it"""
-    learned_prior: int | None = None
-    """side in pixels of what its learned prior draws, where it has one"""
+from latent_ae.io.latent_file.latents import SUFFIX, Compute, LatentFileError, Latents, Precision, to_bytes
+from latent_ae.service.catalog import ModelInfo
+from latent_ae.service.errors import BadRequest
+from latent_ae.service.uploads import Upload
 
 
 @dataclass(frozen=True)
@@ -47,12 +20,12 @@ class Encoded:
     """the latent file"""
     file_name: str
     remarks: tuple[str, ...] = ()
-    """what a person should know about how the image was read, each to follow on: the image"""
+    """what a person should know about how the image was read, each continues: the image"""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What something weighs."""
+    """One form of an image, and how large it is."""
 
     what: str
     bytes: int
@@ -60,8 +33,8 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """A classical codec at the same number of bytes."""
+class Baseline:
+    """An image after a classical codec at about as many bytes."""
 
     name: str
     """JPEG or WebP"""
@@ -70,31 +43,31 @@ class Rival:
     quality: int
     metrics: dict[str, float | None]
     reached: bool
-    """False where its lowest quality still takes more bytes"""
+    """False if its lowest quality takes more bytes"""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """An image, what a model makes of it, and the difference."""
+    """An image, its reconstruction, and what was measured."""
 
     model: str
     original: Pixels
-    """as the model sees it: upright, over white, grey for a grey model"""
+    """as the model takes it: upright, over white, grey for a grey model"""
     reconstructed: Pixels
     encoded: Encoded
     metrics: dict[str, float | None]
-    """PSNR in dB, SSIM, LPIPS by name; None where it cannot be had"""
+    """PSNR in dB, SSIM, LPIPS by name; None if it cannot be measured"""
     notes: dict[str, str]
     """why a metric is None, by its name"""
     sizes: tuple[Size, ...]
     """upload, latents in float32 and float16, or codes"""
     decoding: Compute
-    """how the decoder ran; `encoded.latents.compute` says it of the encoder"""
+    """how the decoder ran; `encoded.latents.compute` is the encoder's"""
     seam_db: float | None
-    """agreement of the decoder's tiles where they overlap, as PSNR; None where the image went through whole"""
+    """PSNR of the decoder's tiles against each other where they overlap; None for an image in one piece"""
     seconds: float
-    rivals: tuple[Rival, ...] = ()
-    """where they were asked for"""
+    baselines: tuple[Baseline, ...] = ()
+    """if they were requested"""
 
 
 @dataclass(frozen=True)
@@ -104,12 +77,12 @@ class Images:
     model: str
     images: tuple[Pixels, ...]
     note: str
-    """what to know before they are believed; '' if nothing"""
+    """what to know before they are trusted; '' if nothing"""
     seconds: float
     decoding: Compute
     """how the decoder ran; all images have one size"""
     seam_db: tuple[float | None, ...] = ()
-    """agreement of each image's tiles where they overlap, as PSNR; empty where it was not measured"""
+    """of each image, as in Reconstruction; empty if it was not measured"""
 
 
 @dataclass(frozen=True)
@@ -118,10 +91,10 @@ class Inspection:
 
     model: str
     histogram: tuple[tuple[float, float, float], ...]
-    """(middle of the bin, share of the scaled latents in it, share under N(0, 1)); of a VQModel empty"""
+    """(middle of the bin, share of the scaled latents in it, share under N(0, 1)); empty for a VQModel"""
     channels: tuple[dict[str, float | None], ...]
-    """by latent channel: mean, std, kl_nats (of an image) and active_share over the training images, None where they
-    were not measured; image_mean, image_std and image_kl_nats of this image. Of a VQModel empty"""
+    """by latent channel: mean, std, kl_nats (of an image) and active_share over the training images, None if they were
+    not measured; image_mean, image_std and image_kl_nats of this image. Empty for a VQModel"""
     codebook: dict[str, float | int] | None
     """used, codebook_size, perplexity, entropy_bits of this image's codes"""
     code_counts: tuple[int, ...] | None
@@ -129,3 +102,57 @@ class Inspection:
     """each latent channel, or the grid of codes, as a picture"""
     text: str
     """a few sentences for people"""
+
+
+def check_options(info: ModelInfo, *, seed: int | None, dtype: Precision | None, logvar: bool) -> None:
+    """Raise BadRequest for an option of latents that has no effect on the codes of a VQ model."""
+    given = {"seed": seed is not None, "dtype": dtype is not None, "logvar": logvar}
+    if info.codebook_size is not None and any(given.values()):
+        name = next(name for name in given if given[name])
+        raise BadRequest(
+            f"{name} has no effect on the codes of {info.id}, which are deterministic integers: leave it out"
+        )
+
+
+def encoded(
+    info: ModelInfo,
+    upload: Upload,
+    latents: Latents,
+    *,
+    remarks: tuple[str, ...] = (),
+    seed: int | None = None,
+    dtype: Precision = "float32",
+    logvar: bool = False,
+) -> Encoded:
+    """The latent file of an upload, named after it.
+
+    Raises BadRequest for a seed or log-variance of a model without a posterior, and for values beyond float16.
+    """
+    if (seed is not None and latents.kind != "sample") or (logvar and latents.logvar is None):
+        name = "logvar" if seed is None else "seed"
+        raise BadRequest(f"{name} has no effect on the latents of {info.id}, which has no posterior: leave it out")
+    # The codec's own name is a path of the server.
+    latents = dataclasses.replace(latents, model=info.id, sources=(upload.sha256,), seed=seed)
+    try:
+        data = to_bytes(latents, precision=dtype)
+    except LatentFileError as error:
+        raise BadRequest(str(error)) from error
+    stem = re.sub(r"[^\w.-]+", "-", upload.stem)[:80].strip("-.") or "latents"
+    return Encoded(latents, data, f"{stem}{SUFFIX}", remarks)
+
+
+def sizes(upload: Upload, image: Pixels, latents: Latents) -> tuple[Size, ...]:
+    """Bytes and bits per pixel of the upload, and of bare latents or packed codes without a file's header."""
+    values = latents.tensor[0].numel()
+    if latents.codebook_size is None:
+        forms = [("latents in float32", 4 * values), ("latents in float16", 2 * values)]
+    else:
+        bits = code_bits(latents.codebook_size)
+        forms = [(f"codes of {bits} bits", -(-values * bits // 8))]
+    pixels = image.shape[0] * image.shape[1]
+    return tuple(Size(what, size, 8 * size / pixels) for what, size in [("upload", len(upload.data)), *forms])
+
+
+def code_bits(size: int) -> int:
+    """Bits of an index into a codebook of `size`: ceil(log2 size), at least 1."""
+    return max(1, (size - 1).bit_length())

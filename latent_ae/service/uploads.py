@@ -1,47 +1,239 @@
-"""Uploaded files as a model wants them. What takes memory and time is done in a CPU slot of the request."""
+"""Uploads to pixels and latents. Sizes and headers are checked before anything large is allocated."""
 
+import hashlib
+import io
+import math
+import stat
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from latent_ae.io.image import Pixels
-from latent_ae.io.latent_file.foreign import Taken
-from latent_ae.io.latent_file.latents import Latents
-from latent_ae.service import intake
-from latent_ae.service.admission import Request
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from latent_ae.io.image import BrokenImage, Pixels, open_image, remarks, to_pil, to_uint8
+from latent_ae.io.image_file.opening import other_kind
+from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
+from latent_ae.io.latent_file.header import Limits, read_header
+from latent_ae.io.latent_file.latents import LatentFileError, Latents, from_bytes
+from latent_ae.service.catalog import ModelInfo
+from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge, UnsupportedFormat
 from latent_ae.service.limits import ServiceLimits
-from latent_ae.service.results import ModelInfo
 
 File = bytes | Path
 """an upload"""
 
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"RIFF": "WEBP",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+"""how files of each format start, by PIL's name"""
+_MAX_JPEG_SCANS = 50
+"""a progressive JPEG has about 10; an empty scan takes 33 bytes and the time of a whole image"""
+_MAX_FRAME_SIDE = 256
+"""of interpolated images, in pixels"""
 
-class Uploads:
-    """Reads within limits; the errors are those of `intake`."""
 
-    def __init__(self, limits: ServiceLimits) -> None:
-        self._limits = limits
+@dataclass(frozen=True)
+class Upload:
+    """A file's bytes, not more than the server takes."""
 
-    def image(self, request: Request, file: File, *, channels: int) -> tuple[intake.Upload, intake.Picture]:
-        """The file's bytes and the image in it with that number of channels."""
-        with request.cpu_slot():
-            upload = intake.read_upload(file, self._limits)
-            return upload, intake.read_image(upload, channels=channels, limits=self._limits)
+    data: bytes
+    stem: str
+    """of its name, or '' """
 
-    def alike(self, request: Request, files: Sequence[File], *, channels: int, frames: int) -> list[Pixels]:
-        """Images that are all brought to the size of the first, with room for `frames` of them."""
-        images: list[Pixels] = []
-        for file in files:
-            pixels = self.image(request, file, channels=channels)[1].pixels
-            size = images[0].shape[:2] if images else intake.frame_size(pixels, frames, self._limits)
-            images.append(intake.fitted(pixels, *size))
-        return images
+    @property
+    def sha256(self) -> str:
+        """Of its bytes, in hex."""
+        return hashlib.sha256(self.data).hexdigest()
 
-    def latents(self, request: Request, file: File) -> Latents:
-        """What is in a latent file."""
-        with request.cpu_slot():
-            return intake.read_latents(intake.read_upload(file, self._limits), self._limits)
 
-    def foreign_latents(self, request: Request, file: File, info: ModelInfo) -> Taken:
-        """What is in a latent file, also in one that names another encoder than the model's, or none."""
-        with request.cpu_slot():
-            return intake.read_foreign_latents(intake.read_upload(file, self._limits), info, self._limits)
+class Picture(NamedTuple):
+    """An uploaded image."""
+
+    pixels: Pixels
+    """[H,W,C] uint8, upright, in sRGB, transparency over white"""
+    remarks: tuple[str, ...]
+    """what a person should know about how the file was read, each continues: the image"""
+
+
+def read_upload(file: File, limits: ServiceLimits) -> Upload:
+    """Raises TooLarge for more than `limits.upload_bytes`, BrokenUpload for a file that is empty or cannot be read."""
+    if isinstance(file, Path):
+        try:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for a writer
+                raise BrokenUpload("the upload is not an ordinary file")
+            with file.open("rb") as stream:
+                data = stream.read(limits.upload_bytes + 1)
+        except OSError as error:
+            raise BrokenUpload(f"the uploaded file cannot be read: {error.strerror}") from error
+        size = max(status.st_size, len(data))
+    elif isinstance(file, bytes):
+        data, size = file, len(file)
+    else:
+        raise BadRequest(f"an upload must be bytes or a Path, got {type(file).__name__}")
+    if size > limits.upload_bytes:
+        raise TooLarge(
+            f"the upload has {size / 1e6:.1f} MB or more, and this server takes at most "
+            f"{limits.upload_bytes / 1e6:.1f} MB"
+        )
+    if not data:
+        raise BrokenUpload("the uploaded file is empty")
+    return Upload(data, file.stem if isinstance(file, Path) else "")
+
+
+def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Picture:
+    """The image in an upload, converted to that number of channels.
+
+    The format follows from the content. Raises UnsupportedFormat for a format that is not in _SIGNATURES, TooLarge for
+    too many pixels and for animations, both before a pixel is decoded, and BrokenUpload for a damaged file.
+    """
+    kind = _format(upload.data)
+    if kind == "WEBP":
+        _check_webp(upload.data, limits)
+    if kind == "JPEG" and (scans := upload.data.count(b"\xff\xda")) > _MAX_JPEG_SCANS:
+        raise TooLarge(f"the JPEG has {scans} scans, this server takes at most {_MAX_JPEG_SCANS}: save it again")
+    try:
+        image = open_image(
+            io.BytesIO(upload.data), formats=(kind,), check=lambda image: _check_header(image, limits), limited=True
+        )
+        return Picture(to_uint8(image, channels), remarks(image))
+    except BrokenImage as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            raise TooLarge(
+                f"the image has far more pixels than this server takes, at most {limits.pixels / 1e6:.1f} million"
+            ) from error
+        unknown = isinstance(error.__context__, UnidentifiedImageError)
+        raise BrokenUpload(
+            f"the {kind} file is damaged: {'its header cannot be read' if unknown else error.reason}"
+        ) from error
+
+
+def read_frames(files: Sequence[File], *, channels: int, count: int, limits: ServiceLimits) -> list[Pixels]:
+    """The images of uploads, scaled and cropped to one size: the first's, or a smaller one that `count` fit in."""
+    frames: list[Pixels] = []
+    for file in files:
+        pixels = read_image(read_upload(file, limits), channels=channels, limits=limits).pixels
+        size = frames[0].shape[:2] if frames else frame_size(pixels, count, limits)
+        frames.append(fitted(pixels, *size))
+    return frames
+
+
+def frame_size(image: Pixels, count: int, limits: ServiceLimits) -> tuple[int, int]:
+    """Height and width of `count` frames like `image`: no side above _MAX_FRAME_SIDE, together within the limit."""
+    height, width = image.shape[:2]
+    scale = min(1.0, _MAX_FRAME_SIDE / max(height, width), math.sqrt(limits.pixels / (count * height * width)))
+    return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def fitted(image: Pixels, height: int, width: int) -> Pixels:
+    """Scaled to cover height x width, and cropped to its centre."""
+    if image.shape[:2] == (height, width):
+        return image
+    return to_uint8(ImageOps.fit(to_pil(image), (width, height), Image.Resampling.LANCZOS), image.shape[2])
+
+
+def read_latents(upload: Upload, limits: ServiceLimits) -> Latents:
+    """The latents in an upload. Raises BadLatents, and TooLarge for images with too many pixels together."""
+    bounds = _latent_limits(limits)
+    try:
+        header = read_header(upload.data, limits=bounds)
+        *_, h, w = header.main.shape
+        check_pixels(h * header.factor, w * header.factor, limits, count=header.main.shape[0])
+        return from_bytes(upload.data, limits=bounds)
+    except LatentFileError as error:
+        raise BadLatents(str(error)) from error
+
+
+def read_foreign_latents(upload: Upload, info: ModelInfo, limits: ServiceLimits) -> Taken:
+    """Latents that `info`'s model shall decode, whatever encoder their file names. Raises as `read_latents`."""
+    form = LatentForm(info.id, info.encoder, info.factor, info.latent_channels, info.codebook_size)
+    try:
+        taken = take_latents(upload.data, form, limits=_latent_limits(limits))
+    except LatentFileError as error:
+        raise BadLatents(str(error)) from error
+    h, w = taken.latents.grid
+    check_pixels(h * info.factor, w * info.factor, limits, count=taken.latents.count)
+    return taken
+
+
+def check_latents(latents: Latents, info: ModelInfo) -> None:
+    """Raise BadLatents unless they have the form of the model's, whatever encoder their file names."""
+    if info.codebook_size is None:
+        fits = latents.kind != "vq_indices" and latents.tensor.shape[1] == info.latent_channels
+    else:
+        fits = latents.kind == "vq_indices" and latents.codebook_size == info.codebook_size
+    if not fits or latents.factor != info.factor or min(latents.padding) < 0:
+        raise BadLatents(f"the file names the encoder of {info.id}, but its latents do not have that model's form")
+
+
+def check_pixels(height: int, width: int, limits: ServiceLimits, *, count: int = 1) -> None:
+    """Raise TooLarge for an image with too long a side, or for images with too many pixels together."""
+    if max(height, width) > limits.side:
+        raise TooLarge(
+            f"the image is {width}x{height} pixels, and a side may have at most {limits.side}: scale it down"
+        )
+    if count * height * width > limits.pixels:
+        what = "the image is" if count == 1 else f"these are {count} images of"
+        raise TooLarge(
+            f"{what} {width}x{height} pixels, {count * height * width / 1e6:.1f} million in all, and this server takes "
+            f"at most {limits.pixels / 1e6:.1f} million: scale it down"
+        )
+
+
+def _latent_limits(limits: ServiceLimits) -> Limits:
+    return Limits(tensor_bytes=limits.upload_bytes, images=limits.samples, side=limits.side)
+
+
+def _format(data: bytes) -> str:
+    """PIL's name of the format. Raises UnsupportedFormat."""
+    for start, name in _SIGNATURES.items():
+        if data.startswith(start) and (name != "WEBP" or data[8:12] == b"WEBP"):
+            return name
+    other = "a GIF" if data.startswith(b"GIF8") else other_kind(data[:264])
+    if other is None and data[4:8] == b"ftyp":
+        other = "an AVIF"
+    raise UnsupportedFormat(
+        f"the upload is {other or 'not in a known image format'}; supported: JPEG, PNG, WebP, BMP and TIFF"
+    )
+
+
+def _check_header(image: Image.Image, limits: ServiceLimits) -> None:
+    check_pixels(image.height, image.width, limits)
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        tile = tags.get(322, 1), tags.get(323, 1)
+        if not all(isinstance(side, int) for side in tile) or tile[0] * tile[1] > limits.pixels:
+            raise TooLarge(f"the TIFF has tiles of {tile[0]}x{tile[1]} pixels")
+        try:  # PIL counts a TIFF's pages by reading all of them, and a small file can hold millions
+            image.seek(1)
+        except EOFError:
+            return
+        raise TooLarge("the TIFF has several pages: send one image")
+    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+        raise TooLarge("the image is animated: send one frame")
+
+
+def _check_webp(data: bytes, limits: ServiceLimits) -> None:
+    """Check a WebP's own header: PIL allocates two canvases of its size when it opens one."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        if data[20] & 2:
+            raise TooLarge("the image is animated: send one frame")
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 " and len(data) >= 30:
+        width, height = (side & 0x3FFF for side in struct.unpack("<HH", data[26:30]))
+    else:
+        raise BrokenUpload("the WEBP file is damaged: it ends within its header")
+    check_pixels(height, width, limits)

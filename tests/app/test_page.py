@@ -227,8 +227,8 @@ def test_what_is_set_at_first_is_within_the_limits(
 
 def test_the_table_has_a_row_for_each_form_of_the_image(service: Service, made: Reconstruction) -> None:
     other = service.reconstruct(png(pixels(24, 20)), model="tiny-vq")
-    rivals = service.rivals(made)
-    rows = comparison.rows([made, other], rivals)
+    baselines = service.baselines(made)
+    rows = comparison.rows([made, other], baselines)
     kl, codes = made.sizes[1:], other.sizes[1:]
     assert [row.what for row in rows[1:-2]] == [f"tiny-kl: {size.what}" for size in kl] + [
         f"tiny-vq: {size.what}" for size in codes
@@ -236,7 +236,7 @@ def test_the_table_has_a_row_for_each_form_of_the_image(service: Service, made: 
     assert rows[0].bytes == len(png(pixels(24, 20)))
     assert rows[1].metrics is made.metrics
     assert rows[2].metrics == {}
-    assert rows[-1].bits_per_pixel == rivals[-1].bytes * 8 / (24 * 20)
+    assert rows[-1].bits_per_pixel == baselines[-1].bytes * 8 / (24 * 20)
 
 
 def test_the_csv_says_what_the_table_says_in_full(made: Reconstruction) -> None:
@@ -251,10 +251,10 @@ def test_the_csv_says_what_the_table_says_in_full(made: Reconstruction) -> None:
     assert "LPIPS: not asked for." in shown.replace("&#x27;", "'") or made.notes["LPIPS"][:20] in shown
 
 
-def test_a_rival_that_cannot_be_made_as_small_is_told(service: Service, made: Reconstruction) -> None:
-    rivals = [dataclasses.replace(rival, reached=rival.name != "JPEG") for rival in service.rivals(made)]
+def test_a_baseline_that_cannot_be_made_as_small_is_told(service: Service, made: Reconstruction) -> None:
+    baselines = [dataclasses.replace(each, reached=each.name != "JPEG") for each in service.baselines(made)]
     assert "even the lowest quality of JPEG takes more" in comparison.as_html(
-        comparison.rows([made], rivals), [made], rivals
+        comparison.rows([made], baselines), [made], baselines
     )
 
 

@@ -14,7 +14,7 @@ from latent_ae.io.image import BrokenImage, open_image, remarks, to_uint8
 from latent_ae.io.image_header import header_size
 from latent_ae.service import ServiceLimits
 from latent_ae.service.errors import TooLarge, UnsupportedFormat
-from latent_ae.service.intake import read_image, read_upload
+from latent_ae.service.uploads import read_image, read_upload
 from tests.image_files import CASES, COLORS, ORIENTED, ROCKET, Case, encoded, oriented, turned
 
 READ = {name: case for name, case in CASES.items() if not case.refused}

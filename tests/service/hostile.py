@@ -20,7 +20,7 @@ from latent_ae.io.latent_file.latents import from_bytes, to_bytes
 from latent_ae.service import Service, ServiceError
 
 from .conftest import pixels, png, saved, tiny
-from .test_intake import chunk, claimed_bmp, claimed_png, claimed_tiff, claimed_webp, frames
+from .test_uploads import chunk, claimed_bmp, claimed_png, claimed_tiff, claimed_webp, frames
 
 Case = tuple[str, str, bytes, set[str]]
 """name, endpoint, upload, the outcomes that are right"""

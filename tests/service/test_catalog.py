@@ -1,16 +1,21 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from latent_ae.inference import Codec
-from latent_ae.io.latent_file.latents import Latents
-from latent_ae.service.catalog import choose, choose_for_latents, describe, model_ids
-from latent_ae.service.errors import UnknownModel, WrongModel
-from latent_ae.service.inspection import code_bits, inspect_latents
+from latent_ae.io.image import from_tensor
+from latent_ae.models import latent_space as space
+from latent_ae.models.errors import ModelError
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
+from latent_ae.service import Service
+from latent_ae.service.catalog import choose, choose_for_latents, describe, load_priors, model_ids, prior_note
+from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
 
-from .conftest import CODES, pixels, with_stats
+from .conftest import CODES, closing, with_stats
 
 
 @pytest.mark.parametrize(
@@ -75,67 +80,75 @@ def test_latents_find_their_model(kl: Codec, vq: Codec, grey: Codec) -> None:
         choose_for_latents(infos, "none", kl.identity)
 
 
-# --------------------------------------------------------------------------------------------------------- inspection
+# ------------------------------------------------------------------------------------------------------------- priors
 
 
-def latents(codec: Codec, tensor: torch.Tensor, logvar: torch.Tensor | None = None) -> Latents:
-    kind = "vq_indices" if codec.is_vq else "mean"
-    h, w = tensor.shape[-2:]
-    return Latents(kind, tensor, codec.identity, 4 * h, 4 * w, 4, logvar=logvar, codebook_size=codec.codebook_size)
+@pytest.fixture(scope="module")
+def folder(kl: Codec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior of the latents of `kl`, images of 12 pixels a side."""
+    torch.manual_seed(0)
+    prior = HierarchicalPrior(channels=2, side=3, width=8, encoder_identity=kl.identity)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    made = tmp_path_factory.mktemp("prior")
+    prior.save_pretrained(made)
+    return made
 
 
-def test_the_histogram_of_normal_latents_is_the_normal_ones(kl: Codec) -> None:
-    draws = torch.randn(1, 2, 300, 300, generator=torch.Generator().manual_seed(1))
-    found = inspect_latents(describe("kl", kl), latents(kl, draws))
-    middles, shares, normal = map(torch.tensor, zip(*found.histogram, strict=True))
-    assert shares.sum() == pytest.approx(1)
-    assert normal.sum() == pytest.approx(1)
-    assert (shares - normal).abs().max() < 0.002
-    assert middles[25] == pytest.approx(0.1)
-    assert normal[25] == pytest.approx(torch.special.ndtr(torch.tensor(0.2)).item() - 0.5, abs=1e-6)
+@pytest.fixture
+def with_prior(kl: Codec, vq: Codec, folder: Path) -> Iterator[Service]:
+    with closing(Service({"vq": vq, "kl": kl}, priors=[str(folder)])) as made:
+        yield made
 
 
-def test_latents_are_scaled_as_diffusion_sees_them_and_nothing_falls_out(kl: Codec) -> None:
-    import dataclasses
+def test_draws_come_with_what_speaks_against_them(tmp_path: Path, kl: Codec, vq: Codec) -> None:
+    def note(**options: float | None) -> str:
+        return prior_note(describe("tiny", with_stats(tmp_path, **options)))
 
-    info = dataclasses.replace(describe("kl", kl), scaling_factor=0.5, shift_factor=3.0)
-    values = torch.tensor([3.1, 3.3, -500.0, 500.0]).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
-    shares = [share for _, share, _ in inspect_latents(info, latents(kl, values)).histogram]
-    assert shares[0] == shares[-1] == 0.25
-    assert shares[25] == 0.5
-
-
-def test_channels_stand_beside_what_was_measured(tmp_path: Path) -> None:
-    codec = with_stats(tmp_path)
-    info = describe("tiny", codec)
-    values = torch.stack([torch.full((3, 3), 2.0), torch.zeros(3, 3)])[None]
-    found = inspect_latents(info, latents(codec, values, torch.zeros_like(values)))
-    assert info.stats is not None
-    first, second = found.channels
-    assert first["mean"] == info.stats["sample"]["channel_mean"][0]
-    assert second["kl_nats"] == info.stats["kl_nats_per_channel"][1]
-    assert first["active_share"] == info.stats["active_units"]["share_per_channel"][0]
-    assert (first["image_mean"], first["image_std"]) == (2.0, 0.0)
-    assert first["image_kl_nats"] == pytest.approx(9 * 2.0)  # mean^2 / 2, at 9 positions
-    assert len(found.channel_images) == 2
+    assert note() == ""
+    assert "standard deviation of 6" in note(std=6.0)
+    assert "hardly depend on the image" in note(std=0.01, logvar=0.0)
+    assert "without a posterior" in note(logvar=None)
+    assert "not measured" in prior_note(describe("kl", kl))
+    assert "no prior" in prior_note(describe("vq", vq))
 
 
-def test_codes_are_counted(vq: Codec) -> None:
-    codes = torch.tensor([[[0, 0, 3], [3, 5, 0]]])
-    found = inspect_latents(describe("vq", vq), latents(vq, codes))
-    assert found.code_counts == (3, 0, 0, 2, 0, 1, *[0] * 6)
-    assert found.codebook is not None
-    assert (found.codebook["used"], found.codebook["codebook_size"]) == (3, CODES)
-    assert found.codebook["entropy_bits"] == pytest.approx(1.459148, abs=1e-6)
-    assert found.histogram == found.channels == ()
-    assert found.channel_images[0].shape == (8, 12, 3)
+def test_a_prior_belongs_to_the_model_whose_latents_it_is_of(with_prior: Service) -> None:
+    assert {info.id: info.learned_prior for info in with_prior.models()} == {"vq": None, "kl": 12}
 
 
-@pytest.mark.parametrize(("size", "bits"), [(1, 1), (2, 1), (3, 2), (256, 8), (257, 9), (1024, 10), (16_384, 14)])
-def test_a_code_takes_the_bits_of_its_codebook(size: int, bits: int) -> None:
-    assert code_bits(size) == bits
+def test_draws_of_a_learned_prior_are_those_of_the_seed(with_prior: Service, kl: Codec, folder: Path) -> None:
+    found = with_prior.sample(model="kl", count=3, seed=5, prior="learned")
+    expected = from_tensor(kl.decode_tensor(space.hierarchy_draw(load_prior(str(folder)), 3, seed=5)))
+    assert found.note == ""
+    assert np.array_equal(np.stack(found.images), expected)
+    assert found.images[0].shape == (12, 12, 3)
+    normal = with_prior.sample(model="kl", count=3, seed=5, size=12)
+    assert not np.array_equal(normal.images[0], found.images[0])
+    calm = with_prior.sample(model="kl", count=2, temperature=0.0, prior="learned", size=12).images
+    assert np.array_equal(calm[0], calm[1])
 
 
-def test_a_picture_of_codes_is_of_an_encoded_image(vq: Codec) -> None:
-    found = inspect_latents(describe("vq", vq), vq.encode([pixels(16, 16)])[0])
-    assert sum(found.code_counts or ()) == 16
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model": "vq", "prior": "learned"}, "vq has no learned prior: use prior normal"),
+        ({"model": "kl", "prior": "learned", "size": 16}, "the learned prior draws images of 12 pixels a side"),
+        ({"model": "kl", "prior": "other"}, "prior must be normal or learned, got other"),
+    ],
+)
+def test_what_a_prior_cannot_do_is_said(with_prior: Service, wrong: dict, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        with_prior.sample(**wrong)
+
+
+def test_priors_that_belong_to_no_model_or_come_twice_are_refused(kl: Codec, grey: Codec, folder: Path) -> None:
+    with pytest.raises(ModelError, match=f"of the encoder {kl.identity[:16]}, which no model of this server has"):
+        load_priors([str(folder)], {"grey": grey})
+    with pytest.raises(ModelError, match="is the second one of the latents of kl: give one of them"):
+        load_priors([str(folder)] * 2, {"kl": kl})
+
+
+def test_models_that_share_an_encoder_share_its_prior(kl: Codec, folder: Path) -> None:
+    assert load_priors([str(folder)], {"one": kl, "other": kl}).keys() == {"one", "other"}

@@ -1,7 +1,6 @@
-"""Measures in strips, classical codecs at the same bytes, pictures of what is none."""
+"""Metrics in strips, and classical codecs at the same bytes."""
 
 import io
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,14 @@ from PIL import Image
 
 from latent_ae.evaluation.metrics import psnr, ssim
 from latent_ae.evaluation.perceptual import build_perceptual
-from latent_ae.io.image import to_pil, to_tensor
-from latent_ae.service import quality
+from latent_ae.io.image import to_tensor
+from latent_ae.service import measures
 from latent_ae.service.errors import DeadlineExceeded
-from latent_ae.service.pictures import channel_pictures, code_picture, difference_map, palette
-from latent_ae.service.quality import Perceptual, measure
-from latent_ae.service.rivals import best_within
+from latent_ae.service.measures import Perceptual, best_within, measure
 
 from .conftest import pixels, saved
 
-NONE = Perceptual(None, "not asked for")
+NONE = Perceptual()
 
 
 def go_on() -> None:
@@ -37,7 +34,7 @@ def test_measured_in_strips_it_is_what_the_whole_image_has(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], channels: int, rows: int
 ) -> None:
     a, b = pixels(*size, channels), pixels(*size, channels, seed=1)
-    monkeypatch.setattr(quality, "_STRIP_PIXELS", rows * size[1])
+    monkeypatch.setattr(measures, "_STRIP_PIXELS", rows * size[1])
     metrics, notes = measure(a, b, NONE, go_on)
     whole = [to_tensor(image)[None] for image in (a, b)]
     assert metrics["PSNR"] == pytest.approx(float(psnr(*whole)), rel=1e-6)
@@ -62,7 +59,7 @@ def test_lpips_is_measured_where_there_is_a_network(monkeypatch: pytest.MonkeyPa
     assert metrics["LPIPS"] == pytest.approx(float(network(*both)))
     assert notes == {}
     assert "fewer than 4" in measure(a[:3], b[:3], with_one, go_on)[1]["LPIPS"]
-    monkeypatch.setattr(quality, "PERCEPTUAL_PIXELS", 400)
+    monkeypatch.setattr(measures, "PERCEPTUAL_PIXELS", 400)
     assert "not measured on more than" in measure(a, b, with_one, go_on)[1]["LPIPS"]
 
 
@@ -91,12 +88,12 @@ def test_measuring_ends_when_it_is_told_to() -> None:
         best_within("JPEG", pixels(), 1000, stop)
 
 
-# ------------------------------------------------------------------------------------------------------------- rivals
+# ------------------------------------------------------------------------------------------------------------ baselines
 
 
 @pytest.mark.parametrize(("name", "qualities"), [("JPEG", range(1, 96)), ("WebP", range(101))])
 @pytest.mark.parametrize(("channels", "share"), [(1, 0.3), (3, 0.6), (3, 1.0)])
-def test_a_rival_has_the_best_quality_within_the_bytes(
+def test_a_baseline_has_the_best_quality_within_the_bytes(
     name: str, qualities: range, channels: int, share: float
 ) -> None:
     image = pixels(30, 40, channels)
@@ -120,53 +117,3 @@ def test_where_no_quality_keeps_to_the_bytes_it_is_the_lowest() -> None:
     assert found.quality == 1
     assert found.bytes > 100
     assert best_within("WebP", np.zeros((1, 16_384, 3), np.uint8), 10_000, go_on) is None
-
-
-# ----------------------------------------------------------------------------------------------------------- pictures
-
-
-def test_a_difference_is_black_below_the_tolerance_and_amplified_above() -> None:
-    wanted = np.array([[[10, 10, 10], [10, 10, 10], [0, 100, 255]]], np.uint8)
-    got = np.array([[[12, 9, 10], [13, 9, 10], [255, 101, 0]]], np.uint8)
-    found = difference_map(got, wanted, tolerance=3, gain=2.5)
-    assert found.tolist() == [[[0, 0, 0], [8, 3, 0], [255, 3, 255]]]
-    assert np.array_equal(difference_map(wanted, got, tolerance=3, gain=2.5), found)
-    assert np.array_equal(difference_map(got, wanted, tolerance=0, gain=1), np.abs(got.astype(int) - wanted))
-
-
-def test_a_channel_is_shown_over_its_own_range() -> None:
-    ramp = torch.linspace(-7, 3, 12).view(1, 3, 4)
-    flat, steep = channel_pictures(torch.cat([torch.full((1, 3, 4), 5.0), ramp]), factor=8)
-    assert flat.shape == steep.shape == (24, 32, 1)
-    assert (flat == 128).all()
-    assert (steep[0, 0, 0], steep[-1, -1, 0]) == (0, 255)
-    small = steep[::8, ::8, 0].ravel().astype(int)
-    assert (np.diff(small) > 0).all()
-    assert np.array_equal(steep, small.reshape(3, 4).repeat(8, 0).repeat(8, 1)[:, :, None])
-
-
-def test_a_channels_outliers_do_not_darken_the_rest() -> None:
-    values = torch.linspace(0, 1, 1000).view(1, 20, 50).clone()
-    values[0, 0, 0] = 1e6
-    assert 100 < np.median(channel_pictures(values, factor=1)[0]) < 155
-
-
-def test_large_grids_are_not_enlarged() -> None:
-    assert channel_pictures(torch.zeros(1, 600, 100), factor=8)[0].shape == (600, 100, 1)
-    assert channel_pictures(torch.zeros(1, 200, 100), factor=8)[0].shape == (400, 200, 1)
-
-
-@pytest.mark.parametrize("size", [1, 2, 256, 1024, 16_384])
-def test_every_code_has_its_own_colour(size: int) -> None:
-    colors = palette(size)
-    assert colors.shape == (size, 3)
-    repeated = sum(count - 1 for count in Counter(map(tuple, colors.tolist())).values())
-    assert repeated <= size // 100
-
-
-def test_codes_are_a_picture_in_their_colours() -> None:
-    codes = torch.tensor([[0, 1], [2, 0]])
-    picture = code_picture(codes, 3, factor=4)
-    assert np.array_equal(picture[::4, ::4], palette(3)[codes.numpy()])
-    assert picture.shape == (8, 8, 3)
-    assert to_pil(picture).mode == "RGB"

@@ -85,16 +85,16 @@ def test_a_draw_from_the_posterior_follows_from_its_seed(service: Service) -> No
 
 
 def test_a_file_holds_what_is_asked_for(service: Service) -> None:
-    half = from_bytes(service.encode(png(IMAGE), precision="float16", logvar=True).file)
+    half = from_bytes(service.encode(png(IMAGE), dtype="float16", logvar=True).file)
     assert half.tensor.dtype == torch.float16
     assert half.logvar is not None
-    with pytest.raises(BadRequest, match="precision must be float32 or float16 or bfloat16"):
-        service.encode(png(IMAGE), precision="float64")  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="dtype must be float32 or float16 or bfloat16"):
+        service.encode(png(IMAGE), dtype="float64")  # type: ignore[arg-type]
 
 
 def test_a_reconstruction_has_its_measures_and_sizes(service: Service) -> None:
     upload = png(IMAGE)
-    found = service.reconstruct(upload, rivals=True)
+    found = service.reconstruct(upload, baselines=True)
     both = [to_tensor(image)[None] for image in (found.reconstructed, IMAGE)]
     assert np.array_equal(found.original, IMAGE)
     assert found.metrics["PSNR"] == pytest.approx(float(psnr(*both)), abs=1e-4)
@@ -109,21 +109,21 @@ def test_a_reconstruction_has_its_measures_and_sizes(service: Service) -> None:
     assert found.sizes[2].bits_per_pixel == pytest.approx(16 * values / (9 * 14))
     assert (found.encoded.latents.compute, found.decoding) == (Compute("fp32"), Compute("fp32"))
     assert found.seam_db is None
-    assert [rival.name for rival in found.rivals] == ["JPEG", "WebP"]
-    assert not found.rivals[0].reached  # 48 bytes
-    assert found.rivals[0].quality == 1
-    assert [rival.bytes for rival in service.rivals(found)] == [rival.bytes for rival in found.rivals]
+    assert [each.name for each in found.baselines] == ["JPEG", "WebP"]
+    assert not found.baselines[0].reached  # 48 bytes
+    assert found.baselines[0].quality == 1
+    assert [each.bytes for each in service.baselines(found)] == [each.bytes for each in found.baselines]
     coded = service.reconstruct(upload, model="vq").sizes[1]
     assert (coded.what, coded.bytes) == ("codes of 4 bits", 6)
 
 
-def test_a_rival_has_at_most_the_bytes_of_the_smallest_latents(service: Service) -> None:
-    found = service.reconstruct(png(pixels(120, 160)), rivals=True)
-    for rival in found.rivals:
-        assert rival.reached == (rival.bytes <= 2 * 2 * 30 * 40)
-        assert rival.image.shape == found.original.shape
-        assert set(rival.metrics) == set(found.metrics)
-    assert found.rivals[1].reached
+def test_a_baseline_has_at_most_the_bytes_of_the_smallest_latents(service: Service) -> None:
+    found = service.reconstruct(png(pixels(120, 160)), baselines=True)
+    for each in found.baselines:
+        assert each.reached == (each.bytes <= 2 * 2 * 30 * 40)
+        assert each.image.shape == found.original.shape
+        assert set(each.metrics) == set(found.metrics)
+    assert found.baselines[1].reached
 
 
 def test_a_large_image_goes_through_in_tiles_and_says_so() -> None:
@@ -150,8 +150,8 @@ def test_a_difference_takes_sensible_numbers(service: Service) -> None:
 def test_channels_and_codes_are_shown(service: Service) -> None:
     encoded = service.encode(png(IMAGE))
     assert [image.shape for image in service.channel_images(encoded.latents, model="kl")] == [(12, 16, 1)] * 2
-    assert len(service.channel_images(encoded.file)) == 2
-    assert service.channel_images(service.encode(png(IMAGE), model="vq").file)[0].shape == (12, 16, 3)
+    assert len(service.channel_images(encoded.latents)) == 2
+    assert service.channel_images(service.encode(png(IMAGE), model="vq").latents)[0].shape == (12, 16, 3)
 
 
 def test_draws_follow_from_their_seed_and_come_with_a_warning(service: Service) -> None:
@@ -204,7 +204,7 @@ def test_the_ways_between_images_start_and_end_at_them(service: Service) -> None
     middle = torch.lerp(*(codec.vectors(codec.encode([image])[0])[0] for image in images[:2]), 0.5)
     assert np.array_equal(line[2], from_tensor(codec.decode_tensor(middle[None]))[0])
 
-    square = service.walk([png(image) for image in images], side=3).images
+    square = service.interpolate_grid([png(image) for image in images], side=3).images
     assert len(square) == 9
     for place, end in zip((0, 2, 6, 8), ends, strict=True):
         assert np.array_equal(square[place], end)
@@ -213,10 +213,10 @@ def test_the_ways_between_images_start_and_end_at_them(service: Service) -> None
 def test_images_on_a_way_take_the_size_of_the_first(service: Service) -> None:
     line = service.interpolate(png(pixels(12, 16)), png(pixels(40, 30)), steps=2, model="vq")
     assert [image.shape for image in line.images] == [(12, 16, 3)] * 2
-    assert "Between two codes" in line.note
+    assert "between two codes" in line.note
     for images in ([png(IMAGE)] * 3, []):
         with pytest.raises(BadRequest, match="4 images"):
-            service.walk(images)
+            service.interpolate_grid(images)
 
 
 def test_an_inspection_looks_at_the_models_own_latents(service: Service) -> None:

@@ -20,10 +20,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from latent_ae.app import gradio_internals, temporary
 from latent_ae.io.image import Pixels, to_pil
-from latent_ae.io.latent_file.latents import Compute, Precision
+from latent_ae.io.latent_file.latents import Compute
+from latent_ae.io.latent_file.latents import Precision as Dtype
 from latent_ae.service import Service
+from latent_ae.service.catalog import Prior
 from latent_ae.service.errors import BadRequest, ServiceError
-from latent_ae.service.priors import Prior
 from latent_ae.service.results import Images
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         image: FileData,
         model: str | None = None,
         seed: int | None = None,
-        precision: Precision | None = None,
+        dtype: Dtype | None = None,
         logvar: bool = False,
     ) -> tuple[FileData, Numbers]:
         """Image to latents: the latent file (safetensors), and its numbers.
@@ -55,10 +56,10 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
             image: an uploaded image file, or from a tool a data: URI.
             model: an id from `models`; the first of them if not given.
             seed: of a draw from the posterior; its mode if not given.
-            precision: of the floats in the file; float32 if not given.
+            dtype: of the floats in the file; float32 if not given.
             logvar: keep the posterior's log-variance too.
         """
-        encoded = service.encode(_path(image), model=model, seed=seed, precision=precision, logvar=logvar)
+        encoded = service.encode(_path(image), model=model, seed=seed, dtype=dtype, logvar=logvar)
         latents = encoded.latents
         return _file(encoded.file_name, encoded.file), {
             "encoder": latents.encoder,
@@ -83,16 +84,16 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         return _images(service.decode(_path(latents), model=model, foreign=foreign), "decoded")
 
     def reconstruct(
-        image: FileData, model: str | None = None, rivals: bool = False
+        image: FileData, model: str | None = None, baselines: bool = False
     ) -> tuple[FileData, FileData, Numbers]:
         """What a model makes of an image: the reconstruction as PNG, the latent file, metrics and sizes.
 
         Args:
             image: an uploaded image file, or from a tool a data: URI.
             model: an id from `models`; the first of them if not given.
-            rivals: measure JPEG and WebP at no more bytes too.
+            baselines: measure JPEG and WebP at no more bytes too.
         """
-        done = service.reconstruct(_path(image), model=model, rivals=rivals)
+        done = service.reconstruct(_path(image), model=model, baselines=baselines)
         return (
             _file("reconstruction.png", _png(done.reconstructed)),
             _file(done.encoded.file_name, done.encoded.file),
@@ -103,7 +104,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
                     "notes": done.notes,
                     "remarks": list(done.encoded.remarks),
                     "sizes": [dataclasses.asdict(size) for size in done.sizes],
-                    "rivals": [_without(rival, "image") for rival in done.rivals],
+                    "baselines": [_without(each, "image") for each in done.baselines],
                     "encoding": _compute(done.encoded.latents.compute),
                     "decoding": _compute(done.decoding),
                     "seam_db": done.seam_db,

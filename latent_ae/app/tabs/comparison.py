@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from latent_ae.app.tabs import markup
 from latent_ae.io.image import Pixels
-from latent_ae.service.results import Reconstruction, Rival
+from latent_ae.service.results import Baseline, Reconstruction
 
 _METRICS = {"PSNR": ("PSNR (dB)", 2), "SSIM": ("SSIM", 4), "LPIPS": ("LPIPS", 4)}
 """column header, decimals"""
@@ -24,7 +24,7 @@ class Row:
     metrics: dict[str, float | None]
 
 
-def rows(made: Sequence[Reconstruction], baselines: Sequence[Rival]) -> list[Row]:
+def rows(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[Row]:
     """The upload, the latents of each model in each stored form, the baselines of the first model."""
     first = made[0]
     pixels = first.original.shape[0] * first.original.shape[1]
@@ -39,7 +39,7 @@ def rows(made: Sequence[Reconstruction], baselines: Sequence[Rival]) -> list[Row
     return found
 
 
-def as_html(rows: Sequence[Row], made: Sequence[Reconstruction], baselines: Sequence[Rival]) -> str:
+def as_html(rows: Sequence[Row], made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> str:
     """The table with its footnotes."""
     columns = ("", "Bytes", "Bits per pixel", *(name for name, _ in _METRICS.values()))
     cells = [
@@ -67,7 +67,7 @@ def headline(first: Reconstruction) -> list[tuple[str, str, str]]:
     return [*((name, _shown(name, first.metrics), _MEANING[name]) for name in known), weight]
 
 
-def pictures(made: Sequence[Reconstruction], baselines: Sequence[Rival]) -> list[tuple[Pixels, str]]:
+def pictures(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[tuple[Pixels, str]]:
     """The original, the reconstruction of each model, and the baselines, with captions."""
     return [
         (made[0].original, "Original"),
@@ -94,7 +94,7 @@ def _sentence(each: Reconstruction) -> str:
     )
 
 
-def _footnotes(made: Sequence[Reconstruction], baselines: Sequence[Rival]) -> list[str]:
+def _footnotes(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[str]:
     notes = list(dict.fromkeys(f"{name}: {reason}." for each in made for name, reason in each.notes.items()))
     larger = " and ".join(baseline.name for baseline in baselines if not baseline.reached)
     if baselines:

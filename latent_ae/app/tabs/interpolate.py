@@ -11,7 +11,7 @@ from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import animation, chosen, download, gallery, png
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
 from latent_ae.service import Service
-from latent_ae.service.results import ModelInfo
+from latent_ae.service.catalog import ModelInfo
 
 _MAX_LATENTS = 8
 """latents along a side of the training images up to which the grid is offered"""
@@ -83,7 +83,7 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
     def interpolate_grid(tick: Tick, name: str, *values: Any) -> Updates:
         paths, side = values[:-1], int(values[-1])
         files = [chosen(path, f"image for the {corner.lower()}") for corner, path in zip(_CORNERS, paths, strict=True)]
-        found = service.walk(files, model=name, side=side, tick=tick)
+        found = service.interpolate_grid(files, model=name, side=side, tick=tick)
         rows = [np.hstack(found.images[first : first + side]) for first in range(0, len(found.images), side)]
         return {
             grid: png(np.vstack(rows), "grid"),

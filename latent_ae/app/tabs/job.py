@@ -10,9 +10,8 @@ from gradio.components import Component
 
 from latent_ae.app.gradio_internals import called_from_page
 from latent_ae.app.tabs import markup
-from latent_ae.service.catalog import choose
+from latent_ae.service.catalog import ModelInfo, choose
 from latent_ae.service.errors import ServiceError
-from latent_ae.service.results import ModelInfo
 
 
 class EventOptions(TypedDict):

@@ -80,7 +80,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
             for done, each in enumerate(models)
         ]
         first = made[0]
-        baselines = service.rivals(first, tick=lambda _share: tick(1.0))
+        baselines = service.baselines(first, tick=lambda _share: tick(1.0))
         rows, pictures = comparison.rows(made, baselines), comparison.pictures(made, baselines)
         # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
         ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")

@@ -9,8 +9,7 @@ from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.files import gallery
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
 from latent_ae.service import Service
-from latent_ae.service.priors import Prior
-from latent_ae.service.results import ModelInfo
+from latent_ae.service.catalog import ModelInfo, Prior
 
 _SEEDS = 2**31 - 1
 _PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]

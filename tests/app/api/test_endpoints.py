@@ -22,9 +22,9 @@ from tests.app.pictures import pixels, png, read, written
 
 FILE, TEXT, WHOLE, NUMBER, SWITCH = "file", "string", "integer", "number", "boolean"
 ENDPOINTS = {
-    "encode": {"image": FILE, "model": TEXT, "seed": WHOLE, "precision": "enum", "logvar": SWITCH},
+    "encode": {"image": FILE, "model": TEXT, "seed": WHOLE, "dtype": "enum", "logvar": SWITCH},
     "decode": {"latents": FILE, "model": TEXT, "foreign": SWITCH},
-    "reconstruct": {"image": FILE, "model": TEXT, "rivals": SWITCH},
+    "reconstruct": {"image": FILE, "model": TEXT, "baselines": SWITCH},
     "sample": {"model": TEXT, "count": WHOLE, "seed": WHOLE, "temperature": NUMBER, "size": WHOLE, "prior": "enum"},
     "interpolate": {"a": FILE, "b": FILE, "model": TEXT, "steps": WHOLE, "spherical": SWITCH},
     "models": {},
@@ -104,7 +104,7 @@ def test_latents_go_there_and_back_as_the_codec_makes_them(
 
 
 def test_the_form_of_the_latents_can_be_chosen(client: Client, codecs: dict[str, Codec], image: Path) -> None:
-    file, _ = client.predict(image=handle_file(image), seed=7, precision="float16", logvar=True, api_name="/encode")
+    file, _ = client.predict(image=handle_file(image), seed=7, dtype="float16", logvar=True, api_name="/encode")
     latents = read_latents(Path(file))
     (expected,) = codecs["tiny-kl"].encode([pixels(19, 30)], seed=7, logvar=True)
     assert (latents.kind, latents.tensor.dtype) == ("sample", torch.float16)
@@ -115,13 +115,13 @@ def test_the_form_of_the_latents_can_be_chosen(client: Client, codecs: dict[str,
 def test_a_reconstruction_comes_without_loss_and_with_its_figures(
     client: Client, codecs: dict[str, Codec], image: Path
 ) -> None:
-    picture, file, numbers = client.predict(image=handle_file(image), rivals=True, api_name="/reconstruct")
+    picture, file, numbers = client.predict(image=handle_file(image), baselines=True, api_name="/reconstruct")
     assert np.array_equal(read(picture), codecs["tiny-kl"].reconstruct([pixels(19, 30)])[0])
     assert read_latents(Path(file)).encoder == codecs["tiny-kl"].identity
     error = np.square(read(picture).astype(float) - pixels(19, 30)).mean()
     psnr = next(value for name, value in numbers["metrics"].items() if "psnr" in name.lower())
     assert psnr == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
-    assert {rival["name"] for rival in numbers["rivals"]} == {"JPEG", "WebP"}
+    assert {each["name"] for each in numbers["baselines"]} == {"JPEG", "WebP"}
     assert all(size["bytes"] > 0 and size["bits_per_pixel"] > 0 for size in numbers["sizes"])
 
 
@@ -168,7 +168,7 @@ BAD = {
     "a seed that is text": ("encode", PNG, {"seed": "seven"}, "bad_request"),
     "a seed that is a switch": ("encode", PNG, {"seed": True}, "bad_request"),
     "a model that is a list": ("reconstruct", PNG, {"model": ["tiny-kl"]}, "bad_request"),
-    "a precision of its own": ("encode", PNG, {"precision": "float8"}, "bad_request"),
+    "an unknown dtype": ("encode", PNG, {"dtype": "float8"}, "bad_request"),
     "too many steps": ("interpolate", PNG, {"steps": 10**9}, "bad_request"),
 }
 

@@ -76,7 +76,7 @@ def test_a_grid_between_four_images_is_offered_where_latents_are_small(app: App,
     visitor.press("Decode the grid")
     grid = visitor.part("Grid between the four images")
     grid.locator("img").wait_for()
-    want = app.service.walk(app.digits, side=6).images
+    want = app.service.interpolate_grid(app.digits, side=6).images
     (got,) = visitor.pictures(grid)
     side = want[0].shape[0]
     cells = [got[y * side : (y + 1) * side, x * side : (x + 1) * side] for y in range(6) for x in range(6)]

@@ -31,8 +31,8 @@ def test_what_is_shown_is_what_the_decoder_gave(app: App, visitor: Visitor, phot
     (difference,) = visitor.pictures(visitor.part("Difference"))
     assert np.array_equal(difference, as_shown(app.service.difference(want, tolerance=4, gain=8)))
     beside = visitor.pictures(visitor.part("Side by side"))
-    rivals = app.service.rivals(want)
-    shown = [want.original, want.reconstructed, *(rival.image for rival in rivals)]
+    baselines = app.service.baselines(want)
+    shown = [want.original, want.reconstructed, *(each.image for each in baselines)]
     assert len(beside) == len(shown) == 4
     assert all(np.array_equal(got, as_shown(image)) for got, image in zip(beside, shown, strict=True))
     channels = visitor.pictures(visitor.part("Latents"))

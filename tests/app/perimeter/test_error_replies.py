@@ -80,8 +80,8 @@ def test_calls_that_are_none_are_refused(server: str, route: str) -> None:
 @pytest.mark.parametrize(
     ("route", "body", "status", "message"),
     [
-        ("call/v2/encode", {}, 400, "encode needs image; it takes image, model, seed, precision, logvar"),
-        ("call/v2/encode", {"imag": 1}, 400, "encode has no parameter 'imag'; it takes image, model, seed, precision,"),
+        ("call/v2/encode", {}, 400, "encode needs image; it takes image, model, seed, dtype, logvar"),
+        ("call/v2/encode", {"imag": 1}, 400, "encode has no parameter 'imag'; it takes image, model, seed, dtype,"),
         ("call/v2/models", {"data": []}, 400, "models has no parameter 'data'; it takes nothing"),
         (
             "call/v2/nobody",

@@ -12,7 +12,7 @@ from PIL import Image
 from latent_ae.io.image import Pixels
 from latent_ae.service import ServiceLimits
 from latent_ae.service.errors import BrokenUpload, ServiceError, TooLarge, UnsupportedFormat
-from latent_ae.service.intake import fitted, frame_size, read_image, read_upload
+from latent_ae.service.uploads import fitted, frame_size, read_image, read_upload
 
 from .conftest import pixels, saved
 
@@ -204,15 +204,15 @@ def test_a_jpeg_of_fifty_scans_is_refused() -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
         (saved(pixels(), "AVIF"), "AVIF"),
-        (saved(pixels(), "PPM"), "no image of a kind that is known"),
-        (b"These are words.\n" * 40, "no image of a kind that is known"),
-        (bytes(1000), "no image of a kind that is known"),
-        (b"x", "no image of a kind that is known"),
+        (saved(pixels(), "PPM"), "not in a known image format"),
+        (b"These are words.\n" * 40, "not in a known image format"),
+        (bytes(1000), "not in a known image format"),
+        (b"x", "not in a known image format"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_kinds_are_named_and_refused(data: bytes, name: str) -> None:
-    with pytest.raises(UnsupportedFormat, match=f"{name}.*JPEG, PNG, WebP, BMP and TIFF are read"):
+    with pytest.raises(UnsupportedFormat, match=f"{name}.*supported: JPEG, PNG, WebP, BMP and TIFF"):
         read(data)
 
 

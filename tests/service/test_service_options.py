@@ -24,7 +24,7 @@ def test_a_file_knows_the_seed_that_it_was_drawn_with(service: Service, kl: Code
     assert from_bytes(service.encode(png(IMAGE)).file).seed is None
 
 
-@pytest.mark.parametrize("setting", [{"seed": 0}, {"logvar": True}, {"precision": "float32"}], ids=str)
+@pytest.mark.parametrize("setting", [{"seed": 0}, {"logvar": True}, {"dtype": "float32"}], ids=str)
 def test_what_has_no_effect_on_latents_is_refused(service: Service, setting: dict[str, Any]) -> None:
     name = next(iter(setting))
     with pytest.raises(BadRequest, match=f"{name} has no effect on the codes of vq, .*: leave it out"):
@@ -34,7 +34,7 @@ def test_what_has_no_effect_on_latents_is_refused(service: Service, setting: dic
         certain.quant_conv.weight[2:] = 0
         certain.quant_conv.bias[2:] = -30
     with closing(Service({"plain": Codec(certain, name="plain", precision="fp32")})) as other:
-        if name == "precision":
+        if name == "dtype":
             assert other.encode(png(IMAGE), **setting).latents.kind == "mean"
             return
         with pytest.raises(BadRequest, match=f"{name} has no effect on the latents of plain, .*: leave it out"):
@@ -45,7 +45,7 @@ def test_what_is_not_asked_for_is_within_the_limits(kl: Codec) -> None:
     images = [png(pixels(12, 16, seed=seed)) for seed in range(4)]
     for samples, usual in ((64, (16, 9, 36)), (10, (10, 9, 9)), (4, (4, 4, 4))):
         with closing(Service({"kl": kl}, limits=ServiceLimits(samples=samples))) as service:
-            answers = service.sample(size=8), service.interpolate(*images[:2]), service.walk(images)
+            answers = service.sample(size=8), service.interpolate(*images[:2]), service.interpolate_grid(images)
             assert tuple(len(answer.images) for answer in answers) == usual
     with pytest.raises(
         UserError, match=r"--samples must be at least 4 \(the corners of an interpolation grid\), got 3"

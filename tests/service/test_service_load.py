@@ -14,7 +14,6 @@ from latent_ae.inference import Codec
 from latent_ae.io.latent_file.latents import from_bytes, to_bytes
 from latent_ae.service import Service, ServiceError, ServiceLimits
 from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ShuttingDown, TooLarge
-from latent_ae.service.jobs import Speed
 
 from .conftest import HeldCodec, closing, in_threads, pixels, png, tiny
 
@@ -227,19 +226,3 @@ def test_what_cannot_be_done_in_time_is_refused_at_once(held: HeldCodec, monkeyp
         assert service.encode(small).latents.count == 1  # its 64 seconds are an estimate
         # The best speed counts: an estimate that was too slow is forgotten.
         assert service.encode(large).latents.count == 1
-
-
-def test_a_pace_is_the_best_that_was_seen() -> None:
-    speed = Speed(None)
-    assert speed.seconds(100) == 0.0
-    with speed.measured(10):
-        time.sleep(0.02)
-    assert speed.seconds(10) >= 0.02
-    slow = speed.seconds(10)
-    with speed.measured(10):
-        time.sleep(0.2)
-    assert speed.seconds(10) == slow
-    with pytest.raises(ZeroDivisionError), speed.measured(10**9):
-        raise ZeroDivisionError
-    assert speed.seconds(10) == slow
-    assert Speed(0.5).seconds(4) == 2.0

@@ -1,0 +1,173 @@
+"""How close two images are, in strips so that memory does not grow with them; and JPEG and WebP as baselines."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from latent_ae.errors import UserError
+from latent_ae.evaluation.metrics import SSIM_MINIMUM_SIDE
+from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
+from latent_ae.io.image import Pixels, to_pil, to_tensor, to_uint8
+from latent_ae.service.results import Baseline, Size
+
+PERCEPTUAL_PIXELS = 4 * 10**6
+"""of the largest image that LPIPS is measured on: its features take about 60 bytes a pixel"""
+_MARGIN = 5
+"""rows that SSIM's window of 11 reaches beyond its place"""
+_STRIP_PIXELS = 1 << 19
+_BACKBONES = {"alex": "alexnet-owt-*.pth", "vgg": "vgg16-*.pth", "squeeze": "squeezenet1_1-*.pth"}
+"""file names of torchvision's weights, the network that papers report as a metric first"""
+_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WebP": {"method": 4}}
+_QUALITIES = {"JPEG": (1, 95), "WebP": (0, 100)}
+"""lowest and highest; above 95 a JPEG grows without looking better"""
+_MAX_SIDE = {"JPEG": 65_500, "WebP": 16_383}
+"""in pixels"""
+
+
+class Perceptual(NamedTuple):
+    """LPIPS if its weights are on this machine, or the reason why not."""
+
+    distance: PerceptualDistance | None = None
+    reason: str = "not asked for"
+
+    @classmethod
+    def find(cls) -> "Perceptual":
+        """From the weights in torchvision's cache; nothing is downloaded."""
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        reason = f"none of {', '.join(_BACKBONES.values())} is in {folder.name}/ of torch's cache on the server"
+        for name, pattern in _BACKBONES.items():
+            for file in sorted(folder.glob(pattern)):
+                try:
+                    return cls(build_perceptual(name, image_channels=3, weights_file=file), "")
+                except UserError:
+                    reason = f"{file.name} on the server is damaged"
+        return cls(None, reason)
+
+
+class Compressed(NamedTuple):
+    """An image after JPEG or WebP."""
+
+    image: Pixels
+    bytes: int
+    quality: int
+
+
+def measure(
+    got: Pixels, wanted: Pixels, perceptual: Perceptual, check: Callable[[], None]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """PSNR in dB, SSIM and LPIPS of `got` [H,W,C] against `wanted`, and for each that is None the reason.
+
+    `check` is called between pieces of work; what it raises ends the measuring.
+    """
+    steps: dict[str, Callable[[], tuple[float | None, str]]] = {
+        "PSNR": lambda: _psnr(got, wanted),
+        "SSIM": lambda: _ssim(got, wanted, check),
+        "LPIPS": lambda: _lpips(got, wanted, perceptual),
+    }
+    metrics: dict[str, float | None] = {}
+    notes: dict[str, str] = {}
+    for name, step in steps.items():
+        metrics[name], reason = step()
+        if reason:
+            notes[name] = reason
+        check()
+    return metrics, notes
+
+
+def _psnr(got: Pixels, wanted: Pixels) -> tuple[float | None, str]:
+    total = 0  # of integers: exact, and the same for any strips
+    for rows in _strips(wanted):
+        difference = got[rows].astype(np.int32) - wanted[rows]
+        total += int(np.square(difference).sum(dtype=np.int64))
+    if not total:
+        return None, "the images are the same in every pixel"
+    return 10 * math.log10(255**2 * wanted.size / total), ""
+
+
+def _ssim(got: Pixels, wanted: Pixels, check: Callable[[], None]) -> tuple[float | None, str]:
+    """As `evaluation.metrics.ssim`: the mean over all positions of the map, whose borders are mirrored."""
+    if min(wanted.shape[:2]) < SSIM_MINIMUM_SIDE:
+        return None, f"the image has a side of fewer than {SSIM_MINIMUM_SIDE} pixels"
+    from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: PLC0415 - takes a second
+
+    total = 0.0
+    for rows in _strips(wanted):
+        check()
+        around = slice(max(0, rows.start - _MARGIN), min(len(wanted), rows.stop + _MARGIN))
+        a, b = (to_tensor(image[around])[None] / 2 + 0.5 for image in (got, wanted))
+        _, similarity = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
+        inside = similarity[..., rows.start - around.start : rows.stop - around.start, :]
+        total += float(inside.double().sum())
+    return total / wanted.size, ""
+
+
+def _lpips(got: Pixels, wanted: Pixels, perceptual: Perceptual) -> tuple[float | None, str]:
+    distance = perceptual.distance
+    if distance is None:
+        return None, perceptual.reason
+    height, width, channels = wanted.shape
+    if min(height, width) < distance.minimum_side:
+        return None, f"the image has a side of fewer than {distance.minimum_side} pixels"
+    if height * width > PERCEPTUAL_PIXELS:
+        return None, f"not measured on more than {PERCEPTUAL_PIXELS / 1e6:g} million pixels"
+    repeats = 3 // channels
+    pair = [to_tensor(pixels.repeat(repeats, axis=2))[None] for pixels in (got, wanted)]
+    with torch.inference_mode():
+        return float(distance(*pair)), ""
+
+
+def _strips(image: Pixels) -> list[slice]:
+    """Rows, a few at a time, that cover an image."""
+    height, width = image.shape[:2]
+    step = max(1, _STRIP_PIXELS // width)
+    return [slice(first, min(first + step, height)) for first in range(0, height, step)]
+
+
+def baselines(
+    image: Pixels, sizes: Sequence[Size], perceptual: Perceptual, check: Callable[[], None]
+) -> tuple[Baseline, ...]:
+    """JPEG and WebP at no more bytes than the smallest form of the latents, measured as a reconstruction is."""
+    max_bytes = min(size.bytes for size in sizes if size.what != "upload")
+    found = []
+    for name in _QUALITIES:
+        best = best_within(name, image, max_bytes, check)
+        if best is not None:
+            metrics, _ = measure(best.image, image, perceptual, check)
+            reached = best.bytes <= max_bytes
+            found.append(Baseline(name, best.image, best.bytes, best.quality, metrics, reached))
+    return tuple(found)
+
+
+def best_within(name: str, image: Pixels, max_bytes: int, check: Callable[[], None]) -> Compressed | None:
+    """[H,W,C] after JPEG or WebP at the highest quality whose file has at most `max_bytes`.
+
+    At the lowest quality if that takes more; None for an image that the format cannot hold. `check` is called before
+    each attempt; what it raises ends the search.
+    """
+    if max(image.shape[:2]) > _MAX_SIDE[name]:
+        return None
+    picture = to_pil(image)
+    low, high = _QUALITIES[name]
+
+    def attempt(quality: int) -> bytes:
+        check()
+        stream = io.BytesIO()
+        picture.save(stream, name, quality=quality, **_OPTIONS[name])
+        return stream.getvalue()
+
+    best, data = low, attempt(low)
+    # A file grows with its quality but for single steps: the result is within the bytes, and next to the best.
+    while len(data) <= max_bytes and low < high:
+        middle = (low + high + 1) // 2
+        if len(file := attempt(middle)) <= max_bytes:
+            best, data, low = middle, file, middle
+        else:
+            high = middle - 1
+    with Image.open(io.BytesIO(data)) as decoded:
+        return Compressed(to_uint8(decoded, image.shape[2]), len(data), best)
