@@ -68,7 +68,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         found = verify(
             arguments.folder,
             model=arguments.model,
-            samples=arguments.count,
+            count=arguments.count,
             device=best_device(),
             on_shard=advance,
         )
@@ -91,7 +91,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             arguments.folder,
             arguments.to,
             arguments.out,
-            draw=arguments.posterior,
+            posterior=arguments.posterior,
             seed=arguments.seed,
             on_row=advance,
         )

@@ -72,7 +72,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         self,
         folder: str | Path,
         *,
-        draw: Literal["sample", "mode"] | None = None,
+        posterior: Literal["sample", "mode"] | None = None,
         scaling: Literal["none", "model", "measured"] = "none",
         flipped: bool = True,
         duplicates: bool = True,
@@ -81,7 +81,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         """
         Args:
             folder: output of train/encode_dataset.py.
-            draw: sample from the posterior, or take its mode; None: sample if the log-variance was kept.
+            posterior: give a sample of it, or its mode; None: a sample if the log-variance was kept.
             scaling: give (z - shift) * scale: `model` with the factors of the model's config, which pipelines undo,
                 `measured` with those of stats.json.
             flipped: include the latents of mirror images, if there are any.
@@ -93,13 +93,13 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         kind = self.manifest.kind
-        if draw not in ("sample", "mode", None):
-            raise LatentDatasetError(f"draw {draw} is unknown: take sample, mode or None")
-        if draw == "sample" and kind != "moments":
+        if posterior not in ("sample", "mode", None):
+            raise LatentDatasetError(f"posterior must be sample, mode or None, got {posterior}")
+        if posterior == "sample" and kind != "moments":
             raise LatentDatasetError(
-                f"{folder} holds {kind} without log-variances: nothing can be drawn, take the mode"
+                f"{folder} holds {kind} without log-variances, so there is no posterior to sample: take the mode"
             )
-        self.draws = draw == "sample" or (draw is None and kind == "moments")
+        self.posterior = posterior or ("sample" if kind == "moments" else "mode")
         self._seed = seed
         self._epoch = 0
         self._open: dict[int, dict[str, Tensor]] = {}
@@ -125,7 +125,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         else:
             # A copy: float32 would otherwise be the memory-mapped file itself.
             latents = stored["mean"].to(torch.float32, copy=True)
-            if self.draws:
+            if self.posterior == "sample":
                 # By the row's number in the index, so that leaving out other rows changes no sample.
                 generator = torch_generator(self._seed, "latents", self._epoch, int(self._numbers[number]))
                 noise = torch.randn(latents.shape, generator=generator)

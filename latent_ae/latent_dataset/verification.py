@@ -64,7 +64,7 @@ def verify(
     folder: Path,
     *,
     model: str | None = None,
-    samples: int = 8,
+    count: int = 8,
     device: torch.device | str | None = None,
     on_shard: Callable[[int], object] = lambda _total: None,
 ) -> Verification:
@@ -73,7 +73,7 @@ def verify(
     Args:
         folder: output of train/encode_dataset.py.
         model: encodes again; None: the model that the manifest names.
-        samples: number of images, evenly spread, to encode again if the model and the images can be opened.
+        count: number of images, evenly spread, to encode again if the model and the images can be opened.
         device: to encode on; None: the CPU.
         on_shard: called after each shard with the number of shards.
 
@@ -82,7 +82,7 @@ def verify(
     """
     manifest = read_manifest(folder)
     found = Verification()
-    index, gathered = IndexCheck(folder / INDEX, samples=samples), Gathered(manifest)
+    index, gathered = IndexCheck(folder / INDEX, kept=count), Gathered(manifest)
     inconsistent: list[str] = []
     for number in range(manifest.shards):
         try:
@@ -111,8 +111,8 @@ def verify(
         found.cure = command(folder, manifest)
         if inconsistent:  # their checksums are right, so the command alone would keep them
             found.cure = f"{shlex.join(['rm', *inconsistent])} && {found.cure}"
-    if index.sampled:
-        _encode_again(folder, manifest, index.sampled, found, model=model, device=device)
+    if index.kept:
+        _encode_again(folder, manifest, index.kept, found, model=model, device=device)
     return found
 
 
@@ -207,16 +207,16 @@ def _distance(folder: Path, row: dict[str, Any], made: dict[str, Tensor]) -> flo
 class IndexCheck:
     """Compares the index with the shards' records, one shard at a time, as a large index does not fit into memory."""
 
-    def __init__(self, path: Path, *, samples: int) -> None:
-        """Keeps `samples` of the rows, evenly spread."""
+    def __init__(self, path: Path, *, kept: int) -> None:
+        """Keeps `kept` of the rows, evenly spread."""
         self.rows = 0
         """of the index"""
-        self.sampled: list[dict[str, Any]] = []
+        self.kept: list[dict[str, Any]] = []
         self._name = path
         self._unreadable: str | None = None
         self._all_known = True
         self._recorded = self._differing = self._first_differing = 0
-        self._indexed = self._read(path, samples)
+        self._indexed = self._read(path, kept)
 
     def add(self, recorded: Iterable[dict[str, Any]] | None) -> None:
         """Compare the rows of the next shard; None if they are unknown."""
@@ -230,7 +230,7 @@ class IndexCheck:
 
     def finish(self) -> str | None:
         """The problem, None without one. If a shard's rows are unknown, the others have no place to be compared at."""
-        for _ in self._indexed:  # the rest, for the samples in it
+        for _ in self._indexed:  # the rest, for the rows to keep
             pass
         if self._unreadable is not None:
             return f"{self._name} cannot be read: {self._unreadable}"
@@ -245,16 +245,16 @@ class IndexCheck:
             )
         return None
 
-    def _read(self, path: Path, samples: int) -> Iterator[dict[str, Any]]:
+    def _read(self, path: Path, kept: int) -> Iterator[dict[str, Any]]:
         try:
             with pq.ParquetFile(path) as file:
                 self.rows = file.metadata.num_rows
-                count = min(samples, self.rows)
-                kept, number = {place * self.rows // count for place in range(count)}, 0
+                count = min(kept, self.rows)
+                places, number = {place * self.rows // count for place in range(count)}, 0
                 for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
                     for row in batch.to_pylist():
-                        if number in kept:
-                            self.sampled.append(row)
+                        if number in places:
+                            self.kept.append(row)
                         number += 1
                         yield row
         except (OSError, ValueError) as error:  # pyarrow's errors are either

@@ -144,7 +144,7 @@ def test_a_data_set_of_latents_has_the_latents_of_encode(
     tmp_path = pictures.parent
     run_on(True, "encode", pictures, "-o", tmp_path / "files", *(() if tile is None else ("--tile", tile)))
     make(settings(model, tmp_path / "set", path=pictures, dtype="float32", **({} if tile is None else {"tile": tile})))
-    dataset = LatentDataset(tmp_path / "set", draw="mode", scaling="none")
+    dataset = LatentDataset(tmp_path / "set", posterior="mode", scaling="none")
     assert len(dataset) == 2
     for number, row in enumerate(index(tmp_path / "set")):
         ours = read_latents(tmp_path / "files" / f"{Path(row['name']).stem}.safetensors").tensor[0]

@@ -117,13 +117,13 @@ def test_lightningdit_reads_draws_mirror_images_and_statistics(
 
 
 def test_lightningdit_without_mirror_images_is_said(made: Path, tmp_path: Path) -> None:
-    _, notes = convert(made / "flux", "lightningdit", tmp_path / "out", draw="mode")
+    _, notes = convert(made / "flux", "lightningdit", tmp_path / "out", posterior="mode")
     assert notes[0] == "8 images, 0 of them with the latents of their mirror image"
     assert notes[1].startswith("latents_flip repeats the latents of the other 8")
     tensors = load_file(tmp_path / "out" / "latents_rank00_shard00000.safetensors")
     assert torch.equal(tensors["latents"], tensors["latents_flip"])
     assert torch.equal(
-        tensors["latents"], torch.stack([row.latents for row in LatentDataset(made / "flux", draw="mode").rows()])
+        tensors["latents"], torch.stack([row.latents for row in LatentDataset(made / "flux", posterior="mode").rows()])
     )
 
 
@@ -307,10 +307,15 @@ def test_codes_and_rows_without_label_are_kept(models: Path, pictures: Path, tmp
         ("kohya-sd", "own", {}, r"holds latents of \d sizes"),
         ("kohya-sd", "flux", {}, "holds latents of 16 channels, 8 pixels a position; .* has 4 channels, 8 pixels"),
         ("kohya-flux", "sd", {}, "holds latents of 4 channels, 8 pixels a position; FLUX has 16 channels, 8 pixels"),
-        ("mds", "sd", {"draw": "mode"}, "--posterior and --seed have no effect with mds"),
+        ("mds", "sd", {"posterior": "mode"}, "--posterior and --seed have no effect with mds"),
         ("webdataset", "sd", {"seed": 0}, "--posterior and --seed have no effect with webdataset"),
-        ("fast-dit", "sd", {"draw": "mode", "seed": 0}, "--seed has no effect: the mode of each posterior is taken"),
-        ("fast-dit", "own", {"draw": "sample"}, "without log-variances"),
+        (
+            "fast-dit",
+            "sd",
+            {"posterior": "mode", "seed": 0},
+            "--seed has no effect: the mode of each",
+        ),
+        ("fast-dit", "own", {"posterior": "sample"}, "without log-variances"),
     ],
 )
 def test_what_a_trainer_cannot_read_is_refused(  # noqa: PLR0917  # a table
@@ -381,6 +386,6 @@ def test_the_loop_of_the_documentation_runs(made: Path, tmp_path: Path, monkeypa
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
     exec(loop, {})
-    rows = list(LatentDataset("latents", draw="mode", flipped=False).rows())
+    rows = list(LatentDataset("latents", posterior="mode", flipped=False).rows())
     written = [np.load(file) for file in sorted((tmp_path / "mine").iterdir())]
     assert all(np.array_equal(one, row.latents.numpy()) for one, row in zip(written, rows, strict=True))

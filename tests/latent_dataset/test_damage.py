@@ -95,7 +95,7 @@ def test_what_is_damaged_is_named_and_made_anew(  # noqa: PLR0917  # fixtures
     whole, times = files(latents), {path: path.stat().st_mtime_ns for path in (latents / "shards").iterdir()}
     for name in names:
         damage(latents / name, other / name)
-    found = verify(latents, samples=0)
+    found = verify(latents, count=0)
     assert any(str(latents / name) in problem for name in names for problem in found.problems)
     assert found.cure is not None
     status, said = rerun(program, found.cure, capsys)
@@ -133,7 +133,7 @@ def test_the_lists_are_made_anew_too(
 ) -> None:
     whole = files(latents)
     (latents / name).write_bytes(b"damaged")
-    found = verify(latents, samples=0)
+    found = verify(latents, count=0)
     assert found.problems == [
         f"{latents / name} is not the file that the data set was completed with: it was damaged or changed"
     ]
@@ -144,7 +144,7 @@ def test_the_lists_are_made_anew_too(
 def test_the_card_is_the_users_to_edit(latents: Path, models: Path, pictures: Path) -> None:
     (latents / "README.md").write_text("My latents\n")
     before = files(latents)
-    assert verify(latents, samples=0).problems == []
+    assert verify(latents, count=0).problems == []
     make(settings(models / "kl", latents, path=pictures))
     assert files(latents) == before
 
@@ -153,7 +153,7 @@ def test_shards_that_were_put_in_the_place_of_others_are_made_anew(latents: Path
     whole = files(latents)
     for suffix in ("safetensors", "json"):
         shutil.copy(latents / f"shards/00000.{suffix}", latents / f"shards/00001.{suffix}")
-    assert "00001.json is the record of another shard or data set" in verify(latents, samples=0).problems[0]
+    assert "00001.json is the record of another shard or data set" in verify(latents, count=0).problems[0]
     make(settings(models / "kl", latents, path=pictures))
     assert files(latents) == whole
 
@@ -166,7 +166,7 @@ def test_a_folder_in_the_place_of_a_file_is_not_touched(latents: Path, models: P
     with pytest.raises(LatentDatasetError, match=f"{name} is not a file: move it to another place"):
         make(settings(models / "kl", latents, path=pictures))
     assert (latents / name / "mine").read_text() == "x"
-    assert any(name in problem for problem in verify(latents, samples=0).problems)
+    assert any(name in problem for problem in verify(latents, count=0).problems)
 
 
 def test_files_named_like_ours_stay_and_count_for_nothing(latents: Path, models: Path, pictures: Path) -> None:
@@ -177,7 +177,7 @@ def test_files_named_like_ours_stay_and_count_for_nothing(latents: Path, models:
     before = files(latents)
     make(settings(models / "kl", latents, path=pictures))
     assert files(latents) == before
-    assert (verify(latents, samples=0).problems, len(LatentDataset(latents))) == ([], len(NAMES))
+    assert (verify(latents, count=0).problems, len(LatentDataset(latents))) == ([], len(NAMES))
 
 
 def test_the_command_says_all_that_was_asked_for(
@@ -213,10 +213,10 @@ def rewrite_json(path: Path, without: set[str]) -> None:
 def test_what_earlier_versions_wrote_is_read_and_gone_on_with(latents: Path, models: Path, pictures: Path) -> None:
     as_earlier_versions_wrote(latents)
     shards = {name: content for name, content in files(latents).items() if name.startswith("shards")}
-    assert (verify(latents, samples=0).problems, len(LatentDataset(latents))) == ([], len(NAMES))
+    assert (verify(latents, count=0).problems, len(LatentDataset(latents))) == ([], len(NAMES))
     make(settings(models / "kl", latents, path=pictures))
     assert shards.items() <= files(latents).items()
-    assert (verify(latents, samples=0).problems, len(LatentDataset(latents))) == ([], len(NAMES))
+    assert (verify(latents, count=0).problems, len(LatentDataset(latents))) == ([], len(NAMES))
 
 
 @pytest.mark.parametrize(
@@ -238,9 +238,9 @@ def test_a_damaged_record_of_an_earlier_version_is_made_anew(
     record = json.loads((latents / RECORD).read_text())
     change(record)
     (latents / RECORD).write_text(json.dumps(record))
-    assert "shards/00001" in verify(latents, samples=0).problems[0]
+    assert "shards/00001" in verify(latents, count=0).problems[0]
     make(settings(models / "kl", latents, path=pictures))
-    assert (verify(latents, samples=0).problems, index(latents)) == ([], rows)
+    assert (verify(latents, count=0).problems, index(latents)) == ([], rows)
 
 
 class Killed(BaseException):

@@ -29,7 +29,7 @@ def square(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_mode_is_the_stored_mean(latents: Path) -> None:
-    dataset = LatentDataset(latents, draw="mode")
+    dataset = LatentDataset(latents, posterior="mode")
     assert len(dataset) == len(NAMES)
     for item, row in zip((dataset[number] for number in range(len(dataset))), index(latents), strict=True):
         mean = load_file(latents / row["shard"])[f"mean.{row['grid']}"][row["row"]]
@@ -80,11 +80,11 @@ def test_flipped_rows_and_duplicates_can_be_left_out(square: Path) -> None:
 
 
 def test_scaling_is_applied_if_asked_for(square: Path) -> None:
-    raw = LatentDataset(square, draw="mode")[0]["latents"]
+    raw = LatentDataset(square, posterior="mode")[0]["latents"]
     stats = json.loads((square / "stats.json").read_text())["latents"]
-    measured = LatentDataset(square, draw="mode", scaling="measured")
+    measured = LatentDataset(square, posterior="mode", scaling="measured")
     assert torch.equal(measured[0]["latents"], (raw - stats["shift_factor"]) * stats["scaling_factor"])
-    assert torch.equal(LatentDataset(square, draw="mode", scaling="model")[0]["latents"], raw)  # 1 and 0 in its config
+    assert torch.equal(LatentDataset(square, posterior="mode", scaling="model")[0]["latents"], raw)
     all_of_it = torch.stack([LatentDataset(square, scaling="measured", seed=1)[n]["latents"] for n in range(24)])
     assert float(all_of_it.std()) == pytest.approx(1, abs=0.1)
 
@@ -95,8 +95,10 @@ def test_codes_come_as_whole_numbers(models: Path, pictures: Path, tmp_path: Pat
     assert (codes.dtype, codes.shape) == (torch.int64, (8, 8))
     with pytest.raises(LatentDatasetError, match=r"scaling model: .* holds codes, whole numbers: take none"):
         LatentDataset(tmp_path / "codes", scaling="model")
-    with pytest.raises(LatentDatasetError, match=r"without log-variances: nothing can be drawn, take the mode"):
-        LatentDataset(tmp_path / "codes", draw="sample")
+    with pytest.raises(
+        LatentDatasetError, match=r"without log-variances, so there is no posterior to sample: take the mode"
+    ):
+        LatentDataset(tmp_path / "codes", posterior="sample")
 
 
 def test_a_folder_that_is_not_complete_is_refused(models: Path, pictures: Path, tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_rows_leave_out_what_the_data_set_leaves_out(square: Path) -> None:
 
 def test_an_item_is_the_callers_own(models: Path, pictures: Path, tmp_path: Path) -> None:
     make(settings(models / "kl", tmp_path / "float32", path=pictures, dtype="float32"))
-    dataset = LatentDataset(tmp_path / "float32", draw="mode")
+    dataset = LatentDataset(tmp_path / "float32", posterior="mode")
     expected = dataset[0]["latents"].clone()
     dataset[0]["latents"].zero_()
     assert torch.equal(dataset[0]["latents"], expected)

@@ -20,7 +20,7 @@ from tests.latent_dataset.made import make, settings
 
 
 def test_a_whole_folder_is_whole(latents: Path) -> None:
-    found = verify(latents, samples=5)
+    found = verify(latents, count=5)
     assert (found.shards, found.rows, found.encoded_again) == (3, len(NAMES), 5)
     assert (found.problems, found.notes) == ([], [])
     assert found.largest_error < 1e-3
@@ -29,7 +29,7 @@ def test_a_whole_folder_is_whole(latents: Path) -> None:
 
 def test_codes_are_encoded_again_too(models: Path, pictures: Path, tmp_path: Path) -> None:
     make(settings(models / "vq", tmp_path / "codes", path=pictures, flips=True))
-    found = verify(tmp_path / "codes", samples=4)
+    found = verify(tmp_path / "codes", count=4)
     assert (found.problems, found.encoded_again, found.largest_error) == ([], 4, 0)
 
 
@@ -43,7 +43,7 @@ def test_of_few_codes_one_may_be_another(models: Path, pictures: Path, tmp_path:
 def test_every_shard_is_counted(latents: Path) -> None:
     (latents / "shards" / "00001.json").unlink()
     totals: list[int] = []
-    verify(latents, samples=0, on_shard=totals.append)
+    verify(latents, count=0, on_shard=totals.append)
     assert totals == [3, 3, 3]
 
 
@@ -51,7 +51,7 @@ def test_the_index_is_read_in_pieces(latents: Path, monkeypatch: pytest.MonkeyPa
     """And what is found does not depend on where they end."""
     monkeypatch.setattr("latent_ae.latent_dataset.verification._ROWS_AT_ONCE", 2)
     monkeypatch.setattr(pq, "read_table", None)
-    found = verify(latents, samples=4)
+    found = verify(latents, count=4)
     assert (found.problems, found.rows, found.encoded_again) == ([], len(NAMES), 4)
 
 
@@ -60,13 +60,13 @@ def test_a_damaged_shard_is_named(latents: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert verify(latents, samples=0).problems == [f"{path} does not match its sha256: it was damaged or changed"]
+    assert verify(latents, count=0).problems == [f"{path} does not match its sha256: it was damaged or changed"]
 
 
 def test_a_shard_or_record_that_is_gone_is_named(latents: Path) -> None:
     (latents / "shards" / "00000.safetensors").unlink()
     (latents / "shards" / "00002.json").unlink()
-    problems = verify(latents, samples=0).problems
+    problems = verify(latents, count=0).problems
     assert problems[0] == f"{latents}/shards/00000.safetensors cannot be read: No such file or directory"
     assert "00002.json cannot be read" in problems[1]
 
@@ -75,11 +75,11 @@ def test_an_index_that_says_something_else_is_named(latents: Path) -> None:
     table = pq.read_table(latents / "index.parquet")
     pq.write_table(table.slice(1), latents / "index.parquet")
     file = latents / "index.parquet"
-    assert verify(latents, samples=0).problems == [f"{file} has 8 rows, the shards have 9"]
+    assert verify(latents, count=0).problems == [f"{file} has 8 rows, the shards have 9"]
     pq.write_table(table.take([1, 0, *range(2, 9)]), latents / "index.parquet")
-    assert verify(latents, samples=0).problems == [f"{file}: 2 rows are not what the shards' records say, first row 0"]
+    assert verify(latents, count=0).problems == [f"{file}: 2 rows are not what the shards' records say, first row 0"]
     (latents / "shards" / "00002.json").rename(latents / "shards" / "00002")
-    found = verify(latents, samples=9)
+    found = verify(latents, count=9)
     assert [problem.removeprefix(f"{latents}/").partition(" ")[0] for problem in found.problems] == [
         "shards/00002.json",
         "index.parquet",  # but not where its rows belong
@@ -95,9 +95,9 @@ def test_statistics_that_say_something_else_are_named(latents: Path) -> None:
     stats = json.loads(path.read_text())
     stats["latents"]["scaling_factor"] = 0.18215
     path.write_text(json.dumps(stats))
-    assert verify(latents, samples=0).problems == [f"{path} does not match its checksum: it was damaged or changed"]
+    assert verify(latents, count=0).problems == [f"{path} does not match its checksum: it was damaged or changed"]
     path.write_text(json.dumps(with_checksum({key: value for key, value in stats.items() if key != "checksum"})))
-    assert verify(latents, samples=0).problems == [f"{path} is not what the shards' records add up to"]
+    assert verify(latents, count=0).problems == [f"{path} is not what the shards' records add up to"]
 
 
 def rewrite(folder: Path, number: int, factor: float) -> None:
@@ -111,14 +111,14 @@ def rewrite(folder: Path, number: int, factor: float) -> None:
 
 def test_latents_of_other_images_are_found_by_encoding_again(latents: Path) -> None:
     rewrite(latents, 0, 1.05)
-    problems = verify(latents, samples=9).problems
+    problems = verify(latents, count=9).problems
     assert problems[0] == f"{latents}/shards/00000.safetensors has other statistics than its record says"
     assert sum("its stored latents are not those of its image (error 0.0" in problem for problem in problems) == 4
 
 
 def test_values_that_are_not_finite_are_found(latents: Path) -> None:
     rewrite(latents, 0, float("nan"))
-    assert "that are not finite" in verify(latents, samples=0).problems[0]
+    assert "that are not finite" in verify(latents, count=0).problems[0]
 
 
 def test_latents_of_several_sizes_are_whole_in_whatever_order_these_come(models: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_latents_of_several_sizes_are_whole_in_whatever_order_these_come(models:
         noise_image(seed, width, height).save(file)
     folder = tmp_path / "latents"
     manifest = make(settings(models / "kl", folder, path=tmp_path / "pictures", shard_images=64))
-    assert verify(folder, samples=0).problems == []
+    assert verify(folder, count=0).problems == []
     record = vars(read_record(folder, manifest, 0))
     tensors = load_file(folder / "shards" / "00000.safetensors")
     came = list(dict.fromkeys(row["grid"] for row in record["rows"]))
@@ -141,12 +141,12 @@ def test_latents_of_several_sizes_are_whole_in_whatever_order_these_come(models:
         folder, manifest, 0, tensors, {key: value for key, value in changed.items() if key not in ("sha256", "size")}
     )
     write_index(folder)
-    assert verify(folder, samples=0).problems == []
+    assert verify(folder, count=0).problems == []
 
 
 def test_an_image_that_changed_is_named(latents: Path, pictures: Path) -> None:
     noise_image(99).save(pictures / "cat" / "a.png")
-    assert verify(latents, samples=9).problems == ["cat/a.png: the image has changed since it was encoded"]
+    assert verify(latents, count=9).problems == ["cat/a.png: the image has changed since it was encoded"]
 
 
 def test_images_that_are_gone_are_a_note(latents: Path, pictures: Path) -> None:

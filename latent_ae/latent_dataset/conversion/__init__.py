@@ -1,6 +1,6 @@
-"""A data set of latents written in the form that another trainer reads: one file and one line in TARGETS for each.
+"""A data set of latents in the formats that other trainers read: one file and one line in TARGETS for each.
 
-Each file says where the trainer's reader is, and what it expects: raw or scaled latents, their type, shape and names.
+Each file names the trainer's reader and what it expects: raw or scaled latents, their type, shape and names.
 """
 
 import json
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from latent_ae.latent_dataset.dataset import LatentDataset, Row
 
 ORIGIN = "latents.json"
-"""beside what the trainer reads: what the latents are"""
+"""file beside those of the trainer: what the latents are"""
 
 Writer: TypeAlias = "Callable[[LatentDataset, Iterator[Row], Path], list[str]]"
-"""Writes the rows into an empty folder; gives notes for the user. Raises LatentDatasetError for what the trainer cannot
-read, before it takes the first row, and OSError."""
+"""Writes the rows into an empty folder; returns notes for the user. Raises LatentDatasetError for latents that the
+trainer cannot read, before the first row, and OSError."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What another trainer reads."""
+    """A format that another trainer reads."""
 
     summary: str
     """for the help"""
     writer: str
     """`module:function` of its Writer, in this package"""
     scaling: Literal["none", "model"] = "none"
-    """of the latents that the writer gets"""
+    """of the rows' latents"""
     one_latent: bool = True
     """whether it takes one latent for each image, a sample or the mode, instead of mean and log-variance as stored"""
 
@@ -56,36 +56,36 @@ def convert(
     target: str,
     out: Path,
     *,
-    draw: Literal["sample", "mode"] | None = None,
+    posterior: Literal["sample", "mode"] | None = None,
     seed: int | None = None,
     on_row: Callable[[int], object] = lambda _total: None,
 ) -> tuple[int, list[str]]:
-    """Write a data set of latents for another trainer, into a new folder that is there whole or not at all.
+    """Write a data set of latents for another trainer, into a new folder, completely or not at all.
 
     Args:
-        folder: what train/encode_dataset.py made.
+        folder: output of train/encode_dataset.py.
         target: a key of TARGETS.
         out: the new folder.
-        draw: `sample` from each posterior once, or its `mode`; None: sample where the log-variance was kept.
-        seed: of the draws; None: 0.
-        on_row: called after each row, with how many there are.
+        posterior: one sample of each, or its mode; None: a sample if the log-variance was kept.
+        seed: of the samples; None: 0.
+        on_row: called after each row with the number of rows.
 
-    Returns how many rows were read, and notes for the user.
+    Returns the number of rows, and notes for the user.
 
-    Raises LatentDatasetError if the folder is no complete data set of latents or the trainer cannot read such latents,
-    PlaceTakenError if `out` is taken, OSError.
+    Raises LatentDatasetError if the folder is not a complete data set of latents or the trainer cannot read them,
+    PlaceTakenError if `out` exists, OSError.
     """
     from latent_ae.latent_dataset.dataset import LatentDataset  # noqa: PLC0415  # torch takes seconds, and help needs TARGETS
     from latent_ae.latent_dataset.manifest import LatentDatasetError  # noqa: PLC0415
 
     chosen = TARGETS[target]
     write = cast("Writer", pkgutil.resolve_name(f"{__name__}.{chosen.writer}"))
-    if not chosen.one_latent and (draw is not None or seed is not None):
+    if not chosen.one_latent and (posterior is not None or seed is not None):
         raise LatentDatasetError(
             f"--posterior and --seed have no effect with {target}, which keeps mean and log-variance"
         )
-    dataset = LatentDataset(folder, draw=draw, scaling=chosen.scaling, seed=seed or 0)
-    if seed is not None and not dataset.draws:
+    dataset = LatentDataset(folder, posterior=posterior, scaling=chosen.scaling, seed=seed or 0)
+    if seed is not None and dataset.posterior == "mode":
         raise LatentDatasetError("--seed has no effect: the mode of each posterior is taken")
 
     def counted() -> "Iterator[Row]":
@@ -103,13 +103,13 @@ def convert(
 
 def _origin(dataset: "LatentDataset", target: Target, seed: int) -> dict[str, object]:
     manifest = dataset.manifest
-    drawn = {"draw": "sample", "seed": seed} if dataset.draws else {"draw": "mode"}
+    chosen = {"draw": "sample", "seed": seed} if dataset.posterior == "sample" else {"draw": "mode"}
     return {
         "encoder_identity": manifest.encoder.identity,
         "latents_fingerprint": manifest.fingerprint,
         "model": manifest.model.name,
         "scaling_factor": manifest.model.scaling_factor,
         "shift_factor": manifest.model.shift_factor,
-        **(drawn if target.one_latent else {}),
+        **(chosen if target.one_latent else {}),
         "label_names": manifest.label_names,
     }

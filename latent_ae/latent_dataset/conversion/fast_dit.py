@@ -3,7 +3,7 @@
     imagenet256_features/00000000.npy   latents [1,c,h,w] float32
     imagenet256_labels/00000000.npy     label [1] int64
 
-Latents are draws from the posterior and scaled: the reader takes them as they are, and sample.py divides by 0.18215,
+Latents are samples of the posterior, scaled: the reader takes them as they are, and sample.py divides by 0.18215,
 which here is the scaling_factor of the model's config. Both folders are sorted by name and paired by place.
 """
 

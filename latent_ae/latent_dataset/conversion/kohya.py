@@ -4,7 +4,7 @@
                              latents_flipped (if there are mirror images), original_size, crop_ltrb
     metadata.jsonl           image_path, caption and image_size of each: the images themselves are not needed
 
-Latents are draws from the posterior. Those of SD, SDXL and SD3 are raw: training scales them; those of FLUX are scaled.
+Latents are samples of the posterior. Those of SD, SDXL and SD3 are raw: training scales them; those of FLUX are scaled.
 The names in the files of SD3 and FLUX end in the size of the latents, _HxW.
 """
 

@@ -3,7 +3,7 @@
     latents_rank00_shard00000.safetensors   latents and latents_flip [n,c,h,w] float32, labels [n] int64
     latents_stats.pt                        {"mean", "std"} [1,c,1,1] float32, of `latents`
 
-Latents are draws from the posterior, raw: the reader takes `latents` or `latents_flip`, with even chances, and gives
+Latents are samples of the posterior, raw: the reader takes `latents` or `latents_flip`, with even chances, and gives
 (z - mean) / std. Without statistics it computes them from 10,000 rows, and every process writes the file.
 """
 

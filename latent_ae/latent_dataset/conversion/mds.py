@@ -11,7 +11,7 @@ A sample is the uint32 size of each column whose size is not fixed, and then the
     row                                    json: the rest
 
 Latents are raw, and as they are stored: float16 or float32 (bfloat16, which numpy does not have, as float32). So each
-epoch can draw anew: mean + exp(logvar / 2) * noise.
+epoch can sample anew: mean + exp(logvar / 2) * noise.
 """
 
 import json

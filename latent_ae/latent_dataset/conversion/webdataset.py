@@ -4,7 +4,7 @@
                 00000000.cls (if it has a label), 00000000.txt (if it has a caption), 00000000.json (the rest)
 
 Latents are raw, and as they are stored: float16 or float32 (bfloat16, which numpy does not have, as float32). So each
-epoch can draw anew: mean + exp(logvar / 2) * noise.
+epoch can sample anew: mean + exp(logvar / 2) * noise.
 """
 
 import io
