@@ -35,7 +35,6 @@ from latent_ae.training.checkpoint.data_record import begin_run, checked_data
 from latent_ae.training.checkpoint.resume import CHANGED_DATA, FREE_TO_CHANGE, held_run, resume_or_finish
 from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.data import TrainingData
-from latent_ae.training.defaults import settled
 from latent_ae.training.describe import describe_run
 from latent_ae.training.distributed import describe_processes
 from latent_ae.training.engine import Training, run_program, started_processes
@@ -46,7 +45,7 @@ from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Terms, Weights, weighted_sum
 from latent_ae.training.preflight import preflight
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
-from latent_ae.training.settings import Invocation, RunConfig, parse_run
+from latent_ae.training.settings import Invocation, RunConfig, parse_run, resolved
 from latent_ae.training.signals import StopRequest
 from latent_ae.training.update import Pair, Totals, UpdateResult, trained_parameters, update_bottleneck
 from latent_ae.training.validation import Heldout
@@ -63,7 +62,7 @@ def start(invocation: Invocation) -> int:
     """One run, from its settings to its model directory. Returns the exit status."""
     config, only_preflight = invocation.config, invocation.preflight == "only"
     with started_processes(config.train) as (accelerator, stop):
-        config = settled(config, precision=accelerator.mixed_precision, device_type=accelerator.device.type)
+        config = resolved(config, precision=accelerator.mixed_precision, device_type=accelerator.device.type)
         with nullcontext() if only_preflight else held_run(config.run_dir, accelerator):
             return run(config, invocation, accelerator, stop)
 

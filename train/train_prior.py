@@ -39,8 +39,7 @@ from latent_ae.training.finished import damage_of_result
 from latent_ae.training.logging import Logbook
 from latent_ae.training.schedules import learning_rate_share_at, set_learning_rate
 from latent_ae.training.signals import StopRequest
-from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.update import Totals, UpdateResult, trained_parameters
+from latent_ae.training.update import GradientGuard, Totals, UpdateResult, trained_parameters
 
 
 def main(argv: list[str] | None = None) -> int:

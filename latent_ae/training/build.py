@@ -20,13 +20,12 @@ from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.models.transform import smallest_side
 from latent_ae.training.data import training_samples
 from latent_ae.training.gan.discriminator_side import Adversary
-from latent_ae.training.gan.lecam import LeCam
-from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination
+from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination, LeCam
 from latent_ae.training.losses import RECONSTRUCTION
 from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.settings import RunConfig
-from latent_ae.training.skip_guard import GradientGuard
+from latent_ae.training.update import GradientGuard
 
 _START_SAMPLES = 512
 """training crops from which a linear start takes its principal components"""

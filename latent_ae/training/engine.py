@@ -25,8 +25,7 @@ from latent_ae.training.distributed import gather_from_processes, start_accelera
 from latent_ae.training.logging import Logbook
 from latent_ae.training.schedules import learning_rate_at
 from latent_ae.training.signals import SIGNALS, StopRequest
-from latent_ae.training.skip_guard import NonFiniteError
-from latent_ae.training.update import UpdateResult
+from latent_ae.training.update import NonFiniteError, UpdateResult
 
 B = TypeVar("B")
 

@@ -23,10 +23,9 @@ from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.finished import damage_of_result
 from latent_ae.training.logging import Logbook
 from latent_ae.training.model_card import model_card
-from latent_ae.training.pictures import morph, prior_draws
 from latent_ae.training.scaling import keeps_scaling, record_scaling, stated_scaling, unstated_scaling
 from latent_ae.training.settings import RunConfig
-from latent_ae.training.validation import Heldout
+from latent_ae.training.validation import Heldout, morph, prior_draws
 
 _MORPH_ROWS = 6
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
@@ -14,11 +15,12 @@ from latent_ae.evaluation.evaluate import measure_latents
 from latent_ae.evaluation.metrics import LatentStatistics
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.run import build_evaluator, build_networks
-from latent_ae.io.image import save_png
-from latent_ae.models import Autoencoder
+from latent_ae.io.image import Pixels, from_tensor, image_grid, save_png
+from latent_ae.models import Autoencoder, latent_shape
+from latent_ae.models.encode_decode import decode, encode, reconstruct
+from latent_ae.models.latent_space import interpolate, prior_draw
 from latent_ae.training.distributed import gather_from_processes
 from latent_ae.training.logging import Logbook
-from latent_ae.training.pictures import reconstruction_grid
 from latent_ae.training.settings import RunConfig
 
 SAMPLE_IMAGES = 16
@@ -161,3 +163,34 @@ class Heldout:
 
     def _bar(self, what: str, total: int) -> "tqdm[Any]":
         return tqdm(total=total, desc=what, unit="image", leave=False, disable=not self.accelerator.is_main_process)
+
+
+def reconstruction_grid(model: Autoencoder, images: Sequence[Tensor], *, columns: int = 8) -> Pixels:
+    """Inputs above their reconstructions, for images [C,H,W] in [-1, 1] of any sizes (cut to the smallest)."""
+    height, width = (min(image.shape[axis] for image in images) for axis in (1, 2))
+    rows = []
+    for first in range(0, len(images), columns):
+        group = torch.stack([_centre(image, height, width) for image in images[first : first + columns]])
+        rows += [list(from_tensor(group)), list(from_tensor(reconstruct(model, group)))]
+    return image_grid(rows)
+
+
+def prior_draws(model: Autoencoder, *, size: int, count: int, seed: int, columns: int = 16) -> Pixels:
+    """Decoded draws of raw latents from N(0, 1), the prior that the KL term pulls the posterior to."""
+    shape = latent_shape(model, size)
+    pixels = from_tensor(decode(model, prior_draw(shape, count, seed=seed)))
+    return image_grid([list(pixels[first : first + columns]) for first in range(0, count, columns)])
+
+
+def morph(model: Autoencoder, pairs: Sequence[tuple[Tensor, Tensor]], *, steps: int = 9) -> Pixels:
+    """A row for each pair of images [C,H,W]: decodings along the straight line between their posterior means."""
+    rows = []
+    for start, end in pairs:
+        a, b = encode(model, torch.stack([start, end]))
+        rows.append(list(from_tensor(decode(model, interpolate(a, b, steps, spherical=False)))))
+    return image_grid(rows)
+
+
+def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]

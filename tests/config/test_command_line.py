@@ -18,6 +18,7 @@ from latent_ae.evaluation.run import MeasureConfig
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
+from latent_ae.priors import PRIORS
 from latent_ae.priors.settings import PriorRunConfig
 from latent_ae.training.gan.losses import ADVERSARIAL
 from latent_ae.training.losses import RECONSTRUCTION
@@ -118,6 +119,11 @@ def cases() -> Iterator[Any]:
         for path, field in fields(validate(RunConfig, copy.deepcopy(chosen))):
             if path.startswith("data."):
                 yield pytest.param(RunConfig, chosen, path, field, id=f"{source}.{path}")
+    for kind in PRIORS:
+        chosen = {"prior": {"kind": kind}}
+        for path, field in fields(validate(PriorRunConfig, copy.deepcopy(chosen))):
+            if path.startswith("prior."):
+                yield pytest.param(PriorRunConfig, chosen, path, field, id=f"{kind}.{path}")
 
 
 CASES = list(cases())

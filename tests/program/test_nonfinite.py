@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from latent_ae.data import Batch
 from latent_ae.training.distributed import start_accelerator
-from latent_ae.training.skip_guard import NonFiniteError
+from latent_ae.training.update import NonFiniteError
 from tests.conftest import make_objective
 from tests.program.forked import Group
 from tests.program.running import arguments, environment, state

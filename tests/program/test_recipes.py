@@ -12,8 +12,7 @@ import torch
 from latent_ae.config import ModelConfig, differences, load_yaml
 from latent_ae.models import PRESETS, build_autoencoder, load_autoencoder
 from latent_ae.training.build import weights_at
-from latent_ae.training.defaults import settled
-from latent_ae.training.settings import RunConfig, parse_run
+from latent_ae.training.settings import RunConfig, parse_run, resolved
 from tests.program.running import ROOT, metrics
 
 RECIPES = ROOT / "train" / "configs"
@@ -118,7 +117,7 @@ def fewer_start_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weighted_terms(config: RunConfig) -> set[str]:
     """The terms that metrics.jsonl owes the weights of a recipe."""
-    weights = weights_at(None, settled(config, precision="no", device_type="cpu").loss)
+    weights = weights_at(None, resolved(config, precision="no", device_type="cpu").loss)
     terms = {"reconstruction"} | {term for term, weight in weights.terms.items() if weight}
     if config.adversarial.loss != "none":
         terms |= {"adversarial", "adversarial_weight", "discriminator", "discriminator_grad_norm"}

@@ -22,7 +22,7 @@ from latent_ae.models import build_autoencoder
 from latent_ae.priors.dit import assemble
 from latent_ae.priors.settings import parse_prior_run
 from latent_ae.priors.source import open_latents
-from latent_ae.training.skip_guard import NonFiniteError
+from latent_ae.training.update import NonFiniteError
 from tests.latent_dataset.made import make, settings
 from tests.program.forked import PATIENCE, ROOT, fork
 from tests.program.running import alone, environment, here, load_program, together

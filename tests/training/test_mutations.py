@@ -15,12 +15,11 @@ from latent_ae.models.bottlenecks import BottleneckOutput
 from latent_ae.models.bottlenecks.ema_vq import EMAVQBottleneck
 from latent_ae.models.bottlenecks.vq import VQBottleneck
 from latent_ae.training import build
-from latent_ae.training.defaults import settled
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.gan.losses import AdversarialLoss, Discrimination, DiscriminationTerms
 from latent_ae.training.objective import Weights, weighted_sum
 from latent_ae.training.preflight import PreflightError, preflight
-from latent_ae.training.settings import RunConfig
+from latent_ae.training.settings import RunConfig, resolved
 from tests.models.bottlenecks import test_ema_vq
 from tests.training.checkpoint.test_state import check_resume_with_an_adversary
 from tests.training.test_preflight import CODED
@@ -96,7 +95,7 @@ def check_preflight_of_a_codebook() -> None:
 
 def check_beta_is_on_the_commitment() -> None:
     """With the default weights codes move at full weight, and vectors are drawn to them at a quarter (van den Oord)."""
-    config = settled(
+    config = resolved(
         RunConfig.model_validate({"bottleneck": {"kind": "vq", "codebook_size": 12}}),
         precision="no",
         device_type="cpu",

@@ -10,8 +10,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
-from latent_ae.training.skip_guard import NonFiniteError
-from latent_ae.training.update import UpdateResult
+from latent_ae.training.update import NonFiniteError, UpdateResult
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
 from tests.training.tiny import Update, make_adversary

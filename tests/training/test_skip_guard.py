@@ -10,7 +10,7 @@ import torch
 from latent_ae.config import validate
 from latent_ae.training.build import build_guards
 from latent_ae.training.settings import RunConfig
-from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
+from latent_ae.training.update import GradientGuard, NonFiniteError
 from tests.conftest import make_objective
 from tests.training.test_step import parameters, step
 

@@ -9,8 +9,7 @@ from latent_ae.data import Batch
 from latent_ae.randomness import sample_noise
 from latent_ae.training.build import build_optimizer
 from latent_ae.training.objective import Objective, weighted_sum
-from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.update import UpdateResult
+from latent_ae.training.update import GradientGuard, UpdateResult
 from tests.conftest import make_objective
 from tests.training.test_preflight import WEIGHTS
 from tests.training.tiny import Update

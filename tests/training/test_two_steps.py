@@ -9,12 +9,10 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from latent_ae.models.transform import LatentTransform
-from latent_ae.training.gan.lecam import LeCam
-from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination
+from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination, LeCam
 from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, weighted_sum
-from latent_ae.training.skip_guard import GradientGuard, NonFiniteError
-from latent_ae.training.update import update_bottleneck
+from latent_ae.training.update import GradientGuard, NonFiniteError, update_bottleneck
 from tests.conftest import make_objective
 from tests.training.tiny import PIXELS, WEIGHTS, Update, make_adversary, make_coded
 

@@ -18,8 +18,7 @@ from latent_ae.training.noise import Draws
 from latent_ae.training.objective import Objective, Weights
 from latent_ae.training.settings import RunConfig
 from latent_ae.training.signals import StopRequest
-from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.update import UpdateResult
+from latent_ae.training.update import GradientGuard, UpdateResult
 from tests.models.bottlenecks.tiny import QUANTIZING
 from train.train import AutoencoderTraining
 

@@ -16,10 +16,9 @@ from latent_ae.models.bottlenecks.quantizer import stock_codebook
 from latent_ae.models.parts import ENCODER_SIDE, encoder_identity
 from latent_ae.models.run_folders import AUTOENCODER
 from latent_ae.training.checkpoint.files import Checkpoint, CheckpointError
-from latent_ae.training.checkpoint.tensors import load_optimizer, load_tensors, on_cpu, optimizer_tensors
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective
-from latent_ae.training.skip_guard import GradientGuard
+from latent_ae.training.update import GradientGuard
 
 N = TypeVar("N", bound=ModelMixin)
 
@@ -84,10 +83,10 @@ class ModelState(Generic[N]):
         """The present state, on the CPU, with the `place` of the data loader (JSON) if it has one."""
         tensors: dict[str, dict[str, Tensor]] = {}
         for side in self.sides():
-            tensors[side.file] = {name: on_cpu(tensor) for name, tensor in side.tensors.items()}
-            tensors[side.optimizer_file] = optimizer_tensors(side.tensors, side.optimizer)
+            tensors[side.file] = {name: _on_cpu(tensor) for name, tensor in side.tensors.items()}
+            tensors[side.optimizer_file] = _optimizer_tensors(side.tensors, side.optimizer)
         if self.ema is not None:
-            tensors["ema"] = {name: on_cpu(shadow) for name, shadow in self._averages(self.ema).items()}
+            tensors["ema"] = {name: _on_cpu(shadow) for name, shadow in self._averages(self.ema).items()}
         return Checkpoint(
             step=self.step,
             tensors=tensors,
@@ -107,10 +106,10 @@ class ModelState(Generic[N]):
         self.restore_others(values)
         try:
             for side in self.sides():
-                load_tensors(side.tensors, saved[side.file])
-                load_optimizer(side.tensors, side.optimizer, saved[side.optimizer_file])
+                _load_tensors(side.tensors, saved[side.file])
+                _load_optimizer(side.tensors, side.optimizer, saved[side.optimizer_file])
             if self.ema is not None:
-                load_tensors(self._averages(self.ema), saved["ema"])
+                _load_tensors(self._averages(self.ema), saved["ema"])
                 self.ema.optimization_step = values["ema_updates"]
         except KeyError as error:
             raise CheckpointError(f"the checkpoint belongs to another model: it lacks {error.args[0]}") from None
@@ -200,3 +199,49 @@ class AutoencoderState(ModelState[Autoencoder]):
             self.adversary.scaler.load_state_dict(values["discriminator_scaler"])
         for side, guard in self.guards.items():
             guard.restore(values["skips"][side])
+
+
+def _optimizer_tensors(owners: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer keeps of each of the named parameters, as NAME|KEY, on the CPU."""
+    return {
+        f"{name}|{key}": _on_cpu(value)
+        for name, tensor in owners.items()
+        if tensor in optimizer.state
+        for key, value in optimizer.state[tensor].items()
+    }
+
+
+def _load_optimizer(owners: dict[str, Tensor], optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    """Give it back to the optimizer, each in the memory layout of its parameter."""
+    for name, tensor in owners.items():
+        state = {
+            key: _optimizer_value(saved[f"{name}|{key}"], tensor)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"{name}|{key}" in saved
+        }
+        if state:
+            optimizer.state[tensor] = state
+
+
+def _optimizer_value(saved: Tensor, parameter: Tensor) -> Tensor:
+    if saved.dim() == 0 and parameter.dim() != 0:
+        return saved.to(parameter.device)
+    # Fused AdamW walks parameter and moments by address: a moment in another memory layout than its parameter
+    # (channels last) would silently be applied to the wrong weights. A file holds no layout, so copy into one.
+    return torch.empty_like(parameter, requires_grad=False).copy_(saved)
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    """A copy without graph that later updates do not change."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _load_tensors(targets: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    """Copy into the named tensors. Raises CheckpointError if a shape differs, KeyError if one is missing."""
+    for name, target in targets.items():
+        if saved[name].shape != target.shape:
+            raise CheckpointError(
+                f"the checkpoint belongs to another model: {name} is {tuple(saved[name].shape)} there "
+                f"and {tuple(target.shape)} here"
+            )
+        target.data.copy_(saved[name])

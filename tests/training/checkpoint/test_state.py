@@ -13,8 +13,7 @@ from latent_ae.training.build import build_optimizer
 from latent_ae.training.checkpoint.files import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
 from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.objective import weighted_sum
-from latent_ae.training.skip_guard import GradientGuard
-from latent_ae.training.update import update_bottleneck
+from latent_ae.training.update import GradientGuard, update_bottleneck
 from tests.conftest import make_objective
 from tests.training import tiny
 from tests.training.test_preflight import WEIGHTS

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from latent_ae.training.gan.adaptive_weight import AdaptiveWeight, last_layer_gradients
+from latent_ae.training.gan.discriminator_side import AdaptiveWeight, last_layer_gradients
 from latent_ae.training.gan.losses import generator_loss
 from tests.conftest import make_objective
 from tests.training.gan.test_losses import HINGE, images, network

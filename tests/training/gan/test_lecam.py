@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from latent_ae.training.gan.lecam import LeCam
+from latent_ae.training.gan.losses import LeCam
 from tests.training.gan.test_losses import FAKE, REAL
 
 

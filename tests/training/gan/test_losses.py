@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.models.discriminator import PatchDiscriminator
-from latent_ae.training.gan.lecam import LeCam
 from latent_ae.training.gan.losses import (
     ADVERSARIAL,
     AdversarialLoss,
     Discrimination,
     Due,
+    LeCam,
     due_at,
     generator_loss,
     r1_penalty,
