@@ -35,19 +35,11 @@ _LDM_RULES = (rules.MIDDLE_ATTENTION, rules.MULTIPLES, rules.NO_SPATIAL_NORM, ru
 _LDM_UNCHECKED = (rules.GROUPS_32, rules.SILU)
 
 
-def _of_4_channels(
-    seen: str, *scales: Scale, use: str = _FILE, names: Literal["strict", "drops", "fills"] = "strict"
+def _fixed(
+    channels: int, seen: str, *scales: Scale, use: str = _FILE, names: Literal["strict", "drops", "fills"] = "strict"
 ) -> Loader:
-    """A loader that builds the autoencoder of SD or SDXL before it reads a file."""
-    network = Network(latent_channels=(4,), quant_convs="both", names=names)
-    return Loader(use, seen, rules=(rules.KL,), network=network, scales=scales)
-
-
-def _of_16_channels(
-    seen: str, *scales: Scale, use: str = _FILE, names: Literal["strict", "drops", "fills"] = "strict"
-) -> Loader:
-    """A loader that builds the autoencoder of SD3 or FLUX.1 before it reads a file."""
-    network = Network(latent_channels=(16,), quant_convs="none", names=names)
+    """A loader that builds the autoencoder of SD and SDXL (4 channels), or SD3 and FLUX.1 (16), then reads a file."""
+    network = Network(latent_channels=(channels,), quant_convs="both" if channels == 4 else "none", names=names)
     return Loader(use, seen, rules=(rules.KL,), network=network, scales=scales)
 
 
@@ -81,24 +73,25 @@ LOADERS = {
         ),
         scales=(SD, XL, SD3, FLUX),
     ),
-    "A1111, SD and SDXL": _of_4_channels(_A1111, SD, XL),
-    "A1111, SD3": _of_16_channels(_A1111, SD3),
-    "Forge, SD and SDXL": _of_4_channels(_FORGE, SD, XL, names="fills"),
-    "Forge, SD3 and FLUX.1": _of_16_channels(_FORGE, SD3, FLUX, names="fills"),
-    "kohya load_vae, a file": _of_4_channels(_KOHYA, SD, XL, use=f"{_FILE}, for SD and SDXL"),
-    "kohya sd3_utils.load_vae": _of_16_channels(_KOHYA, SD3),
-    "kohya flux_utils.load_ae": _of_16_channels(_KOHYA, FLUX, names="drops"),
-    "InvokeAI, a file for SD and SDXL": _of_4_channels(
+    "A1111, SD and SDXL": _fixed(4, _A1111, SD, XL),
+    "A1111, SD3": _fixed(16, _A1111, SD3),
+    "Forge, SD and SDXL": _fixed(4, _FORGE, SD, XL, names="fills"),
+    "Forge, SD3 and FLUX.1": _fixed(16, _FORGE, SD3, FLUX, names="fills"),
+    "kohya load_vae, a file": _fixed(4, _KOHYA, SD, XL, use=f"{_FILE}, for SD and SDXL"),
+    "kohya sd3_utils.load_vae": _fixed(16, _KOHYA, SD3),
+    "kohya flux_utils.load_ae": _fixed(16, _KOHYA, FLUX, names="drops"),
+    "InvokeAI, a file for SD and SDXL": _fixed(
+        4,
         f"read, and from_single_file run with SD's config, {_INVOKE}",
         SD,
         use=f"{_FILE}, with a name that says sd2 or xl for those; it asks the hub for SD 1's config, for SDXL too",
         names="drops",
     ),
-    "InvokeAI, a file for FLUX.1": _of_16_channels(f"run, {_INVOKE}", FLUX),
-    "SD.Next, a file for SD and SDXL": _of_4_channels(_SDNEXT, SD, XL, names="fills"),
-    "SD.Next, a file for SD3 and FLUX.1": _of_16_channels(_SDNEXT, SD3, FLUX, names="fills"),
-    "MLX flux": _of_16_channels(
-        "run, mlx-examples 7ddca42, 2025-11-20", FLUX, use=f"{_FILE}, its path in the environment variable AE"
+    "InvokeAI, a file for FLUX.1": _fixed(16, f"run, {_INVOKE}", FLUX),
+    "SD.Next, a file for SD and SDXL": _fixed(4, _SDNEXT, SD, XL, names="fills"),
+    "SD.Next, a file for SD3 and FLUX.1": _fixed(16, _SDNEXT, SD3, FLUX, names="fills"),
+    "MLX flux": _fixed(
+        16, "run, mlx-examples 7ddca42, 2025-11-20", FLUX, use=f"{_FILE}, its path in the environment variable AE"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Ways through the latent space: lines, arcs, squares and draws. Latents are raw."""
+"""Interpolations between latents, and latents drawn from a prior. Latents are raw."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def interpolate(a: Tensor, b: Tensor, steps: int, *, spherical: bool) -> Tensor:
     the line. Raises UserError for fewer than 2 steps and latents of different shapes.
     """
     if steps < 2:
-        raise UserError(f"a way between two images has 2 steps or more, got {steps}")
+        raise UserError(f"an interpolation needs at least 2 steps, got {steps}")
     if a.shape != b.shape:
         raise UserError(
             f"the latents have different shapes, {list(a.shape)} and {list(b.shape)}: take images of one size"
@@ -29,13 +29,13 @@ def interpolate(a: Tensor, b: Tensor, steps: int, *, spherical: bool) -> Tensor:
     return torch.stack([a, *(between(a, b, share) for share in shares[1:-1]), b])
 
 
-def walk(corners: Tensor, side: int) -> Tensor:
+def interpolate_grid(corners: Tensor, side: int) -> Tensor:
     """Latents [4,c,h,w] of the upper left, upper right, lower left and lower right => [side,side,c,h,w] bilinear.
 
     Raises UserError for a side below 2 and another number of corners.
     """
     if len(corners) != 4:
-        raise UserError(f"a walk has 4 corners, got {len(corners)}")
+        raise UserError(f"an interpolation grid needs 4 corners, got {len(corners)}")
     left, right = (interpolate(corners[top], corners[top + 2], side, spherical=False) for top in (0, 1))
     return torch.stack([interpolate(a, b, side, spherical=False) for a, b in zip(left, right, strict=True)])
 

@@ -74,7 +74,7 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
     if path.is_dir():
         reason = reasons[0] if reasons else "there is no config.json in it, nor in a vae/, vqvae/ or movq/ in it"
     else:
-        reason = f"there is no such folder, and none of the hub can be had: {reasons[0]}"
+        reason = f"there is no such folder, and it cannot be fetched from the hub: {reasons[0]}"
     raise ModelError(f"cannot load an autoencoder from {name}: {reason}")
 
 

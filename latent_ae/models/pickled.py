@@ -103,6 +103,6 @@ def _refused(path: Path, error: Exception) -> ModelError:
             "to safetensors where you trust it"
         )
     return ModelError(
-        f"{path} is no complete file of tensors by torch.save ({type(error).__name__}): fetch it again, or convert it "
-        "to safetensors where you trust it"
+        f"{path} is not a complete file of tensors by torch.save ({type(error).__name__}): fetch it again, or convert "
+        "it to safetensors where you trust it"
     )

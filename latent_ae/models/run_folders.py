@@ -137,9 +137,10 @@ def _unfinished(run: Path) -> str:
             return f"is the folder of a run on latents, whose result is {run / result}: {remedy}"
     if steps := _checkpoints(run / "checkpoints"):
         return (
-            f"is the folder of a run without a result yet: the same command goes on; or give a checkpoint, {steps[-1]}"
+            "is the folder of a run without a result yet: run the same command to finish it, or give a checkpoint, "
+            f"{steps[-1]}"
         )
-    return "is the folder of a run without a result or a checkpoint yet: the same command goes on"
+    return "is the folder of a run without a result or a checkpoint yet: run the same command to finish it"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -53,7 +53,7 @@ def load_single_file(path: Path | str, *, norm_num_groups: int | None = None) ->
     path = Path(path)
     config = stated_config(path)
     if config is not None and norm_num_groups is not None:
-        raise ModelError(f"{path} states its norm_num_groups by itself: leave it out")
+        raise ModelError(f"{path} states its own norm_num_groups: leave it out")
     file = _open(path)
     # Copies: what was read may be a view of the file, which may be overwritten.
     weights = {
@@ -83,11 +83,11 @@ def stated_config(path: Path) -> dict[str, Any] | None:
     try:
         config = json.loads(metadata[CONFIG])
     except ValueError as error:
-        raise ModelError(f"the metadata {CONFIG} of {path} is no JSON: {one_line(error)}") from error
+        raise ModelError(f"the metadata {CONFIG} of {path} is not JSON: {one_line(error)}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"the metadata {CONFIG} of {path} is no object: got {type(config).__name__}")
+        raise ModelError(f"the metadata {CONFIG} of {path} must be an object, got {type(config).__name__}")
     if config.get("_class_name") not in CLASSES or not isinstance(config.get("norm_num_groups"), int):
-        raise ModelError(f"the metadata {CONFIG} of {path} is no config of {' or '.join(CLASSES)}")
+        raise ModelError(f"the metadata {CONFIG} of {path} is not the config of an {' or '.join(CLASSES)}")
     return config
 
 
@@ -272,7 +272,9 @@ def _check(file: _File, model: Autoencoder) -> None:
                 f"{tuple(expected[name].shape)} fits the others"
             )
         if not tensor.is_floating_point():
-            raise ModelError(f"{file.path}: {file.own_name(name)} is quantised to {tensor.dtype}: take the original")
+            raise ModelError(
+                f"{file.path}: {file.own_name(name)} is quantised to {tensor.dtype}: use the file that it was made from"
+            )
 
 
 def _refuse_missing(file: _File, expected: list[str]) -> None:

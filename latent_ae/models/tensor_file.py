@@ -52,13 +52,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is no complete safetensors file ({one_line(error)}): fetch it again") from error
+            raise ModelError(
+                f"{path} is not a complete safetensors file ({one_line(error)}): fetch it again"
+            ) from error
     if (reason := _foreign(path, head)) is not None:
         raise ModelError(f"{path} {reason}")
     content = unpickled(path)
     if not isinstance(content, dict):
         raise ModelError(
-            f"{path} holds a {type_name(content)}, and a dict of tensors is expected: save its state_dict() instead"
+            f"{path} holds a {type_name(content)}, expected a dict of tensors: save its state_dict() instead"
         )
     return dict(_flat(content))
 
@@ -92,7 +94,7 @@ def _foreign(path: Path, head: bytes) -> str | None:
         return _archive(path)
     if path.suffix.lower() in SUFFIXES or head.startswith(b"\x80"):
         return None
-    return f"is no file of tensors that can be read here: {', '.join(SUFFIXES)} can"
+    return f"has an unsupported file type; supported: {', '.join(SUFFIXES)}"
 
 
 def _archive(path: Path) -> str | None:

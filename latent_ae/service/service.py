@@ -243,7 +243,7 @@ class Service:
             if len(images) != 4:
                 raise BadRequest(f"an interpolation grid needs 4 images, got {len(images)}")
             corners = self._vectors(request, chosen, images, count=side * side)
-            grid = latent_space.walk(torch.stack(corners), side).flatten(0, 1)
+            grid = latent_space.interpolate_grid(torch.stack(corners), side).flatten(0, 1)
             return self._frames(request, chosen, grid, catalog.interpolation_note(chosen.info))
 
     def inspect(self, image: File, *, model: str | None = None, tick: Tick | None = None) -> Inspection:

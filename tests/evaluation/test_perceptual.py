@@ -212,9 +212,9 @@ def test_wrong_files_are_refused(files: dict[str, Path], tmp_path: Path) -> None
         incomplete: r"lacks features\.12\.squeeze\.weight, .* and 3 more",
         reshaped: r"features\.0\.weight is \(64, 1, 3, 3\) and must be \(64, 3, 3, 3\)",
         nested: r"lacks features\.0\.weight",
-        tmp_path / "cut.pth": "is no complete file of tensors",
-        tmp_path / "cut.safetensors": "is no complete file of tensors",
-        tmp_path / "text.pth": "is no complete file of tensors",
+        tmp_path / "cut.pth": "is not a complete file of tensors",
+        tmp_path / "cut.safetensors": "is not a complete file of tensors",
+        tmp_path / "text.pth": "is not a complete file of tensors",
         files["alex"]: "holds other weights",
     }.items():
         with pytest.raises(UserError, match=expected) as error:

@@ -276,7 +276,7 @@ def test_the_file_is_a_model_as_its_folder_is(tmp_path: Path, kl: ModelSource) -
     model = load_autoencoder(str(tmp_path / "vae.safetensors"))
     assert encoder_identity(model) == kl.identity
     assert plain_config(model) == plain_config(kl.model)
-    with pytest.raises(ModelError, match="states its norm_num_groups by itself: leave it out"):
+    with pytest.raises(ModelError, match="states its own norm_num_groups: leave it out"):
         load_autoencoder(str(tmp_path / "vae.safetensors"), norm_num_groups=4)
 
 
@@ -295,9 +295,9 @@ def test_what_a_file_says_is_not_given_again(tmp_path: Path, kl: ModelSource) ->
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "is no object: got list"),
-        ("{}", "is no config of AutoencoderKL or VQModel"),
+        ("{", "is not JSON"),
+        ("[]", "must be an object, got list"),
+        ("{}", "is not the config of an AutoencoderKL or VQModel"),
         ('{"_class_name": "AutoencoderKL", "norm_num_groups": 3}', "norm_num_groups 3 does not divide"),
         ('{"_class_name": "AutoencoderKL", "norm_num_groups": 4}', "contradict its tensors"),
         ('{"_class_name": "AutoencoderKL", "norm_num_groups": 4, "block_out_channels": 7}', "contradict its tensors"),

@@ -11,7 +11,7 @@ from latent_ae.inference import Codec
 from latent_ae.inference.prior_sampling import draw
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
-from latent_ae.models.latent_space import interpolate, prior_draw, walk
+from latent_ae.models.latent_space import interpolate, interpolate_grid, prior_draw
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_along_vectors_without_an_arc_it_is_the_line(factor: float) -> None:
 
 def test_a_walk_is_bilinear_between_its_corners() -> None:
     corners = random(4, 2, 3, 3)
-    field = walk(corners, 5)
+    field = interpolate_grid(corners, 5)
     assert field.shape == (5, 5, 2, 3, 3)
     for (row, column), corner in zip([(0, 0), (0, 4), (4, 0), (4, 4)], corners, strict=True):
         assert torch.equal(field[row, column], corner)
@@ -68,10 +68,10 @@ def test_a_walk_is_bilinear_between_its_corners() -> None:
 @pytest.mark.parametrize(
     ("way", "message"),
     [
-        (lambda: interpolate(random(2), random(2), 1, spherical=False), "2 steps or more, got 1"),
+        (lambda: interpolate(random(2), random(2), 1, spherical=False), "needs at least 2 steps, got 1"),
         (lambda: interpolate(random(2), random(3), 3, spherical=True), r"different shapes, \[2\] and \[3\]"),
-        (lambda: walk(random(3, 2), 4), "4 corners, got 3"),
-        (lambda: walk(random(4, 2), 1), "2 steps or more"),
+        (lambda: interpolate_grid(random(3, 2), 4), "needs 4 corners, got 3"),
+        (lambda: interpolate_grid(random(4, 2), 1), "needs at least 2 steps"),
     ],
 )
 def test_what_has_no_way_is_refused(way, message: str) -> None:

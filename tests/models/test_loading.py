@@ -81,7 +81,7 @@ def test_a_repository_of_the_hub(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert_same(load_autoencoder("someone/something"), model)
     assert refusal("someone/else").startswith(
-        "cannot load an autoencoder from someone/else: there is no such folder, and none of the hub can be had: "
+        "cannot load an autoencoder from someone/else: there is no such folder, and it cannot be fetched from the hub: "
     )
 
 
@@ -206,7 +206,7 @@ def test_nothing_there_is_refused(tmp_path: Path) -> None:
         assert refusal(name) == f"cannot load an autoencoder from {name}: there is no such folder or file"
     assert refusal(tmp_path / "vae.safetensors") == f"there is no file {tmp_path / 'vae.safetensors'}"
     (tmp_path / "vae.dat").write_bytes(b"something")
-    assert refusal(tmp_path / "vae.dat").startswith(f"{tmp_path / 'vae.dat'} is no file of tensors")
+    assert refusal(tmp_path / "vae.dat").startswith(f"{tmp_path / 'vae.dat'} has an unsupported file type")
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:

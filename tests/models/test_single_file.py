@@ -231,7 +231,7 @@ def without_level(tensors: dict[str, Tensor]) -> None:
         ),
         (
             with_tensor("encoder.conv_out.bias", 8, dtype=torch.int8),
-            ": first_stage_model.encoder.conv_out.bias is quantised to torch.int8: take the original",
+            ": first_stage_model.encoder.conv_out.bias is quantised to torch.int8: use the file that it was made from",
         ),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_file_without_autoencoder_is_refused_with_what_it_holds(tmp_path: Path
     assert refusal(tmp_path / "model.pt").endswith("the first of its 0 tensors are none")
     torch.save([torch.zeros(1)], tmp_path / "model.pt")
     assert refusal(tmp_path / "model.pt").endswith(
-        " holds a list, and a dict of tensors is expected: save its state_dict() instead"
+        " holds a list, expected a dict of tensors: save its state_dict() instead"
     )
 
 
@@ -292,7 +292,7 @@ def test_a_truncated_file_is_refused(suffix: str, tmp_path: Path) -> None:
     whole = file.read_bytes()
     for part in (whole[:-1], whole[:-1000], whole[: len(whole) // 2], whole[:100]):
         file.write_bytes(part)
-        assert refusal(file, norm_num_groups=4).startswith(f"{file} is no complete ")
+        assert refusal(file, norm_num_groups=4).startswith(f"{file} is not a complete ")
 
 
 def test_a_codebook_missing_from_its_file_is_named(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ TABLE: dict[str, tuple[str, str, str, str]] = {
     f"{LAST}/optimizer.safetensors": (CHECKPOINT, CHECKPOINT, NO_PRIOR, NO_DISCRIMINATOR),
     f"{LAST}/discriminator.safetensors": (CHECKPOINT, CHECKPOINT, NO_PRIOR, NO_DISCRIMINATOR),
     "run/checkpoints": ("holds the checkpoints of a run: give one of", A_FOLDER, NO_PRIOR, NO_DISCRIMINATOR),
-    "unfinished": (f"{RUN} without a result yet: the same command goes on; or give", A_FOLDER, NO_PRIOR, READ),
+    "unfinished": (f"{RUN} without a result yet: run the same command to finish it, or give", A_FOLDER, NO_PRIOR, READ),
     "started": (f"{RUN} without a result or a checkpoint yet", A_FOLDER, NO_PRIOR, NO_DISCRIMINATOR),
     "": ("holds runs: give one of them, such as", A_FOLDER, NO_PRIOR, NO_DISCRIMINATOR),
     "diffusers": (READ, A_FOLDER, OTHER_PRIOR, NO_WEIGHTS),
