@@ -14,6 +14,7 @@ from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.models.posterior import kl_nats
 from latent_ae.service.catalog import ModelInfo
+from latent_ae.service.limits import require_number
 from latent_ae.service.results import Inspection, code_bits
 
 _EDGE, _BINS = 5.0, 50
@@ -92,7 +93,11 @@ def palette(size: int) -> NDArray[np.uint8]:
 
 
 def difference_map(got: Pixels, wanted: Pixels, *, tolerance: float, gain: float) -> Pixels:
-    """|got - wanted| times `gain`, at most 255; black where no channel differs by `tolerance` levels of 255 or more."""
+    """|got - wanted| times `gain`, at most 255; black where no channel differs by `tolerance` levels of 255 or more.
+
+    Raises BadRequest unless both numbers are from 0 to 255.
+    """
+    tolerance, gain = require_number("tolerance", tolerance, 0, 255), require_number("gain", gain, 0, 255)
     # A table of 256 values instead of floats for millions of pixels.
     shown = np.minimum(np.floor(np.arange(256) * gain + 0.5), 255).astype(np.uint8)
     difference = np.maximum(got, wanted) - np.minimum(got, wanted)

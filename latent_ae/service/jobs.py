@@ -8,7 +8,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from latent_ae.models import latent_space as space
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
+from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.queue import Job, Tick
 
 
@@ -49,31 +49,19 @@ class Speed:
         self._best = found if self._best is None else min(self._best, found)
 
 
-@dataclass(frozen=True)
 class ServedModel:
-    """A model that jobs are made for."""
+    """A model that jobs are made for, with speeds that are measured here on a small image.
 
-    info: ModelInfo
-    codec: Codec
-    encoding: Speed
-    decoding: Speed
-    prior: HierarchicalPrior | None = None
-    """learned, of its latents"""
+    Raises ValueError for a codec with another memory limit than the service's: it is the codec that applies it.
+    """
 
-    @classmethod
-    def of(
-        cls, info: ModelInfo, codec: Codec, memory_bytes: int | None, prior: HierarchicalPrior | None = None
-    ) -> "ServedModel":
-        """With speeds that are measured here on a small image.
-
-        Raises ValueError for a codec with another limit than `memory_bytes`: it is the codec that applies the limit.
-        """
-        if codec.memory_bytes != memory_bytes:
-            raise ValueError(
-                f"expected a codec with memory_bytes={memory_bytes}, got {codec.memory_bytes}: give both the same"
-            )
-        encoding, decoding = map(Speed, codec.seconds_per_pixel())
-        return cls(info, codec, encoding, decoding, prior)
+    def __init__(
+        self, info: ModelInfo, codec: Codec, limits: ServiceLimits, prior: HierarchicalPrior | None = None
+    ) -> None:
+        if codec.memory_bytes != limits.memory_bytes:
+            raise ValueError(f"expected a codec with memory_bytes={limits.memory_bytes}, got {codec.memory_bytes}")
+        self.info, self.codec, self.prior = info, codec, prior
+        self.encoding, self.decoding = map(Speed, codec.seconds_per_pixel())
 
     def encode(self, image: Pixels, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Job:
         """[H,W,C] uint8 => Latents of one image; with `and_decode` only if there is memory to decode them too."""

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from latent_ae.io.image import Pixels, from_tensor, to_pil
 from latent_ae.io.latent_file.latents import DTYPES
+from latent_ae.service.admission import Request
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadRequest, TooLarge
+from latent_ae.service.jobs import ServedModel
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.uploads import check_pixels, read_image, read_upload
 
@@ -118,6 +120,36 @@ class RemoteReply:
     """shape (JSON) and dtype of a tensor; encoder: the identity of the model's encoder"""
 
 
+def decode(asked: RemoteDecode, request: Request, model: ServedModel, limits: ServiceLimits) -> RemoteReply:
+    """The decoded images as they were asked for. Raises BadRequest, TooLarge."""
+    with request.cpu_slot():
+        latents = latents_of(asked, model.info, limits)
+    pixels = torch.stack(request.run(model.decode_vectors(latents)))
+    encoder = model.info.encoder
+    with request.cpu_slot():
+        if asked.output_type == "pil":
+            kind, media_type = _MEDIA_TYPES[asked.image_format]
+            stream = io.BytesIO()
+            to_pil(from_tensor(pixels[0])).save(stream, kind, quality=_JPEG_QUALITY)
+            return RemoteReply(stream.getvalue(), media_type, {"encoder": encoder})
+        if asked.partial_postprocess:
+            levels = torch.from_numpy(from_tensor(pixels))
+            return _tensor_reply(levels.expand(*levels.shape[:3], 3), encoder)  # PIL takes no [H,W,1]
+        return _tensor_reply(pixels.to(DTYPES[asked.dtype]), encoder)
+
+
+def encode(asked: RemoteEncode, request: Request, model: ServedModel, limits: ServiceLimits) -> RemoteReply:
+    """Raw latents [B,c,h,w], scaled as asked, in the dtype of the request's tensor, or float32 for an image file.
+
+    Raises BadRequest, TooLarge, and for a file as `read_image`.
+    """
+    with request.cpu_slot():
+        images = images_of(asked, model.info, limits)
+    latents = torch.stack(request.run(model.encode_vectors(images)))
+    scaled = (latents - (asked.shift_factor or 0.0)) * (asked.scaling_factor or 1.0)
+    return _tensor_reply(_finite(scaled.to(DTYPES[asked.dtype or "float32"]), "the scaled latents"), model.info.encoder)
+
+
 def latents_of(asked: RemoteDecode, info: ModelInfo, limits: ServiceLimits) -> Tensor:
     """Raw latents [B,c,h,w] float32. Raises BadRequest, TooLarge; the data is read last."""
     if asked.output_type == "pil" and asked.shape[0] != 1:
@@ -150,27 +182,6 @@ def images_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> li
     if (largest := float(pixels.abs().max())) > 1.01:  # a little more is a rounding of bfloat16
         raise BadRequest(f"pixels must be in [-1, 1], got up to {largest:g}")
     return pixels.clamp(-1, 1)
-
-
-def decoded_reply(asked: RemoteDecode, pixels: Tensor, encoder: str) -> RemoteReply:
-    """Decoded pixels [B,C,H,W] in [-1, 1] as they were asked for."""
-    if asked.output_type == "pil":
-        kind, media_type = _MEDIA_TYPES[asked.image_format]
-        stream = io.BytesIO()
-        to_pil(from_tensor(pixels[0])).save(stream, kind, quality=_JPEG_QUALITY)
-        return RemoteReply(stream.getvalue(), media_type, {"encoder": encoder})
-    if asked.partial_postprocess:
-        levels = torch.from_numpy(from_tensor(pixels))
-        return _tensor_reply(levels.expand(*levels.shape[:3], 3), encoder)  # PIL takes no [H,W,1]
-    return _tensor_reply(pixels.to(DTYPES[asked.dtype]), encoder)
-
-
-def encoded_reply(asked: RemoteEncode, latents: Tensor, encoder: str) -> RemoteReply:
-    """Raw latents [B,c,h,w], scaled as asked, in the dtype of the request's tensor, or float32 for an image file."""
-    scaled = (latents - (asked.shift_factor or 0.0)) * (asked.scaling_factor or 1.0)
-    return _tensor_reply(
-        _finite(scaled.to(DTYPES[asked.dtype] if asked.dtype else torch.float32), "the scaled latents"), encoder
-    )
 
 
 def _tensor_reply(tensor: Tensor, encoder: str) -> RemoteReply:

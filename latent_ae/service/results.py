@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 
 from latent_ae.io.image import Pixels
-from latent_ae.io.latent_file.latents import SUFFIX, Compute, LatentFileError, Latents, Precision, to_bytes
+from latent_ae.io.latent_file.latents import DTYPES, SUFFIX, Compute, LatentFileError, Latents, Precision, to_bytes
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadRequest
+from latent_ae.service.limits import require_choice
 from latent_ae.service.uploads import Upload
 
 
@@ -105,23 +106,23 @@ class Inspection:
 
 
 def check_options(info: ModelInfo, *, seed: int | None, dtype: Precision | None, logvar: bool) -> None:
-    """Raise BadRequest for an option of latents that has no effect on the codes of a VQ model."""
-    given = {"seed": seed is not None, "dtype": dtype is not None, "logvar": logvar}
-    if info.codebook_size is not None and any(given.values()):
-        name = next(name for name in given if given[name])
-        raise BadRequest(
-            f"{name} has no effect on the codes of {info.id}, which are deterministic integers: leave it out"
-        )
+    """Raise BadRequest for an unknown dtype, and for an option that has no effect on the codes of a VQ model."""
+    require_choice("dtype", dtype or "float32", tuple(DTYPES))
+    given = [
+        name for name, value in (("seed", seed), ("dtype", dtype), ("logvar", logvar or None)) if value is not None
+    ]
+    if info.codebook_size is not None and given:
+        raise BadRequest(f"{given[0]} has no effect on the codes of {info.id}, which are integers: leave it out")
 
 
 def encoded(
     info: ModelInfo,
     upload: Upload,
     latents: Latents,
+    remarks: tuple[str, ...],
     *,
-    remarks: tuple[str, ...] = (),
     seed: int | None = None,
-    dtype: Precision = "float32",
+    dtype: Precision | None = None,
     logvar: bool = False,
 ) -> Encoded:
     """The latent file of an upload, named after it.
@@ -134,7 +135,7 @@ def encoded(
     # The codec's own name is a path of the server.
     latents = dataclasses.replace(latents, model=info.id, sources=(upload.sha256,), seed=seed)
     try:
-        data = to_bytes(latents, precision=dtype)
+        data = to_bytes(latents, precision=dtype or "float32")
     except LatentFileError as error:
         raise BadRequest(str(error)) from error
     stem = re.sub(r"[^\w.-]+", "-", upload.stem)[:80].strip("-.") or "latents"

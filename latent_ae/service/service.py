@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latent_ae.inference import Codec, Precision
 from latent_ae.io.image import Pixels, from_tensor
-from latent_ae.io.latent_file.latents import DTYPES, Latents
+from latent_ae.io.latent_file.latents import Latents
 from latent_ae.io.latent_file.latents import Precision as Dtype
 from latent_ae.models import latent_space
 from latent_ae.service import catalog, inspection, measures, remote, results, uploads
@@ -18,7 +18,7 @@ from latent_ae.service.admission import Admission, Request, ServiceStats
 from latent_ae.service.catalog import ModelInfo, Prior
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.jobs import ServedModel
-from latent_ae.service.limits import DEFAULTS, TILE, ServiceLimits, require_choice, require_number, require_whole
+from latent_ae.service.limits import DEFAULTS, MAX_SEED, TILE, ServiceLimits, require_number, require_whole
 from latent_ae.service.queue import ModelQueue, Tick
 from latent_ae.service.results import Baseline, Encoded, Images, Inspection, Reconstruction
 from latent_ae.service.uploads import File
@@ -27,9 +27,8 @@ from latent_ae.service.uploads import File
 class Service:
     """Models by id. Every method can be called from any number of threads.
 
-    Requests raise ServiceErrors, besides those that are named: Busy at once where all slots are taken,
-    DeadlineExceeded, ShuttingDown, UnknownModel. `model` is an id; None: the first. `tick` is called in the caller's
-    thread with the share of the work that is done; what it raises ends the request.
+    Requests can raise Busy, DeadlineExceeded, ShuttingDown, UnknownModel and BadRequest. `model` is an id; None: the
+    first. `tick` is called in the caller's thread with the share that is done; what it raises ends the request.
     """
 
     def __init__(
@@ -50,8 +49,7 @@ class Service:
         learned = catalog.load_priors(priors, codecs)
         self._infos = {name: catalog.describe(name, codec, learned.get(name)) for name, codec in codecs.items()}
         self._models = {
-            name: ServedModel.of(self._infos[name], codec, limits.memory_bytes, learned.get(name))
-            for name, codec in codecs.items()
+            name: ServedModel(self._infos[name], codec, limits, learned.get(name)) for name, codec in codecs.items()
         }
         self._perceptual = measures.Perceptual.find() if perceptual == "auto" else measures.Perceptual()
         self._queue = ModelQueue(limits.batch_pixels)
@@ -99,23 +97,18 @@ class Service:
         `dtype` is that of the stored floats, float32 if None. Raises BadRequest for options without effect.
         """
         with self._request("encode", model, tick) as (request, chosen):
-            if dtype is not None:
-                require_choice("dtype", dtype, tuple(DTYPES))
-            seed = None if seed is None else require_whole("seed", seed, 0, 2**63 - 1)
+            seed = None if seed is None else require_whole("seed", seed, 0, MAX_SEED)
             results.check_options(chosen.info, seed=seed, dtype=dtype, logvar=logvar)
             upload, (pixels, remarks) = self._image(request, image, chosen)
             latents = request.run([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
-            return results.encoded(
-                chosen.info, upload, latents, remarks=remarks, seed=seed, dtype=dtype or "float32", logvar=logvar
-            )
+            return results.encoded(chosen.info, upload, latents, remarks, seed=seed, dtype=dtype, logvar=logvar)
 
     def decode(
         self, latents: File, *, model: str | None = None, foreign: bool = False, tick: Tick | None = None
     ) -> Images:
         """The images of a latent file, by `model` or the one whose encoder made it. Raises WrongModel, BadLatents.
 
-        With `foreign` also of a file that names another encoder or none, by `model`, which is then required; the note
-        says what was assumed.
+        With `foreign` also of a file that names another encoder or none, by `model`; the note says what was assumed.
         """
         with self._admission.request("decode", tick) as request:
             if foreign and model is None:
@@ -123,7 +116,7 @@ class Service:
             with request.cpu_slot():
                 upload = uploads.read_upload(latents, self.limits)
                 if foreign:
-                    chosen = self._model(model)
+                    chosen = self._models[catalog.choose(self._infos, model)]
                     given, note = uploads.read_foreign_latents(upload, chosen.info, self.limits)
                 else:
                     given, note = uploads.read_latents(upload, self.limits), ""
@@ -148,7 +141,7 @@ class Service:
                     model=chosen.info.id,
                     original=pixels,
                     reconstructed=decoded.image,
-                    encoded=results.encoded(chosen.info, upload, latents, remarks=remarks),
+                    encoded=results.encoded(chosen.info, upload, latents, remarks),
                     metrics=metrics,
                     notes=notes,
                     sizes=sizes,
@@ -165,12 +158,8 @@ class Service:
 
     def difference(self, reconstruction: Reconstruction, *, tolerance: float, gain: float) -> Pixels:
         """Where a reconstruction differs by `tolerance` levels of 255 or more; see `inspection.difference_map`."""
-        return inspection.difference_map(
-            reconstruction.reconstructed,
-            reconstruction.original,
-            tolerance=require_number("tolerance", tolerance, 0, 255),
-            gain=require_number("gain", gain, 0, 255),
-        )
+        got, wanted = reconstruction.reconstructed, reconstruction.original
+        return inspection.difference_map(got, wanted, tolerance=tolerance, gain=gain)
 
     def channel_images(self, latents: Latents, *, model: str | None = None) -> tuple[Pixels, ...]:
         """Each latent channel of the first image as a grey picture, or its codes as one in colours."""
@@ -195,10 +184,8 @@ class Service:
         model's learned prior, at its own size.
         """
         with self._request("sample", model, tick) as (request, chosen):
-            count = (
-                self.limits.default_count if count is None else require_whole("count", count, 1, self.limits.samples)
-            )
-            seed = require_whole("seed", seed, 0, 2**63 - 1)
+            count = require_whole("count", count, 1, self.limits.samples, default=self.limits.default_count)
+            seed = require_whole("seed", seed, 0, MAX_SEED)
             temperature = require_number("temperature", temperature, 0, 10)
             side = catalog.drawn_side(chosen.info, prior, size, self.limits.side)
             uploads.check_pixels(side, side, self.limits, count=count)
@@ -219,13 +206,10 @@ class Service:
     ) -> Images:
         """Decoded interpolations of two images' latents, both ends included: 9, or as many as are allowed, if None.
 
-        The second image is scaled and cropped to the size of the first, and both are made smaller if frames of that
-        size are too large.
+        The second image is scaled and cropped to the size of the first; both are made smaller if frames are too large.
         """
         with self._request("interpolate", model, tick) as (request, chosen):
-            steps = (
-                self.limits.default_steps if steps is None else require_whole("steps", steps, 2, self.limits.samples)
-            )
+            steps = require_whole("steps", steps, 2, self.limits.samples, default=self.limits.default_steps)
             start, end = self._vectors(request, chosen, (a, b), count=steps)
             line = latent_space.interpolate(start, end, steps, spherical=spherical)
             return self._frames(request, chosen, line, catalog.interpolation_note(chosen.info))
@@ -238,6 +222,7 @@ class Service:
         The images are the upper left, upper right, lower left and lower right corner; sizes as in `interpolate`.
         """
         with self._request("interpolate_grid", model, tick) as (request, chosen):
+            limits = self.limits
             limits = self.limits
             side = require_whole("side", side, 2, limits.max_grid_side, default=limits.default_grid_side)
             if len(images) != 4:
@@ -255,23 +240,16 @@ class Service:
     def decode_tensor(
         self, asked: remote.RemoteDecode, *, model: str | None = None, tick: Tick | None = None
     ) -> remote.RemoteReply:
-        """The reply to diffusers' `remote_decode`; see `remote`."""
+        """The reply to diffusers' `remote_decode`."""
         with self._request("decode_tensor", model, tick) as (request, chosen):
-            with request.cpu_slot():
-                latents = remote.latents_of(asked, chosen.info, self.limits)
-            pixels = torch.stack(request.run(chosen.decode_vectors(latents)))
-            with request.cpu_slot():
-                return remote.decoded_reply(asked, pixels, chosen.info.encoder)
+            return remote.decode(asked, request, chosen, self.limits)
 
     def encode_tensor(
         self, asked: remote.RemoteEncode, *, model: str | None = None, tick: Tick | None = None
     ) -> remote.RemoteReply:
         """The reply to diffusers' `remote_encode`: the posterior's mode, or the codes' vectors; see `remote`."""
         with self._request("encode_tensor", model, tick) as (request, chosen):
-            with request.cpu_slot():
-                images = remote.images_of(asked, chosen.info, self.limits)
-            vectors = request.run(chosen.encode_vectors(images))
-            return remote.encoded_reply(asked, torch.stack(vectors), chosen.info.encoder)
+            return remote.encode(asked, request, chosen, self.limits)
 
     def count_refused(self, endpoint: str, error: ServiceError) -> None:
         """Count a request that its caller refused."""
@@ -298,10 +276,7 @@ class Service:
     @contextmanager
     def _request(self, endpoint: str, model: str | None, tick: Tick | None) -> Iterator[tuple[Request, ServedModel]]:
         with self._admission.request(endpoint, tick) as request:
-            yield request, self._model(model)
-
-    def _model(self, model: str | None) -> ServedModel:
-        return self._models[catalog.choose(self._infos, model)]
+            yield request, self._models[catalog.choose(self._infos, model)]
 
     def _model_for(self, latents: Latents, model: str | None) -> ServedModel:
         chosen = self._models[catalog.choose_for_latents(self._infos, model, latents.encoder)]

@@ -251,6 +251,12 @@ def test_the_csv_says_what_the_table_says_in_full(made: Reconstruction) -> None:
     assert "LPIPS: not asked for." in shown.replace("&#x27;", "'") or made.notes["LPIPS"][:20] in shown
 
 
+def test_the_summary_says_how_the_image_was_read(made: Reconstruction) -> None:
+    remark = "had colours of Adobe RGB (1998), which were converted to sRGB"
+    read = dataclasses.replace(made, encoded=dataclasses.replace(made.encoded, remarks=(remark,)))
+    assert comparison.summary([read, read]).endswith(f" s. The image {remark}.")
+
+
 def test_a_baseline_that_cannot_be_made_as_small_is_told(service: Service, made: Reconstruction) -> None:
     baselines = [dataclasses.replace(each, reached=each.name != "JPEG") for each in service.baselines(made)]
     assert "even the lowest quality of JPEG takes more" in comparison.as_html(
