@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from latent_ae.config import ConfigError, differences, load_yaml, to_yaml, validate
+from latent_ae.data import SOURCES
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.training.settings import RunConfig, parse_run
 
@@ -142,6 +143,20 @@ def test_help_lists_every_setting_with_the_recipes_value(capsys: pytest.CaptureF
     assert "--resume auto|never|changed-data|PATH" in text
     recipe = yaml.safe_load((RECIPES / "kl-digits.yaml").read_text())
     assert f"(default: {recipe['train']['batch_size']})" in text
+
+
+OLD_DATA = {
+    "digits": {"path": None, "heldout_share": 0.05, "image_column": None, "streams": 8, "background": [255, 255, 255]},
+    "folder": {"path": "x", "heldout_share": 0.2, "image_column": None, "train_split": None, "shuffle_block": 256},
+}
+
+
+@pytest.mark.parametrize("source", OLD_DATA)
+def test_a_config_saved_with_the_settings_of_all_sources_is_read(source: str) -> None:
+    config = validate(RunConfig, {"data": {"source": source, **OLD_DATA[source]}})
+    own = {} if source == "digits" else {"path": "x", "heldout_share": 0.2}
+    assert config.data == SOURCES[source](**own)
+    assert set(config.data.model_dump()) == set(SOURCES[source].model_fields)
 
 
 FLAT = {

@@ -1,5 +1,7 @@
 """What quantising bottlenecks compute with a codebook. Everywhere: z vectors, e codes, K codes of c channels."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,3 +92,19 @@ def positions_from(noise: Tensor, count: int) -> Tensor:
     """Noise from N(0, 1) => int64 positions 0 .. count - 1, all equally likely, by the normal distribution function."""
     positions: Tensor = (torch.special.ndtr(noise) * count).long()
     return positions.clamp(max=count - 1)
+
+
+def entropy_bits(counts: Tensor) -> float:
+    """Entropy of the codes in bits, -sum_k p_k log2 p_k with p = counts / sum, from counts [K] that are not all 0."""
+    share = counts.double() / counts.double().sum()
+    return float(torch.special.entr(share).sum()) / math.log(2.0)
+
+
+def perplexity(counts: Tensor) -> float:
+    """2 to the entropy: the number of codes that, evenly used, would carry as much; 1 to K."""
+    return float(2.0 ** entropy_bits(counts))
+
+
+def codebook_usage(counts: Tensor) -> float:
+    """Share of the codes that were used at all; 1/K to 1."""
+    return float((counts > 0).double().mean())

@@ -1,6 +1,6 @@
 """Vector quantisation with a codebook of moving averages."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -32,10 +32,7 @@ class EMAVQBottleneck(VQBottleneck):
         epsilon: of the smoothing, in samples.
     """
 
-    trains: ClassVar[dict[str, frozenset[str]]] = {
-        "commitment": frozenset(ENCODER_NETWORK),
-        "entropy": frozenset(ENCODER_NETWORK),
-    }
+    trains: ClassVar[dict[str, frozenset[str]]] = dict.fromkeys(("commitment", "entropy"), frozenset(ENCODER_NETWORK))
     by_gradient: ClassVar[bool] = False
     cluster_sizes: Tensor
     """N, [K]"""
@@ -48,23 +45,10 @@ class EMAVQBottleneck(VQBottleneck):
         *,
         decay: float = 0.99,
         epsilon: float = 1e-5,
-        l2_normalized: bool = False,
-        rotation_trick: bool = False,
-        entropy: bool = False,
-        entropy_temperature: float = 0.01,
-        kmeans_start: bool = False,
-        revive_below: float = 0.0,
+        **options: Any,
     ) -> None:
         codebook.requires_grad_(False)
-        super().__init__(
-            codebook,
-            l2_normalized=l2_normalized,
-            rotation_trick=rotation_trick,
-            entropy=entropy,
-            entropy_temperature=entropy_temperature,
-            kmeans_start=kmeans_start,
-            revive_below=revive_below,
-        )
+        super().__init__(codebook, **options)
         self.decay = decay
         self.epsilon = epsilon
         # As if each code had been seen once, where it is.

@@ -61,7 +61,6 @@ class FSQBottleneck(Quantizer):
                     "clipped": (encoded.abs() > 1.0).float().mean(dim=(1, 2)),
                 },
                 sums={"counts": self.counts(codes)},
-                candidates=None,
             )
 
     def fold(self, autoencoder: nn.Module) -> None:

@@ -95,7 +95,6 @@ class GumbelBottleneck(Quantizer):
                 losses={"kl": kl},
                 stats={"kl_nats": kl.detach(), "quantization_error": squared_error(z, e).detach()},
                 sums={"counts": self.counts(codes)},
-                candidates=None,
             )
 
     def _mixture(self, logits: Tensor, noise: Tensor) -> Tensor:

@@ -14,14 +14,10 @@ from latent_ae.models.posterior import LOGVAR_RANGE
 class IdentityBottleneck(Bottleneck):
     """Takes the mean and leaves out the log-variance: moments [B,2c,h,w] => latents [B,c,h,w], at no cost."""
 
-    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:  # noqa: ARG002
-        """No noise."""
-        return (0,)
-
     def forward(self, h: Tensor, noise: Tensor) -> BottleneckOutput:  # noqa: ARG002
         """Moments h [B,2c,h,w] => latents."""
         latents = h.float().chunk(2, dim=1)[0]
-        return BottleneckOutput(latents=latents, codes=None, losses={}, stats={}, sums={}, candidates=None)
+        return BottleneckOutput(latents, losses={}, stats={}, sums={})
 
     @torch.no_grad()
     def fold(self, autoencoder: nn.Module) -> None:

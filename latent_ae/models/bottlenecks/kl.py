@@ -48,11 +48,9 @@ class KLBottleneck(Bottleneck):
         priced = unit_kl.clamp(min=self.free_bits) if self.free_bits else unit_kl
         return BottleneckOutput(
             latents=latents,
-            codes=None,
             losses={"kl": priced.sum(dim=(1, 2, 3))},
             stats={"kl_nats": unit_kl.detach().sum(dim=(1, 2, 3))},
             sums={},
-            candidates=None,
         )
 
     @contextmanager

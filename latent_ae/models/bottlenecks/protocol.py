@@ -16,8 +16,6 @@ class BottleneckOutput(NamedTuple):
 
     latents: Tensor
     """[B, c, h, w] raw latents that the decoder side gets"""
-    codes: Tensor | None
-    """[B, h, w] codebook indices, int64; None where there is no codebook"""
     losses: dict[str, Tensor]
     """unweighted terms by name, [B] each, in the unit of the term (kl: nats per image)"""
     stats: dict[str, Tensor]
@@ -25,7 +23,9 @@ class BottleneckOutput(NamedTuple):
     sums: dict[str, Tensor]
     """float64 sums over the batch, of shapes that do not depend on it, that `Bottleneck.after_update` wants over the
     global batch; without gradient"""
-    candidates: Tensor | None
+    codes: Tensor | None = None
+    """[B, h, w] codebook indices, int64; None where there is no codebook"""
+    candidates: Tensor | None = None
     """[B, n, c] vectors of each image that may replace unused codes, without gradient; None where none are wanted"""
 
 
@@ -49,9 +49,9 @@ class Bottleneck(nn.Module):
         """What the encoder side gives [B,?,h,w] and the samples' noise [B, *noise_shape] from N(0, 1) => output."""
         raise NotImplementedError  # abstract: every bottleneck has its own
 
-    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:  # noqa: ARG002
         """Shape of the noise of one sample for latents (c, h, w); (0,) where none is used."""
-        raise NotImplementedError  # abstract
+        return (0,)
 
     def at_step(self, step: int) -> None:
         """Take on the schedules' values of an update; called before its first forward."""

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from latent_ae.config import ModelConfig
 from latent_ae.config.section import Count
-from latent_ae.models.bottlenecks.codebook import code_counts, move_average, nearest_codes
-from latent_ae.models.bottlenecks.counts import codebook_usage, perplexity
+from latent_ae.models.bottlenecks.codebook import code_counts, codebook_usage, move_average, nearest_codes, perplexity
 from latent_ae.models.bottlenecks.protocol import Bottleneck, BottleneckConfig
 from latent_ae.models.parts import CODEBOOK
 
@@ -41,10 +40,6 @@ class Quantizer(Bottleneck):
     def codebook(self) -> nn.Embedding:
         """The stock model's codebook."""
         return self._codebook[0]
-
-    def noise_shape(self, latent_shape: tuple[int, int, int]) -> tuple[int, ...]:  # noqa: ARG002
-        """No noise."""
-        return (0,)
 
     def nearest(self, z: Tensor) -> Tensor:
         """Vectors [B, n, c] => indices [B, n] that the stock model finds."""

@@ -6,15 +6,17 @@ from latent_ae.models.bottlenecks.codebook import (
     code_counts,
     code_logits,
     code_sums,
+    codebook_usage,
+    entropy_bits,
     grid_of,
     move_average,
     nearest_codes,
     on_sphere,
+    perplexity,
     positions_from,
     rotated,
     vectors_of,
 )
-from latent_ae.models.bottlenecks.counts import codebook_usage, entropy_bits, perplexity
 from latent_ae.models.bottlenecks.kmeans import kmeans
 
 
