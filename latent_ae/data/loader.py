@@ -1,8 +1,8 @@
-"""Batches of pixels for training and for measuring.
+"""Batches of pixels for training and evaluation.
 
     (seed, number) -> order -> source -> transforms -> [C, R, R] -> Batch [b, C, R, R]
 
-Letters: B b batch, C channels, R resolution, H W height and width.
+B b: batch; C: channels; R: resolution; H W: height and width.
 """
 
 import signal
@@ -36,9 +36,9 @@ class Sample:
     number: int
     """step * global batch size + index in the global batch"""
     sample_id: str
-    """the image that is shown"""
+    """of its image"""
     bad: list[Bad]
-    """images that had to be passed over"""
+    """unusable images that it replaces"""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class Batch:
     numbers: list[int]
     """of each crop: step * global batch size + index in the global batch"""
     sample_ids: list[str]
-    """of the image each crop shows"""
+    """of the image of each crop"""
     bad: list[Bad]
-    """images that had to be passed over"""
+    """unusable images that they replace"""
 
     def pin_memory(self) -> Self:
-        """What the DataLoader calls to have the pixels in page-locked memory."""
+        """For the DataLoader: the batch with its pixels in page-locked memory."""
         return replace(self, pixels=self.pixels.pin_memory())
 
 
 def batch_of(samples: Sequence[Sample], *, pin_memory: bool = False) -> Batch:
-    """The samples as a batch, its pixels in page-locked memory if asked for."""
+    """The samples as a batch, its pixels in page-locked memory with `pin_memory`."""
     crops = [sample.pixels for sample in samples]
     return Batch(
         pixels=torch.stack(crops, out=torch.empty((len(crops), *crops[0].shape), pin_memory=pin_memory)),
@@ -82,11 +82,11 @@ class EvaluationBatch:
 
 
 Candidate = tuple[str, Callable[[], Pixels]]
-"""(id of an image, what makes its crop or raises BrokenImage)"""
+"""(id of an image, function that makes its crop or raises BrokenImage)"""
 
 
 def usable_sample(number: int, candidates: Iterator[Candidate]) -> Sample:
-    """Sample `number` from the first of the candidates that can be used; those before it are reported in `bad`.
+    """Sample `number` from the first usable candidate; those before it are reported in `bad`.
 
     Raises DataError if 20 images in a row cannot be used.
     """
@@ -104,9 +104,9 @@ def usable_sample(number: int, candidates: Iterator[Candidate]) -> Sample:
 
 
 class TrainingSamples(Dataset[Sample]):
-    """The run's samples by number: every one is a pure function of (seed, number), so any process may make it.
+    """The run's samples by number: each is a pure function of (seed, number), in any process.
 
-    An image that cannot be used is reported in `bad`, and replaced by one that (seed, number) chooses.
+    An unusable image is reported in `bad` and replaced by one that is a function of (seed, number), too.
     """
 
     def __init__(self, source: ImageSource, order: SampleOrder, crop: TrainingCrop, *, seed: int) -> None:
@@ -163,13 +163,12 @@ def training_loader(
 ) -> TrainingLoader[B]:
     """The micro-batches of `rank` for the steps `first_step` .. `steps` - 1, `accumulation` of them a step, in order.
 
-    `samples` are by their number in the run, and `collate` makes a batch of them. `batch_size` is the global batch; an
-    order of buckets has to be made for the same.
-    The batches do not depend on `workers`, the number of processes that make them (0: this one). Raises DataError if
-    the batch cannot be cut into equal pieces.
+    `samples` are by their number in the run, and `collate` makes a batch of them. `batch_size` is the global batch, the
+    same as that of an order of buckets. `workers` processes make the batches (0: this one), without effect on them.
+    Raises DataError if the batch cannot be cut into equal pieces.
     """
     pieces = partial(rank_numbers, batch_size=batch_size, accumulation=accumulation, rank=rank, world_size=world_size)
-    pieces(first_step)  # the error, if any, belongs here and not in the loop
+    pieces(first_step)  # raises here and not in the loop
     indices = range(first_step * accumulation, steps * accumulation)
     loader = data_loader(
         _MicroBatches(samples, pieces, accumulation, collate), indices, workers=workers, pin_memory=pin_memory
@@ -189,13 +188,13 @@ def evaluation_batches(
     shard: tuple[int, int] = (0, 1),
     workers: int = 0,
 ) -> Iterator[EvaluationBatch]:
-    """`limit` images spread evenly over a source (None: all), in order, as `transforms.evaluation_view` shows them.
+    """`limit` images spread evenly over a source (None: all), in order, as `transforms.evaluation_view` makes them.
 
-    The first ones would do only if the source were shuffled: folders often hold one class after the other.
+    They are not the first ones, as folders often hold one class after the other.
 
-    Consecutive images of the same size share a batch of up to `batch_size`. `shard` (rank, world size) leaves every
-    rank its own images: rank, rank + world size, ... An image that cannot be used is left out, and `on_bad` is called
-    with its id and the reason. `workers` processes load images (0: this one).
+    Consecutive images of the same size share a batch of up to `batch_size`. With `shard` (rank, world size) a rank
+    takes the images rank, rank + world size, ... An unusable image is left out, and `on_bad` is called with its id and
+    the reason. `workers` processes load images (0: this one).
     """
     rank, world_size = shard
     total = len(source)
@@ -229,7 +228,7 @@ def data_loader(
         collate_fn=_as_it_is,
         worker_init_fn=_ignore_interrupts,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # or else the loader would draw its seed from the process's random stream
+        generator=torch.Generator(),  # else the loader takes its seed from the process's global generator
     )
 
 
@@ -238,7 +237,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _ignore_interrupts(_worker: int) -> None:
-    # Ctrl-C goes to every process of the terminal; the main one then still wants batches until it has saved.
+    # Ctrl-C goes to every process of the terminal, and the main one needs batches until it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -266,7 +265,7 @@ class _MicroBatches(Dataset[B | UserError]):
 
 
 class _Views(Dataset[tuple[int, torch.Tensor | str]]):
-    """Evaluation views by index; instead of an image that cannot be used, the reason."""
+    """Evaluation views by index; for an unusable image, the reason."""
 
     def __init__(self, source: ImageSource, channels: int, size: int | None, background: Color) -> None:
         self._source = source

@@ -12,23 +12,22 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class TrainingCropConfig(Section):
-    """How images are cut to training size: of no effect on what is measured, encoded or exported."""
+    """How training crops are made; no effect on evaluation, encoding and export."""
 
     resolution: Annotated[int, Field(ge=8)] = 32
     """side of the square training crop in pixels; a multiple of the model's factor"""
     crop: Literal["random", "center"] = "center"
-    """where the training crop is taken"""
+    """position of the training crop"""
     scale: tuple[Positive, Positive] | None = None
     """random crop: take a square of resolution times U(low, high) pixels and resize it to the resolution. Without it
     an image is resized so that its shorter side is the resolution (center), or is cropped at its own size (random)"""
     flip: bool = False
     """mirror half of the training crops left to right"""
     color_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """brightness of each colour channel of a training crop is multiplied by U(1 - g, 1 + g): more colours than a small
-    data set has"""
+    """g: multiply each colour channel of a training crop by U(1 - g, 1 + g), to vary the colours of a small data set"""
     max_bad_share: Share = 0.01
-    """the run ends once more than this share of the training images could not be used; unless it is 0, 3 images always
-    may be bad, or a tenth of a data set of fewer than 30"""
+    """the run ends once more than this share of the training images is unusable; unless it is 0, 3 unusable images are
+    always allowed, or a tenth of a data set of fewer than 30"""
     buckets: bool = False
     """keep the images' aspect ratios: each global batch has one of several sizes of about resolution^2 pixels"""
     bucket_multiple: Annotated[int, Field(ge=8)] = 64
@@ -65,21 +64,21 @@ class DataConfig(TrainingCropConfig):
     training_only: ClassVar[frozenset[str]] = frozenset(TrainingCropConfig.model_fields)
     """settings that have no effect outside of training"""
     by_number: ClassVar[bool] = True
-    """whether an image can be had by its number, and not in the order of a stream alone"""
+    """whether images can be loaded by index, and not only in the order of a stream"""
     has_columns: ClassVar[bool] = False
     """whether its images are `ColumnSource`s"""
 
     @property
     def data_name(self) -> str:
-        """What the images are called, without the folders of this machine."""
+        """Name of the images, without the folders of this machine."""
         return self.source
 
     def open(self) -> SourceParts:
-        """The images, in a part to train on and a held-out part. Raises DataError."""
+        """Open the training part and the held-out part. Raises DataError."""
         raise NotImplementedError  # abstract: every source has its own
 
     def choice(self) -> dict[str, object]:
-        """The settings that say which images there are, as JSON."""
+        """The settings that select the images, as JSON."""
         return self.model_dump(mode="json", exclude={*self.training_only, "workers"})
 
     def given_for_training(self) -> str:
@@ -89,10 +88,10 @@ class DataConfig(TrainingCropConfig):
 
 
 class FilesConfig(DataConfig):
-    """What the sources that read files have in common."""
+    """Settings of all sources that read files."""
 
     path: str
-    """where the images are"""
+    """file or folder of the images"""
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """share of the images held out, by a hash of their id"""
 

@@ -1,4 +1,4 @@
-"""What a source of images is, and how images are held out of training."""
+"""The interface of a source of images, and how images are held out of training."""
 
 import hashlib
 import math
@@ -15,45 +15,45 @@ from latent_ae.errors import UserError
 
 
 class DataError(UserError):
-    """The images a run asks for cannot be had; the message is one line that says what to do."""
+    """The images of a run cannot be opened; the message is one line that says what to do."""
 
 
 class ImageSource(Protocol):
-    """Images by index. Every one is picklable, as worker processes may be given a copy.
+    """Images by index. Picklable, as worker processes may get a copy.
 
-    Ids are unique within a run and belong to the image: they never depend on the machine, on where the data lie, or
-    on the order in which a disk lists them. Runs, the ledger of unreadable images and encoded data sets rely on them.
+    Ids are unique within a run and belong to the image: they do not depend on the machine, on the folder's place, or on
+    the order in which a disk lists files. Runs, the list of unusable images and encoded data sets rely on them.
     """
 
     def __len__(self) -> int: ...
 
     def sample_id(self, index: int) -> str:
-        """The image's name for ever."""
+        """The image's permanent name."""
         ...
 
     def load(self, index: int) -> Image.Image:
-        """The decoded, upright image, of any mode, not to be changed by the caller. Raises BrokenImage."""
+        """The decoded, upright image of any mode; the caller must not change it. Raises BrokenImage."""
         ...
 
 
 @runtime_checkable
 class LabelledSource(Protocol):
-    """An ImageSource that knows which class its images are of."""
+    """An ImageSource whose images have a class."""
 
     label_names: tuple[str, ...]
-    """of the labels 0, 1, ..., the same in both parts; empty where there are no classes"""
+    """names of the labels 0, 1, ..., the same in both parts; empty without classes"""
 
     def label(self, index: int) -> int | None:
-        """None for an image of no class."""
+        """None for an image without a class."""
         ...
 
 
 @runtime_checkable
 class CaptionedSource(Protocol):
-    """An ImageSource whose images may have a text beside them."""
+    """An ImageSource whose images may have a caption."""
 
     def caption(self, index: int) -> str | None:
-        """None for an image without."""
+        """None for an image without a caption."""
         ...
 
 
@@ -62,25 +62,25 @@ class ColumnSource(Protocol):
     """An ImageSource whose images are rows of a table with further columns."""
 
     def column(self, name: str) -> "Column":
-        """What a column holds for the images. Raises DataError if there is none of that name."""
+        """Another column of the images. Raises DataError if it does not exist."""
         ...
 
 
 class Column(Protocol):
-    """Values by the index of the image that they belong to."""
+    """Values of a column by the index of the image."""
 
     class_names: tuple[str, ...]
-    """of the numbers in a column of classes; empty for another column"""
+    """names of the numbers in a column of classes; empty for other columns"""
 
     def __getitem__(self, index: int) -> Any: ...
 
 
 @runtime_checkable
 class StoredImages(Protocol):
-    """An ImageSource whose images may change between two runs, and which can say so without decoding them."""
+    """An ImageSource whose images may change between two runs; their sizes show it without decoding them."""
 
     def stored(self) -> Iterator[tuple[str, int]]:
-        """(id, bytes as it is stored) of every image, or of every shard of a stream; -1 bytes where nobody knows."""
+        """(id, size in bytes) of every image, or of every shard of a stream; -1 for an unknown size."""
         ...
 
     def stored_bytes(self, index: int) -> bytes:
@@ -95,11 +95,11 @@ class SourceParts:
     train: ImageSource
     heldout: ImageSource
     left_out: str = field(default="", kw_only=True)
-    """what was found beside the images and is not used, with numbers; '' if nothing, or if that is not known"""
+    """files that are not used, by number and suffix; '' if there are none or it is not known"""
 
 
 def file_size(file: Path) -> int:
-    """In bytes; -1 for a file that is not there or cannot be asked."""
+    """In bytes; -1 for a file that does not exist or cannot be read."""
     try:
         return file.stat().st_size
     except OSError:
@@ -107,18 +107,18 @@ def file_size(file: Path) -> int:
 
 
 def hash_place(sample_id: str) -> float:
-    """Where an id falls in [0, 1), uniform over ids and the same for ever.
+    """A hash of an id in [0, 1), uniform over ids. It must never change.
 
-    An image is held out if its place is below the share to hold out: adding images moves none from part to part.
+    An image is held out if its hash is below the share to hold out: adding images moves no other to another part.
     """
     digest = hashlib.sha256(sample_id.encode("utf-8", "surrogateescape")).digest()  # names need not be valid UTF-8
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def split_by_hash(sample_ids: Iterable[str], share: float, what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the (training, held-out) images, in order. `what` names the data in errors.
+    """Sorted indices of the (training, held-out) images. `what` names the data in errors.
 
-    Raises DataError if either part is empty, with the share that would fill it.
+    Raises DataError if a part is empty, with a share for which it is not.
     """
     places = np.fromiter((hash_place(sample_id) for sample_id in sample_ids), np.float64)
     if len(places) < 2:

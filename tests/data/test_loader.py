@@ -9,7 +9,7 @@ from PIL import Image
 
 from latent_ae.data import DataError, TrainingSamples, evaluation_batches, training_loader
 from latent_ae.data.loader import batch_of
-from latent_ae.data.order.numbers import EpochOrder, index_of, replacement_index
+from latent_ae.data.order.numbers import EpochOrder, index_of
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import WHITE, BrokenImage, to_tensor, to_uint8
 from latent_ae.randomness import numpy_generator
@@ -61,7 +61,7 @@ def test_bad_images_are_reported_and_replaced_as_the_number_says() -> None:
     for number in range(22):
         tried = [index_of(5, number, 11)]
         while tried[-1] in BAD:
-            tried.append(replacement_index(5, number, len(tried) - 1, 11))
+            tried.append(EpochOrder(range(11), 5, 8).replacement(number, len(tried) - 1))
         sample = dataset[number]
         assert sample.sample_id == f"list/{tried[-1]}"
         assert sample.bad == [(f"list/{index}", f"bad {index}") for index in tried[:-1]]

@@ -1,4 +1,4 @@
-"""What the sources `hub` and `stream` share: how the `datasets` library finds a data set, its splits and images."""
+"""Finding data sets, splits and images with the `datasets` library, for the sources `hub` and `stream`."""
 
 import io
 import re
@@ -19,17 +19,17 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 class DatasetConfig(FilesConfig):
-    """What the two sources have in common."""
+    """Settings of both sources."""
 
     path: str
     """a data set's name at the hub (or NAME:CONFIGURATION), or a local parquet, arrow or imagefolder path; stream also
     webdataset tars"""
     image_column: str | None = None
-    """the column that holds the images; found by its type if there is just one"""
+    """column of the images; found by its type if there is only one"""
     train_split: str | None = None
-    """split to train on; the data set's "train" unless named"""
+    """split to train on, "train" by default"""
     heldout_split: str | None = None
-    """split to hold out; the data set's "validation" or "test", or else a share of the training split"""
+    """split to hold out; default: "validation" or "test", or else a share of the training split"""
 
     @model_validator(mode="after")
     def _share_has_effect(self) -> Self:
@@ -41,10 +41,10 @@ class DatasetConfig(FilesConfig):
 def choose_splits(
     names: Sequence[str], *, train_split: str | None, heldout_split: str | None, what: str
 ) -> tuple[str, str | None]:
-    """The names of the training split and of the held-out one, None if a share of the training split has to do.
+    """Names of the training split and of the held-out split, None if a share of the training split is held out.
 
-    Unset, they are "train" (or the only split) and "validation" or else "test". `what` names the data in errors.
-    Raises DataError for a name that is not there.
+    Defaults are "train" (or the only split) and "validation" or else "test". `what` names the data in errors. Raises
+    DataError for a name that does not exist.
     """
     train_name = train_split or (names[0] if len(names) == 1 else "train")
     if train_name not in names:
@@ -62,10 +62,9 @@ def choose_splits(
 
 
 def locate(path: str, tables: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """What `datasets.load_dataset` has to be called with for a `data.path`: its `path`, and further keywords.
+    """The `path` and the keywords of `datasets.load_dataset` for a `data.path`.
 
-    `tables` are the builders of single files by their suffix. Raises DataError if `path` can be neither here nor on
-    the hub.
+    `tables` has the builders of single files by suffix. Raises DataError if `path` neither exists nor is a hub name.
     """
     place, configuration = _parted(path)
     local = Path(place).expanduser()
@@ -79,14 +78,14 @@ def locate(path: str, tables: dict[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def unreadable(path: str, error: Exception) -> DataError:
-    """What to tell about `error`, which `datasets` raised for a `data.path`."""
+    """A DataError for an error of `datasets` with a `data.path`."""
     import datasets  # noqa: PLC0415
 
     place, configuration = _parted(path)
     local = Path(place).expanduser()
     cause = error.__cause__ or error  # datasets wraps what went wrong in "an error occurred"
     if isinstance(cause, ValueError) and "Config" in str(cause) and not local.is_file():
-        with suppress(Exception):  # then it was about something else
+        with suppress(Exception):  # then the error has another cause
             names = datasets.get_dataset_config_names(str(local) if local.is_dir() else place)
             listing = ", ".join(names)
             if configuration is None and len(names) > 1:
@@ -113,11 +112,11 @@ def stored_content(stored: dict[str, Any] | None, sample_id: str) -> bytes:
 
 
 def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str] = ()) -> tuple[Any, str]:
-    """The data set cut to its image column, which gives undecoded images, and the column's name.
+    """The data set with only its image column, of undecoded images, and the column's name.
 
-    `wanted` may also be a column of bytes, which have to be those of image files. The columns `keep` stay too, those of
-    them that there are. Raises DataError if `wanted` holds no images or, where it is None, if not just one column does;
-    the message lists the columns.
+    `wanted` may also be a column with the bytes of image files. The columns `keep` are kept where they exist. Raises
+    DataError if `wanted` holds no images or, if it is None, unless exactly one column does; the message lists the
+    columns.
     """
     import datasets  # noqa: PLC0415
 
@@ -130,12 +129,12 @@ def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str
         problem = "is no column" if wanted not in features else "does not hold images"
         raise DataError(f"{what}: data.image_column {wanted} {problem}; its columns are {listing}")
     if wanted is None and len(found) != 1:
-        choice = found or of_bytes  # bytes may be anything, and are images only if the user says so
+        choice = found or of_bytes  # bytes may be anything: they are images only if the user names them
         advice = f": name one as data.image_column ({', '.join(choice)})" if choice else ""
         raise DataError(f"{what}: {len(found) or 'no'} columns hold images{advice}; its columns are {listing}")
     column = wanted or found[0]
     kept = [column, *(name for name in keep if name in features)]
-    # Undecoded, so that open_image does the decoding and a broken image is met one at a time.
+    # Undecoded, so that open_image decodes them and a broken image concerns its row alone.
     return dataset.with_format(None).select_columns(kept).cast_column(column, datasets.Image(decode=False)), column
 
 
@@ -155,7 +154,7 @@ def stored_file(stored: dict[str, Any] | None, sample_id: str) -> Path | io.Byte
 
 
 def _parted(path: str) -> tuple[str, str | None]:
-    """A folder or hub name, and the configuration behind a colon, if any."""
+    """A folder or hub name, and the configuration after a colon, if any."""
     place, colon, configuration = path.rpartition(":")
     if not colon or Path(path).expanduser().exists():
         return path, None
@@ -167,7 +166,7 @@ def _unreadable(path: str, local: Path, cause: BaseException) -> str:
     if local.exists():
         return f"data.path {path} cannot be read as a data set of images: {reason}"
     return (
-        f"data.path {path} does not exist here, and could not be had from the hub by that name: {reason}: "
+        f"data.path {path} does not exist here, and could not be loaded from the hub by that name: {reason}: "
         "check the spelling and the network, or give a local path"
     )
 

@@ -1,4 +1,4 @@
-"""Scikit-learn's 1,797 handwritten digits: real images that need no download."""
+"""Scikit-learn's 1,797 handwritten digits, which need no download."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Any tree of image files, and what lies beside the images and is not used."""
+"""A tree of image files, and its files that are not used."""
 
 import os
 from bisect import bisect_left
@@ -32,11 +32,11 @@ class FolderImages:
         return len(self._relative)
 
     def sample_id(self, index: int) -> str:
-        """The relative path, so that the folder may move."""
+        """The path relative to the folder, which may be moved."""
         return self._relative[index]
 
     def load(self, index: int) -> Image.Image:
-        """Raises BrokenImage also if the file has gone since the run began."""
+        """Raises BrokenImage, also for a file that was removed."""
         return open_image(self._root / self._relative[index])
 
     def size(self, index: int) -> tuple[int, int]:
@@ -44,7 +44,7 @@ class FolderImages:
         return header_size(self._root / self._relative[index])
 
     def stored(self) -> Iterator[tuple[str, int]]:
-        """(id, size of the file). On a network file system each size is a round trip: many are asked for at once."""
+        """(id, size of the file). On a network file system each size is a round trip, so threads read many at once."""
         parts = [self._relative[first : first + 1000] for first in range(0, len(self), 1000)]
         with ThreadPoolExecutor(16) as pool:
             for names, sizes in zip(parts, pool.map(self._sizes, parts), strict=True):
@@ -58,12 +58,12 @@ class FolderImages:
         return [file_size(self._root / name) for name in names]
 
     def label(self, index: int) -> int | None:
-        """The number of the folder right below the root that the image lies in; None for one in the root itself."""
+        """Number of the image's folder directly below the root; None for an image in the root."""
         name = _top_folder(self._relative[index])
         return None if name is None else bisect_left(self.label_names, name)
 
     def caption(self, index: int) -> str | None:
-        """What the text file beside the image says (`a/cat.txt` of `a/cat.jpg`); None if there is none.
+        """Content of the text file beside the image (`a/cat.txt` of `a/cat.jpg`); None if there is none.
 
         Raises BrokenImage if it cannot be read.
         """
@@ -122,9 +122,9 @@ def describe_left_out(files: Sequence[str]) -> str:
 
 
 def files_without_row(folder: Path, row_paths: Iterable[str]) -> str:
-    """The files of a folder of images that `datasets` made no row of, which it drops without a word.
+    """The files of a folder of images that `datasets` left out without a message.
 
-    `row_paths` are those in its image column. '' where there are none, or the folder holds no images but tables.
+    `row_paths` are the paths in its image column. '' if there are none, or if the folder holds tables, not images.
     """
     files = [path for path in visible_files(folder) if path.name not in _METADATA] if folder.is_dir() else []
     if not any(path.suffix.lower() in SUFFIXES for path in files):  # tables and archives hold the images themselves
@@ -135,7 +135,7 @@ def files_without_row(folder: Path, row_paths: Iterable[str]) -> str:
 
 
 def visible_files(root: Path) -> Iterator[Path]:
-    """Every visible file, each real folder once: under its own path if it has one, else under its first link's."""
+    """Every file whose path has no hidden part, each real folder once: by its own path, else by its first link."""
     visited: set[str] = set()
     pending = [root]
     while pending:
@@ -154,5 +154,5 @@ def visible_files(root: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    # os.walk passes over folders it may not read, which would change the data set without a word.
+    # os.walk skips folders that it may not read, which would change the data set silently.
     raise DataError(f"cannot list {error.filename}: {error.strerror}") from error

@@ -34,14 +34,11 @@ class HubImages:
     """
 
     def __init__(self, dataset: Any, column: str, split: str, rows: Sequence[int], *, whole: Any = None) -> None:
-        """`dataset` is a datasets.Dataset whose `column` gives undecoded images; `rows` are those of this part, and
-        `whole` is the same data set with all of its columns.
+        """`dataset` is a datasets.Dataset whose `column` has undecoded images; `rows` are those of this part, and
+        `whole` is the data set with all of its columns.
         """
-        self._dataset = dataset
-        self._whole = whole
-        self._column = column
-        self._split = split
-        self._rows = rows
+        self._dataset, self._whole = dataset, whole
+        self._column, self._split, self._rows = column, split, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,7 +52,7 @@ class HubImages:
         return open_stored(self._dataset[int(self._rows[index])][self._column], self.sample_id(index))
 
     def column(self, name: str) -> "HubColumn":
-        """What another column holds for the images. Raises DataError if there is none of that name."""
+        """Another column of the images. Raises DataError if it does not exist."""
         features = {} if self._whole is None else self._whole.features
         if name not in features:
             listing = ", ".join(f"{each} ({type_name(feature)})" for each, feature in features.items())
@@ -81,14 +78,14 @@ class HubImages:
 
 
 class HubColumn:
-    """Values of a column by the index of the image that they belong to."""
+    """Values of a column by the index of the image."""
 
     def __init__(self, dataset: Any, name: str, rows: Sequence[int]) -> None:
         self._dataset = dataset
         self._name = name
         self._rows = rows
         self.class_names: tuple[str, ...] = tuple(getattr(dataset.features[name], "names", None) or ())
-        """of the numbers in a column of classes"""
+        """names of the numbers in a column of classes"""
 
     def __getitem__(self, index: int) -> Any:
         return self._dataset[int(self._rows[index])][self._name]
@@ -105,7 +102,7 @@ class HubConfig(DatasetConfig):
         """Open `data.path`: a parquet or arrow file, a folder of them, of images or of `save_to_disk`, or a hub name.
 
         A folder or hub name with several configurations takes one of them as `PATH:CONFIGURATION`. A validation or test
-        split is held out where there is one (`data.heldout_split` names another), else the rows of the training split
+        split is held out if there is one (`data.heldout_split` names another), else the rows of the training split
         whose id hashes below `heldout_share`. Only a hub name uses the network. Raises DataError.
         """
         what = f"data.path {self.path}"
@@ -127,10 +124,10 @@ class HubConfig(DatasetConfig):
 
 
 def _left_out(folder: Path, splits: dict[str, Any], wanted: str | None, what: str) -> str:
-    """The files of a folder of images that became no row of any split."""
+    """The files of a folder of images that are in no row of any split."""
     paths: list[str] = []
     for dataset in splits.values() if folder.is_dir() else ():
-        with suppress(DataError):  # a split without images, which may not be asked for
+        with suppress(DataError):  # a split without images may be one that is not used
             images, column = image_column(dataset, wanted, what)
             for chunk in images.data.column(column).chunks:
                 paths += filter(None, chunk.field("path").to_pylist())
@@ -138,7 +135,7 @@ def _left_out(folder: Path, splits: dict[str, Any], wanted: str | None, what: st
 
 
 def _stored_sizes(dataset: Any, column: str) -> list[int]:
-    """Bytes of the images in the rows of a data set; -1 where nobody knows. Reads the offsets between them alone."""
+    """Sizes in bytes of the images of a data set, -1 if unknown. Reads only their offsets in the table."""
     import pyarrow as pa  # noqa: PLC0415 - comes with datasets, as late
     import pyarrow.compute as pc  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
-"""Data sets that are read from one end to the other and never unpacked: tar shards, parquet and arrow files.
+"""Data sets that are read in order and never unpacked: tar shards, parquet and arrow files.
 
-A data set is a list of shards, each a list of rows. `datasets` opens them, on the disk or at the hub.
+A data set is a list of shards, a shard a list of rows. `datasets` opens them, on the disk or at the hub.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class StoredImage:
 
 
 class Shards:
-    """The rows of one split, those whose id hashes into one range of places.
+    """The rows of one split whose ids hash into one range.
 
     Ids are `FILE/KEY` for tar shards (the sample's file names without their endings), the path of an image file that
     is no part of an archive, and `FILE/ROW` for tables, the row as 8 digits; FILE is relative to the data set's
@@ -49,9 +49,8 @@ class Shards:
     """
 
     def __init__(self, dataset: Any, column: str, files: Sequence[str], *, root: str, split: str, what: str) -> None:
-        """`dataset` is a datasets.IterableDataset whose `column` gives undecoded images, `files` are where its shards
-        lie, below `root`, and `what` names the data in errors. Without `files` shards are named by the split and
-        their number.
+        """`dataset` is a datasets.IterableDataset whose `column` has undecoded images, `files` are its shards' files
+        below `root`, and `what` names the data in errors. Without `files`, shards are named by split and number.
         """
         self.what = what
         self._dataset = dataset
@@ -73,11 +72,11 @@ class Shards:
 
     @property
     def identity(self) -> str:
-        """Changes when shards come, go or are renamed."""
+        """Changes when shards are added, removed or renamed."""
         return hashlib.sha256("\n".join(self._names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def stored(self) -> Iterator[tuple[str, int]]:
-        """(name, size of the file) of every shard; -1 for one that is cut short, as it may be got again."""
+        """(name, size of the file) of every shard; -1 for a truncated one, which may be downloaded again."""
         for shard, name in enumerate(self._names):
             try:
                 self._check_end(shard)
@@ -86,14 +85,14 @@ class Shards:
                 yield name, -1
 
     def images(self, shard: int, first_row: int = 0) -> Iterator[tuple[int, StoredImage]]:
-        """(row, image) of a shard in order, from `first_row`. Raises DataError if it is cut short or damaged.
+        """(row, image) of a shard in order, from `first_row`. Raises DataError if it is truncated or damaged.
 
-        The rows before `first_row` are read as well, but not decoded: a tar has no index.
+        The rows before `first_row` are read but not decoded, as a tar has no index.
         """
         name, row = self._names[shard], 0
         self._check_end(shard)
         try:
-            # Not iter(dataset): in a loader's worker that would share out what is shared out already.
+            # Not iter(dataset): in a loader's worker that would divide the rows a second time.
             for rows in self._dataset.shard(num_shards=len(self), index=shard).iter(batch_size=_ROWS_AT_ONCE):
                 for place, content in enumerate(rows[self._column]):
                     if row >= first_row:
@@ -118,8 +117,8 @@ class Shards:
         return f"{name}/{row:08d}"
 
     def _check_end(self, shard: int) -> None:
-        """Refuse a tar on the disk without its two closing blocks of zeros: Python's reader takes one that was cut
-        in a header or between two files for a whole one.
+        """Raises DataError for a tar on the disk without its two final blocks of zeros: Python's reader accepts one
+        that was truncated in a header or between two files.
         """
         if not self._files or not (file := Path(self._files[shard])).is_file():
             return
@@ -137,9 +136,9 @@ class Shards:
 
 
 class CollectedImages:
-    """Up to `limit` images out of `shards`, undecoded in memory, in the order of their ids: an ImageSource.
+    """An ImageSource of up to `limit` images of `shards`, undecoded in memory, in the order of their ids.
 
-    They come from up to 16 shards by turns, always the same ones, and are read when first asked for.
+    They are taken in turn from up to 16 shards, always the same ones, and read on first use.
     """
 
     def __init__(self, shards: Shards, limit: int) -> None:
@@ -151,7 +150,7 @@ class CollectedImages:
         return len(self._images)
 
     def sample_id(self, index: int) -> str:
-        """As the shards name it."""
+        """Id as in the shards."""
         return self._images[index].sample_id
 
     def load(self, index: int) -> Image.Image:
@@ -159,7 +158,7 @@ class CollectedImages:
         return self._images[index].load()
 
     def stored(self) -> Iterator[tuple[str, int]]:
-        """(name, size) of the shards that they come from."""
+        """(name, size) of the shards."""
         return self._shards.stored()
 
     def stored_bytes(self, index: int) -> bytes:
@@ -195,7 +194,7 @@ class StreamParts(SourceParts):
 
 
 def _below(file: str, root: str) -> str:
-    """A file's path relative to the data set's folder, with forward slashes, wherever that is."""
+    """A file's path relative to the data set's folder, with forward slashes, on the disk or at the hub."""
     inner, _, archive = file.partition("::")
     if archive:  # zip://a/b.png::/data/c.zip
         return f"{_below(archive, root)}/{inner.split('://')[-1]}"

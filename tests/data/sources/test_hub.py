@@ -288,7 +288,7 @@ def test_a_hub_name_without_network_is_one_clear_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        DataError, match=r"data.path nobody/nothing does not exist here, and could not be had"
+        DataError, match=r"data.path nobody/nothing does not exist here, and could not be loaded"
     ) as caught:
         HubConfig(path="nobody/nothing").open()
     assert "\n" not in str(caught.value)
