@@ -35,10 +35,10 @@ def run_program(work: Callable[[], int], *failures: type[Exception]) -> int:
 
     `failures` are further errors whose message is for the user.
     """
-    told: tuple[type[Exception], ...] = (UserError, NonFiniteError, *failures)
+    expected: tuple[type[Exception], ...] = (UserError, NonFiniteError, *failures)
     try:
         return work()
-    except told as error:
+    except expected as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a program's own message
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:
