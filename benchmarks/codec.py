@@ -35,7 +35,7 @@ from diffusers import AutoencoderKL
 from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_memory, rounded, wait_for
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics import psnr
+from latent_ae.evaluation.metrics.quality import psnr
 from latent_ae.export.graphs import programs
 from latent_ae.inference import PRECISIONS, Codec
 from latent_ae.inference.precision import form_of

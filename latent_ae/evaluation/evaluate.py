@@ -16,15 +16,19 @@ import torch
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation import metrics
-from latent_ae.evaluation.metrics import (
-    CodebookStatistics,
-    EquivarianceStatistics,
-    FrechetStatistics,
-    InceptionFeatures,
-    LatentStatistics,
+from latent_ae.evaluation.metrics.codebook import CodebookStatistics
+from latent_ae.evaluation.metrics.equivariance import EquivarianceStatistics
+from latent_ae.evaluation.metrics.fid import FrechetStatistics, InceptionFeatures
+from latent_ae.evaluation.metrics.latents import LatentStatistics
+from latent_ae.evaluation.metrics.quality import (
+    COLOR_BIAS,
+    FLAT_PSNR,
+    MS_SSIM_MINIMUM_SIDE,
+    PSNR_LIMIT,
+    SSIM_MINIMUM_SIDE,
+    UNITS_AND_PROTOCOLS,
+    compare,
 )
-from latent_ae.evaluation.metrics.quality import COLOR_BIAS, FLAT_PSNR, PSNR_LIMIT, UNITS_AND_PROTOCOLS
 from latent_ae.evaluation.perceptual import PerceptualDistance
 from latent_ae.evaluation.report import (
     EvaluationReport,
@@ -76,8 +80,8 @@ class Evaluator:
         self._inception = None if isinstance(inception, str) else inception
         too_small = "no image has sides of at least {} pixels".format
         self._reasons = {
-            "ssim": too_small(metrics.SSIM_MINIMUM_SIDE),
-            "ms_ssim": too_small(metrics.MS_SSIM_MINIMUM_SIDE),
+            "ssim": too_small(SSIM_MINIMUM_SIDE),
+            "ms_ssim": too_small(MS_SSIM_MINIMUM_SIDE),
             "perceptual": perceptual if isinstance(perceptual, str) else too_small(perceptual.minimum_side),
             "gradient_energy_ratio": "every image is flat",
             **dict.fromkeys(("kl_nats", "kl_bits_per_pixel"), "the latents have no posterior"),
@@ -121,7 +125,7 @@ class Evaluator:
             latents = encoded.latents if self._mode == "mode" else self._sampled(encoded, sample_ids)
             decoded = decode_latents(self._model, latents)[..., :height, :width].float().clamp(-1, 1)
             target = pixels.to(decoded.device)
-            columns = metrics.compare(decoded, target, perceptual=self._perceptual)
+            columns = compare(decoded, target, perceptual=self._perceptual)
             if encoded.logvar is not None:
                 nats = kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
                 columns |= {

@@ -1,4 +1,4 @@
-"""A KL autoencoder and a data set in, bounds of the log-likelihood out; the equations: metrics/likelihood_bounds.py.
+"""A KL autoencoder and images to bounds of the log-likelihood; the equations are in metrics/likelihood_bounds.py.
 
     pixels -> encode -> q(z|x) -> K draws -> decode -> p(x|z) of the 256 levels, p(z) -> weights -> ELBO and IWAE bounds
 
@@ -27,7 +27,7 @@ Batches = Iterable[tuple[Tensor, Sequence[str]]]
 STD_RANGE = (1e-6, 1e3)
 """of p(x|z) on [-1, 1]: far below a level's width and far above the range of all"""
 FITTED_VALUES = 2**13
-"""pixel values of an image that the search for the standard deviation looks at, spread evenly over all of it"""
+"""number of pixel values of an image, evenly spread, that the standard deviation is fitted to"""
 _SEARCH_RANGE = (1e-4, 10.0)
 _SEARCH_STEPS = 32  # leave 2e-6 of the range's logarithm
 
@@ -57,7 +57,7 @@ class LatentPrior(Protocol):
 
 
 class LikelihoodEstimator:
-    """Estimates image by image, so that neither batches nor their order show in a number."""
+    """Estimates image by image, so that batches and their order do not change a number."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class LikelihoodEstimator:
         return prior.log_density(z, torch.stack(noise))
 
     def report(self) -> LikelihoodReport:
-        """Everything measured so far. Raises UserError if that is nothing."""
+        """The report of all images so far. Raises UserError if there are none."""
         if not self._rows:
             raise UserError("nothing was measured: no image of the data set can be used")
         return likelihood_report(list(self._rows.values()), std=self._std, protocol=self.protocol)
@@ -189,7 +189,7 @@ def fit_std(
 
 
 def _highest(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one maximum has it, by golden section.
+    """The position of a function's only maximum, by golden section search.
 
     A Gaussian's log-likelihood is concave in the logarithm of its standard deviation, which is what is searched.
     """
@@ -209,7 +209,7 @@ def _highest(function: Callable[[float], float], low: float, high: float) -> flo
 
 
 def check_numbers(samples: int, std: float | None) -> None:
-    """Raises UserError for numbers of draws and standard deviations (None: to be fitted) that make no sense."""
+    """Raises UserError for a number of samples or a standard deviation (None: to be fitted) out of range."""
     if samples < 1:
         raise UserError(f"samples: got {samples}, expected a whole number of at least 1")
     if std is not None and not STD_RANGE[0] <= std <= STD_RANGE[1]:
@@ -217,7 +217,7 @@ def check_numbers(samples: int, std: float | None) -> None:
 
 
 def check_posterior(model: Autoencoder) -> None:
-    """Raises UserError for a model of codes; a plain autoencoder shows itself with the first image."""
+    """Raises UserError for a model of codes; a plain autoencoder is recognised with the first image."""
     if not isinstance(model, AutoencoderKL):
         raise UserError(_no_posterior(f"those of a {type(model).__name__} are codes"))
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers that carry their protocol, and what a person should look at first."""
+"""Reports: numbers with their protocol, and warnings of what a person should look at first."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms
 
 PRIOR_STD_RANGE = (0.7, 1.4)
-"""standard deviation of raw latents between which draws from N(0, 1) are like them"""
+"""standard deviations of raw latents for which N(0, 1) is a fair prior"""
 SCALED_STD_RANGE = (0.8, 1.25)
 _COLLAPSED_SHARE = 0.1
 _COLLAPSED_NATS = 0.01
@@ -22,16 +22,16 @@ _REMEDY = "lower loss.beta, warm it up (loss.beta_schedule linear) or give loss.
 
 
 class Metric(BaseModel):
-    """One number and what it takes to compare it with another."""
+    """A number with what is needed to compare it with others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     value: float | None
-    """mean over the images; None for `reason`"""
+    """mean over the images, or None with a `reason`"""
     unit: str
     protocol: str
     images: int
-    """images in the mean"""
+    """number of images in the mean"""
     reason: str | None = None
 
 
@@ -41,11 +41,11 @@ class _Report(BaseModel):
     warnings: tuple[str, ...]
 
     def with_unusable(self, bad: Sequence[str], asked: int) -> Self:
-        """The report, warning of the images among the `asked` that could not be used: `bad` are their ids."""
+        """The report with a warning of `bad`, the ids of those of the `asked` images that could not be used."""
         if not bad:
             return self
-        said = f"{len(bad)} of {asked} images could not be used and are in no number here, the first of them {bad[0]!a}"
-        return self.model_copy(update={"warnings": (*self.warnings, said)})
+        warning = f"{len(bad)} of {asked} images are unusable and not in these numbers, the first of them {bad[0]!a}"
+        return self.model_copy(update={"warnings": (*self.warnings, warning)})
 
     def to_json(self) -> str:
         """Indented JSON without NaN or infinity."""
@@ -53,15 +53,15 @@ class _Report(BaseModel):
 
 
 class EvaluationReport(_Report):
-    """The held-out measures of one model."""
+    """Measures of one model on a part of a data set."""
 
     images: int
     complete: bool
-    """False if the measuring was stopped before the last image"""
+    """False if the evaluation was stopped before the last image"""
     protocol: dict[str, str]
     metrics: dict[str, Metric]
     color_bias: tuple[float | None, ...]
-    """mean over the images of reconstruction - image by channel, on [-1, 1]: a tint; None where it is not finite"""
+    """mean of reconstruction - image by channel, on [-1, 1]: a tint; None where it is not finite"""
     latents: dict[str, Any] | None
     """`LatentStatistics.to_dict()` of the raw latents and, under `scaled`, their means and standard deviations after
     the model config's scaling_factor and shift_factor; None without finite latents"""
@@ -107,7 +107,7 @@ class Estimate(BaseModel):
 
 
 class LikelihoodReport(_Report):
-    """Bounds of the log-likelihood that a KL autoencoder gives to 8-bit images."""
+    """Bounds of the log-likelihood of 8-bit images under a KL autoencoder."""
 
     images: int
     std: float
@@ -115,7 +115,7 @@ class LikelihoodReport(_Report):
     reconstruction: Estimate
     """E_q[log p(x|z)]"""
     kl: Estimate
-    """KL(q(z|x) || p(z)), which the ELBO is less than the reconstruction"""
+    """KL(q(z|x) || p(z)): the reconstruction less the ELBO"""
     elbo: Estimate
     iwae: dict[int, Estimate]
     """L_K by K, the draws of an image"""
@@ -142,7 +142,7 @@ class LikelihoodReport(_Report):
 
 
 def likelihood_report(terms: Sequence[ImageTerms], *, std: float, protocol: dict[str, str]) -> LikelihoodReport:
-    """The means over one image or more, all with the same numbers of draws."""
+    """The means over one image or more, all with the same numbers of samples."""
 
     def mean(values: list[float]) -> float:
         return math.fsum(values) / len(values)  # rounds once, so that the order of the images does not show
@@ -170,7 +170,7 @@ def likelihood_report(terms: Sequence[ImageTerms], *, std: float, protocol: dict
 
 
 def _loose(share: float, draws: int) -> list[str]:
-    # One draw that outweighs all others is a share of 1/K already, which for few draws is not small.
+    # One sample with all the weight is a share of 1/K, which is not small for few samples.
     if draws == 1 or share >= _LOOSE_SHARE + (1 - _LOOSE_SHARE) / draws:
         return []
     return [
@@ -180,12 +180,12 @@ def _loose(share: float, draws: int) -> list[str]:
 
 
 def shown_bias(color_bias: tuple[float | None, ...]) -> str:
-    """A colour bias by channel, for people."""
+    """A colour bias by channel as text."""
     return ", ".join("-" if bias is None else f"{bias:+.4f}" for bias in color_bias)
 
 
 def mean_metric(values: dict[str, float], *, unit: str, protocol: str, absent: str) -> Metric:
-    """The mean of a measure over images by their id; without images or with one that is not finite, the reason."""
+    """The mean of a measure over images by id; without images or with a value that is not finite, the reason."""
     bad = sorted(sample_id for sample_id, value in values.items() if not math.isfinite(value))
     reason = None if values else absent
     if bad:
@@ -209,7 +209,7 @@ def scaled_latents(latents: dict[str, Any], *, scaling_factor: float, shift_fact
 
 
 def latent_warnings(latents: dict[str, Any]) -> list[str]:
-    """What is wrong with the latents of a report, in plain language; `latents` as in EvaluationReport."""
+    """Warnings of the latents of a report; `latents` as in EvaluationReport."""
     found = []
     if bad := latents["nonfinite_images"]:
         found.append(
@@ -220,7 +220,7 @@ def latent_warnings(latents: dict[str, Any]) -> list[str]:
         found += _collapse(latents, units)
     scaled = latents["scaled"]
     if not SCALED_STD_RANGE[0] <= scaled["std"] <= SCALED_STD_RANGE[1]:
-        measured = f"{1 / latents['sample']['std']:.5g}" if latents["sample"]["std"] else "not to be had"
+        measured = f"{1 / latents['sample']['std']:.5g}" if latents["sample"]["std"] else "infinite"
         found.append(
             f"scaled latents have a standard deviation of {scaled['std']:.4g}, diffusion expects about 1 "
             f"({SCALED_STD_RANGE[0]:g} to {SCALED_STD_RANGE[1]:g}): the model config's scaling_factor "
@@ -230,7 +230,7 @@ def latent_warnings(latents: dict[str, Any]) -> list[str]:
 
 
 def flat_warnings(psnr: float | None, flat_psnr: float | None) -> list[str]:
-    """Whether a model keeps anything of what is in the images, in plain language: means in dB, as in the report."""
+    """Warns of a model that keeps hardly any detail; means in dB, as in the report."""
     if psnr is None or flat_psnr is None or psnr >= flat_psnr + _DETAIL_DB:
         return []
     return [
@@ -240,7 +240,7 @@ def flat_warnings(psnr: float | None, flat_psnr: float | None) -> list[str]:
 
 
 def codebook_warnings(codebook: dict[str, Any]) -> list[str]:
-    """What is wrong with the use of a codebook, in plain language; `codebook` as in EvaluationReport."""
+    """Warnings of the use of a codebook; `codebook` as in EvaluationReport."""
     size, used, codes = codebook["codebook_size"], codebook["used"], codebook["codes"]
     if used >= _USED_SHARE * min(size, codes):
         return []
@@ -251,7 +251,7 @@ def codebook_warnings(codebook: dict[str, Any]) -> list[str]:
 
 
 def _collapse(latents: dict[str, Any], units: dict[str, Any]) -> list[str]:
-    """Collapse is a lack of signal, not of scale: small latents with a smaller posterior variance carry the image."""
+    """Collapse is a lack of signal, not of scale: small latents with a smaller posterior variance hold the image."""
     silent = [ratio < 1 for ratio in latents["channel_signal_to_noise"]]
     nats = latents["kl_nats_per_value"]
     if nats < _COLLAPSED_NATS or (units["share"] < _COLLAPSED_SHARE and all(silent)):

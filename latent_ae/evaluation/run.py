@@ -13,7 +13,7 @@ from latent_ae.data.source import ImageSource, SourceParts
 from latent_ae.device import best_device
 from latent_ae.evaluation.evaluate import Evaluator, evaluate
 from latent_ae.evaluation.likelihood import LikelihoodEstimator, check_numbers, check_posterior, fit_std
-from latent_ae.evaluation.metrics import FidUnavailable, InceptionFeatures
+from latent_ae.evaluation.metrics.fid import FidUnavailable, InceptionFeatures
 from latent_ae.evaluation.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
 from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
 from latent_ae.models import Autoencoder, load_autoencoder

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latent_ae.errors import one_line
-from latent_ae.evaluation.metrics import Scaling
+from latent_ae.evaluation.metrics.latents import Scaling
 from latent_ae.latent_dataset.index import INDEX, changed_files, read_statistics
 from latent_ae.latent_dataset.manifest import TENSORS, LatentDatasetError, Manifest, read_manifest
 from latent_ae.latent_dataset.settings import command

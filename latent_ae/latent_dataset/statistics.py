@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import CodebookStatistics
+from latent_ae.evaluation.metrics.codebook import CodebookStatistics
 from latent_ae.evaluation.metrics.moments import Moments, rounded
 from latent_ae.models.posterior import LOGVAR_RANGE
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import CodebookStatistics
+from latent_ae.evaluation.metrics.codebook import CodebookStatistics
 from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.models.posterior import kl_nats

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics import SSIM_MINIMUM_SIDE
+from latent_ae.evaluation.metrics.quality import SSIM_MINIMUM_SIDE
 from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.io.image import Pixels, to_pil, to_tensor, to_uint8
 from latent_ae.service.results import Baseline, Size

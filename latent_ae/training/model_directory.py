@@ -9,7 +9,7 @@ from pathlib import Path
 
 from latent_ae._version import __version__
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.evaluation.report import PRIOR_STD_RANGE, EvaluationReport
 from latent_ae.evaluation.run import size_rule
 from latent_ae.io.atomic import placed, write_atomically

@@ -7,7 +7,7 @@ trained encoder gives other latents, and nothing that the source says of its own
 import inspect
 from typing import Any
 
-from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.models import Autoencoder
 from latent_ae.models.loading import states_scaling
 from latent_ae.models.parts import encoder_learns

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import measure_latents
-from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.run import build_evaluator, build_networks
 from latent_ae.io.image import Pixels, from_tensor, image_grid, save_png

@@ -13,7 +13,7 @@ from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 from latent_ae.app import gradio_settings, temporary
 from latent_ae.app.options import ServerOptions
-from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.inference import Codec
 from latent_ae.models import Autoencoder
 from latent_ae.models.parts import encoder_identity

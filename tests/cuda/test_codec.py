@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latent_ae.config import ModelConfig
-from latent_ae.evaluation.metrics import psnr
+from latent_ae.evaluation.metrics.quality import psnr
 from latent_ae.inference import Codec
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.io.image import Pixels, from_tensor

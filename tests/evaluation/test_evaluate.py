@@ -227,7 +227,7 @@ def test_images_that_could_not_be_used_are_counted(model: AutoencoderKL) -> None
     report = evaluate(Evaluator(model, **WORDS), batches(4))
     assert report.with_unusable([], 4) is report
     assert report.with_unusable(["x.png", "y.png"], 6).warnings[-1] == (
-        "2 of 6 images could not be used and are in no number here, the first of them 'x.png'"
+        "2 of 6 images are unusable and not in these numbers, the first of them 'x.png'"
     )
 
 

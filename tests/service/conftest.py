@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from latent_ae.config import ModelConfig
-from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.inference import Codec, Decoded
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.io.latent_file.latents import Latents

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latent_ae.evaluation.metrics import psnr, ssim
+from latent_ae.evaluation.metrics.quality import psnr, ssim
 from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.io.image import to_tensor
 from latent_ae.service import measures

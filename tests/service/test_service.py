@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from latent_ae.evaluation.metrics import psnr
+from latent_ae.evaluation.metrics.quality import psnr
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute, from_bytes, to_bytes

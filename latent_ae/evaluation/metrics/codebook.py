@@ -1,4 +1,4 @@
-"""Which codes of a codebook are used, and the bits that they take.
+"""Use of the codes of a codebook, and bits per pixel.
 
 B h w: images and grid of codes; H W: pixels; K: codebook size.
 """
@@ -13,7 +13,7 @@ from latent_ae.evaluation.metrics.moments import rounded
 
 
 class CodebookStatistics:
-    """How often each code of a data set is used: counts, hence exact over any split of the images.
+    """Counts of each code over a data set, exact over any split of the images.
 
     With n codes in all, of which the share p_k is code k:
 
@@ -21,7 +21,7 @@ class CodebookStatistics:
         bits/pixel   uniform: n log2(K) / pixels, what indices of a fixed width take
                      entropy: n H / pixels, what an ideal entropy coder takes that knows the p_k and sees no context
 
-    n codes can use no more than n entries of the book: few images make any codebook look unused.
+    n codes use at most n entries of the codebook: with few images, any codebook looks unused.
     """
 
     def __init__(self, size: int) -> None:

@@ -30,7 +30,7 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": lambda images: images.flip(3),
     "half": _half,
 }
-"""one and the same for pixels and latents, [B, C, H, W] each; turns are counterclockwise, the flip is horizontal"""
+"""of pixels and of latents, [B, C, H, W]; rotations are counterclockwise, the flip is horizontal"""
 
 
 class EquivarianceStatistics:
@@ -39,9 +39,9 @@ class EquivarianceStatistics:
         error(t) = mean (E(t(x)) - t(E(x)))^2 / mean (E(x) - m)^2
 
     with means over all images, channels and positions and m the mean of each channel over all images and positions.
-    So neither the scale nor the shift of the latents matters, and models compare. 0: the latents follow the image;
-    1: their mean would foretell E(t(x)) as well; 2: so would the latents of another image. An image with little in it
-    weighs little, where a mean of ratios by image would be ruled by it.
+    So neither scale nor shift of the latents matters, and models can be compared. 0: the latents follow the image; 1:
+    their mean predicts E(t(x)) as well; 2: so do the latents of another image. An image with little detail has little
+    weight, while it would dominate a mean of ratios per image.
 
     `half` is left out for images whose halved sides are not multiples of the factor. A transform for which an image
     gave latents that are not finite has no error.
@@ -112,7 +112,7 @@ class EquivarianceStatistics:
 
 @dataclass
 class _Sums:
-    """What one transform has come to, over the finite images that it was applied to."""
+    """Sums of one transform over its images with finite latents."""
 
     images: int = 0
     nonfinite_images: int = 0

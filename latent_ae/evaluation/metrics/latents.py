@@ -1,4 +1,4 @@
-"""What the latents of a Gaussian posterior look like.
+"""Statistics of Gaussian posteriors.
 
 B c h w: images, latent channels and grid.
 """
@@ -27,7 +27,7 @@ class Scaling(NamedTuple):
 
 
 class LatentStatistics:
-    """What the posteriors of a data set look like: float64, one pass, mergeable over processes.
+    """Statistics of the posteriors of a data set: float64, one pass, mergeable over processes.
 
     `mode` statistics describe the posterior means, `sample` statistics what `latent_dist.sample()` draws, by the law
     of total variance: Var[z] = Var[mean] + E[exp(logvar)]. Standard deviations are the population's (divided by n).
@@ -48,7 +48,7 @@ class LatentStatistics:
 
     @property
     def has_posterior(self) -> bool:
-        """Whether the latents have a variance of their own: not those of a codebook or a plain autoencoder."""
+        """Whether the latents have a variance, unlike those of a codebook or a plain autoencoder."""
         return self._kl is not None
 
     def update(self, mean: Tensor, logvar: Tensor | None) -> None:
@@ -105,7 +105,7 @@ class LatentStatistics:
             total = self.images + self.nonfinite_images
             raise UserError(
                 f"scaling_factor cannot be measured: {self.nonfinite_images} of {total} images gave latents that are "
-                "not finite; check the model's weights and precision"
+                "not finite: check the model's weights and precision"
             )
         mean, std = self._global(of)
         if not std > 0:

@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its image: PSNR, SSIM, MS-SSIM, L1, colour, sharpness, and all of them together.
+"""Measures of a reconstruction: PSNR, SSIM, MS-SSIM, L1, colour bias, gradient energy, and all of them together.
 
 Images are [B, C, H, W] in [-1, 1]; a measure is one float32 number per image, [B]. Reconstructions are clamped to
 [-1, 1] first, as they are when they become a file.
@@ -40,9 +40,9 @@ UNITS_AND_PROTOCOLS = {
 def compare(
     reconstruction: Tensor, target: Tensor, *, perceptual: PerceptualDistance | None = None
 ) -> dict[str, list[Any]]:
-    """[B, C, H, W] in [-1, 1] both => a list of B values by measure; what their size does not allow is absent.
+    """Two [B, C, H, W] in [-1, 1] -> B values by measure, without measures that their size does not allow.
 
-    A value is None where an image does not allow it.
+    A value is None if it is undefined for its image.
     """
     columns = {
         "psnr": psnr(reconstruction, target),
@@ -63,7 +63,7 @@ def compare(
 def psnr(reconstruction: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio [B] in dB: 10 log10(2^2 / MSE), over all pixels and channels of an image.
 
-    Infinite for identical images; a mean has to decide what to make of that (`evaluation` counts them as 100 dB).
+    Infinite for identical images, which the mean of an `EvaluationReport` counts as 100 dB.
     """
     reconstruction, target = comparable(reconstruction, target)
     return 10 * torch.log10(4 / (reconstruction - target).square().mean((1, 2, 3)))
@@ -95,7 +95,7 @@ def ssim(reconstruction: Tensor, target: Tensor) -> Tensor | None:
 def ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor | None:
     """Multi-scale structural similarity [B] (Wang et al. 2003), five scales, on [0, 1] as `ssim`.
 
-    None if a side has fewer than 176 pixels: the fifth scale has no room for the window.
+    None if a side has fewer than 176 pixels, as the window does not fit the fifth scale.
     """
     images = _intensities(reconstruction, target)
     if min(target.shape[2:]) < MS_SSIM_MINIMUM_SIDE:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from latent_ae.evaluation.metrics import Scaling
+from latent_ae.evaluation.metrics.latents import Scaling
 from latent_ae.latent_dataset.conversion.rows import require_one_shape, with_mirror_images
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
 from latent_ae.latent_dataset.manifest import LatentDatasetError

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import entropy
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import CodebookStatistics
+from latent_ae.evaluation.metrics.codebook import CodebookStatistics
 
 
 def measured(size: int, *batches: tuple[Tensor, int]) -> CodebookStatistics:

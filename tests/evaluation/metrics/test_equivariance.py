@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import EquivarianceStatistics
+from latent_ae.evaluation.metrics.equivariance import EquivarianceStatistics
 
 Encode = Callable[[Tensor], Tensor]
 

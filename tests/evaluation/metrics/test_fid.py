@@ -14,7 +14,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics import FidUnavailable, FrechetStatistics, InceptionFeatures, fid
+from latent_ae.evaluation.metrics import fid
+from latent_ae.evaluation.metrics.fid import FidUnavailable, FrechetStatistics, InceptionFeatures
 from latent_ae.evaluation.weight_files import WeightFile
 
 pytestmark = pytest.mark.slow  # builds and hashes 95 MB of weights

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import LatentStatistics
+from latent_ae.evaluation.metrics.latents import LatentStatistics
 
 
 def posteriors(images: int, *shape: int, seed: int = 3) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from latent_ae.evaluation.metrics import l1, ms_ssim, psnr, ssim
+from latent_ae.evaluation.metrics.quality import l1, ms_ssim, psnr, ssim
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:

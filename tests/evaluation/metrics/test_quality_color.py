@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latent_ae.evaluation.metrics import color_bias
+from latent_ae.evaluation.metrics.quality import color_bias
 
 
 def test_by_hand() -> None:

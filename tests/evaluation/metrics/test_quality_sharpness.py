@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics import gradient_energy_ratio
+from latent_ae.evaluation.metrics.quality import gradient_energy_ratio
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:
