@@ -19,9 +19,9 @@ from latent_ae.io.latent_file.foreign import LatentForm, Taken, bare_image_count
 from latent_ae.io.latent_file.latents import (
     DTYPES,
     LIMITS,
+    Dtype,
     LatentFileError,
     Latents,
-    Precision,
     UnknownEncoder,
     describe,
     from_bytes,
@@ -81,13 +81,13 @@ class Encode(_ImageTask[Latents]):
         codec: Codec,
         *,
         seed: int | None,
-        dtype: Precision | None,
+        dtype: Dtype | None,
         logvar: bool,
         rule: ReadingRule = PLAIN,
     ) -> None:
         super().__init__(codec, rule)
         self._seed = seed
-        self._dtype: Precision = dtype or "float32"
+        self._dtype: Dtype = dtype or "float32"
         self._logvar = logvar
         if codec.is_vq and dtype is not None:
             raise UserError(
@@ -144,7 +144,7 @@ class Encode(_ImageTask[Latents]):
         """Whole or not at all."""
         output = item.target.outputs[0]
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_latents(output, made, precision=self._dtype)
+        write_latents(output, made, dtype=self._dtype)
         return Tiled() if made.compute is not None and made.compute.tiles > 1 else None
 
     def _seed_of(self, digest: str) -> int | None:

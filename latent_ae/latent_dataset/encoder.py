@@ -24,7 +24,7 @@ from latent_ae.inference.sides import EncoderSide, Side
 from latent_ae.inference.tiling import run_tiled
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.header import SMALL_CODEBOOK
-from latent_ae.io.latent_file.latents import DTYPES, Precision
+from latent_ae.io.latent_file.latents import DTYPES, Dtype
 from latent_ae.latent_dataset.manifest import Kind, LatentDatasetError
 from latent_ae.models import pad_to_factor
 
@@ -55,7 +55,7 @@ class Encoder:
         *,
         precision: str,
         logvar: bool,
-        dtype: Precision,
+        dtype: Dtype,
         threads: int,
         memory_bytes: int | None = None,
     ) -> None:

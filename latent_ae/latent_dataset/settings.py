@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from latent_ae._version import __version__
 from latent_ae.config import Section, flatten
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
-from latent_ae.io.latent_file.latents import Precision
+from latent_ae.io.latent_file.latents import Dtype
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.manifest import (
@@ -46,7 +46,7 @@ class EncodeConfig(Section):
     """also encode mirror images, as further rows: latents of a mirror image are not mirrored latents"""
     logvar: bool = True
     """keep the posterior's log-variance beside its mean, so that training can sample; no effect without a posterior"""
-    dtype: Precision = "float16"
+    dtype: Dtype = "float16"
     """storage type of the latents; no effect on the codes of a VQModel, which are integers"""
     precision: Compute = "exact"
     """arithmetic of the encoder: exact is float32 with one image at a time; the others use batches"""

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from latent_ae.io.image import Pixels
-from latent_ae.io.latent_file.latents import DTYPES, SUFFIX, Compute, LatentFileError, Latents, Precision, to_bytes
+from latent_ae.io.latent_file.latents import DTYPES, SUFFIX, Compute, Dtype, LatentFileError, Latents, to_bytes
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.limits import require_choice
@@ -105,7 +105,7 @@ class Inspection:
     """a few sentences for people"""
 
 
-def check_options(info: ModelInfo, *, seed: int | None, dtype: Precision | None, logvar: bool) -> None:
+def check_options(info: ModelInfo, *, seed: int | None, dtype: Dtype | None, logvar: bool) -> None:
     """Raise BadRequest for an unknown dtype, and for an option that has no effect on the codes of a VQ model."""
     require_choice("dtype", dtype or "float32", tuple(DTYPES))
     given = [
@@ -122,7 +122,7 @@ def encoded(
     remarks: tuple[str, ...],
     *,
     seed: int | None = None,
-    dtype: Precision | None = None,
+    dtype: Dtype | None = None,
     logvar: bool = False,
 ) -> Encoded:
     """The latent file of an upload, named after it.
@@ -135,7 +135,7 @@ def encoded(
     # The codec's own name is a path of the server.
     latents = dataclasses.replace(latents, model=info.id, sources=(upload.sha256,), seed=seed)
     try:
-        data = to_bytes(latents, precision=dtype or "float32")
+        data = to_bytes(latents, dtype=dtype or "float32")
     except LatentFileError as error:
         raise BadRequest(str(error)) from error
     stem = re.sub(r"[^\w.-]+", "-", upload.stem)[:80].strip("-.") or "latents"

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from latent_ae.inference import Codec, Precision
 from latent_ae.io.image import Pixels, from_tensor
-from latent_ae.io.latent_file.latents import Latents
-from latent_ae.io.latent_file.latents import Precision as Dtype
+from latent_ae.io.latent_file.latents import Dtype, Latents
 from latent_ae.models import latent_space
 from latent_ae.service import catalog, inspection, measures, remote, results, uploads
 from latent_ae.service.admission import Admission, Request, ServiceStats

@@ -17,7 +17,7 @@ CODES = Latents("vq_indices", torch.zeros(2, 2, 3).long(), "cd" * 32, height=16,
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_latents(tmp_path / "mean.safetensors", dataclasses.replace(MEAN, scaling_factor=0.18215), precision="float16")
+    write_latents(tmp_path / "mean.safetensors", dataclasses.replace(MEAN, scaling_factor=0.18215), dtype="float16")
     write_latents(tmp_path / "codes.safetensors", dataclasses.replace(CODES, compute=Compute("bf16", 64, 6)))
     return tmp_path
 

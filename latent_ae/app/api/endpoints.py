@@ -20,8 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from latent_ae.app import gradio_internals, temporary
 from latent_ae.io.image import Pixels, to_pil
-from latent_ae.io.latent_file.latents import Compute
-from latent_ae.io.latent_file.latents import Precision as Dtype
+from latent_ae.io.latent_file.latents import Compute, Dtype
 from latent_ae.service import Service
 from latent_ae.service.catalog import Prior
 from latent_ae.service.errors import BadRequest, ServiceError

@@ -52,12 +52,12 @@ __all__ = [
     "SUFFIX",
     "SUFFIXES",
     "Compute",
+    "Dtype",
     "Header",
     "Kind",
     "LatentFileError",
     "Latents",
     "Limits",
-    "Precision",
     "UnknownEncoder",
     "WrongEncoder",
     "describe",
@@ -70,7 +70,7 @@ __all__ = [
     "write_latents",
 ]
 
-Precision = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -142,12 +142,12 @@ class Latents:
         h, w = self.grid
         return h * self.factor - self.height, w * self.factor - self.width
 
-    def save(self, path: str | Path, *, dtype: Precision = "float32") -> None:
+    def save(self, path: str | Path, *, dtype: Dtype = "float32") -> None:
         """Write a latent file; `dtype` is that of the stored floats.
 
         Raises LatentFileError for values that are not finite in that dtype, OSError.
         """
-        write_latents(Path(path), self, precision=dtype)
+        write_latents(Path(path), self, dtype=dtype)
 
     @classmethod
     def load(cls, path: str | Path) -> "Latents":
@@ -164,8 +164,8 @@ class Latents:
             )
 
 
-def to_bytes(latents: Latents, *, precision: Precision = "float32") -> bytes:
-    """The contents of a latent file; `precision` is of the floats in it.
+def to_bytes(latents: Latents, *, dtype: Dtype = "float32") -> bytes:
+    """The contents of a latent file; `dtype` is of the floats in it.
 
     Raises LatentFileError if a value is not finite or becomes so in float16, if a code is not in the codebook, and for
     anything else that `from_bytes` would refuse.
@@ -176,9 +176,9 @@ def to_bytes(latents: Latents, *, precision: Precision = "float32") -> bytes:
         small = (latents.codebook_size or 0) <= SMALL_CODEBOOK
         tensors["indices"] = latents.tensor.detach().cpu().to(torch.uint16 if small else torch.int32)
     else:
-        tensors["latent_tensor"] = _to_store(latents.tensor, precision)
+        tensors["latent_tensor"] = _to_store(latents.tensor, dtype)
         if latents.logvar is not None:
-            tensors["latent_logvar"] = _to_store(latents.logvar, precision)
+            tensors["latent_logvar"] = _to_store(latents.logvar, dtype)
         tensors[MARKER] = torch.empty(0)
     data = _serialised(tensors, _metadata(latents))
     read_header(data, limits=LIMITS)
@@ -194,9 +194,9 @@ def from_bytes(data: bytes, *, limits: Limits = LIMITS) -> Latents:
     return _latents(header, memoryview(data)[header.length :])
 
 
-def write_latents(path: Path, latents: Latents, *, precision: Precision = "float32") -> None:
+def write_latents(path: Path, latents: Latents, *, dtype: Dtype = "float32") -> None:
     """Write a latent file, whole or not at all. Raises LatentFileError as `to_bytes` does, OSError."""
-    write_atomically(path, to_bytes(latents, precision=precision))
+    write_atomically(path, to_bytes(latents, dtype=dtype))
 
 
 def read_latents(path: Path, *, limits: Limits = LIMITS) -> Latents:
@@ -213,12 +213,12 @@ def _rest(file: BinaryIO, header: Header) -> bytes:
     return data
 
 
-def _to_store(values: Tensor, precision: Precision) -> Tensor:
-    stored = values.detach().cpu().to(DTYPES[precision])
+def _to_store(values: Tensor, dtype: Dtype) -> Tensor:
+    stored = values.detach().cpu().to(DTYPES[dtype])
     if not bool(stored.isfinite().all()):
         if not bool(values.isfinite().all()):
             raise LatentFileError("the latents hold values that are not finite: nothing can decode them")
-        raise LatentFileError(f"the latents hold values that {precision} cannot: store them in float32 or bfloat16")
+        raise LatentFileError(f"the latents hold values that {dtype} cannot: store them in float32 or bfloat16")
     return stored
 
 

@@ -18,10 +18,10 @@ from latent_ae.config import ModelConfig
 from latent_ae.io.latent_file.latents import (
     DTYPES,
     Compute,
+    Dtype,
     Kind,
     LatentFileError,
     Latents,
-    Precision,
     WrongEncoder,
     describe,
     from_bytes,
@@ -77,13 +77,13 @@ def same(a: Latents, b: Latents) -> bool:
     return all(getattr(plain[0], name) == getattr(plain[1], name) for name in names)
 
 
-def expected(latents: Latents, precision: Precision = "float32") -> Latents:
+def expected(latents: Latents, dtype: Dtype = "float32") -> Latents:
     """What comes back: floats in the type that was asked for, and the versions of the libraries that wrote it."""
-    dtype = torch.int64 if latents.kind == "vq_indices" else DTYPES[precision]
+    stored = torch.int64 if latents.kind == "vq_indices" else DTYPES[dtype]
     return dataclasses.replace(
         latents,
-        tensor=latents.tensor.to(dtype),
-        logvar=None if latents.logvar is None else latents.logvar.to(dtype),
+        tensor=latents.tensor.to(stored),
+        logvar=None if latents.logvar is None else latents.logvar.to(stored),
         versions={"latent_ae": __version__, "torch": torch.__version__, **latents.versions},
     )
 
@@ -96,12 +96,12 @@ def parts(data: bytes) -> tuple[dict[str, Any], bytes]:
 # ----------------------------------------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("latents", [kl(), kl("sample"), kl(logvar=True)], ids=["mean", "sample", "logvar"])
-def test_latents_come_back(latents: Latents, precision: Precision, tmp_path: Path) -> None:
-    write_latents(tmp_path / "a.safetensors", latents, precision=precision)
+def test_latents_come_back(latents: Latents, dtype: Dtype, tmp_path: Path) -> None:
+    write_latents(tmp_path / "a.safetensors", latents, dtype=dtype)
     back = read_latents(tmp_path / "a.safetensors")
-    assert same(back, expected(latents, precision))
+    assert same(back, expected(latents, dtype))
     assert same(from_bytes((tmp_path / "a.safetensors").read_bytes()), back)
     assert (back.count, back.grid, back.padding) == (2, (2, 3), (1, 3))
 
@@ -127,7 +127,7 @@ def test_equal_latents_give_equal_bytes() -> None:
 
 
 def test_the_header_alone_says_what_is_in_a_file(tmp_path: Path) -> None:
-    write_latents(tmp_path / "a.safetensors", kl("sample", logvar=True), precision="float16")
+    write_latents(tmp_path / "a.safetensors", kl("sample", logvar=True), dtype="float16")
     told = describe(tmp_path / "a.safetensors")
     assert json.loads(json.dumps(told)) == told
     assert told["bits_per_pixel"] == pytest.approx(3 * 2 * 3 * 16 / (7 * 9))
@@ -222,8 +222,8 @@ def test_values_that_are_not_finite_are_not_written(value: float) -> None:
 def test_values_beyond_float16_are_not_written_as_infinity() -> None:
     large = dataclasses.replace(kl(), tensor=torch.full((2, 3, 2, 3), 70000.0))
     with pytest.raises(LatentFileError, match="float16 cannot: store them in float32 or bfloat16"):
-        to_bytes(large, precision="float16")
-    assert from_bytes(to_bytes(large, precision="bfloat16")).tensor.isfinite().all()
+        to_bytes(large, dtype="float16")
+    assert from_bytes(to_bytes(large, dtype="bfloat16")).tensor.isfinite().all()
 
 
 @pytest.mark.parametrize(
