@@ -1,4 +1,4 @@
-"""One side of a model over inputs of any number and size: grouped, tiled where they are large, within memory."""
+"""One side of a model over inputs of any number and size: grouped by size, tiled if they are large, within memory."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.inference.memory import DoesNotFit, available_bytes, peak_bytes
-from latent_ae.inference.sides import Side
+from latent_ae.inference.sides import EncoderSide, Side
 from latent_ae.inference.tiling import Seam, Tiling, run_tiled
 
 Grid = tuple[int, int]
@@ -18,34 +18,28 @@ Tick = Callable[[float], None]
 """called between pieces of work with the share that is done; what it raises ends the work"""
 
 _COPIES = 5
-"""float32 copies of an image that lie about while it is padded, blended, clamped and rounded"""
+"""float32 copies of an image that are alive while it is padded, blended, clamped and rounded"""
+_BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 1024 * 1024}
 
 
 class Runner:
-    """Runs a side. Sizes are grids of latent positions; an image's position has `factor` pixels a side."""
+    """Runs a side of a model. Sizes are grids of latent positions, of `factor` pixels a side each."""
 
     def __init__(
-        self,
-        side: Side,
-        *,
-        verb: str,
-        channels: int,
-        scale_in: int,
-        scale_out: int,
-        tiling: Tiling | None,
-        batch_positions: int,
-        memory_bytes: int | None,
+        self, side: Side, *, channels: int, factor: int, tiling: Tiling | None, memory_bytes: int | None
     ) -> None:
-        """`channels` go in, `scale_in` values a position and side; `verb` is what errors call the work."""
+        """`channels` are those of the inputs; `memory_bytes` is what a call may take, None what is free then."""
+        encodes = isinstance(side.module, EncoderSide)
         self.side = side
-        self._verb = verb
+        self._verb = "encoding" if encodes else "decoding"
         self._channels = channels
-        self._scale_in = scale_in
-        self._scale_out = scale_out
+        self._factor = factor
+        self._scale_in, self._scale_out = (factor, 1) if encodes else (1, factor)
         self._tiling = tiling
-        self._batch_positions = 0 if side.form.precision == "exact" else batch_positions
         self._memory_bytes = memory_bytes
-        side_length = math.isqrt(batch_positions) if tiling is None else tiling.tile
+        positions = _BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // factor**2
+        self._batch_positions = 0 if side.form.precision == "exact" else positions
+        side_length = math.isqrt(positions) if tiling is None else tiling.tile
         self._ordinary = (side_length, side_length)
         self._predicted: dict[tuple[int, int, int], int] = {}
 
@@ -117,8 +111,7 @@ class Runner:
         most = 1 if self.tiles(grid) > 1 else max(1, min(wanted, self._batch_positions // (grid[0] * grid[1])))
         while not self._fits(grid, most, available):
             if most == 1:
-                factor = max(self._scale_in, self._scale_out)
-                what = f"{self._verb} an image of {grid[1] * factor}x{grid[0] * factor} pixels"
+                what = f"{self._verb} an image of {grid[1] * self._factor}x{grid[0] * self._factor} pixels"
                 raise DoesNotFit(what, self.predicted_bytes(grid), available, tiled=self._tiling is not None)
             most //= 2
         return most
@@ -141,24 +134,20 @@ class Runner:
         return _COPIES * count * 4 * values * grid[0] * grid[1]
 
 
-class Progress:
-    """Turns shares of batches into the share of all."""
+def shares_of(tick: Tick | None, work: Sequence[int]) -> Iterator[Callable[[float], None]]:
+    """For each of several batches a function that takes the share of the batch that is done and calls `tick`.
 
-    def __init__(self, tick: Tick | None, sizes: Sequence[int]) -> None:
-        """`sizes` are of the batches, in any unit of work."""
-        self._tick = tick
-        self._sizes = sizes
-        self._done = 0.0
+    `work` says how much each batch is, in any unit.
+    """
+    done = 0.0
 
-    def batches(self) -> Iterator[Callable[[float], None]]:
-        """What each batch in turn reports its own shares to."""
-        for size in self._sizes:
-            yield partial(self._add, size)
+    def add(size: int, share: float) -> None:
+        nonlocal done
+        done += size * share
+        if tick is not None:
+            tick(min(1.0, done / sum(work)))
 
-    def _add(self, size: int, share: float) -> None:
-        self._done += size * share
-        if self._tick is not None:
-            self._tick(min(1.0, self._done / sum(self._sizes)))
+    return (partial(add, size) for size in work)
 
 
 def part_of(tick: Tick, first: float, last: float) -> Tick:

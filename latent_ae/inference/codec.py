@@ -1,9 +1,11 @@
-"""A model made ready to encode and decode: what the command line and the service work with.
+"""A model made ready to encode and decode images of any size: what the command line and the service work with.
 
 images --pad, group by size, tile--> encoder (its precision) --> Latents --> decoder (its precision) --crop--> images
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,12 +13,11 @@ from diffusers import VQModel
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.inference.batching import Grid, Progress, Runner, Tick, part_of
+from latent_ae.inference.batching import Grid, Runner, Tick, part_of, shares_of
 from latent_ae.inference.codebook import Codebook
 from latent_ae.inference.memory import Plan
 from latent_ae.inference.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Precision, SideName, choose
 from latent_ae.inference.probe_image import photo_like
-from latent_ae.inference.sides import Side
 from latent_ae.inference.tiling import Seam, Tiling
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents
@@ -26,10 +27,10 @@ from latent_ae.models.parts import encoder_identity
 from latent_ae.models.posterior import sample_posterior, split_moments
 from latent_ae.randomness import sample_noise
 
-_TIMED_PICTURE = 64
+_TIMED_SIDE = 64
+"""pixels a side of the image that `seconds_per_pixel` times"""
 _ENCODING_SHARE = 0.3
-"""of a reconstruction's work, in the architectures there are"""
-_BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 1024 * 1024}
+"""of the work of a reconstruction, in the usual architectures"""
 
 
 class Decoded(NamedTuple):
@@ -43,9 +44,9 @@ class Decoded(NamedTuple):
 
 
 class Codec:
-    """One model, its encoder and its decoder each in a precision of its own. Not to be used by two threads at once.
+    """One model, its encoder and its decoder each in a precision of its own. Not thread-safe.
 
-    The model itself stays as it was given, in float32.
+    The given model stays as it was, in float32.
     """
 
     def __init__(
@@ -54,26 +55,22 @@ class Codec:
         *,
         name: str,
         precision: Precision | None = None,
-        encoder_precision: Precision | None = None,
-        decoder_precision: Precision | None = None,
         tile: int | None = None,
         memory_bytes: int | None = None,
     ) -> None:
-        """Chooses the precisions that are `auto` by what the device can do and the error; see `precision.choose`.
+        """`auto` precisions are chosen by what the device can do and by their error; see `precision.choose`.
 
         Args:
             model: in float32, on its device.
             name: for people.
-            precision: of both sides: `auto`, `exact` (float32, and every image alone: bit for bit the same in any
-                company, and in any process of as many threads), `fp32`, `bf16` or `fp16`. None: `fp32` for the encoder,
-                because latents are kept, and `auto` for the decoder.
-            encoder_precision: where it is another.
-            decoder_precision: where it is another.
-            tile: side in pixels: larger images are coded in overlapping tiles of this size, which is an approximation.
+            precision: of both sides: `auto`, `exact` (float32, and every image alone: the same bits in any batch, and
+                in any process of as many threads), `fp32`, `bf16` or `fp16`. None: `fp32` for the encoder, because
+                latents are kept, and `auto` for the decoder.
+            tile: side in pixels: larger images are processed in overlapping tiles of this size, an approximation.
                 None: never; an image that does not fit into memory is refused.
-            memory_bytes: that a call may take by prediction; None: what is free when it is made.
+            memory_bytes: that a call may take by prediction; None: what is free at that time.
 
-        Raises UserError for a precision the device cannot compute and a tile that is too small.
+        Raises UserError for a precision that the device cannot compute and a tile that is too small.
         """
         self.model = model.eval()
         self.name = name
@@ -89,13 +86,10 @@ class Codec:
         self.shift_factor: float | None = model.config.get("shift_factor")
         self.tile = tile
         self.tiling = None if tile is None else Tiling.of_pixels(tile, self.factor)
-        encoder, decoder, self.precision = choose(
-            model,
-            encoder_precision or precision or ENCODER_DEFAULT,
-            decoder_precision or precision or DECODER_DEFAULT,
-        )
-        self._encoder = self._runner(encoder, encodes=True)
-        self._decoder = self._runner(decoder, encodes=False)
+        encoder, decoder, self.precision = choose(model, precision or ENCODER_DEFAULT, precision or DECODER_DEFAULT)
+        runner = partial(Runner, factor=self.factor, tiling=self.tiling, memory_bytes=memory_bytes)
+        self._encoder = runner(encoder, channels=self.channels)
+        self._decoder = runner(decoder, channels=self.latent_channels)
 
     @classmethod
     def load(
@@ -104,38 +98,26 @@ class Codec:
         *,
         device: torch.device | str | None = None,
         precision: Precision | None = None,
-        encoder_precision: Precision | None = None,
-        decoder_precision: Precision | None = None,
         tile: int | None = None,
         memory_bytes: int | None = None,
     ) -> "Codec":
-        """A model directory, hub id or single file, made ready on a device (None: the CPU).
+        """Load a model directory, hub id or single file onto a device (None: the CPU).
 
         The rest is as in the constructor. Raises ModelError if there is no such model.
         """
-        return cls(
-            load_autoencoder(name).to(device or "cpu"),
-            name=name,
-            precision=precision,
-            encoder_precision=encoder_precision,
-            decoder_precision=decoder_precision,
-            tile=tile,
-            memory_bytes=memory_bytes,
-        )
+        model = load_autoencoder(name).to(device or "cpu")
+        return cls(model, name=name, precision=precision, tile=tile, memory_bytes=memory_bytes)
 
     @torch.no_grad()
     def seconds_per_pixel(self) -> tuple[float, float]:
-        """What encoding and decoding take on a small picture, the better of two runs. An estimate: it decides nothing
-        about how images are coded.
-        """
-        side = max(_TIMED_PICTURE, self.factor)
-        inputs = pad_to_factor(photo_like(self.channels, side), self.factor)
+        """Seconds that encoding and decoding take on a small image, the better of two runs. Decides no result."""
+        inputs = pad_to_factor(photo_like(self.channels, max(_TIMED_SIDE, self.factor)), self.factor)
         latents = self._encoder.run(inputs, lambda _: None)[:, : self.latent_channels]
         pixels = inputs[0, 0].numel()
         return self._encoder.seconds(inputs) / pixels, self._decoder.seconds(latents) / pixels
 
     def plan(self, height: int, width: int) -> Plan:
-        """What an image of so many pixels would take."""
+        """What an image of this size in pixels would take."""
         grid = self._grid(height, width)
         return Plan(
             tiles=self._encoder.tiles(grid),
@@ -143,13 +125,9 @@ class Codec:
             decode_bytes=self._decoder.predicted_bytes(grid),
         )
 
-    def tiles(self, height: int, width: int) -> int:
-        """That an image of so many pixels goes through in; 1 where it goes through whole."""
-        return self._encoder.tiles(self._grid(height, width))
-
     def compute(self, side: SideName, height: int, width: int) -> Compute:
-        """How a side codes an image of so many pixels."""
-        tiles = self.tiles(height, width)
+        """How a side processes an image of this size in pixels."""
+        tiles = self._encoder.tiles(self._grid(height, width))
         return Compute(getattr(self.precision, side).precision, self.tile if tiles > 1 else None, tiles)
 
     def require_room(self, sizes: Sequence[tuple[int, int]]) -> None:
@@ -157,12 +135,7 @@ class Codec:
         self._decoder.batches([self._grid(*size) for size in sizes])
 
     def encode(
-        self,
-        images: Sequence[Pixels],
-        *,
-        seed: int | None = None,
-        logvar: bool = False,
-        tick: Tick | None = None,
+        self, images: Sequence[Pixels], *, seed: int | None = None, logvar: bool = False, tick: Tick | None = None
     ) -> list[Latents]:
         """Images [H,W,C] uint8 of any sizes => the latents of each (N = 1), in their order.
 
@@ -170,8 +143,8 @@ class Codec:
 
         Args:
             images: with the model's number of channels.
-            seed: of a draw from the posterior, image i's being the seed's i-th; its mode if None.
-            logvar: keep the posterior's log-variance too.
+            seed: of a sample from the posterior, image i's being the seed's i-th; None: the posterior's mode.
+            logvar: also keep the posterior's log-variance.
             tick: is called as the work goes on.
 
         Raises DoesNotFit before anything is encoded, and UserError for another number of channels.
@@ -181,19 +154,17 @@ class Codec:
                 raise UserError(
                     f"the image has {image.shape[2]} channels, the model {self.name} takes {self.channels}: convert it"
                 )
-        batches = self._encoder.batches([self._grid(*image.shape[:2]) for image in images])
-        done: dict[int, Latents] = {}
-        progress = Progress(tick, [sum(images[place].size for place in batch) for batch in batches])
-        for batch, ticked in zip(batches, progress.batches(), strict=True):
-            pixels = torch.cat([pad_to_factor(to_tensor(images[place])[None], self.factor) for place in batch])
-            outputs = self._encoder.run(pixels, ticked)
-            self._require_finite(outputs, "encoder")
-            for place, output in zip(batch, outputs.split(1), strict=True):
-                done[place] = self._latents(output, images[place], seed, place, logvar=logvar)
+        grids = [self._grid(*image.shape[:2]) for image in images]
+        done = {
+            place: self._latents(outputs, images[place], seed, place, logvar=logvar)
+            for place, outputs, _ in self._run(
+                "encoder", grids, lambda place: pad_to_factor(to_tensor(images[place])[None], self.factor), tick
+            )
+        }
         return [done[place] for place in range(len(images))]
 
     def decode(self, latents: Sequence[Latents], *, tick: Tick | None = None) -> list[Pixels]:
-        """`decode_measured` without the measures."""
+        """The images of `decode_measured`."""
         return [each.image for each in self.decode_measured(latents, tick=tick)]
 
     def decode_measured(self, latents: Sequence[Latents], *, tick: Tick | None = None) -> list[Decoded]:
@@ -204,19 +175,19 @@ class Codec:
         """
         sizes = [(each.height, each.width) for each in latents for _ in range(each.count)]
         vectors = [vector for each in latents for vector in self._decodable(each).split(1)]
-        images: dict[int, Decoded] = {}
+        done: dict[int, Decoded] = {}
         for place, pixels, seam_db in self._decode(vectors, tick):
             height, width = sizes[place]
-            image = from_tensor(pixels[:, :height, :width])
-            images[place] = Decoded(image, self.compute("decoder", height, width), seam_db)
-        return [images[place] for place in range(len(sizes))]
+            image = from_tensor(pixels[0, :, :height, :width])
+            done[place] = Decoded(image, self.compute("decoder", height, width), seam_db)
+        return [done[place] for place in range(len(sizes))]
 
     def reconstruct(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Pixels]:
-        """`reconstruct_measured` without the measures."""
+        """The images of `reconstruct_measured`."""
         return [each.image for each in self.reconstruct_measured(images, tick=tick)]
 
     def reconstruct_measured(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Decoded]:
-        """What decoding their latents makes of images, in their order. Raises as `encode` does."""
+        """Encode images and decode their latents. Raises as `encode` does."""
         self.require_room([(image.shape[0], image.shape[1]) for image in images])
         first = None if tick is None else part_of(tick, 0.0, _ENCODING_SHARE)
         second = None if tick is None else part_of(tick, _ENCODING_SHARE, 1.0)
@@ -229,63 +200,60 @@ class Codec:
         """
         if latents.kind != "vq_indices":
             return latents.tensor.float()
-        return self._codes().vectors(latents.tensor)
-
-    def decode_tensor(self, vectors: Tensor, *, tick: Tick | None = None) -> Tensor:
-        """Raw latents or vectors [B,c,h,w] => pixels [B,C,H,W] float32, clamped to [-1, 1], on the CPU.
-
-        A VQModel decodes the codes nearest to the vectors. Raises DoesNotFit.
-        """
-        return self._decode_all([self._quantised(vector) for vector in vectors.split(1)], tick)
+        if self.codebook is None:
+            raise UserError(f"the model {self.name} has no codebook, and the latents are codes: take a VQModel")
+        return self.codebook.vectors(latents.tensor)
 
     def encode_tensor(self, pixels: Tensor, *, tick: Tick | None = None) -> Tensor:
         """Pixels [B,C,H,W] in [-1, 1] => raw latents [B,c,h,w] float32: the mode, or the codes' vectors; on the CPU.
 
         Raises DoesNotFit.
         """
-        outputs = self._encoded(pixels, tick)[:, : self.latent_channels]
-        return torch.cat([self._quantised(each).cpu() for each in outputs.split(1)])
+        padded, grid = pad_to_factor(pixels, self.factor), self._grid(*pixels.shape[-2:])
+        outputs = self._run("encoder", [grid] * len(pixels), lambda place: padded[place : place + 1], tick)
+        return torch.cat([self._quantised(each[:, : self.latent_channels]).cpu() for _, each, _ in outputs])
 
-    def encode_indices(self, pixels: Tensor) -> Tensor:
-        """Pixels [N,C,H,W] in [-1, 1] => codes [N,h,w] int64, of a VQModel, on the CPU."""
-        codebook = self._codes()
-        return torch.cat([codebook.nearest(each) for each in self._encoded(pixels, None).split(1)])
+    def decode_tensor(self, vectors: Tensor, *, tick: Tick | None = None) -> Tensor:
+        """Raw latents or vectors [B,c,h,w] => pixels [B,C,H,W] float32, clamped to [-1, 1], on the CPU.
 
-    def decode_indices(self, indices: Tensor) -> Tensor:
-        """Codes [N,h,w] => pixels [N,C,h*factor,w*factor] in [-1, 1], of a VQModel, on the CPU."""
-        return self._decode_all(list(self._codes().vectors(indices).split(1)), None)
-
-    def _encoded(self, pixels: Tensor, tick: Tick | None) -> Tensor:
-        """Pixels [B,C,H,W] => what the encoder side gives."""
-        padded = pad_to_factor(pixels, self.factor)
-        batches = self._encoder.batches([self._grid(*pixels.shape[-2:])] * len(pixels))
-        progress = Progress(tick, [len(batch) for batch in batches])
-        outputs = [self._encoder.run(padded[b], ticked) for b, ticked in zip(batches, progress.batches(), strict=True)]
-        return torch.cat(outputs)
-
-    def _decode_all(self, vectors: Sequence[Tensor], tick: Tick | None) -> Tensor:
-        pixels = {place: pixels for place, pixels, _ in self._decode(vectors, tick)}
-        return torch.stack([pixels[place] for place in range(len(vectors))])
+        A VQModel decodes the codes nearest to the vectors. Raises DoesNotFit.
+        """
+        inputs = [self._quantised(vector) for vector in vectors.split(1)]
+        return torch.cat([pixels for _, pixels, _ in self._decode(inputs, tick)])
 
     def _decode(self, vectors: Sequence[Tensor], tick: Tick | None) -> Iterator[tuple[int, Tensor, float | None]]:
-        """Vectors [1,c,h,w] of any sizes => the place of each, its pixels [C,H,W] in [-1, 1] and its seam in dB."""
-        batches = self._decoder.batches([(vector.shape[-2], vector.shape[-1]) for vector in vectors])
-        progress = Progress(tick, [sum(vectors[place].numel() for place in batch) for batch in batches])
-        for batch, ticked in zip(batches, progress.batches(), strict=True):
-            seam = Seam()
-            outputs = self._decoder.run(torch.cat([vectors[place] for place in batch]), ticked, seam)
-            self._require_finite(outputs, "decoder")
-            # An image that is tiled is a batch of its own.
-            yield from zip(batch, outputs.clamp(-1.0, 1.0).cpu(), [seam.decibel] * len(batch), strict=True)
+        """`_run` of the decoder over vectors [1,c,h,w] of any sizes; pixels [1,C,H,W] are clamped to [-1, 1]."""
+        grids = [(vector.shape[-2], vector.shape[-1]) for vector in vectors]
+        for place, pixels, seam_db in self._run("decoder", grids, vectors.__getitem__, tick):
+            yield place, pixels.clamp(-1.0, 1.0), seam_db
+
+    def _run(
+        self, side: SideName, grids: Sequence[Grid], input_of: Callable[[int], Tensor], tick: Tick | None
+    ) -> Iterator[tuple[int, Tensor, float | None]]:
+        """Run a side over inputs [1,...] of these grids: place, output [1,...] on the CPU, and seam in dB of each.
+
+        Inputs of one size come in their order. Raises UserError for outputs that are not finite.
+        """
+        runner = self._encoder if side == "encoder" else self._decoder
+        batches = runner.batches(grids)
+        work = [sum(math.prod(grids[place]) for place in batch) for batch in batches]
+        for batch, ticked in zip(batches, shares_of(tick, work), strict=True):
+            seam = Seam() if side == "decoder" else None
+            outputs = runner.run(torch.cat([input_of(place) for place in batch]), ticked, seam).cpu()
+            if not bool(outputs.isfinite().all()):
+                precision = getattr(self.precision, side).precision
+                raise UserError(f"the {side} of {self.name} gives values that are not finite in {precision}: take fp32")
+            seam_db = None if seam is None else seam.decibel  # an image that is tiled is a batch of its own
+            yield from ((place, each, seam_db) for place, each in zip(batch, outputs.split(1), strict=True))
 
     def _latents(self, outputs: Tensor, image: Pixels, seed: int | None, place: int, *, logvar: bool) -> Latents:
-        """What the encoder side gave for one image [1,...] as its latents."""
+        """The encoder's outputs [1,...] for one image as its latents."""
         kind: Kind = "mean"
         spread = None
         if self.codebook is not None:
             tensor, kind = self.codebook.nearest(outputs), "vq_indices"
         else:
-            tensor, spread = split_moments(outputs.cpu())
+            tensor, spread = split_moments(outputs)
         if seed is not None and spread is not None:
             noise = sample_noise(seed, place, 1, tuple(tensor.shape[1:]))
             tensor, kind = sample_posterior(tensor, spread, noise), "sample"
@@ -305,6 +273,7 @@ class Codec:
         )
 
     def _decodable(self, latents: Latents) -> Tensor:
+        """The vectors [N,c,h,w] to decode, after the checks of `decode_measured`."""
         latents.require_encoder(self.identity)
         if min(latents.padding) < 0 or latents.factor != self.factor:
             h, w = latents.grid
@@ -325,27 +294,5 @@ class Codec:
             )
         return vectors.float() if self.codebook is None else self.codebook.vectors(self.codebook.nearest(vectors))
 
-    def _codes(self) -> Codebook:
-        if self.codebook is None:
-            raise UserError(f"the model {self.name} has no codebook, and so no codes: take a VQModel")
-        return self.codebook
-
-    def _require_finite(self, outputs: Tensor, side: SideName) -> None:
-        if not bool(outputs.isfinite().all()):
-            precision = getattr(self.precision, side).precision
-            raise UserError(f"the {side} of {self.name} gives values that are not finite in {precision}: take fp32")
-
     def _grid(self, height: int, width: int) -> Grid:
         return -(-height // self.factor), -(-width // self.factor)
-
-    def _runner(self, side: Side, *, encodes: bool) -> Runner:
-        return Runner(
-            side,
-            verb="encoding" if encodes else "decoding",
-            channels=self.channels if encodes else self.latent_channels,
-            scale_in=self.factor if encodes else 1,
-            scale_out=1 if encodes else self.factor,
-            tiling=self.tiling,
-            batch_positions=_BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // self.factor**2,
-            memory_bytes=self.memory_bytes,
-        )

@@ -4,6 +4,7 @@ The side runs once on torch's `meta` device, where tensors have shapes and no co
 same time are counted: this covers any architecture. What kernels take besides is added operation by operation.
 """
 
+import copy
 import weakref
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -59,11 +60,12 @@ def peak_bytes(
     counter = _Counter(reorders=not channels_last, emulated=emulated)
     # In inference mode a convolution reaches the counter under another name, and its scratch would not be counted.
     with torch.inference_mode(False), torch.no_grad():
-        weights = {name: weight.detach().to("meta") for name, weight in module.named_parameters()}
+        weights = {id(weight): nn.Parameter(weight.to("meta")) for weight in module.parameters()}
+        shapes = copy.deepcopy(module, weights)  # a copy, as another thread may be computing with the module
         inputs = torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
         counter.hold(inputs)
         with _FusedKernels(), counter:
-            outputs = torch.func.functional_call(module, weights, (inputs,))
+            outputs = shapes(inputs)
         del outputs
     return counter.peak + _waste(counter.peak, device)
 

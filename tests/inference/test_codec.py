@@ -76,10 +76,11 @@ def test_exact_is_the_stock_model_bit_for_bit() -> None:
 def test_exact_codes_are_those_of_the_stock_model() -> None:
     model, codec, pictures = stock(vq=True), exact(vq=True), [image(16, 24), image(16, 24, seed=1)]
     assert isinstance(model, VQModel)
-    codes = codec.encode_indices(as_pixels(*pictures))
+    assert codec.codebook is not None
+    codes = torch.cat([latents.tensor for latents in codec.encode(pictures)])
     assert codes.shape == (2, 4, 6)
     assert len(codes.unique()) > CODES / 2
-    decoded = codec.decode_indices(codes)
+    decoded = codec.decode_tensor(codec.codebook.vectors(codes))
     for picture, latents, its_codes, pixels in zip(pictures, codec.encode(pictures), codes, decoded, strict=True):
         with torch.no_grad():
             vectors = model.encode(as_pixels(picture)).latents
@@ -203,6 +204,10 @@ def kl_latents(**changes: object) -> Latents:
     return replace(exact().encode([image(8, 8)])[0], **changes)
 
 
+def codes_latents(code: int) -> Latents:
+    return kl_latents(kind="vq_indices", tensor=torch.full((1, 2, 2), code))
+
+
 @pytest.mark.parametrize(
     ("work", "message"),
     [
@@ -211,10 +216,9 @@ def kl_latents(**changes: object) -> Latents:
         (lambda: exact().decode_tensor(torch.zeros(1, 2, 4, 4)), "2 channels, the model m 3"),
         (lambda: exact().decode([kl_latents(height=9)]), "2x2 positions of 4 pixels for an image of 8x9"),
         (lambda: exact().decode([kl_latents(factor=8, height=16, width=16)]), "do not cover it"),
-        (lambda: exact().encode_indices(torch.zeros(1, 3, 4, 4)), "no codebook"),
-        (lambda: exact().decode_indices(torch.zeros(1, 4, 4, dtype=torch.int64)), "no codebook"),
-        (lambda: exact(vq=True).decode_indices(torch.full((1, 4, 4), CODES)), "codebook from 0 to 15"),
-        (lambda: exact(vq=True).decode_indices(torch.full((1, 4, 4), -1)), "from -1 to -1"),
+        (lambda: exact().vectors(codes_latents(0)), "no codebook"),
+        (lambda: exact(vq=True).vectors(codes_latents(CODES)), "codebook from 0 to 15"),
+        (lambda: exact(vq=True).vectors(codes_latents(-1)), "from -1 to -1"),
         (lambda: Codec(stock(), name="m", tile=15), "take 16 pixels or more"),
         (lambda: Codec(stock(), name="m", precision="fp8"), "unknown precision 'fp8': take one of auto, exact"),
     ],

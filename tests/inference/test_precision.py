@@ -179,18 +179,19 @@ def test_values_that_overflow_fail_the_check() -> None:
     model = built()
     with torch.no_grad():
         model.encoder.conv_in.weight.mul_(1e6)  # float16 ends at 65,504
-    report = Codec(model, name="m", encoder_precision="fp16", decoder_precision="fp32").precision
+    _, _, report = choose(model, "fp16", "fp32")
     assert not report.encoder.passed
     assert not report.encoder.tried[0].error <= LATENT_ERROR
 
 
 def test_each_side_has_its_own_precision() -> None:
-    codec = Codec(tiny(), name="m", precision="exact", decoder_precision="bf16")
-    assert dtypes(codec) == [torch.float32, torch.bfloat16]
-    assert (codec.precision.encoder.precision, codec.precision.decoder.precision) == ("exact", "bf16")
-    assert codec.precision.encoder.tried == ()
-    latents = codec.encode_tensor(photo_like(3, 16))
-    assert latents.dtype == codec.decode_tensor(latents).dtype == torch.float32
+    encoder, decoder, report = choose(tiny(), "exact", "bf16")
+    assert [next(side.module.parameters()).dtype for side in (encoder, decoder)] == [torch.float32, torch.bfloat16]
+    assert (report.encoder.precision, report.decoder.precision) == ("exact", "bf16")
+    assert report.encoder.tried == ()
+    with torch.no_grad():
+        moments = encoder(photo_like(3, 16))
+        assert moments.dtype == decoder(moments.chunk(2, dim=1)[0]).dtype == torch.float32
 
 
 def test_codes_are_found_in_float32_in_any_precision() -> None:
@@ -198,7 +199,8 @@ def test_codes_are_found_in_float32_in_any_precision() -> None:
     with torch.no_grad():
         vectors = codec._encoder.side(picture)
         distances = (vectors.movedim(1, -1)[..., None, :] - codec.model.quantize.embedding.weight).square().sum(-1)
-    assert torch.equal(codec.encode_indices(picture), distances.argmin(-1))
+    assert codec.codebook is not None
+    assert torch.equal(codec.encode_tensor(picture), codec.codebook.vectors(distances.argmin(-1)))
     assert codec.model.quantize.embedding.weight.dtype == torch.float32
 
 

@@ -200,7 +200,7 @@ def test_vectors_of_a_codebook_are_blended_before_they_are_quantised() -> None:
     blended = torch.zeros(1, 2, 16, 24)
     blended[..., :16] += left * tiles[0]
     blended[..., 8:] += right * tiles[1]
-    assert torch.equal(codec.encode_indices(pixels), codec.codebook.nearest(blended))
+    assert torch.equal(codec.encode_tensor(pixels), codec.codebook.vectors(codec.codebook.nearest(blended)))
 
 
 def test_the_log_variance_is_tiled_too() -> None:
