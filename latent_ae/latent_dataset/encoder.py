@@ -4,7 +4,6 @@ How a convolution's sums are rounded depends on the number of threads. On a CPU 
 thread, and as many batches at once as there are threads.
 """
 
-import copy
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor
 
 from latent_ae.inference import Codec
+from latent_ae.inference.batching import Runner
 from latent_ae.inference.memory import amount, available_bytes, peak_bytes
 from latent_ae.inference.precision import form_of
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import EncoderSide, Side
-from latent_ae.inference.tiling import run_tiled
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.header import SMALL_CODEBOOK
 from latent_ae.io.latent_file.latents import DTYPES, Dtype
@@ -70,7 +69,10 @@ class Encoder:
         """
         self.codec = codec
         device = codec.model.device
-        self._side = Side(EncoderSide(codec.model), form_of(precision, device))
+        side = Side(EncoderSide(codec.model), form_of(precision, device))
+        self._runner = Runner(
+            side, channels=codec.channels, factor=codec.factor, tiling=codec.tiling, memory_bytes=memory_bytes
+        )
         codes = torch.uint16 if (codec.codebook_size or 0) <= SMALL_CODEBOOK else torch.int32
         self.dtype = codes if codec.is_vq else DTYPES[dtype]
         """of what is stored"""
@@ -80,8 +82,6 @@ class Encoder:
         self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
         self._waiting: deque[tuple[Future[Encoded], int]] = deque()
         self._memory = available_bytes(device) if memory_bytes is None else memory_bytes
-        # A copy, as predictions replace the module's weights while threads may be computing with it.
-        self._shapes = copy.deepcopy(self._side.module).to("meta")
         self._predicted: dict[tuple[int, ...], int] = {}
 
     def __enter__(self) -> Self:
@@ -115,7 +115,7 @@ class Encoder:
     def _encode(self, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Encoded:
         pixels = torch.stack([to_tensor(image) for image in images])
         with torch.no_grad():
-            outputs = self._outputs(pad_to_factor(pixels, self.codec.factor))
+            outputs = self._runner.run(pad_to_factor(pixels, self.codec.factor), lambda _: None)
             nonfinite = _bad_values(outputs)
             if self.codec.codebook is not None:
                 # A search among codes has no use for NaN, and the image is left out.
@@ -127,13 +127,6 @@ class Encoder:
         unstorable = torch.stack([_bad_values(tensor) for tensor in stored.values()]).sum(0)
         return Encoded(stored, nonfinite, torch.where(nonfinite > 0, 0, unstorable))
 
-    def _outputs(self, pixels: Tensor) -> Tensor:
-        """What the side gives for pixels [B,C,H,W], in tiles where the codec has them and they are larger."""
-        tiling, factor = self.codec.tiling, self.codec.factor
-        if tiling is None or tiling.count(pixels.shape[-2] // factor, pixels.shape[-1] // factor) == 1:
-            return self._side(pixels)
-        return run_tiled(self._side, pixels, tiling, scale_in=factor, scale_out=1, tick=lambda: None)
-
     def _bytes(self, shape: tuple[int, ...]) -> int:
         """Predicted memory of a batch, for sides rounded up: each prediction takes as long as a small image."""
         count, height, width, channels = shape
@@ -143,9 +136,9 @@ class Encoder:
         step = math.lcm(factor, _STEP_PIXELS)
         size = (count, channels, -(-height // step) * step, -(-width // step) * step)
         if size not in self._predicted:
-            form = self._side.form
+            side, form = self._runner.side, self._runner.side.form
             self._predicted[size] = peak_bytes(
-                self._shapes, size, form.dtype, channels_last=form.channels_last, device=self._side.device.type
+                side.module, size, form.dtype, channels_last=form.channels_last, device=side.device.type
             )
         return self._predicted[size]
 
