@@ -48,7 +48,7 @@ class PriorRunConfig(Section):
     """One run on latents."""
 
     latents: str | None = None
-    """folder that train/encode_dataset.py made; has to be given"""
+    """folder that train/encode_dataset.py made; required"""
     model: str | None = None
     """the autoencoder that made them; null takes the one that their manifest names"""
     name: str = "prior"
@@ -112,8 +112,8 @@ def parse_prior_run(argv: list[str]) -> tuple[PriorRunConfig, str]:
     asked = options.pop("help", None) is not None
     kind = options.get("prior.kind", next(iter(PRIORS)) if asked else None)
     if not isinstance(kind, str) or kind not in PRIORS:
-        problem = "has to be given" if kind is None else f"got {kind}"
-        raise ConfigError(f"--prior.kind: {problem}, expected {kinds}; --prior.kind KIND --help lists its settings")
+        problem = "--prior.kind is required" if kind is None else f"--prior.kind: got {kind}"
+        raise ConfigError(f"{problem}, expected {kinds}; --prior.kind KIND --help lists its settings")
     tree: dict[str, object] = {"name": kind, "prior": {"kind": kind}, "train": dict(PRIORS[kind].TRAIN)}
     if asked:
         summaries = "; ".join(f"--prior.kind {name}: {prior.SUMMARY}" for name, prior in PRIORS.items())
@@ -127,6 +127,6 @@ def parse_prior_run(argv: list[str]) -> tuple[PriorRunConfig, str]:
         raise ConfigError("--resume changed-data is of train.py: a prior goes on with the latents that it began with")
     if options.get("latents") is None:
         raise ConfigError(
-            "--latents DIR has to be given, a folder that train/encode_dataset.py made; --help lists all settings"
+            "--latents DIR is required, a folder that train/encode_dataset.py made; --help lists all settings"
         )
     return override(PriorRunConfig, tree, options), resume

@@ -13,13 +13,13 @@ IN_PLACED = (
     "latent_ae/export/*.py",  # the folder that `export` hands to every exporter
     "latent_ae/latent_dataset/conversion/*.py",  # the folder that `convert` hands to every format
     "latent_ae/models/discriminator.py",
-    "latent_ae/priors/*/*.py",
+    "latent_ae/priors/dit.py",
+    "latent_ae/priors/hierarchy.py",
     "latent_ae/training/checkpoint/files.py",
     "latent_ae/training/model_directory.py",
 )
 """write into a folder that `placed` made: it syncs what is in it, sets the modes and renames it"""
 OTHERS = {
-    "latent_ae/app/temporary.py": "downloads of a page, in a temporary folder that is deleted when the server ends",
     "latent_ae/io/atomic.py": "the writer itself",
     "latent_ae/io/folder_lock.py": "a lock file, which must stay the same file",
 }

@@ -39,7 +39,10 @@ HINGE = ["--adversarial.loss", "hinge"]
         ([*GUMBEL, "--loss.entropy_weight", "1"], "loss.entropy_weight has no effect with bottleneck.kind gumbel"),
         ([*VQ, "--model.start_logvar", "-1"], "model.start_logvar has no effect with bottleneck.kind vq"),
         # discriminators
-        (["--adversarial.weight", "0.1"], "adversarial.weight has no effect with adversarial.loss none: choose hinge"),
+        (
+            ["--adversarial.weight", "0.1"],
+            "adversarial.weight has no effect with adversarial.loss none: choose one, such as hinge",
+        ),
         (["--adversarial.adaptive", "false", "--adversarial.layers", "2"], "adversarial.adaptive, adversarial.layers"),
         (HINGE, "a discriminator of 3 layers needs a data.resolution of at least 24, got 16: lower adversarial.layers"),
         ([*HINGE, *SMALL_GAN, "--loss.equivariance_share", "0.5"], "loss.equivariance_share bring them down to 4"),
@@ -50,7 +53,7 @@ HINGE = ["--adversarial.loss", "hinge"]
             "adversarial.warmup_steps 2 come before adversarial.start_step 1, so they cannot be more",
         ),
         ([*HINGE, "--adversarial.init_from", "no/such"], "no/such is no discriminator: it has no config.json"),
-        (["--adversarial.loss", "wgan"], "adversarial.loss: got 'wgan'; input should be 'none', 'hinge' or"),
+        (["--adversarial.loss", "wgan"], "adversarial.loss: got 'wgan', expected one of none, hinge, non_saturating"),
         pytest.param(
             [*HINGE, "--adversarial.init_from", "no/such", "--adversarial.layers", "2"],
             "adversarial.layers",
@@ -82,7 +85,7 @@ def test_models_and_checkpoints_of_the_other_kind(main, capsys: pytest.CaptureFi
     assert "the settings disagree with those of" in line
     assert "bottleneck.kind: vq -> kl; bottleneck.codebook_size: 12 -> None" in line
     line = line_of(finetune_arguments(tmp_path / "new", 2, vq))
-    assert "is VQModel, but bottleneck.kind kl trains AutoencoderKL: give bottleneck.kind vq, ema_vq, fsq" in line
+    assert "is VQModel, but bottleneck.kind kl trains AutoencoderKL: give bottleneck.kind vq or ema_vq or fsq" in line
     line = line_of(finetune_arguments(tmp_path / "new", 2, kl, "--bottleneck.kind", "ema_vq"))
     assert "is AutoencoderKL, but bottleneck.kind ema_vq trains VQModel: give bottleneck.kind kl or identity" in line
     line = line_of(finetune_arguments(tmp_path / "new", 2, vq, *VQ))

@@ -117,7 +117,10 @@ GAN = ["--adversarial.loss", "hinge", "--adversarial.width", "4"]
             "data.bucket_multiple 9 is not a multiple of the model's factor 2",
         ),
         (["--data.bucket_multiple", "24"], "data.resolution 32 must be a multiple of the buckets' 24"),
-        (["--data.scale", "1", "2"], "data.buckets needs images by index, and cuts them by itself: leave out"),
+        (
+            ["--data.scale", "1", "2"],
+            "data.scale has no effect with data.buckets, which cut by themselves: leave it out",
+        ),
         (["--data.buckets", "false"], "data.bucket_multiple has an effect only with data.buckets true"),
         # What would else come up at the first update with such a size.
         (["--data.bucket_max_aspect", "4", *GAN], "a discriminator of 3 layers needs sides of at least 24 pixels, and"),

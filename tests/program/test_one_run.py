@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from latent_ae.priors import PRIORS
 from tests.program.forked import Group
-from tests.program.running import PROGRAMS, TRAIN, arguments, environment, here, load_program, start
+from tests.program.running import TRAIN, arguments, environment, here, load_program, start
 
 pytestmark = pytest.mark.slow  # programs beside one another
 
@@ -24,11 +25,12 @@ with only_run(Path(sys.argv[1]), instead="-"):
 """
 
 
-@pytest.mark.parametrize("program", [path for path in PROGRAMS if path.stem != "encode_dataset"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("kind", [None, *PRIORS])
 def test_a_folder_that_another_run_holds_is_refused_before_anything_is_written(
-    program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = [] if program == TRAIN else ["--latents", "nowhere"]
+    program = TRAIN if kind is None else TRAIN.with_name("train_prior.py")
+    more = [] if kind is None else ["--prior.kind", kind, "--latents", "nowhere"]
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

@@ -174,7 +174,7 @@ def test_what_a_kind_does_not_have_is_refused(
             words("gaussian", latents, tmp_path, "--prior.depth", "2"),
             "prior.depth has no effect with prior.kind gaussian",
         ),
-        (["--latents", str(latents)], "--prior.kind: has to be given, expected hierarchy or diffusion or gaussian"),
+        (["--latents", str(latents)], "--prior.kind is required, expected hierarchy or diffusion or gaussian"),
         (["--prior.kind", "tokens"], "--prior.kind: got tokens, expected hierarchy"),
     ):
         assert main(argv) == 2

@@ -13,4 +13,4 @@ def test_what_is_missing_is_one_line_and_the_programs_status(program: Path) -> N
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: --")
-    assert "has to be given" in line
+    assert " is required" in line
