@@ -1,4 +1,4 @@
-"""What goes on beside the requests as long as the server runs: old files leave the disk, and old answers memory."""
+"""What runs beside the requests: old files are deleted, and old results forgotten."""
 
 import asyncio
 import contextlib
@@ -17,25 +17,25 @@ from latent_ae.app.perimeter.sessions import Sessions
 
 _SWEEP_SECONDS = 30.0
 _FULL_SECONDS = 1.0
-"""between sweeps where the space is full, and between looks at whether it is"""
+"""Between sweeps while the space is full, and between checks whether it is."""
 _FORGET_SECONDS = 1.0
 _GARBAGE_BYTES = 16 << 20
-"""of bodies that came, after which what is left of them is collected"""
+"""Bytes of request bodies after which garbage is collected."""
 
 _log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
 async def forgetting(sessions: Sessions, bodies: Bodies) -> AsyncIterator[None]:
-    """Drop what visitors have left behind in memory."""
+    """Drop what visitors left in memory."""
 
     async def forget_for_ever() -> None:
         before = bodies.received
         while True:
             await asyncio.sleep(_FORGET_SECONDS)
             sessions.forget_old()
-            # A call that fails leaves what it was sent in a cycle with its stack, which Python would look for by the
-            # number of objects: a few hundred of these hold hundreds of megabytes.
+            # A call that fails leaves its values in a cycle with its stack. Python collects by number of objects, and
+            # a few hundred of these hold hundreds of megabytes.
             if bodies.received - before > _GARBAGE_BYTES:
                 before = bodies.received
                 gc.collect()
@@ -48,7 +48,7 @@ async def forgetting(sessions: Sessions, bodies: Bodies) -> AsyncIterator[None]:
 async def sweeping(
     demo: gr.Blocks, sweep: Callable[..., temporary.Swept], traffic: Traffic, *, stored_bytes: int, keep_seconds: float
 ) -> AsyncIterator[None]:
-    """Remove old temporary files, apart from the page's own that are there now."""
+    """Delete old temporary files, except the page's own, which exist now."""
     kept = temporary.files_under(gradio_internals.upload_folder())
 
     async def sweep_once() -> None:
@@ -56,7 +56,7 @@ async def sweeping(
         try:
             gone, left = await asyncio.to_thread(sweep, kept=kept)
         except OSError:
-            _log.exception("temporary files could not be removed")
+            _log.exception("cannot remove temporary files")
             return
         traffic.swept(left, before)
         gradio_internals.forget_files(demo, gone)

@@ -1,4 +1,4 @@
-"""The log: one line a record, of a bounded length, in which what visitors sent cannot pass for something else."""
+"""The log: one line per record, of bounded length, with control characters escaped."""
 
 import logging
 import sys
@@ -9,9 +9,9 @@ from typing import Any
 from latent_ae.app import gradio_internals
 
 _LENGTH = 600
-"""characters of a record"""
+"""Characters of a record."""
 _PLACES = 4
-"""of a stack, from the innermost"""
+"""Frames of a stack, from the innermost."""
 
 _log = logging.getLogger("app")
 
@@ -23,23 +23,23 @@ class OneLine(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        """The exception and where it came from."""
+        """The exception and its innermost frames."""
         return described(ei[1])
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, with all else than printable characters escaped."""
+        """The line, with unprintable characters escaped."""
         record.exc_text = None  # another handler's, which may have lines
         return printable(super().format(record).replace("\n", ": ", 1 if record.exc_info else 0))
 
 
 def printable(text: str) -> str:
-    """Text of a bounded length in one line, without control characters."""
+    """Text as one line of bounded length, with unprintable characters escaped."""
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:_LENGTH])
     return shown if len(text) <= _LENGTH else f"{shown} ... ({len(text):,} characters)"
 
 
 def described(error: BaseException | None) -> str:
-    """An exception in one line: what it is, and the innermost places of its stack."""
+    """An exception and the innermost frames of its stack in one line."""
     if error is None:
         return "no exception"
     stack = traceback.extract_tb(error.__traceback__)[-_PLACES:]
@@ -48,14 +48,14 @@ def described(error: BaseException | None) -> str:
 
 
 def set_logs() -> None:
-    """Let all that is logged in this process be such lines, on standard error."""
+    """Log everything in this process as such lines, on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}"
-    # An error inside of a generator that is thrown away, as when a visitor leaves in the middle of an answer.
-    sys.unraisablehook = lambda failed: _log.warning("nobody takes this error", exc_info=failed.exc_value)
+    # An error in a generator that is discarded, as when a visitor leaves during a reply.
+    sys.unraisablehook = lambda failed: _log.warning("an error that no caller receives", exc_info=failed.exc_value)
 
 
 def set_server_logs() -> None:

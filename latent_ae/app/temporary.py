@@ -1,4 +1,4 @@
-"""The app's temporary files: a folder of its own, from which what is old goes."""
+"""The app's temporary files: a private folder, from which old files are deleted."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from latent_ae.io.atomic import write_atomically
 
 
 class _Written:
-    """A sum that any number of threads add to."""
+    """A sum to which any number of threads add."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ def written() -> int:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A new folder that only this user can enter; it is gone afterwards with all that is in it."""
+    """A new folder that only this user can enter, deleted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="latent-ae-")).resolve()  # mode 0700
     try:
         yield folder
@@ -50,12 +50,10 @@ def files_under(folder: Path) -> frozenset[str]:
 
 
 class Swept(NamedTuple):
-    """What a sweep did."""
+    """Paths of the files that a sweep removed, and bytes of those that are left."""
 
     removed: set[str]
-    """paths"""
     left: int
-    """bytes of the files that are still there"""
 
 
 def sweep(
@@ -63,11 +61,11 @@ def sweep(
 ) -> Swept:
     """Remove the files below `folder` that have not changed for `seconds`, and folders that have been empty as long.
 
-    Where the others have more than `most` bytes, the oldest go too until they have not, apart from those that changed
-    less than `spared_seconds` ago: a request may still be at them. Those that are `kept` stay in any case.
+    If more than `most` bytes are left, the oldest are removed too, except those that changed less than `spared_seconds`
+    ago, which a request may still use. Those that are `kept` stay in any case.
 
-    Gradio's own `delete_cache` forgets uploads that broke off, leaves the folders, and ends for good when a file comes
-    while it counts them.
+    Gradio's own `delete_cache` ignores broken uploads, leaves the folders, and stops for good when a file appears while
+    it counts them.
     """
     now = time.time()
     before = now - seconds
@@ -77,7 +75,7 @@ def sweep(
     for parent, folders, names in os.walk(folder, topdown=False):
         for name in names:
             path = os.path.join(parent, name)  # noqa: PTH118 - gradio knows its files by strings
-            # The file may go while it is looked at: a request moves its upload.
+            # The file may disappear meanwhile: a request moves its upload.
             with contextlib.suppress(FileNotFoundError):
                 status = Path(path).lstat()
                 if path not in kept and status.st_ctime < before:
@@ -102,9 +100,9 @@ def sweep(
 
 
 def put(folder: Path, name: str, data: bytes) -> Path:
-    """Write a file into a new folder that nobody can guess.
+    """Write a file to a new folder with an unguessable name.
 
-    Not one named by the content, as Gradio's are: the same result of two requests would be written while it is read.
+    Gradio names its folders by content: the same result of two requests would be written while it is read.
     """
     path = folder / secrets.token_urlsafe(16) / Path(name).name
     path.parent.mkdir(mode=0o700)

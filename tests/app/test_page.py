@@ -13,8 +13,9 @@ import pytest
 from gradio.context import LocalContext
 from PIL import Image, ImageSequence
 
+from latent_ae.app import files
 from latent_ae.app.page import create_demo, model_facts
-from latent_ae.app.tabs import comparison, files, markup
+from latent_ae.app.tabs import comparison, markup
 from latent_ae.app.tabs.examples import example_images
 from latent_ae.app.tabs.inspect import card_text
 from latent_ae.app.tabs.interpolate import suits_grid

@@ -1,10 +1,10 @@
-"""Plain HTTP beside Gradio: is it alive, is it ready, its figures, and diffusers' remote VAE.
+"""Plain HTTP routes beside Gradio's: health, metrics, and diffusers' remote VAE.
 
     GET  /healthz                  200 as long as the process answers
-    GET  /readyz                   200 if a request would be taken now, else 503
+    GET  /readyz                   200 if a request would be admitted now, else 503
     GET  /metrics                  Prometheus' text format
-    POST /remote/decode[/MODEL]    what diffusers.utils.remote_utils.remote_decode sends
-    POST /remote/encode[/MODEL]    what remote_encode sends
+    POST /remote/decode[/MODEL]    from diffusers.utils.remote_utils.remote_decode
+    POST /remote/encode[/MODEL]    from remote_encode
 
 Errors are JSON {"error": code, "message": sentence} with the status of `latent_ae.service.errors`.
 """
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts: Accounts | None) -> list[BaseRoute]:
-    """The routes, to stand before Gradio's. With `accounts` all but /healthz ask for a name and password."""
+    """The routes, to be put before Gradio's. With `accounts` all but /healthz require a name and password."""
     registry = CollectorRegistry()
     registry.register(StatsCollector(service, replies))
     remote = _Remote(service)
@@ -68,30 +68,26 @@ def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts:
 
 
 class StatsCollector(Collector):
-    """What the service counts of itself, for Prometheus."""
+    """Figures of the service for Prometheus."""
 
     def __init__(self, service: Service, replies: Replies) -> None:
         self._service = service
         self._replies = replies
 
     def collect(self) -> Iterator[Metric]:
-        """One family a figure, read when it is asked for."""
+        """One family for each figure, read when it is asked for."""
         stats = self._service.stats()
         requests = CounterMetricFamily(
             "latent_ae_requests", "Requests that were answered or refused.", labels=["endpoint", "outcome"]
         )
-        for (endpoint, outcome), count in stats.requests.items():
-            requests.add_metric([endpoint, outcome], count)
-        seconds = CounterMetricFamily(
-            "latent_ae_request_seconds", "Time from arrival to answer, summed up.", labels=["endpoint"]
-        )
+        for labels, count in stats.requests.items():
+            requests.add_metric(labels, count)
+        seconds = CounterMetricFamily("latent_ae_request_seconds", "Sum of the response times.", labels=["endpoint"])
         for endpoint, total in stats.seconds.items():
             seconds.add_metric([endpoint], total)
-        errors = CounterMetricFamily(
-            "latent_ae_http_errors", "Answers of HTTP that were errors.", labels=["route", "error"]
-        )
-        for (route, code), count in list(self._replies.counts.items()):
-            errors.add_metric([route, code], count)
+        errors = CounterMetricFamily("latent_ae_http_errors", "HTTP error replies.", labels=["route", "error"])
+        for labels, count in list(self._replies.counts.items()):
+            errors.add_metric(labels, count)
         yield from (requests, seconds, errors)
         yield CounterMetricFamily("latent_ae_batches", "Batches that the models worked on.", value=stats.batches)
         yield CounterMetricFamily("latent_ae_batched_images", "Images in these batches.", value=stats.batched)
@@ -127,7 +123,7 @@ class _Remote:
         asked: type[RemoteDecode] | type[RemoteEncode],
         function: Callable[..., RemoteReply],
     ) -> Response:
-        # A place is taken once the body is here, which the guard bounds in size and time.
+        # A slot is taken once the body is here, which the guard bounds in size and time.
         given = asked.from_query(request.query_params.multi_items(), await request.body())
         call = functools.partial(function, given, model=request.path_params.get("model"))
         async with _watched(request) as tick:
@@ -137,7 +133,7 @@ class _Remote:
 
 @contextlib.asynccontextmanager
 async def _watched(request: Request) -> AsyncIterator[Callable[[float], None]]:
-    """A tick for work in another thread: raises ClientDisconnect once nobody waits for the answer any more."""
+    """A tick for work in another thread, which raises ClientDisconnect once the client has left."""
     left = threading.Event()
 
     async def watch() -> None:
@@ -157,11 +153,11 @@ async def _watched(request: Request) -> AsyncIterator[Callable[[float], None]]:
 
 
 def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
-    """The answer, or why there is none, as JSON without a trace."""
+    """The answer, or an error as JSON without a trace."""
 
     async def guarded(request: Request) -> Response:
         if accounts is not None and accounts.named(request.headers.get("authorization")) is None:
-            return _error("unauthorized", "name and password are asked for", 401, {"WWW-Authenticate": "Basic"})
+            return _error("unauthorized", "a name and password are required", 401, {"WWW-Authenticate": "Basic"})
         try:
             return await answer(request)
         except ServiceError as error:

@@ -1,7 +1,7 @@
-"""Who may use the server: the names it is reached by, the pages that may call it, accounts, and one visitor's share.
+"""Who may use the server: host names, origins of pages, accounts, and the identity of visitors.
 
-A browser lets any web site send requests here, with the visitor's cookie and from behind the visitor's firewall. It
-says where a request comes from (`Origin`, `Sec-Fetch-*`) and which name it looked up (`Host`); programs say the latter.
+Browsers let any web site send requests here, with the visitor's cookie and from behind the visitor's firewall. They
+name the site (`Origin`, `Sec-Fetch-*`) and the host that they looked up (`Host`); programs name only the host.
 """
 
 import base64
@@ -23,19 +23,15 @@ from latent_ae.errors import UserError
 from latent_ae.service.errors import ServiceError
 
 VISITOR = "latent_ae.visitor"
-"""Key in a request's scope: places, memory and connections are shared between visitors."""
+"""Key in a request's scope; slots, memory and connections are shared between visitors."""
 CURRENT_VISITOR: ContextVar[Hashable] = ContextVar("visitor", default=None)
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
-_SHOWN = 80
-"""characters of a name that a refusal repeats"""
-_PAGES = ("",)
-"""paths that a link on another site may lead to"""
 _HEADERS = {"X-Frame-Options": "SAMEORIGIN", "Cross-Origin-Resource-Policy": "same-origin"}
-"""on every answer: other sites neither frame nor embed it, also in browsers without Sec-Fetch"""
+"""On every reply: other sites cannot frame or embed it, in browsers without Sec-Fetch either."""
 
 
 class ForeignRequest(ServiceError):  # noqa: N818 - named as HTTP names it
-    """A request that a page of another site made, or one for a name that is not this server's."""
+    """A request from a page of another site, or for a host name that is not this server's."""
 
     code = "forbidden"
     status = 403
@@ -45,9 +41,9 @@ class Origins:
     """The names of this server, and whether a request belongs to it."""
 
     def __init__(self, *, host: str = "127.0.0.1", names: Iterable[str] = (), root_path: str = "") -> None:
-        """`host` is what it listens on, `names` are others it has, `root_path` is the path or URL that a proxy shows.
+        """`host` is the address to listen on, `names` are other names, `root_path` is the path or URL of a proxy.
 
-        Raises UserError for a name or URL that is none.
+        Raises UserError for a malformed name or URL.
         """
         given = [host_name(name) for name in names]
         self._https = False
@@ -55,16 +51,16 @@ class Origins:
             url = _split(root_path)
             if url.scheme not in ("http", "https") or not url.hostname:
                 raise UserError(
-                    f"--root-path {root_path}: expected a path as /vae, or a URL as https://example.com/vae"
+                    f"--root-path {root_path}: expected a path like /vae, or a URL like https://example.com/vae"
                 )
             self._https = url.scheme == "https"
             given.append(url.hostname)
         self._own = frozenset(given)
-        """names whose pages are this server's, whatever `Host` the proxy sends"""
+        """Names whose pages are this server's, whatever `Host` the proxy sends."""
         self._known = self._own | {"localhost", host.strip("[]").lower()}
 
     def check(self, scope: Scope, path: str) -> None:
-        """Raise ForeignRequest for a request to `path`, without its leading slash, that is not from here."""
+        """Raise ForeignRequest unless a request to `path`, without its leading slash, belongs to this server."""
         headers = Headers(scope=scope)
         for name in ("host", "x-forwarded-host"):
             for value in headers.getlist(name):
@@ -76,7 +72,7 @@ class Origins:
             raise ForeignRequest("pages of other sites may not use this server")
 
     def own_headers(self, message: Message, scope: Scope) -> None:
-        """Take from an answer's head what lets other sites read it, and keep its cookies from their requests."""
+        """Remove the headers by which other sites could read a reply, and keep its cookies from their requests."""
         headers = MutableHeaders(scope=message)
         for name in [name for name in headers if name.startswith("access-control-")]:
             del headers[name]
@@ -91,9 +87,7 @@ class Origins:
     def _check_host(self, value: str) -> None:
         host = _hostname(value.partition(",")[0].strip())
         if not host or not (host in self._known or _literal(host)):
-            raise ForeignRequest(
-                f"this server is not known as {host[:_SHOWN]!r}: start it with --allow-host and this name"
-            )
+            raise ForeignRequest(f"this server is not known as {host[:80]!r}: start it with --allow-host and this name")
 
     def _check_origin(self, origin: str, host: str, *, https: bool) -> None:
         url = _split(origin)
@@ -102,27 +96,27 @@ class Origins:
             raise ForeignRequest("pages of other sites may not use this server")
 
     def _secure(self, scope: Scope, headers: Headers) -> bool:
-        """Whether the visitor's side speaks TLS, as far as is known; who lies about it is only trusted less."""
+        """Whether the visitor uses TLS, as far as is known; a false claim only makes the checks stricter."""
         forwarded = headers.get("x-forwarded-proto", "").partition(",")[0].strip()
         return self._https or scope.get("scheme") == "https" or forwarded == "https"
 
 
 def host_name(text: str) -> str:
-    """A name or address as --allow-host takes it, without a port. Raises UserError for what is none."""
+    """A host name or address without a port, as --allow-host takes it. Raises UserError."""
     name = text.lower().rstrip(".")
     if not _NAME.fullmatch(name) and not _literal(name.strip("[]")):
-        raise UserError(f"--allow-host {text}: expected a name without scheme and port, as vae.example.com")
+        raise UserError(f"--allow-host {text}: expected a name without scheme and port, like vae.example.com")
     return name.strip("[]")
 
 
 def _followed_link(scope: Scope, headers: Headers, path: str) -> bool:
-    """Whether a visitor came to a page by a link on another site."""
+    """Whether a visitor followed a link on another site to the page."""
     how = (scope["method"], headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
-    return path in _PAGES and how == ("GET", "navigate", "document")
+    return path == "" and how == ("GET", "navigate", "document")
 
 
 def _own_cookie(cookie: str, *, secure: bool) -> str:
-    """A cookie that comes along only where this server's own pages, or links to them, ask."""
+    """The cookie, sent back only by this server's own pages and by links to them."""
     parts = [part.strip() for part in cookie.split(";")]
     kept = [part for part in parts if not part.lower().startswith("samesite") and part]
     if secure and "secure" not in [part.lower() for part in kept]:
@@ -131,31 +125,27 @@ def _own_cookie(cookie: str, *, secure: bool) -> str:
 
 
 def _hostname(netloc: str) -> str:
-    """The name in NAME[:PORT], in lower case; empty if it is none."""
+    """The name in NAME[:PORT], in lower case; empty if malformed."""
     return (_split(f"//{netloc}").hostname or "").rstrip(".") if "@" not in netloc else ""
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of a URL; empty ones if it is none."""
+    """The parts of a URL; empty if malformed."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises for one that is none
+        parts.port  # noqa: B018 - raises for a malformed one
     except ValueError:
         return urlsplit("")
     return parts
 
 
 def _literal(host: str) -> bool:
-    """Whether this is an address: no name server can be made to say that it is another one."""
+    """Whether this is an IP address, which needs no name server that could be made to lie."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
-
-
-class AccountsError(UserError):
-    """A file of names and passwords that cannot be used; the message says what to do."""
 
 
 class Accounts:
@@ -165,13 +155,13 @@ class Accounts:
         self._passwords = dict(passwords)
 
     def allows(self, name: str, password: str) -> bool:
-        """Whether this is the password of `name`, in a time that tells nothing of it."""
+        """Whether this is the password of `name`, in constant time."""
         known = self._passwords.get(name)
         same = hmac.compare_digest((known or "").encode(), password.encode())
         return same and known is not None
 
     def named(self, authorization: str | None) -> str | None:
-        """The account that an Authorization header (HTTP basic) names with its password, None if there is none."""
+        """The account of an Authorization header (HTTP basic) with the right password, else None."""
         scheme, _, coded = (authorization or "").partition(" ")
         if scheme.lower() != "basic":
             return None
@@ -183,37 +173,37 @@ class Accounts:
 
 
 def read_accounts(path: Path) -> Accounts:
-    """The accounts in a file of lines `user:password`; empty lines and lines that start with # are left out.
+    """The accounts in a file of lines `user:password`, without empty lines and lines that start with #.
 
-    Raises AccountsError if the file cannot be read, others than its owner can read it, or a line is not of this form.
+    Raises UserError for a malformed line, and if the file cannot be read or others than its owner can read it.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-        # systemd lets the unit alone into its folder of credentials, and gives the files in it a mode of its own.
+        # systemd lets only the unit into its folder of credentials, and gives the files in it a mode of its own.
         if mode & 0o077 and str(path.parent) != os.environ.get("CREDENTIALS_DIRECTORY"):
-            raise AccountsError(f"--auth-file {path}: others than its owner can read it ({mode:04o}): chmod 600 {path}")
+            raise UserError(f"--auth-file {path}: others than its owner can read it ({mode:04o}): chmod 600 {path}")
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise AccountsError(f"--auth-file {path}: {error.strerror}") from None
+        raise UserError(f"--auth-file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise AccountsError(f"--auth-file {path}: expected text in UTF-8") from None
+        raise UserError(f"--auth-file {path}: expected text in UTF-8") from None
     passwords: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, colon, password = line.partition(":")
         if not (name.strip() and colon and password) or name != name.strip():
-            raise AccountsError(f"--auth-file {path}, line {number}: expected user:password")
+            raise UserError(f"--auth-file {path}, line {number}: expected user:password")
         if name in passwords:
-            raise AccountsError(f"--auth-file {path}, line {number}: {name} has a line already")
+            raise UserError(f"--auth-file {path}, line {number}: {name} is already listed")
         passwords[name] = password
     if not passwords:
-        raise AccountsError(f"--auth-file {path}: expected lines user:password, found none")
+        raise UserError(f"--auth-file {path}: expected lines user:password, found none")
     return Accounts(passwords)
 
 
 def name_visitor(scope: Scope, user: str | None) -> Hashable:
-    """Say in the scope, and in the context of this task, whose the request is: a user's, or else an address's."""
+    """Identify a request's visitor by account, else by address, in its scope and in the context of this task."""
     client = scope.get("client")
     visitor: Hashable = address(client[0] if client else "") if user is None else ("user", user)
     scope[VISITOR] = visitor
@@ -222,7 +212,7 @@ def name_visitor(scope: Scope, user: str | None) -> Hashable:
 
 
 def address(text: str) -> str:
-    """An address as one visitor has it: of IPv6 the network of a household, for which it has billions."""
+    """The address of one visitor: of IPv6 the /64 network of a household, which has billions of addresses."""
     try:
         found = ipaddress.ip_address(text)
     except ValueError:

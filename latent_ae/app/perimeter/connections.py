@@ -1,6 +1,6 @@
-"""Connections: no more than the process has descriptors for, and none that is held open without being used.
+"""Bounds on the number of connections, and on the time that one may be open without being used.
 
-uvicorn bounds neither their number nor the time that the head of a request, or the reader of an answer, may take.
+uvicorn bounds neither their number nor the time for the head of a request or for reading a reply.
 """
 
 import asyncio
@@ -14,28 +14,28 @@ from latent_ae.app.perimeter.access import address
 from latent_ae.service.admission import Slots
 
 HEAD_SECONDS = 10.0
-"""from a connection's start, or the end of an answer, to the end of the next request's head"""
+"""From a connection's start, or the end of a reply, to the end of the next request's head."""
 READ_SECONDS = 30.0
-"""without a byte taken of an answer that waits to be read"""
-_MOST = 1024
+"""Without a byte taken of a reply that waits to be read."""
+_MAX_CONNECTIONS = 1024
 _OTHER_DESCRIPTORS = 100
-"""of models, logs, libraries and the event loop"""
+"""File descriptors of models, logs, libraries and the event loop."""
 
 
 class Connections:
-    """All that are open, at most half of them of one address; all of it on the server's event loop."""
+    """All open connections, at most half of them of one address. On the server's event loop only."""
 
-    def __init__(self, most: int, *, is_proxy: Callable[[str], bool]) -> None:
-        """Connections of a proxy are those of many visitors, and may be as many as there are places."""
-        self._places = Slots(most)
+    def __init__(self, count: int, *, is_proxy: Callable[[str], bool]) -> None:
+        """A proxy has the connections of many visitors and may take all `count` places."""
+        self._places = Slots(count)
         self._is_proxy = is_proxy
         self._open: dict[Connection, str | None] = {}
-        """with their addresses, oldest first"""
+        """With their addresses, the oldest first."""
 
     def admit(self, connection: "Connection") -> bool:
-        """Whether it may stay. Where places are short, the oldest that waits for a request goes, of who has most.
+        """Whether a new connection may stay; where places are short, at the cost of an idle one.
 
-        Nobody loses one to an address that has more.
+        The oldest idle connection of the address with most of them is closed, but never for an address that has more.
         """
         owner = None if self._is_proxy(connection.host) else address(connection.host)
         while not self._places.acquire(owner):
@@ -55,13 +55,13 @@ class Connections:
         return True
 
     def left(self, connection: "Connection") -> None:
-        """It has ended, or is about to."""
+        """Release the place of a connection that ended or is about to."""
         if connection in self._open:
             self._places.release(self._open.pop(connection))
 
 
 class Connection(HTTPProtocol):
-    """A connection that bounds the time for a request's head, and for reading an answer."""
+    """A connection that bounds the time for a request's head and for reading a reply."""
 
     def __init__(self, *args: Any, connections: Connections, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -71,7 +71,7 @@ class Connection(HTTPProtocol):
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Stay if there is a place."""
+        """Close it at once if there is no place."""
         super().connection_made(transport)
         if self._connections.admit(self):
             self._watch()
@@ -79,7 +79,7 @@ class Connection(HTTPProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Release the place."""
         self._connections.left(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -91,23 +91,23 @@ class Connection(HTTPProtocol):
         self._watch()
 
     def response_complete(self) -> None:
-        """The next request may come."""
+        """Wait for the next request."""
         self._watch()
 
     def pause_writing(self) -> None:
-        """An answer waits to be read."""
+        """A reply waits to be read."""
         super().pause_writing()
         self._paused = True
         self._watch()
 
     def resume_writing(self) -> None:
-        """It was read."""
+        """The reply was read."""
         super().resume_writing()
         self._paused = False
         self._watch()
 
     def _watch(self) -> None:
-        """Have a timer exactly while the other side is waited for."""
+        """Run a timer exactly while the other side is waited for."""
         waiting = self.idle or self._paused
         if not waiting and self._timer is not None:
             self._timer.cancel()
@@ -118,7 +118,7 @@ class Connection(HTTPProtocol):
             self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
 
     def _end(self) -> None:
-        """The time is over: close, unless an answer is being read."""
+        """Close when the time is over, unless a reply is being read."""
         self._timer = None
         before, left = self._unsent, self.transport.get_write_buffer_size()
         if left and left != before:
@@ -128,13 +128,17 @@ class Connection(HTTPProtocol):
 
 
 def descriptors() -> int:
-    """Let the process have as many descriptors as the machine allows it, within reason: how many connections fit."""
+    """Raise the process's limit of file descriptors as far as needed and allowed; the connections that fit in it.
+
+    Linux starts processes with 1024 descriptors and macOS with 256, both with a higher hard limit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * _MOST + _OTHER_DESCRIPTORS
+    wanted = 2 * _MAX_CONNECTIONS + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    # An upload has a file beside its connection.
-    return max(16, min(_MOST, (soft - _OTHER_DESCRIPTORS) // 2)) if soft != resource.RLIM_INFINITY else _MOST
+    if soft == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS
+    return max(16, min(_MAX_CONNECTIONS, (soft - _OTHER_DESCRIPTORS) // 2))  # an upload has a file, too

@@ -1,9 +1,10 @@
-"""What is in the JSON that Gradio's routes and tools are sent: checked here, because Gradio fails over it or trusts it.
+"""Checks of the JSON sent to Gradio's routes and tools.
 
-Gradio 6.31 looks a function up, and hands it its values, without asking first whether either is there: an unknown name,
-a missing parameter or an unknown session is an exception of its own, a 500 and a trace in the log.
+Gradio 6.31 does not check it: an unknown function, a missing parameter or an unknown session becomes an exception, a
+500 and a trace in the log, and it opens the files and fetches the addresses that it is given.
 """
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.service.errors import BadRequest, ServiceError
 
 _MAX_NAME = 255
-"""Bytes of a file's name: file systems refuse longer ones. Also characters of a message that a refusal repeats."""
+"""Maximum length of a file's name in bytes: file systems refuse longer ones. Messages are cut to it too."""
 _MAX_DEPTH = 32
 
 
@@ -35,14 +36,10 @@ class Calls:
 
     def __init__(self, demo: gr.Blocks, replies: Replies) -> None:
         self._functions = Functions(demo)
-
-        def wrap(preprocess: Preprocess) -> Preprocess:
-            return _with_clear_errors(preprocess, replies)
-
-        wrap_preprocess(demo, wrap)
+        wrap_preprocess(demo, functools.partial(_with_clear_errors, replies))
 
     def check(self, route: str, body: Any) -> None:
-        """Raise NotFound or BadRequest for a call at a route below /gradio_api/ that Gradio would fail over."""
+        """Raise NotFound or BadRequest for a malformed call at a route below /gradio_api/."""
         kind, _, name = route.rstrip("/").partition("/")
         if kind not in ("call", "run") and route.rstrip("/") != "queue/join":
             return
@@ -54,7 +51,7 @@ class Calls:
             self._check_listed(kind, name, body)
 
     def _check_named(self, name: str, body: dict[str, Any]) -> None:
-        """Check values that are given by the names of an endpoint's parameters."""
+        """Check values by name of an endpoint's parameters."""
         function = self._named(name)
         parameters = self._functions.endpoints.get(name)
         if parameters is None:
@@ -67,18 +64,15 @@ class Calls:
         _check_values(function, body)
 
     def _check_listed(self, kind: str, name: str, body: dict[str, Any]) -> None:
-        """Check the list `data` of values for a function that is named in the path or numbered in the body."""
+        """Check the list `data` of values for a function named in the path or numbered in the body."""
         function, data = self._function(kind, name, body), body.get("data")
         if not isinstance(data, list):
-            raise BadRequest("data is a list of values")
+            raise BadRequest("expected data as a list of values")
         if body.get("batched"):
-            raise BadRequest("calls are not taken in batches: leave batched out")
-        wanted = {function.inputs}
-        if kind == "call":
-            wanted.add(function.api_inputs)
-        if len(data) not in wanted:
-            values = " or ".join(map(str, sorted(wanted)))
-            raise BadRequest(f"data has {len(data)} values, and the function takes {values}")
+            raise BadRequest("batched calls are not supported: leave batched out")
+        expected = {function.inputs, function.api_inputs} if kind == "call" else {function.inputs}
+        if len(data) not in expected:
+            raise BadRequest(f"data has {len(data)} values, expected {' or '.join(map(str, sorted(expected)))}")
         if kind == "call" and hasattr(function.call, "check"):
             _check_values(function, dict(zip(function.parameters, data, strict=True)))
 
@@ -87,15 +81,13 @@ class Calls:
         if number is None and name and kind != "queue":
             return self._named(name)
         if not isinstance(number, int) or isinstance(number, bool):
-            raise BadRequest("fn_index is the number of a function")
-        function = self._functions.numbered(number)
-        if function is None:
+            raise BadRequest("expected fn_index as the number of a function")
+        if (function := self._functions.numbered(number)) is None:
             raise NotFound(f"there is no function {str(number)[:20]}")
         return function
 
     def _named(self, name: str) -> Function:
-        function = self._functions.named(name)
-        if function is None:
+        if (function := self._functions.named(name)) is None:
             raise self._unknown(name)
         return function
 
@@ -104,19 +96,19 @@ class Calls:
 
 
 def check_stream(tables: SessionTables, route: str, query: bytes) -> None:
-    """Raise NotFound or BadRequest for a GET, at a route below /gradio_api/, of results that nobody waits for."""
+    """Raise NotFound or BadRequest for a GET, at a route below /gradio_api/, of results that do not exist."""
     if route == "queue/data":
         session = parse_qs(query.decode("latin-1")).get("session_hash", [""])[-1]
         if not session:
             raise BadRequest("session_hash is missing")
         if session not in tables.messages:
-            raise NotFound("there is no such session, or nothing of it is waited for")
+            raise NotFound("there is no such session, or it has no calls")
     elif route.startswith("call/") and not tables.knows_event(route.rpartition("/")[2]):
-        raise NotFound("there is no such call, or its result was fetched")
+        raise NotFound("there is no such call, or its result was already fetched")
 
 
 class Files:
-    """Checks the files that a request names: uploaded into one folder, of a bounded size, and no addresses."""
+    """Checks the files that a request names: uploaded to one folder, of a bounded size, and no addresses."""
 
     def __init__(self, folder: Path, *, upload_bytes: int) -> None:
         self._folder = folder
@@ -136,7 +128,7 @@ class Files:
             self.check(each, depth + 1)
 
     def check_tool(self, arguments: Any) -> None:
-        """The same for arguments of a tool, whose files are data: URIs. Raises TooLarge too."""
+        """The same for the arguments of a tool, whose files are data: URIs. Raises TooLarge too."""
         for argument in arguments.values() if isinstance(arguments, dict) else ():
             require_no_url(argument)
             if isinstance(argument, str):
@@ -148,23 +140,23 @@ class Files:
 def require_no_url(path: object) -> None:
     """Raise BadRequest for an address, which Gradio would fetch."""
     if str(path).strip().lower().startswith(("http://", "https://")):
-        raise BadRequest("addresses are not fetched: upload the file, or give it as a data: URI from a tool")
+        raise BadRequest("addresses are not fetched: upload the file; tools send it as a data: URI")
 
 
 def check_path(path: str) -> None:
-    """Raise NotFound for a path that no file system could have, which Gradio would look for."""
+    """Raise NotFound for a path that is too long for any file system, which Gradio would look up."""
     if any(len(part.encode("utf-8", "replace")) > _MAX_NAME for part in path.split("/")):
         raise NotFound("there is no such page")
 
 
 def parsed(body: bytes) -> Any:
-    """The value of strict JSON: no NaN, no infinity, no text that UTF-8 cannot encode. Raises BadRequest."""
+    """The value of strict JSON: no NaN, infinity or text that UTF-8 cannot encode. Raises BadRequest."""
     try:
         value = json.loads(body, parse_constant=_refuse, parse_float=_finite)
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeError, RecursionError):
-        raise BadRequest("the JSON in the request's body is nested too deep, or holds what no text can") from None
+        raise BadRequest("the JSON in the request's body is nested too deep, or is not valid Unicode") from None
     except ValueError as error:
         raise BadRequest(f"expected JSON in the request's body: {str(error)[:80]}") from None
     return value
@@ -181,13 +173,13 @@ def _refuse(text: str) -> NoReturn:
 
 
 def _check_values(function: Function, values: dict[str, Any]) -> None:
-    """Report at once what an endpoint would report in the stream of its result, where Gradio's client looks for it."""
+    """Raise the BadRequest that the endpoint itself would report only in the stream of its result."""
     for name, value in values.items():
         function.call.check(name, value)
 
 
-def _with_clear_errors(preprocess: Preprocess, replies: Replies) -> Preprocess:
-    """Gradio's step from a request's values to a function's arguments, with errors that the caller understands."""
+def _with_clear_errors(replies: Replies, preprocess: Preprocess) -> Preprocess:
+    """Gradio's step from a request's values to a function's arguments, with clear errors."""
 
     async def checked(*arguments: Any, **named: Any) -> Sequence[Any]:
         try:
@@ -195,11 +187,11 @@ def _with_clear_errors(preprocess: Preprocess, replies: Replies) -> Preprocess:
         except gr.Error as error:
             why = "".join(letter if letter.isprintable() else "?" for letter in str(error.message)[:_MAX_NAME])
         except FileNotFoundError:
-            why = "a file that was named is not there: upload it first"
+            why = "a file of the request does not exist: upload it first"
         except OSError:
             raise
         except Exception:
-            why = "the values do not have the form that the function takes"
+            why = "the values do not have the types of the function's parameters"
         replies.count("gradio_api/call/", "bad_request")
         raise gr.Error(f"bad_request: {why}", duration=None, print_exception=False) from None
 

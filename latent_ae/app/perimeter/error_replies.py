@@ -22,49 +22,39 @@ _ROUTES = {
     "gradio_api/mcp": "tool",
     "remote/": "remote",
 }
-"""what is counted together, by how paths start; all else is `page`"""
+"""What is counted together, by prefix of the path; everything else is `page`."""
 _QUEUE = "gradio_api/queue/join"
-_CODES = {
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
-    416: "bad_range",
-    503: "busy",
+_STATUSES = {
+    401: ("unauthorized", "a name and password are required"),
+    403: ("forbidden", "this is not a file that was uploaded here or made for you"),
+    404: ("not_found", "there is no such page"),
+    405: ("method_not_allowed", "this page does not take requests of this method"),
+    413: ("too_large", "the request is larger than this server allows"),
+    416: ("bad_range", "the file does not have these bytes"),
+    503: ("busy", "the server is busy or shutting down: try again later"),
 }
-_SENTENCES = {
-    401: "name and password are asked for",
-    403: "this is not a file that was uploaded here or made for you",
-    404: "there is no such page",
-    405: "this page does not take such a request",
-    413: "the request is larger than this server takes",
-    416: "the file does not have these bytes",
-    503: "the server is busy or shutting down: try again later",
-}
+"""Code and message by status of errors of Gradio and Starlette."""
+_INTERNAL = ("internal", "the server failed at this request; its log says more", 500)
 _TYPED = re.compile(r"([a-z_]+): (.+)", re.DOTALL)
-_MOST_BYTES = 1 << 16
-"""of an error's body that is looked at"""
+_MAX_BYTES = 1 << 16
+"""Length of an error's body that is read."""
 
 _log = logging.getLogger(__name__)
 
 
 class Replies:
-    """Makes the answers to what is refused, and counts them."""
+    """Makes the replies to refused requests, and counts them."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
-        """errors by kind of route and code, both of a few; changed on the event loop alone"""
+        """Errors by route and code. On the event loop only."""
 
     def refusal(self, path: str, error: ServiceError) -> Response:
-        """The answer to a request to `path`, without its leading slash, that is refused."""
+        """The reply to a refused request to `path`, without its leading slash."""
         return self.answer(path, error.code, str(error), error.status)
 
     def answer(self, path: str, code: str, message: str, status: int, detail: object = None) -> Response:
-        """An error as JSON; on Gradio's routes its page and clients find the sentence where they look for it.
-
-        `detail` is what they look for where it is not the sentence.
-        """
+        """An error as JSON; on Gradio's routes with the message, or `detail`, where its page and clients expect it."""
         self.count(path, code)
         content: dict[str, object] = {"error": code, "message": message}
         if path.rstrip("/") == _QUEUE and 400 <= status < 500 and status not in (401, 403, 405):
@@ -80,7 +70,7 @@ class Replies:
 
 
 class RefusedToolCall(Exception):  # noqa: N818 - not an error of the server
-    """A refused call of a tool, answered as its result: another status would end the session of the client."""
+    """A refused call of a tool. It is answered as a result: an error's status would end the client's session."""
 
     def __init__(self, call: object, error: ServiceError) -> None:
         super().__init__(str(error))
@@ -88,20 +78,20 @@ class RefusedToolCall(Exception):  # noqa: N818 - not an error of the server
         self._call = call
 
     def response(self) -> Response:
-        """What the client shows to its model."""
+        """The result that the client shows to its model."""
         result = {"content": self._content, "isError": True}
         return JSONResponse({"jsonrpc": "2.0", "id": self._call, "result": result})
 
 
 class ErrorReplies:
-    """ASGI middleware behind the guard and in front of all of Gradio: brings every error into the one form."""
+    """ASGI middleware between the guard and Gradio: every error gets the one form."""
 
     def __init__(self, app: ASGIApp, *, replies: Replies) -> None:
         self.app = app
         self.replies = replies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on; an answer that is an error is held until it is whole, and made anew."""
+        """Pass the request on. An error is held back until it is complete, and replaced."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -116,7 +106,7 @@ class ErrorReplies:
                 start, held = message, message["status"] >= 400
             if not held:
                 await send(message)
-            elif len(body) < _MOST_BYTES:
+            elif len(body) < _MAX_BYTES:
                 body.extend(message.get("body", b""))
 
         failure: Exception | None = None
@@ -129,22 +119,20 @@ class ErrorReplies:
                 _log.warning("the answer of %s broke off: %s", path[:80], " ".join(str(failure).split())[:200])
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        if failure is not None or start is None:
-            answer = self._failed(path, failure)
-        else:
-            answer = self._converted(path, start, bytes(body))
-        await answer(scope, receive, _without_body(send, scope))
+        failed = failure is not None or start is None
+        answer = self._failed(path, failure) if failed else self._converted(path, start or {}, bytes(body))
+        await answer(scope, receive, send)
 
     def _failed(self, path: str, failure: Exception | None) -> Response:
-        """The answer where Gradio raised an exception, or nothing was answered."""
+        """The reply if Gradio raised an exception, or did not reply."""
         if path.startswith("gradio_api/upload") and failure is not None and not isinstance(failure, OSError):
-            # Gradio's reader of uploads takes for granted that parts have what parts of files have.
+            # Gradio's reader of uploads assumes that all parts are files.
             return self.replies.refusal(path, BadRequest("the upload cannot be read: expected multipart/form-data"))
         _log.error("%s failed", path[:80], exc_info=failure)
-        return self.replies.answer(path, "internal", "the server failed at this request; its log says more", 500)
+        return self.replies.answer(path, *_INTERNAL)
 
     def _converted(self, path: str, start: Message, body: bytes) -> Response:
-        """An error of Gradio or Starlette in the form; one that has it stays as it is."""
+        """An error of Gradio or Starlette in the one form; an error of ours stays as it is."""
         status: int = start["status"]
         headers = MutableHeaders(raw=list(start["headers"]))
         found = _json(body)
@@ -161,19 +149,19 @@ class ErrorReplies:
 
 
 def _named(status: int, found: Any) -> tuple[str, str, int]:
-    """Code, sentence and status of an error of Gradio or Starlette."""
+    """Code, message and status of an error of Gradio or Starlette."""
     error = found.get("error") if isinstance(found, dict) else None
     if isinstance(error, str) and (typed := _TYPED.fullmatch(error)) and typed[1] in _statuses():
         return typed[1], typed[2], _statuses()[typed[1]]
     if status >= 500 and status != 503:
-        return "internal", "the server failed at this request; its log says more", 500
-    if status in _CODES:
-        return _CODES[status], _SENTENCES[status], status
+        return _INTERNAL
+    if status in _STATUSES:
+        return *_STATUSES[status], status
     return "bad_request", _why(found), 400
 
 
 def _why(found: Any) -> str:
-    """What is wrong with a request, from FastAPI's or Starlette's answer."""
+    """What is wrong with a request, according to FastAPI or Starlette."""
     detail = found.get("detail") if isinstance(found, dict) else found
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         place = ".".join(str(part) for part in detail[0].get("loc", ())[1:]) or "the request's body"
@@ -184,14 +172,14 @@ def _why(found: Any) -> str:
 
 
 def _statuses() -> dict[str, int]:
-    """Status by code of all errors there are."""
+    """The status of every code."""
     return {"internal": 500} | {
         kind.code: kind.status for kind in ServiceError.__subclasses__() if hasattr(kind, "code")
     }
 
 
 def _json(body: bytes) -> Any:
-    """What the JSON says, the text of what is none, None for what is neither."""
+    """The JSON value, the text if it is not JSON, None if it is neither."""
     try:
         text = body.decode()
         return json.loads(text)
@@ -199,14 +187,3 @@ def _json(body: bytes) -> Any:
         return None
     except (ValueError, RecursionError):
         return text
-
-
-def _without_body(send: Send, scope: Scope) -> Send:
-    """Send no body to who asked for none."""
-    if scope["method"] != "HEAD":
-        return send
-
-    async def sent(message: Message) -> None:
-        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-    return sent

@@ -1,12 +1,12 @@
-"""What reaches the app at all: requests of this server's own pages and of programs, to routes that are needed.
+"""Which requests reach the app: those of its own pages and of programs, to routes that are needed.
 
-origins --> visitor's share of requests --> route --> body, whole or counted --> what is in it --> the app
+origins --> visitor's share of requests --> route --> body, whole or counted --> its content --> the app
 """
 
 import logging
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -29,96 +29,80 @@ from latent_ae.app.perimeter.sessions import Sessions
 from latent_ae.service.admission import Slots
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown
 
-_ALWAYS = ("healthz", "readyz", "metrics")
-"""for which there is always a place"""
-
 JSON_BYTES = 1 << 20
-MOST_REQUESTS = 512
-"""that are answered at a time, the open streams of pages among them, and half of them of one visitor"""
+MAX_REQUESTS = 512
+"""Requests answered at a time, open streams of pages included; half of them for one visitor."""
+_UNCOUNTED = ("healthz", "readyz", "metrics")
 _UPLOADS = 4
-"""files of the full size that one request may bring: as many as the largest form of the page takes"""
+"""Files of the full size in one request: the largest form of the page has as many inputs."""
 _FILE_BYTES = 4096
-"""that a file takes on the disk however little is in it"""
+"""Least space of a file on the disk."""
 _IDENTIFIER = re.compile(r"[\w-]{1,64}", re.ASCII)
 _IDENTIFIERS = ("session_hash", "event_id")
-"""made by the page or the client, and kept by Gradio"""
+"""Made by the page or the client, and kept by Gradio."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Traffic:
-    """What is on its way; all of it on the server's event loop, apart from `closing`."""
+    """Requests and bytes under way. On the server's event loop only, except `closing`."""
 
     requests: int = 0
-    """that are not answered, apart from the signs of life that every open page asks for"""
+    """Requests not answered yet, without the heartbeats of open pages."""
     closing: bool = False
     received: int = 0
-    """bytes of uploads and of what tools sent, since the start"""
+    """Bytes of uploads and of tools' requests since the start."""
     _swept: int = 0
     _before: int = field(default_factory=temporary.written)
 
     @property
     def written(self) -> int:
-        """Bytes that came onto the disk since the start, or are about to."""
+        """Bytes written to the disk since the start, or about to be."""
         return self.received + temporary.written()
 
     @property
     def stored(self) -> int:
-        """Bytes of the temporary files at the last sweep, and of all that was written since."""
+        """Bytes of the temporary files after the last sweep, and of those written since."""
         return self._swept + self.written - self._before
 
     def swept(self, left: int, before: int) -> None:
-        """So many bytes were left by a sweep that began when `written` was `before`."""
+        """Note the bytes that a sweep left, which began when `written` was `before`."""
         self._swept, self._before = left, before
 
 
+@dataclass
 class Guard:
-    """ASGI middleware in front of everything: Gradio, its middleware, and the app's plain routes.
+    """ASGI middleware in front of Gradio, its middleware and the app's plain routes.
 
-    Gradio's own checks stay behind it. What it adds: pages of other sites are refused, routes that nothing here needs
-    do not exist (proxy, recordings, editor, monitoring, the login cookie's value), no URL is fetched for a visitor, and
-    no body is held that is larger than a request needs, or comes too slowly.
+    Gradio's own checks stay behind it. The guard refuses pages of other sites, routes that are not needed (proxy,
+    recordings, editor, monitoring, the login cookie's value), URLs to fetch, and bodies that are too large or too slow.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        origins: Origins,
-        calls: Calls,
-        replies: Replies,
-        user: Callable[[HTTPConnection], str | None],
-        bodies: Bodies,
-        files: Files,
-        sessions: Sessions,
-        upload_bytes: int,
-        stored_bytes: int,
-        traffic: Traffic,
-        mcp: bool,
-        proxied: bool = False,
-    ) -> None:
-        self.app = app
-        self.origins = origins
-        self.calls = calls
-        self.replies = replies
-        self.user = user
-        self.bodies = bodies
-        self.files = files
-        self.sessions = sessions
-        self.upload_bytes = upload_bytes
-        self.stored_bytes = stored_bytes
-        self.traffic = traffic
-        self.mcp = mcp
-        self._requests = Slots(MOST_REQUESTS)
-        self._proxy_is_known = proxied
+    app: ASGIApp
+    _: KW_ONLY
+    origins: Origins
+    calls: Calls
+    replies: Replies
+    user: Callable[[HTTPConnection], str | None]
+    """The name of the logged in visitor of a request."""
+    bodies: Bodies
+    files: Files
+    sessions: Sessions
+    upload_bytes: int
+    stored_bytes: int
+    traffic: Traffic
+    mcp: bool
+    proxied: bool = False
+    """Whether proxies are known; else the first request through one is logged."""
+    _requests: Slots = field(default_factory=lambda: Slots(MAX_REQUESTS), init=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or hand it on."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # a web socket: nothing here speaks by one, and no browser asks before it opens one
+        if scope["type"] != "http":  # no web socket is used, and browsers open them without asking
             await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
@@ -138,13 +122,13 @@ class Guard:
             await self.replies.refusal(path, error)(scope, receive, send_own)
 
     async def _counted(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer it if its visitor has not too many requests already. Raises Busy."""
+        """Answer the request unless its visitor has too many already. Raises Busy."""
         request = HTTPConnection(scope)
-        if not self._proxy_is_known and "x-forwarded-for" in request.headers:
-            self._proxy_is_known = True
+        if not self.proxied and "x-forwarded-for" in request.headers:
+            self.proxied = True
             _log.warning("requests come through a proxy, whose visitors share one visitor's part: see --trusted-proxy")
         visitor = name_visitor(scope, self.user(request))
-        counted = path not in _ALWAYS
+        counted = path not in _UNCOUNTED
         if counted and not self._requests.acquire(visitor):
             raise Busy(
                 f"{self._requests.held_by(visitor)} of your requests are not answered yet: try again in a moment"
@@ -165,60 +149,56 @@ class Guard:
                 self._requests.release(visitor)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        posted = scope["method"] == "POST"
-        if self.traffic.closing and posted:
+        if self.traffic.closing and scope["method"] == "POST":
             raise ShuttingDown
-        route = path.removeprefix(API) if path.startswith(API) else None
+        route = path.removeprefix(API) if path.startswith(API) else ""
         tools = self.mcp and route in TOOL_ROUTES
-        self._require_route(scope, path, route, tools=tools)
-        for upload in HTTPConnection(scope).query_params.getlist("upload_id"):
-            _require_identifier("upload_id", upload)
-        if route is not None and scope["method"] == "GET":
-            check_stream(self.sessions.tables, route, scope["query_string"])
-        if not posted:
-            await self.app(scope, receive, send)
-            return
-        limit = JSON_BYTES
-        if path.startswith("remote/"):
-            limit = self.upload_bytes
-        elif route is not None and route.startswith("upload"):
-            limit = upload_limit(self.upload_bytes)
-        elif tools:
-            limit = tool_bytes(self.upload_bytes)
-        with self.bodies.coming(scope[VISITOR], receive, limit, scope) as body:
-            if route is not None and route.startswith("upload"):
-                await self._upload(body, scope, send)
-                return
-            if route is not None and route.startswith(WORK_ROUTES):
-                self._require_room()
-            if path.startswith("remote/"):  # read there, after the password
-                await self.app(scope, body.receive, send)
-                return
-            whole = await body.read()
-            if route is not None:
-                self._check(route, parsed(whole), len(whole), scope, tools=tools)
-            await self.app(scope, _replay(whole, body.receive), send)
-
-    def _require_route(self, scope: Scope, path: str, route: str | None, *, tools: bool) -> None:
-        if path.startswith("monitoring") or not (route is None or tools or route.startswith(ROUTES)):
+        if path.startswith("monitoring") or (path.startswith(API) and not (tools or route.startswith(ROUTES))):
             raise NotFound("there is no such page")
-        if route is not None and route.startswith("file="):
+        if route.startswith("file="):
             require_no_url(route.removeprefix("file="))
             leave_range_to_starlette(scope)
-
-    def _check(self, route: str, value: Any, size: int, scope: Scope, *, tools: bool) -> None:
-        """Raise ServiceError for JSON that asks for what nobody may have."""
-        if tools:
-            self._check_tool(value, size)
+        for upload in HTTPConnection(scope).query_params.getlist("upload_id"):
+            _require_identifier("upload_id", upload)
+        if scope["method"] == "POST":
+            await self._posted(path, route, scope, receive, send, tools=tools)
             return
-        if isinstance(value, dict):
-            for name in _IDENTIFIERS:
-                if value.get(name) is not None:
-                    _require_identifier(name, value[name])
+        if scope["method"] == "GET":
+            check_stream(self.sessions.tables, route, scope["query_string"])
+        await self.app(scope, receive, send)
+
+    async def _posted(self, path: str, route: str, scope: Scope, receive: Receive, send: Send, *, tools: bool) -> None:
+        upload, remote = route.startswith("upload"), path.startswith("remote/")
+        limit = JSON_BYTES
+        if upload:
+            limit = upload_limit(self.upload_bytes)
+        elif remote or tools:
+            limit = self.upload_bytes if remote else tool_bytes(self.upload_bytes)
+        with self.bodies.arriving(scope[VISITOR], receive, limit, scope) as body:
+            if upload:
+                await self._upload(body, scope, send)
+            elif remote:  # read there, after the password
+                await self.app(scope, body.receive, send)
+            else:
+                if route.startswith(WORK_ROUTES):
+                    self._require_room()
+                whole = await body.read()
+                if tools:
+                    self._check_tool(parsed(whole), len(whole))
+                elif route:
+                    self._check(route, parsed(whole), scope[VISITOR])
+                await self.app(scope, _replay(whole, body.receive), send)
+
+    def _check(self, route: str, value: Any, visitor: Hashable) -> None:
+        """Raise ServiceError for JSON that asks for something that is not allowed."""
+        fields = value if isinstance(value, dict) else {}
+        for name in _IDENTIFIERS:
+            if fields.get(name) is not None:
+                _require_identifier(name, fields[name])
         self.files.check(value)
         self.calls.check(route, value)
         if route.startswith(WORK_ROUTES) and isinstance(value, dict):
-            self.sessions.require_room(value.get("session_hash"), scope[VISITOR])
+            self.sessions.require_room(value.get("session_hash"), visitor)
 
     def _check_tool(self, value: Any, size: int) -> None:
         self.traffic.received += size
@@ -236,14 +216,13 @@ class Guard:
             raise RefusedToolCall(request["id"], error) from None
 
     async def _upload(self, body: Body, scope: Scope, send: Send) -> None:
-        """Hand an upload on as it comes. Raises ServiceError for what ends it."""
+        """Pass an upload on as it arrives. Raises the ServiceError that ends it."""
         self._require_room()
 
         async def receive() -> Message:
             try:
                 message = await body.receive()
             except ServiceError as error:
-                # What Gradio's reader of uploads takes as its own: it removes what it wrote.
                 raise UploadAborted(str(error)) from None
             data = message.get("body", b"")
             self.traffic.received += len(data) + _FILE_BYTES * data.count(b"filename=")
@@ -263,12 +242,12 @@ class Guard:
 
 
 def upload_limit(upload_bytes: int) -> int:
-    """The most that a form with uploads may have."""
+    """Maximum size of a form with uploads."""
     return _UPLOADS * upload_bytes + JSON_BYTES
 
 
 def tool_bytes(upload_bytes: int) -> int:
-    """The most that a tool's request may have: two files of the full size, which base64 makes larger by a third."""
+    """Maximum size of a tool's request: two files of the full size, which base64 enlarges by a third."""
     return 2 * (4 * upload_bytes // 3) + JSON_BYTES
 
 
@@ -278,7 +257,7 @@ def _require_identifier(name: str, value: object) -> None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """The whole body first, then what comes from `receive`."""
+    """The whole body first, then the messages of `receive`."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

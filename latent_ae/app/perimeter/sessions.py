@@ -1,7 +1,4 @@
-"""What Gradio keeps of visitors between their requests, bounded: it waits for those who never come back, too.
-
-Gradio 6.31 has no setting for any of this.
-"""
+"""Bounds on what Gradio keeps of visitors between their requests, for which Gradio 6.31 has no settings."""
 
 import contextlib
 import time
@@ -23,7 +20,7 @@ MAX_CLOSED_STATES = 50
 MAX_OPEN = 300
 """Open pages that keep their state."""
 _MAX_UNREAD = 500
-"""Unread messages of one session; a call has a handful."""
+"""Unread messages of one session; a call has few."""
 _MAX_UPLOADS = 256
 """Uploads whose progress can be asked for."""
 _MAX_LOGINS = 10_000

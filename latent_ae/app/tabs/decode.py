@@ -2,9 +2,9 @@
 
 import gradio as gr
 
+from latent_ae.app.files import chosen, gallery, png
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import layout, markup
-from latent_ae.app.tabs.files import chosen, gallery, png
 from latent_ae.app.tabs.job import Job, Tick, Updates, sentence
 from latent_ae.service import Service
 

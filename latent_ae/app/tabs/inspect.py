@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from latent_ae.app.files import chosen, gallery
 from latent_ae.app.tabs import layout, markup
-from latent_ae.app.tabs.files import chosen, gallery
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.service import Service
 from latent_ae.service.results import Inspection

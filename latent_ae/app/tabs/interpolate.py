@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from latent_ae.app.files import animation, chosen, download, gallery, png
 from latent_ae.app.tabs import layout, markup
-from latent_ae.app.tabs.files import animation, chosen, download, gallery, png
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
 from latent_ae.service import Service
 from latent_ae.service.catalog import ModelInfo

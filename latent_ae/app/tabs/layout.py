@@ -5,9 +5,9 @@ from pathlib import Path
 
 import gradio as gr
 
+from latent_ae.app.files import download
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import markup
-from latent_ae.app.tabs.files import download
 from latent_ae.app.tabs.job import QUICK
 
 LATENTS = "Each channel is scaled to its own range; each code of a codebook has a colour."

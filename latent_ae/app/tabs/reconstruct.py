@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from latent_ae.app.files import chosen, download, gallery, png
 from latent_ae.app.tabs import comparison, layout, markup
-from latent_ae.app.tabs.files import chosen, download, gallery, png
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.result_cache import ResultCache
 from latent_ae.io.image import Pixels

@@ -5,8 +5,8 @@ from typing import Any
 
 import gradio as gr
 
+from latent_ae.app.files import gallery
 from latent_ae.app.tabs import layout, markup
-from latent_ae.app.tabs.files import gallery
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
 from latent_ae.service import Service
 from latent_ae.service.catalog import ModelInfo, Prior

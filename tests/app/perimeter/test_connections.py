@@ -92,7 +92,7 @@ def test_the_body_that_is_furthest_behind_makes_room(
     narrow: tuple[str, Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, _ = narrow
-    idle = [sending(url, b"--x\r\n", 1000, "/gradio_api/upload") for _ in range(bodies.MOST_COMING // 2 + 3)]
+    idle = [sending(url, b"--x\r\n", 1000, "/gradio_api/upload") for _ in range(bodies.MAX_ARRIVING // 2 + 3)]
     assert idle[0].recv(12) == b"HTTP/1.1 408"
     assert httpx.post(f"{url}gradio_api/upload", files={"files": b"x"}).status_code == 200
     for connection in idle:

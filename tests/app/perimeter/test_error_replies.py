@@ -91,8 +91,8 @@ def test_calls_that_are_none_are_refused(server: str, route: str) -> None:
         ),
         ("call/nobody", {"data": []}, 404, "there is no endpoint 'nobody'"),
         ("run/nobody", {"data": []}, 404, "there is no endpoint 'nobody'"),
-        ("call/sample", {"data": [None]}, 400, "data has 1 values, and the function takes 6"),
-        ("run/encode", {"data": [0] * 6}, 400, "data has 6 values, and the function takes 5"),
+        ("call/sample", {"data": [None]}, 400, "data has 1 values, expected 6"),
+        ("run/encode", {"data": [0] * 6}, 400, "data has 6 values, expected 5"),
         (
             "run/encode",
             {"data": [0] * 5},
@@ -110,7 +110,7 @@ def test_calls_that_are_none_are_refused(server: str, route: str) -> None:
             "there is no model 'nobody'; this server has",
         ),
         ("run/x", {"data": [], "fn_index": 10**6}, 404, "there is no function 1000000"),
-        ("queue/join", {"data": [], "session_hash": "s"}, 422, "fn_index is the number of a function"),
+        ("queue/join", {"data": [], "session_hash": "s"}, 422, "expected fn_index as the number of a function"),
         ("cancel", {"session_hash": "s"}, 400, "fn_index: field required"),
     ],
 )
@@ -398,5 +398,5 @@ def test_the_docs_name_every_code_with_its_status() -> None:
     rows = re.findall(r"^\| (`[^|]+`) \| (\d+) \|", table, re.MULTILINE)
     named = {code: int(status) for codes, status in rows for code in re.findall(r"`(\w+)`", codes)}
     typed = {kind.code: kind.status for kind in ServiceError.__subclasses__() if hasattr(kind, "code")}
-    of_http = {code: status for status, code in error_replies._CODES.items() if code not in typed}
+    of_http = {code: status for status, (code, _) in error_replies._STATUSES.items() if code not in typed}
     assert named == {**of_http, **typed, "internal": 500}
