@@ -1,7 +1,6 @@
 """All undocumented parts of Gradio (and of Starlette, uvicorn and FastAPI beneath it) that the app depends on.
 
-No other module may use them. `tests/app/test_gradio_internals.py` checks each part against the installed version, and
-pyproject.toml bounds that version. `gradio_settings` has what must be set before Gradio is imported.
+`tests/app/test_gradio_internals.py` checks each against the installed version, which pyproject.toml bounds.
 """
 
 import functools
@@ -288,7 +287,7 @@ class HTTPProtocol(H11Protocol):
 
 
 def tool_error(demo: gr.Blocks) -> str | None:
-    """Why the launched page offers no tools; None if it does. Gradio goes on without them and says nothing."""
+    """The error for which the launched page offers no tools, which Gradio does not report; None if it offers them."""
     return demo.mcp_error
 
 
@@ -303,7 +302,7 @@ def set_server(demo: gr.Blocks, connection: Callable[..., HTTPProtocol], *, shut
 
 
 def put_in_front(app: App, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Wrap the started app with all of its middleware; one that is added goes behind Gradio's own."""
+    """Wrap the started app with all of its middleware; added middleware would run after Gradio's own."""
     assert app.middleware_stack is not None, "the app has not been started"
     app.middleware_stack = wrap(app.middleware_stack)
 

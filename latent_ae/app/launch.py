@@ -1,4 +1,4 @@
-"""The server: Gradio and the app's plain routes in one process, with everything off that nothing here needs."""
+"""The server: Gradio and the app's plain routes in one process, without the parts of Gradio that are not needed."""
 
 import contextlib
 import functools
@@ -28,12 +28,12 @@ from latent_ae.errors import UserError
 from latent_ae.service import Service
 
 _CLOSE_SECONDS = 3.0
-"""Time for answers that are on their way when the server ends."""
+"""Time for replies under way when the server ends."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Running:
-    """A server that answers."""
+    """A running server."""
 
     def __init__(self, demo: gr.Blocks, service: Service, traffic: Traffic, url: str) -> None:
         self.url = url
@@ -42,7 +42,7 @@ class Running:
         self._traffic = traffic
 
     def close(self) -> None:
-        """Refuse what comes, tell those who wait, and end the server. A second call does nothing."""
+        """Refuse new requests, end waiting ones with an error, and end the server. A second call does nothing."""
         if self._traffic.closing:
             return
         self._traffic.closing = True
@@ -124,11 +124,11 @@ def require_tools(*, accounts: bool) -> None:
     if importlib.util.find_spec("mcp") is None:
         raise UserError("--mcp needs a package that is not installed: pip install 'latent-ae[mcp]'")
     if accounts:  # Gradio asks for none at these routes, and calls its own endpoints without any
-        raise UserError("--mcp with --auth-file: tools are not asked for a password; leave one of the two out")
+        raise UserError("--mcp with --auth-file: tools cannot be asked for a password; give only one of the two")
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port, or one that is free for 0. Raises UserError at once where Gradio would try for seconds."""
+    """The port, a free one for 0. Raises UserError at once; Gradio would retry for seconds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,9 +143,7 @@ def _network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError:
-        raise UserError(
-            f"--trusted-proxy {text}: expected an address or a network, as 10.0.0.1 or 10.0.0.0/8"
-        ) from None
+        raise UserError(f"--trusted-proxy {text}: expected an address or network, like 10.0.0.0/8") from None
 
 
 def _contains(networks: Sequence[Network], host: str) -> bool:
@@ -158,7 +156,7 @@ def _contains(networks: Sequence[Network], host: str) -> bool:
 def _lifespan(
     demo: gr.Blocks, service: Service, traffic: Traffic, replies: Replies, origins: Origins, options: ServerOptions
 ) -> Callable[[gradio_internals.App], contextlib.AbstractAsyncContextManager[None]]:
-    """What stands in front of the app before the port opens, and what runs beside it."""
+    """Puts the guard in front of the app before the port opens, and runs what cleans up."""
     folder, limits, calls = gradio_internals.upload_folder(), service.limits, Calls(demo, replies)
     keep_seconds, stored_bytes, auth = options.keep_seconds, options.stored_bytes, options.auth
     sweep = functools.partial(

@@ -28,13 +28,7 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
             switch = gr.Button("Dark or light", size="sm", scale=0, min_width=110, elem_classes="theme")
         with gr.Row(elem_classes="model"):
             model = gr.Dropdown(
-                names,
-                value=names[0],
-                label="Model",
-                info="Used by all tabs.",
-                filterable=False,
-                scale=1,
-                min_width=240,
+                names, value=names[0], label="Model", info="Used by all tabs.", filterable=False, scale=1, min_width=240
             )
             facts = gr.HTML(model_facts(infos[names[0]]), scale=3, min_width=280)
         with gr.Tabs(overflow_behavior="wrap"):

@@ -126,7 +126,7 @@ class Guard:
         request = HTTPConnection(scope)
         if not self.proxied and "x-forwarded-for" in request.headers:
             self.proxied = True
-            _log.warning("requests come through a proxy, whose visitors share one visitor's part: see --trusted-proxy")
+            _log.warning("requests come through a proxy, whose visitors count as one: see --trusted-proxy")
         visitor = name_visitor(scope, self.user(request))
         counted = path not in _UNCOUNTED
         if counted and not self._requests.acquire(visitor):

@@ -12,7 +12,7 @@ from latent_ae.app.perimeter.access import CURRENT_VISITOR, VISITOR
 from latent_ae.service.errors import Busy
 
 KEEP_SECONDS = 600.0
-"""Results wait this long to be fetched, and the state of a closed page for the page to come back."""
+"""Results are kept this long to be fetched, and the state of a closed page in case it is opened again."""
 MAX_CLOSED = 400
 """Sessions kept without an open page. The oldest session of the visitor that has most of them is dropped first."""
 MAX_CLOSED_STATES = 50
@@ -46,7 +46,7 @@ class Sessions:
         tables.after_push(self._entered)
 
     def seen(self, session: str, visitor: Hashable) -> None:
-        """A request of this session has come; the oldest ones of others go if there are too many."""
+        """Note a request of this session; if there are too many sessions, the oldest are dropped."""
         known = self._sessions.pop(session, None) or _Session(visitor, 0.0)
         known.used = time.monotonic()
         self._sessions[session] = known  # last, so that the oldest are first
@@ -56,7 +56,7 @@ class Sessions:
 
     @contextlib.contextmanager
     def page(self, session: str, visitor: Hashable) -> Iterator[None]:
-        """An open page of this session, as long as its connection lasts."""
+        """Count an open page of this session while its connection lasts."""
         self.seen(session, visitor)
         known = self._sessions[session]
         known.pages += 1
@@ -69,7 +69,7 @@ class Sessions:
             known.used = time.monotonic()
 
     def forget_old(self) -> None:
-        """Drop what nobody has come back for. To be called every few seconds."""
+        """Drop sessions that are no longer used. To be called every few seconds."""
         for session in (*self.tables.messages, *self.tables.states):
             if session not in self._sessions:
                 self._sessions[session] = _Session(None, time.monotonic())

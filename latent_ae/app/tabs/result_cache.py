@@ -46,5 +46,5 @@ class ResultCache:
 
 
 def _bytes(reconstruction: Reconstruction) -> int:
-    # the file stands for the tensors in it too
+    # twice the file: the tensors are in memory too
     return reconstruction.original.nbytes + reconstruction.reconstructed.nbytes + 2 * len(reconstruction.encoded.file)

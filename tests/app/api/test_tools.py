@@ -173,7 +173,7 @@ def test_tools_and_accounts_exclude_each_other(
     monkeypatch.setattr(gradio_settings, "set_environment", lambda folder: None)
     with kept_signals():  # before the model is looked for
         assert app.main(["--mcp", "--auth-file", str(file), "--model", str(tmp_path / "none")]) == 2
-    assert "error: --mcp with --auth-file: tools are not asked for a password" in capsys.readouterr().err
+    assert "error: --mcp with --auth-file: tools cannot be asked for a password" in capsys.readouterr().err
 
 
 def test_tools_that_cannot_be_offered_are_an_error_and_not_a_server_without_them(

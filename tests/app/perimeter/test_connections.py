@@ -1,6 +1,7 @@
 """Who takes a place and does not use it, or takes all of them."""
 
 import contextlib
+import resource
 import socket
 import threading
 import time
@@ -222,3 +223,29 @@ def test_connections_are_bounded_by_address_and_idle_ones_make_room() -> None:
     for connection in busy:
         places.left(connection)
     assert all(places.admit(Held("10.0.0.1", idle=False)) for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    ("given", "refused", "raised", "count"),
+    [
+        pytest.param((1024, 1_048_576), False, 2148, 1024, id="Linux"),
+        pytest.param((1024, 1124), False, 1124, 512, id="Linux with a low hard limit"),
+        pytest.param((256, resource.RLIM_INFINITY), False, 2148, 1024, id="macOS"),
+        pytest.param((256, resource.RLIM_INFINITY), True, 256, 78, id="macOS refuses"),
+        pytest.param((resource.RLIM_INFINITY,) * 2, False, resource.RLIM_INFINITY, 1024, id="no limit"),
+    ],
+)
+def test_descriptors_are_raised_as_far_as_the_system_allows(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[int, int], refused: bool, raised: int, count: int
+) -> None:
+    limits = [given]
+
+    def setrlimit(_: int, new: tuple[int, int]) -> None:
+        if refused:
+            raise ValueError("current limit exceeds maximum limit")
+        limits.append(new)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    assert connections.descriptors() == count
+    assert limits[-1] == (raised, given[1])
