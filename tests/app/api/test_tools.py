@@ -94,7 +94,7 @@ def test_tools_answer_and_a_call_that_is_refused_does_not_end_the_session(
     assert "tiny-kl" in models[1][0].text
     assert (one[0], one[1][0].text) == (
         True,
-        "bad_request: addresses are not fetched: upload the file, or give it as a data: URI from a tool",
+        "bad_request: addresses are not fetched: upload the file; tools send it as a data: URI",
     )
     assert two[0]
     assert two[1][0].text.startswith("too_large: ")
