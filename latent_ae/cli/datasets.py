@@ -66,11 +66,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     with progress("shard") as advance:
         found = verify(
-            arguments.folder,
-            model=arguments.model,
-            count=arguments.count,
-            device=best_device(),
-            on_shard=advance,
+            arguments.folder, model=arguments.model, count=arguments.count, device=best_device(), on_shard=advance
         )
     write_json(arguments.json, {"folder": str(arguments.folder), "whole": not found.problems, **asdict(found)})
     say(f"{arguments.folder}: {found}")

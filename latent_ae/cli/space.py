@@ -63,12 +63,12 @@ def _interpolate(arguments: argparse.Namespace) -> int:
     if arguments.steps < 2:
         raise UserError(f"--steps must be at least 2 (both end images count), got {arguments.steps}")
 
-    from latent_ae.inference.latent_pictures import latents_of, way, write_animation, write_grid
+    from latent_ae.inference.latent_pictures import interpolation, latents_of, write_animation, write_grid
 
     codec = load_codec(arguments)
     say_how(codec, codec.precision.encoder, codec.precision.decoder)
     ends = [latents_of(codec, file) for file in (arguments.a, arguments.b)]
-    images = way(codec, *ends, steps=arguments.steps, spherical=arguments.spherical)
+    images = interpolation(codec, *ends, steps=arguments.steps, spherical=arguments.spherical)
     if arguments.animate:
         write_animation(arguments.out, images)
     else:

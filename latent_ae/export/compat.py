@@ -75,7 +75,7 @@ SD3, FLUX = Scale("SD3", 16, 1.5305, 0.0609), Scale("FLUX.1", 16, 0.3611, 0.1159
 
 @dataclass(frozen=True)
 class Loader:
-    """One way in which a program loads an autoencoder, and what it requires of the model.
+    """How a program loads an autoencoder, and what it requires of the model.
 
     The loaders of files were run on random weights of Stable Diffusion's architecture, 64 pixels wide. Where `compat`
     says yes, latents and images were diffusers' to 3e-5 (MLX stable_diffusion: 5e-4); where it says that a loader is

@@ -118,10 +118,7 @@ def program_of(module: nn.Module, example: Tensor, *, free: tuple[int, int] | No
 
 
 def compare_graphs(
-    source: Autoencoder,
-    probes: Sequence[Probe],
-    encode: Callable[[Tensor], Tensor],
-    decode: Callable[[Tensor], Tensor],
+    source: Autoencoder, probes: Sequence[Probe], encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor]
 ) -> list[Comparison]:
     """Both sides as a runtime computes them, within what is close."""
     comparisons: list[Comparison] = []

@@ -100,7 +100,7 @@ LOADERS = {
 class LdmFile(Exporter):
     """NAME.safetensors with the config in its metadata, and NAME.config/ with the rest beside it.
 
-    Every model can be written; `loaders` tell which programs can read it.
+    Every model can be written; `loaders` has the programs that read it.
     """
 
     prefix: str = ""
@@ -184,7 +184,7 @@ class LdmFile(Exporter):
         reference = None if self.variant == "fp32" else rounded(source.model, self.variant)
         loaded = {self.consumer: load_single_file(out)}
         if judge("from_single_file", FROM_SINGLE_FILE, source.model).works:
-            with quiet_diffusers():  # it warns of its own way of casting
+            with quiet_diffusers():  # it warns of how it casts
                 loaded[f"diffusers.AutoencoderKL.from_single_file(FILE, config={sidecar(out).name!r})"] = (
                     AutoencoderKL.from_single_file(
                         str(out), config=str(sidecar(out)), torch_dtype=torch.float32, local_files_only=True

@@ -1,4 +1,4 @@
-"""Pictures of the latent space as files: ways between images, and random draws."""
+"""Images of the latent space as files: interpolations between images, and decoded draws from a prior."""
 
 import io
 import math
@@ -37,7 +37,7 @@ def latents_of(codec: Codec, file: Path) -> Latents:
     return latents
 
 
-def way(codec: Codec, a: Latents, b: Latents, *, steps: int, spherical: bool) -> list[Pixels]:
+def interpolation(codec: Codec, a: Latents, b: Latents, *, steps: int, spherical: bool) -> list[Pixels]:
     """`steps` images from that of `a` to that of `b`, both included, of the size that both have.
 
     Raises UserError if their latents differ in size.

@@ -48,13 +48,7 @@ class PatchDiscriminator(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        layers: int = 3,
-        width: int = 64,
-        normalization: Normalization = "group",
-        *,
-        seed: int,
+        self, in_channels: int, layers: int = 3, width: int = 64, normalization: Normalization = "group", *, seed: int
     ) -> None:
         super().__init__()
         if min(in_channels, layers, width) < 1:

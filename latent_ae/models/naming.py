@@ -47,5 +47,5 @@ def _states(file: Path, identity: str) -> bool:
     try:
         statistics = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # whoever uses that model is told
+        return False  # an error where that model is used
     return isinstance(statistics, dict) and statistics.get("encoder_identity") == identity

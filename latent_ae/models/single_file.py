@@ -248,10 +248,10 @@ def _size(file: _File, name: str, axis: int) -> int:
     return shape[axis]
 
 
-def _block_types(file: _File, side: str, plain: str) -> tuple[str, ...]:
+def _block_types(file: _File, side: str, base: str) -> tuple[str, ...]:
     """Attention at a level of its own, beside that in the middle: latent-diffusion's `attn_resolutions`."""
     return tuple(
-        f"Attn{plain}" if any(name.startswith(f"{side}.{level}.attentions.") for name in file.tensors) else plain
+        f"Attn{base}" if any(name.startswith(f"{side}.{level}.attentions.") for name in file.tensors) else base
         for level in range(file.levels)
     )
 

@@ -10,7 +10,7 @@ from latent_ae.models.transform import LatentTransform
 
 
 class AutoencoderOutput(NamedTuple):
-    """A batch after its way through encoder, bottleneck and decoder."""
+    """What encoder, bottleneck and decoder make of a batch."""
 
     reconstruction: Tensor
     """[B, C, H, W], not clamped"""
