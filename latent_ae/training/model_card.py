@@ -48,8 +48,8 @@ def model_card(
     recipe = config.model_dump(mode="json", exclude={"name", "output_dir"})
     shown = "\n\n".join(f"{_CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in pictures)
     unstated = unstated_scaling(config)
-    told = [*report.warnings, *([] if unstated is None else [unstated])]
-    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in told)
+    every = [*report.warnings, *([] if unstated is None else [unstated])]
+    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in every)
     card = f"""---
 library_name: diffusers
 tags: [autoencoder, vae]
@@ -125,12 +125,12 @@ def _scaling(config: RunConfig, stats: dict[str, Any]) -> str:
         "`latent_stats.json` has the statistics per channel."
     )
     if stats["config_is"] == "measured":
-        told = " and ".join(f"{names[key]} {measured[key]}" for key in names if key in stats["config"])
-        return f"{told} were measured over\n{where}"
-    told = ", ".join(f"`{key}` {'null' if value is None else value}" for key, value in stats["config"].items())
+        values = " and ".join(f"{names[key]} {measured[key]}" for key in names if key in stats["config"])
+        return f"{values} were measured over\n{where}"
+    values = ", ".join(f"`{key}` {'null' if value is None else value}" for key, value in stats["config"].items())
     return (
         f"The encoder was frozen, so the latents are those of `{config.model.init_from}`, and the config states their "
-        f"scale as it does: {told}.\nFor comparison, 1/std {measured['scaling_factor']} and mean "
+        f"scale as it does: {values}.\nFor comparison, 1/std {measured['scaling_factor']} and mean "
         f"{measured['shift_factor']} were measured over\n{where}"
     )
 
