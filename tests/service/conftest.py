@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,23 +114,35 @@ def saved(image: Pixels, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def started(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """A thread that makes the call, and a list that will hold its result or its exception."""
+    box: list[Any] = []
+
+    def run() -> None:
+        try:
+            box.append(call())
+        except BaseException as error:
+            box.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, box
+
+
 def in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """The result or the exception of each call, all of which run at the same time."""
-    results: list[Any] = [None] * len(calls)
-
-    def run(index: int) -> None:
-        try:
-            results[index] = calls[index]()
-        except BaseException as error:
-            results[index] = error
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    running = [started(call) for call in calls]
+    for thread, _ in running:
         thread.join(60)
         assert not thread.is_alive(), "a request is lost"
-    return results
+    return [box[0] for _, box in running]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def with_stats(tmp_path: Path, *, std: float = 1.0, logvar: float | None = -3.0, mean_std: float = 1.0) -> Codec:

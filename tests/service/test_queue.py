@@ -2,7 +2,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from latent_ae.service.errors import BadRequest, DeadlineExceeded, ShuttingDown
 from latent_ae.service.queue import Job, ModelQueue, Tick
 
-from .conftest import in_threads
+from .conftest import in_threads, started, until
 
 
 class Machine:
@@ -53,33 +53,12 @@ def soon(seconds: float = 60.0) -> float:
     return time.monotonic() + seconds
 
 
-def started(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    box: list[Any] = []
-
-    def run() -> None:
-        try:
-            box.append(call())
-        except BaseException as error:
-            box.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, box
-
-
 def hold(queue: ModelQueue, machine: Machine) -> tuple[threading.Thread, list[Any]]:
     """Make the model wait within a first work."""
     machine.go_on.clear()
     holder = started(lambda: queue.run([machine.job(0, key="holder")], deadline=soon()))
     assert machine.entered.wait(60)
     return holder
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_results_come_in_the_order_of_their_works(queue: ModelQueue, machine: Machine) -> None:

@@ -1,10 +1,6 @@
 """Many visitors at once: a full queue, batches, deadlines, those who leave, and the end of the server."""
 
 import dataclasses
-import threading
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +11,7 @@ from latent_ae.io.latent_file.latents import from_bytes, to_bytes
 from latent_ae.service import Service, ServiceError, ServiceLimits
 from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ShuttingDown, TooLarge
 
-from .conftest import HeldCodec, closing, in_threads, pixels, png, tiny
+from .conftest import HeldCodec, closing, in_threads, pixels, png, started, tiny, until
 
 IMAGE = pixels(9, 14)
 
@@ -25,24 +21,10 @@ def held() -> HeldCodec:
     return HeldCodec(tiny(), name="held")
 
 
-def begin(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    box: list[Any] = []
-    thread = threading.Thread(target=lambda: box.extend(in_threads([call])))
-    thread.start()
-    return thread, box
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 def test_one_request_too_many_is_told_at_once(held: HeldCodec) -> None:
     with closing(Service({"held": held}, limits=ServiceLimits(queue=3)), held) as service:
         held.go_on.clear()
-        inside = [begin(lambda: service.encode(png(IMAGE))) for _ in range(3)]
+        inside = [started(lambda: service.encode(png(IMAGE))) for _ in range(3)]
         until(lambda: service.stats().inside == 3)
         with pytest.raises(Busy, match="busy with 3 other requests"):
             service.encode(png(IMAGE))
@@ -58,10 +40,10 @@ def test_one_request_too_many_is_told_at_once(held: HeldCodec) -> None:
 def test_images_of_one_size_go_through_the_model_together(held: HeldCodec) -> None:
     with closing(Service({"held": held}), held) as service:
         held.go_on.clear()
-        first = begin(lambda: service.encode(png(pixels(30, 30))))
+        first = started(lambda: service.encode(png(pixels(30, 30))))
         assert held.entered.wait(60)
         images = [pixels(9, 14, seed=seed) for seed in range(3)] + [pixels(12, 16, seed=9), pixels(9, 18)]
-        others = [begin(lambda image=image: service.encode(png(image))) for image in images]
+        others = [started(lambda image=image: service.encode(png(image))) for image in images]
         until(lambda: service.stats().queued == 5)
         held.go_on.set()
         for thread, _ in (first, *others):
@@ -79,9 +61,9 @@ def test_one_bad_image_of_a_batch_fails_alone(held: HeldCodec) -> None:
         bad = dataclasses.replace(from_bytes(file), tensor=torch.full((1, 2, 3, 4), 3e38))
         held.entered.clear()
         held.go_on.clear()
-        first = begin(lambda: service.encode(png(IMAGE)))
+        first = started(lambda: service.encode(png(IMAGE)))
         assert held.entered.wait(60)
-        waiting = [begin(lambda data=data: service.decode(data)) for data in (file, to_bytes(bad), file)]
+        waiting = [started(lambda data=data: service.decode(data)) for data in (file, to_bytes(bad), file)]
         until(lambda: service.stats().queued == 3)
         held.go_on.set()
         for thread, _ in (first, *waiting):
@@ -102,9 +84,9 @@ def test_every_visitor_is_told_the_seam_of_his_own_image() -> None:
         alone = [service.decode(file) for file in files]
         held.entered.clear()
         held.go_on.clear()
-        first = begin(lambda: service.decode(files[0]))
+        first = started(lambda: service.decode(files[0]))
         assert held.entered.wait(60)
-        waiting = [begin(lambda file=file: service.decode(file)) for file in files]
+        waiting = [started(lambda file=file: service.decode(file)) for file in files]
         until(lambda: service.stats().queued == 3)
         held.go_on.set()
         for thread, _ in (first, *waiting):
@@ -125,9 +107,9 @@ def test_a_request_ends_at_its_deadline_and_the_next_is_answered(held: HeldCodec
         service.encode(png(IMAGE))
         held.entered.clear()
         held.go_on.clear()
-        running = begin(lambda: service.encode(png(IMAGE)))
+        running = started(lambda: service.encode(png(IMAGE)))
         assert held.entered.wait(60)
-        waiting = begin(lambda: service.encode(png(pixels(30, 30))))
+        waiting = started(lambda: service.encode(png(pixels(30, 30))))
         for thread, box in (running, waiting):
             thread.join(60)
             assert isinstance(box[0], DeadlineExceeded)
@@ -153,7 +135,7 @@ def test_a_visitor_who_leaves_ends_the_work(held: HeldCodec, endpoint: str) -> N
 def test_closing_answers_everybody(held: HeldCodec) -> None:
     service = Service({"held": held})
     held.go_on.clear()
-    inside = [begin(lambda size=size: service.encode(png(pixels(size, 9)))) for size in (9, 20, 30)]
+    inside = [started(lambda size=size: service.encode(png(pixels(size, 9)))) for size in (9, 20, 30)]
     until(lambda: service.stats().inside == 3 and held.entered.is_set())
     service.close()  # although the model is held
     for thread, box in inside:
