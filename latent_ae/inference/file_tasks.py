@@ -12,8 +12,7 @@ from latent_ae.errors import UserError
 from latent_ae.inference.codec import Codec, Decoded
 from latent_ae.inference.file_jobs import BATCH_PIXELS, Item, Target, Task, Tiled
 from latent_ae.inference.image_reading import PLAIN, Picture, ReadingRule, read_picture
-from latent_ae.inference.png_provenance import read_record, write_recorded_png
-from latent_ae.inference.precision import SideName
+from latent_ae.inference.png_provenance import RecordedPngs
 from latent_ae.io.image_file.color import Profile, profile_name
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, bare_image_count, take_latents
 from latent_ae.io.latent_file.latents import (
@@ -29,7 +28,6 @@ from latent_ae.io.latent_file.latents import (
     write_latents,
 )
 from latent_ae.models.naming import find_model
-from latent_ae.models.parts import decoder_identity
 from latent_ae.randomness import derived_seed
 
 Made = TypeVar("Made")
@@ -151,50 +149,6 @@ class Encode(_ImageTask[Latents]):
         return None if self._seed is None else derived_seed(self._seed, "encode file", int(digest, 16))
 
 
-class _Pictures:
-    """PNGs that say what they were made of, by what and how."""
-
-    def __init__(self, codec: Codec, what: str, sides: Sequence[SideName], **more: str) -> None:
-        """`sides` are those that the images go through."""
-        self._codec = codec
-        self._sides = sides
-        self._made_by = {
-            "what": what,
-            "encoder": codec.identity,
-            "decoder": decoder_identity(codec.model),
-            **more,
-        }
-
-    def are_there(self, target: Target, digest: str) -> bool:
-        return all(self._is_there(output, digest, index) for index, output in enumerate(target.outputs))
-
-    def write(
-        self, target: Target, digest: str, images: Iterable[Decoded], source: Picture | None = None
-    ) -> Tiled | None:
-        damage = {} if source is None or not source.damage else {"damage": source.damage}
-        profile = None if source is None else source.profile
-        seams: list[float] = []
-        for index, (output, made) in enumerate(zip(target.outputs, images, strict=True)):
-            output.parent.mkdir(parents=True, exist_ok=True)
-            seam = {} if made.seam_db is None else {"seam_db": made.seam_db}
-            record = self._record(digest, index, *made.image.shape[:2])
-            write_recorded_png(output, made.image, {**record, **damage, **seam}, profile)
-            seams += seam.values()
-        return Tiled(min(seams)) if seams else None
-
-    def _is_there(self, output: Path, digest: str, index: int) -> bool:
-        if (found := read_record(output)) is None:
-            return False
-        record, size = found
-        asked = self._record(digest, index, *size)
-        # What was found out while it was made is not asked for: `damage` of the source, and `seam_db`.
-        return {name: value for name, value in record.items() if name in asked} == asked
-
-    def _record(self, digest: str, index: int, height: int, width: int) -> dict[str, object]:
-        compute = {side: self._codec.compute(side, height, width).to_json() for side in self._sides}
-        return {**self._made_by, "source": digest, "index": index, "compute": compute}
-
-
 class Reconstruct(_ImageTask[Decoded]):
     """Image files to PNGs of what the model makes of them, each of exactly its image's size.
 
@@ -206,7 +160,7 @@ class Reconstruct(_ImageTask[Decoded]):
 
     def __init__(self, codec: Codec, *, rule: ReadingRule = PLAIN) -> None:
         super().__init__(codec, rule)
-        self._pictures = _Pictures(codec, "reconstruct", ("encoder", "decoder"), color=rule.color)
+        self._pictures = RecordedPngs(codec, "reconstruct", ("encoder", "decoder"), color=rule.color)
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether the PNG is whole and says that it is what this task makes of the source."""
@@ -230,7 +184,7 @@ class Decode(Task[Taken, Iterable[Decoded]]):
     def __init__(self, codec: Codec, *, foreign: bool = False) -> None:
         self._codec = codec
         self._foreign = foreign
-        self._pictures = _Pictures(codec, "decode foreign" if foreign else "decode", ("decoder",))
+        self._pictures = RecordedPngs(codec, "decode foreign" if foreign else "decode", ("decoder",))
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether every PNG is whole and says that it is what this task makes of the source."""

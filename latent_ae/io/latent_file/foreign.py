@@ -14,7 +14,6 @@ from latent_ae.io.latent_file.header import (
     MARKER,
     StoredTensor,
     file_header_text,
-    header_entries,
     header_text,
     open_latent_file,
     stored_tensor,
@@ -28,6 +27,7 @@ from latent_ae.io.latent_file.latents import (
     from_bytes,
     tensor_of,
 )
+from latent_ae.io.latent_file.metadata import header_entries
 
 SCALE_WITHOUT_MARKER = 0.18215
 

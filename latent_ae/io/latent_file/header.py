@@ -11,9 +11,17 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeGuard, cast, get_args
+from typing import BinaryIO, Literal, cast, get_args
 
-from latent_ae.io.latent_file.metadata import PREFIX, Compute, LatentFileError, Metadata, read_json, shown
+from latent_ae.io.latent_file.metadata import (
+    PREFIX,
+    Compute,
+    LatentFileError,
+    Metadata,
+    header_entries,
+    shown,
+    whole_numbers,
+)
 
 SCHEMA = "1"
 SUFFIX = ".safetensors"
@@ -201,21 +209,6 @@ def _length(start: bytes, total: int, limits: Limits) -> int:
     return length
 
 
-def header_entries(text: bytes) -> dict[str, object]:
-    """The entries of a header by name, from its JSON; none of them is checked. Raises LatentFileError."""
-    try:
-        # Not json.loads of the bytes: it would take UTF-16 and UTF-32 too.
-        decoded = text.decode("utf-8")
-    except UnicodeDecodeError:
-        raise LatentFileError(
-            f"not a latent file: its header is not UTF-8, it starts with {shown(text[:16])}"
-        ) from None
-    entries = read_json(decoded, "its header")
-    if not isinstance(entries, dict) or not decoded.startswith("{"):
-        raise LatentFileError(f"not a latent file: expected an object as header, got {shown(decoded)}")
-    return entries
-
-
 def _check_schema(metadata: Mapping[str, str], entries: Mapping[str, object]) -> None:
     schema = metadata.get(f"{PREFIX}schema")
     if schema == SCHEMA:
@@ -262,7 +255,7 @@ def stored_tensor(name: str, entry: object, dtypes: Mapping[str, int]) -> Stored
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in dtypes:
         raise LatentFileError(f"not a latent file: {name} is {shown(dtype)}, expected one of {', '.join(dtypes)}")
-    if not (_whole_numbers(shape, most=5) and _whole_numbers(offsets, most=2) and len(offsets) == 2):
+    if not (whole_numbers(shape, most=5) and whole_numbers(offsets, most=2) and len(offsets) == 2):
         raise LatentFileError(
             f"not a latent file: {name} has the shape {shown(shape)} and lies at {shown(offsets)}, expected at most "
             "5 and exactly 2 whole numbers of at least 0"
@@ -301,10 +294,3 @@ def _check_size(header: Header, limits: Limits) -> None:
             )
     if header.main.dtype == "U16" and (header.codebook_size or 0) > SMALL_CODEBOOK:
         raise LatentFileError(f"not a latent file: codes of {header.codebook_size} do not fit into U16, expected I32")
-
-
-def _whole_numbers(values: object, *, most: int) -> TypeGuard[list[int]]:
-    """Whether it is a list of at most `most` numbers that 63 bits hold."""
-    if not isinstance(values, list) or len(values) > most:
-        return False
-    return all(type(each) is int and 0 <= each < 1 << 63 for each in values)  # to Python, True is an int

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -104,7 +104,6 @@ class Latents:
     height: int
     """of the images in pixels, after rotation by their orientation tag"""
     width: int
-    """likewise"""
     factor: int
     """pixels of a latent position along a side"""
     logvar: Tensor | None = None
@@ -203,14 +202,10 @@ def read_latents(path: Path, *, limits: Limits = LIMITS) -> Latents:
     """The latents in a file. Raises LatentFileError, OSError if it cannot be read."""
     with open_latent_file(path) as file:
         header = read_file_header(file, limits=limits)
-        return _latents(header, memoryview(_rest(file, header)))
-
-
-def _rest(file: BinaryIO, header: Header) -> bytes:
-    promised = sum(tensor.end - tensor.start for tensor in header.tensors.values())
-    if len(data := file.read(promised)) != promised:
-        raise LatentFileError("the latent file became shorter while it was read")
-    return data
+        promised = sum(tensor.end - tensor.start for tensor in header.tensors.values())
+        if len(data := file.read(promised)) != promised:
+            raise LatentFileError("the latent file became shorter while it was read")
+    return _latents(header, memoryview(data))
 
 
 def _to_store(values: Tensor, dtype: Dtype) -> Tensor:
@@ -254,8 +249,8 @@ def _metadata(latents: Latents) -> dict[str, str]:
         "width": latents.width,
         "factor": latents.factor,
         "codebook_size": latents.codebook_size,
-        "scaling_factor": _number(latents.scaling_factor),
-        "shift_factor": _number(latents.shift_factor),
+        "scaling_factor": None if latents.scaling_factor is None else float(latents.scaling_factor),
+        "shift_factor": None if latents.shift_factor is None else float(latents.shift_factor),
         "seed": latents.seed,
         "sources": list(latents.sources),
         # For people: a name that no terminal could show is not worth refusing the latents for.
@@ -266,10 +261,6 @@ def _metadata(latents: Latents) -> dict[str, str]:
         given["compute"] = latents.compute.to_json()
     # Words as they are, the rest as JSON: safetensors keeps strings alone.
     return {PREFIX + name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def _latents(header: Header, data: memoryview) -> Latents:

@@ -1,11 +1,11 @@
-"""The strings in a latent file's header: strict JSON, and every value of the form that it must have. Needs no torch."""
+"""The JSON of a latent file's header and its metadata, every value checked. Needs no torch."""
 
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from latent_ae.errors import UserError
 
@@ -133,12 +133,34 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= TEXT_LENGTH and value.isprintable()
 
 
+def header_entries(text: bytes) -> dict[str, object]:
+    """The entries of a header by name, from its JSON; none of them is checked. Raises LatentFileError."""
+    try:
+        # Not json.loads of the bytes: it would take UTF-16 and UTF-32 too.
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise LatentFileError(
+            f"not a latent file: its header is not UTF-8, it starts with {shown(text[:16])}"
+        ) from None
+    entries = read_json(decoded, "its header")
+    if not isinstance(entries, dict) or not decoded.startswith("{"):
+        raise LatentFileError(f"not a latent file: expected an object as header, got {shown(decoded)}")
+    return entries
+
+
 def read_json(text: str, what: str) -> object:
     """What strict JSON stands for: no name twice, no NaN. Raises LatentFileError, for nesting without end too."""
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise LatentFileError(f"not a latent file: {what} is no JSON that can be read: {shown(str(error))}") from None
+
+
+def whole_numbers(values: object, *, most: int) -> TypeGuard[list[int]]:
+    """Whether it is a list of at most `most` numbers that 63 bits hold."""
+    if not isinstance(values, list) or len(values) > most:
+        return False
+    return all(type(each) is int and 0 <= each < 1 << 63 for each in values)  # to Python, True is an int
 
 
 def shown(value: object) -> str:
