@@ -15,6 +15,9 @@ Where an upload waits, with the error that it can end with:
     queue.py      waits for its turn (DeadlineExceeded) ----------> a batch of equal jobs -> Codec
        |                                                                     |
     results.py    the reply: metrics, the latent file <--------------------- the result of each job
+
+Beside them: catalog.py (the models and their learned priors), measures.py (metrics, and JPEG and WebP as baselines),
+inspection.py (statistics and pictures of latents), remote.py (diffusers' remote VAE), limits.py and errors.py.
 """
 
 from latent_ae.service.admission import ServiceStats
