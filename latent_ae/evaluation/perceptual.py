@@ -145,7 +145,7 @@ class LearnedPerceptual(PerceptualDistance):
 
     def __init__(self, name: str, *, image_channels: int, weights_file: Path | None = None) -> None:
         path = _find_weights(name, weights_file)
-        backbone = WeightFile(_public_address(name)).described(path, "torchvision")
+        backbone = backbone_file(name).described(path, "torchvision")
         super().__init__(
             image_channels=image_channels,
             minimum_side=_MINIMUM_SIDE[name],
@@ -175,6 +175,11 @@ def _unit_length(features: Tensor) -> Tensor:
     return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
+def backbone_file(name: str) -> WeightFile:
+    """The published weights of the backbone vgg, alex or squeeze."""
+    return WeightFile(_public_address(name))
+
+
 def _public_address(name: str) -> str:
     import torchvision.models  # noqa: PLC0415 - as below
 
@@ -192,7 +197,7 @@ def _empty_lpips(name: str) -> Any:
 
 def _find_weights(name: str, given: Path | None) -> Path:
     """The backbone's file: the one given, else the cached one, else its download."""
-    file = WeightFile(_public_address(name))
+    file = backbone_file(name)
     if (found := file.find(given, "loss.perceptual_weights_file")) is not None:
         return found
     try:

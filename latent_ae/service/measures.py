@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics.quality import SSIM_MINIMUM_SIDE
-from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
+from latent_ae.evaluation.perceptual import PerceptualDistance, backbone_file, build_perceptual
 from latent_ae.io.image import Pixels, to_pil, to_tensor, to_uint8
 from latent_ae.service.results import Baseline, Size
 
@@ -21,8 +20,8 @@ PERCEPTUAL_PIXELS = 4 * 10**6
 _MARGIN = 5
 """rows that SSIM's window of 11 reaches beyond its place"""
 _STRIP_PIXELS = 1 << 19
-_BACKBONES = {"alex": "alexnet-owt-*.pth", "vgg": "vgg16-*.pth", "squeeze": "squeezenet1_1-*.pth"}
-"""file names of torchvision's weights, the network that papers report as a metric first"""
+_BACKBONES = ("alex", "vgg", "squeeze")
+"""of LPIPS, the network that papers report as a metric first"""
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WebP": {"method": 4}}
 _QUALITIES = {"JPEG": (1, 95), "WebP": (0, 100)}
 """lowest and highest; above 95 a JPEG grows without looking better"""
@@ -39,14 +38,15 @@ class Perceptual(NamedTuple):
     @classmethod
     def find(cls) -> "Perceptual":
         """From the weights in torchvision's cache; nothing is downloaded."""
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        reason = f"none of {', '.join(_BACKBONES.values())} is in {folder.name}/ of torch's cache on the server"
-        for name, pattern in _BACKBONES.items():
-            for file in sorted(folder.glob(pattern)):
-                try:
-                    return cls(build_perceptual(name, image_channels=3, weights_file=file), "")
-                except UserError:
-                    reason = f"{file.name} on the server is damaged"
+        files = {name: backbone_file(name) for name in _BACKBONES}
+        names = ", ".join(file.name for file in files.values())
+        reason = f"none of {names} is in checkpoints/ of torch's cache on the server"
+        for name, file in files.items():
+            try:
+                if (found := file.find(None, "")) is not None:
+                    return cls(build_perceptual(name, image_channels=3, weights_file=found), "")
+            except UserError:
+                reason = f"{file.name} on the server is damaged"
         return cls(None, reason)
 
 
