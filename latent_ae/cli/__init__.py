@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"latent-ae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (programs, evaluate, files, inspection, space, export, datasets):
-        room.add_commands(commands)
+    for module in (programs, evaluate, files, inspection, space, export, datasets):
+        module.add_commands(commands)
     words, settings = evaluate.split_settings(argv)
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run

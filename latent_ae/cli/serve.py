@@ -16,7 +16,7 @@ from latent_ae.training.finished import damage_of_result
 
 _RUNS = Path("runs")
 _NO_RUN = (
-    f"no finished run in {_RUNS}: give --model a model directory or a hub id, or train one in four minutes with\n"
+    f"no finished run in {_RUNS}: give --model a model directory or a hub id, or train one in three minutes with\n"
     "  latent-ae train"
 )
 _STORAGE = {
@@ -110,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
         type=tile_side,
         default=TILE,
         metavar="N|off",
-        help="code images larger than N pixels a side in overlapping tiles of N, an approximation that needs less "
-        "memory; replies and files report it (default: %(default)s)",
+        help="encode and decode images larger than N pixels a side in overlapping tiles of N, an approximation that "
+        "needs less memory; replies and files report it (default: %(default)s)",
     )
     group = parser.add_argument_group("limits")
     limits = {field.name: field.metadata["help"] for field in fields(ServiceLimits)}

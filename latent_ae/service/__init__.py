@@ -1,6 +1,7 @@
 """Models behind admission, a queue, batches and typed errors. Knows nothing of Gradio or HTTP.
 
-Where an upload waits, with the error that it can end with:
+Where an upload waits, with the error that it can end with (before, in the app: for its body, and on the page for one
+of Gradio's events; docs/serving.md):
 
     a request's thread                                              the model's thread
 
@@ -8,7 +9,7 @@ Where an upload waits, with the error that it can end with:
        |
     admission.py  a slot of the server (Busy at once)
        |
-    uploads.py    a CPU slot, then reading within limits.py (TooLarge, BrokenUpload ...)
+    uploads.py    waits for a CPU slot (DeadlineExceeded), reads within limits.py (TooLarge, BrokenUpload ...)
        |
     jobs.py       a job for each image (TooLarge at once if there is no time for it)
        |

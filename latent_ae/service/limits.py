@@ -30,7 +30,7 @@ class ServiceLimits:
     # Padding a thin strip to the model's factor would multiply its pixels.
     side: int = _limit(16_384, "maximum side of an image in pixels")
     queue: int = _limit(20, "maximum number of requests inside the server; the next one is refused as busy")
-    deadline_seconds: float = _limit(120.0, "maximum time from a request's arrival to its reply")
+    deadline_seconds: float = _limit(120.0, "maximum time from a request's slot (its body has arrived) to its reply")
     batch_pixels: int = _limit(1024 * 1024, "maximum number of pixels per model batch")
     samples: int = _limit(64, "maximum number of images of one draw, interpolation or latent file; at least 4")
     memory_bytes: int | None = _limit(

@@ -222,7 +222,6 @@ class Service:
         """
         with self._request("interpolate_grid", model, tick) as (request, chosen):
             limits = self.limits
-            limits = self.limits
             side = require_whole("side", side, 2, limits.max_grid_side, default=limits.default_grid_side)
             if len(images) != 4:
                 raise BadRequest(f"an interpolation grid needs 4 images, got {len(images)}")

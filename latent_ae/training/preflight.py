@@ -36,6 +36,9 @@ class PreflightTable:
         """Each wrong entry, in words; empty if all is well."""
         found = []
         for term, row in self.norms.items():
+            if term not in self.trains:
+                found.append(f"the {term} term is missing in preflight.meant_to_train: add the modules that it trains")
+                continue
             if not self.trains[term] & row.keys():
                 found.append(f"the {term} term trains nothing, as all it reaches is frozen: give it the weight 0")
             for module, norm in row.items():
@@ -62,11 +65,15 @@ def preflight(
 ) -> PreflightTable:
     """Take each weighted term's gradient by itself on a batch of pixels [B,C,H,W] and the bottleneck's noise [B,...].
 
-    Leaves no gradient behind. Raises PreflightError naming term and module of every violation.
+    Leaves no gradient behind. Raises PreflightError naming term and module of every violation, or the terms without weight.
     """
     modules = dict(trained_modules(objective, adversary))
     with torch.enable_grad(), _in_full_force(objective.model.bottleneck, adversary):
         terms = objective(pixels, noise, capacity=weights.capacity)
+        if unweighted := terms.losses.keys() - weights.terms.keys() - {"reconstruction"}:
+            raise PreflightError(
+                f"preflight: no weight for {', '.join(sorted(unweighted))}: add it in build.weights_at"
+            )
         losses = {name: value for name, value in terms.losses.items() if weights.of(name) != 0.0}
         if adversary is not None:
             losses["adversarial"] = adversary.generator_term(terms.reconstruction)

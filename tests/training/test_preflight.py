@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.training.gan.discriminator_side import Adversary
-from latent_ae.training.objective import Objective, Weights
+from latent_ae.training.objective import Objective, Terms, Weights
 from latent_ae.training.preflight import PreflightError, preflight
 from tests.conftest import make_objective
 from tests.training.tiny import make_adversary, make_coded
@@ -80,7 +80,24 @@ def test_a_frozen_decoder_ends_the_run(objective: Objective) -> None:
         preflight(objective, PIXELS, NOISE, WEIGHTS)
 
 
-def test_terms_without_weight_are_not_asked_for(objective: Objective) -> None:
+def test_a_term_that_has_no_weight_or_does_not_say_what_it_trains_is_named(
+    objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = objective.forward
+
+    def forward(*arguments: Tensor, **settings: object) -> Terms:
+        terms = own(*arguments, **settings)  # type: ignore[arg-type]
+        terms.losses["smoothness"] = terms.reconstruction.square().mean()
+        return terms
+
+    monkeypatch.setattr(objective, "forward", forward)
+    with pytest.raises(PreflightError, match="no weight for smoothness"):
+        preflight(objective, PIXELS, NOISE, WEIGHTS)
+    with pytest.raises(PreflightError, match="the smoothness term is missing in"):
+        preflight(objective, PIXELS, NOISE, Weights({**WEIGHTS.terms, "smoothness": 1.0}))
+
+
+def test_terms_of_weight_zero_are_not_asked_for(objective: Objective) -> None:
     assert set(preflight(objective, PIXELS, NOISE, Weights({"perceptual": 0.0, "kl": 0.0})).norms) == {"reconstruction"}
 
 

@@ -64,7 +64,7 @@ class KLBottleneck(Bottleneck):
 
 
 class KLTermConfig(LossConfig):
-    """With beta * KL_nats / (C*H*W)."""
+    """Loss settings with a KL term, beta * KL_nats / (C*H*W)."""
 
     beta: NotNegative | None = None
     """weight of the KL term, per pixel value: LDM's kl_weight carries over unchanged; null is 1e-6"""
@@ -120,7 +120,7 @@ class KLTermConfig(LossConfig):
         return beta * min(1.0, 2.0 * place)
 
     def weights_at(self, step: int | None) -> dict[str, float]:
-        """That of kl."""
+        """The weight of the term `kl`."""
         return {"kl": self.beta_at(step)}
 
     def capacity_at(self, step: int | None) -> float | None:
@@ -130,7 +130,7 @@ class KLTermConfig(LossConfig):
         return self.capacity * min(1.0, step / self.capacity_steps)
 
     def logged_at(self, step: int) -> dict[str, float]:
-        """Beta."""
+        """The current beta."""
         return {"beta": self.beta_at(step)}
 
     def conventions(self, pixel_values: int, latent_values: int) -> str | None:
