@@ -106,6 +106,6 @@ def put(folder: Path, name: str, data: bytes) -> Path:
     """
     path = folder / secrets.token_urlsafe(16) / Path(name).name
     path.parent.mkdir(mode=0o700)
-    write_atomically(path, data)
+    write_atomically(path, data, durable=False)  # deleted when the server ends
     _written.add(len(data))
     return path

@@ -27,10 +27,11 @@ class PlaceTakenError(UserError):
     """Something is already where a new file or folder is to be written; the message is one line."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file whose folder exists, in place of an earlier one. Its mode is 0o666 without the umask's bits.
 
-    Whatever interrupts it, `path` is what it was before or holds all of `data`. Raises OSError, which names `path`.
+    Whatever interrupts it, `path` is what it was before or holds all of `data`; with `durable`, which waits for the
+    disk, even after a power cut. Raises OSError, which names `path`.
     """
     partial = _beside(path)
     try:
@@ -38,9 +39,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             with partial.open("xb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             partial.replace(path)
-            _sync_folder(path.parent)
+            if durable:
+                _sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -65,7 +65,7 @@ def preflight(
 ) -> PreflightTable:
     """Take each weighted term's gradient by itself on a batch of pixels [B,C,H,W] and the bottleneck's noise [B,...].
 
-    Leaves no gradient behind. Raises PreflightError naming term and module of every violation, or the terms without weight.
+    Leaves no gradient behind. Raises PreflightError naming the term and module of every violation.
     """
     modules = dict(trained_modules(objective, adversary))
     with torch.enable_grad(), _in_full_force(objective.model.bottleneck, adversary):

@@ -92,6 +92,10 @@ def test_everything_is_synced_before_it_is_renamed_and_the_folder_after(
     done.clear()
     write_atomically(tmp_path / "file", b"x")
     assert done == ["sync .", "rename", "sync "]
+    done.clear()
+    write_atomically(tmp_path / "file", b"y", durable=False)
+    assert done == ["rename"]
+    assert (tmp_path / "file").read_bytes() == b"y"
 
 
 def test_a_place_is_replaced_only_if_the_caller_says_so(tmp_path: Path) -> None:
