@@ -35,7 +35,7 @@ class Kinds:
         table = self.table()
         if chooser != self.section:
             if chooser not in info.data:
-                return value  # it is wrong itself, which says enough
+                return {}  # the choice is wrong itself, which says enough
             kind = getattr(info.data[chooser], name)
             value = value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
         elif isinstance(value, Mapping):

@@ -15,8 +15,9 @@ from latent_ae.config import (
     load_yaml,
 )
 from latent_ae.config.command_line import override, print_help, split_options
-from latent_ae.config.section import CountOrNone
+from latent_ae.config.section import CountOrNone, Section
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
+from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.parts import CODEBOOK, ENCODER_NETWORK, learns
 from latent_ae.models.settings import AutoencoderConfig
 from latent_ae.training.gan.losses import ADVERSARIAL
@@ -130,13 +131,15 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
 
 
 def _name_what_is_required(tree: dict[str, object], options: dict[str, object]) -> None:
-    """Recipes leave the path of the images to the command line; help is given without."""
-    data = tree.get("data")
-    source = options.get("data.source", data.get("source") if isinstance(data, dict) else None)
-    if isinstance(source, str) and source in SOURCES:
-        for name in (name for name, field in SOURCES[source].model_fields.items() if field.is_required()):
-            if not (isinstance(data, dict) and name in data):
-                options.setdefault(f"data.{name}", name.upper())
+    """Stand-ins for the settings without default, for which help is given too: a path of images, levels of codes."""
+    for section, key, table in (("data", "source", SOURCES), ("bottleneck", "kind", BOTTLENECKS)):
+        given = tree.get(section)
+        given = given if isinstance(given, dict) else {}
+        kind = options.get(f"{section}.{key}", given.get(key))
+        entry: type[Section] | None = table.get(kind) if isinstance(kind, str) else None
+        for name, field in entry.model_fields.items() if entry is not None else ():
+            if field.is_required() and name not in given:
+                options.setdefault(f"{section}.{name}", field.examples[0] if field.examples else name.upper())
 
 
 def _text(value: object, option: str) -> str:

@@ -145,6 +145,29 @@ def test_help_lists_every_setting_with_the_recipes_value(capsys: pytest.CaptureF
     assert f"(default: {recipe['train']['batch_size']})" in text
 
 
+@pytest.mark.parametrize(
+    ("choice", "line"),
+    [("--bottleneck.kind fsq", "--bottleneck.levels"), ("--data.source folder", "--data.path")],
+)
+def test_help_is_given_without_what_a_choice_requires(
+    choice: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("loss: {beta: null}")
+    with pytest.raises(SystemExit) as caught:
+        parse("--config", str(recipe), *choice.split(), "--help")
+    assert caught.value.code == 0
+    assert line in capsys.readouterr().out
+
+
+def test_a_wrong_choice_is_the_only_error(tmp_path: Path) -> None:
+    """What depends on it cannot be judged."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("loss: {beta: 2.0}")
+    with pytest.raises(ConfigError, match=r"^bottleneck.kind: got 'bogus', expected one of [\w, ]+$"):
+        parse("--config", str(recipe), "--bottleneck.kind", "bogus")
+
+
 OLD_DATA = {
     "digits": {"path": None, "heldout_share": 0.05, "image_column": None, "streams": 8, "background": [255, 255, 255]},
     "folder": {"path": "x", "heldout_share": 0.2, "image_column": None, "train_split": None, "shuffle_block": 256},

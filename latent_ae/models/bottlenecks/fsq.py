@@ -99,7 +99,7 @@ class FSQConfig(QuantizerConfig):
     """fsq: finite scalar quantisation."""
 
     kind: Literal["fsq"] = "fsq"
-    levels: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    levels: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, examples=[(8, 5, 5, 5)])]
     """the values per latent channel, e.g. 8 5 5 5; their product is the number of codes"""
 
     title = "A vector-quantised autoencoder (`diffusers.VQModel`, its codebook the grid of finite scalar quantisation)"
