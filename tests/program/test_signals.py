@@ -91,7 +91,7 @@ def test_a_signal_to_one_rank_saves_on_all_together(tmp_path: Path) -> None:
     last = int(metrics(tmp_path)[-1]["step"])
     assert f"SIGTERM: saved after step {last}" in err + _
     assert state(tmp_path, last)
-    assert "exitcode  : 143" in err
+    assert "exitcode  : 143" in err, err
 
 
 def rank_process(launcher: int, rank: int) -> int:
