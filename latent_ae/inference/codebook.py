@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError
+from latent_ae.models.bottlenecks.codebook import nearest_codes
 
 _DISTANCES = 1 << 24
 """from vectors to codes that are held at once: 64 MiB"""
@@ -16,13 +17,10 @@ class Codebook:
         self._vectors = embedding.weight
         self.size = embedding.num_embeddings
 
-    @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
         """Vectors [B,c,h,w] => the codes [B,h,w] int64 nearest to them, as stock VQModel finds them, on the CPU."""
         points = vectors.to(self._vectors.device, torch.float32).movedim(1, -1)
-        parts = points.flatten(0, -2).split(max(1, _DISTANCES // self.size))
-        codes = torch.cat([torch.cdist(part, self._vectors).argmin(dim=1) for part in parts])
-        return codes.view(points.shape[:-1]).cpu()
+        return nearest_codes(points, self._vectors, max_distances=_DISTANCES).cpu()
 
     @torch.no_grad()
     def vectors(self, codes: Tensor) -> Tensor:

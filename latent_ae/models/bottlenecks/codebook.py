@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MAX_DISTANCES = 2**26
-"""distances held at a time by a search: 256 MiB"""
 _UNIT_TOLERANCE = 1e-6
 
 
@@ -22,13 +20,13 @@ def grid_of(vectors: Tensor, h: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
+def nearest_codes(z: Tensor, codebook: Tensor, *, max_distances: int = 2**26) -> Tensor:
     """Index of the code nearest to each vector: float32 z [..., c] and codebook [K, c] => int64 [...].
 
     The expression is that of diffusers' VectorQuantizer, so that an exported model finds the same code even where
-    rounding decides. In pieces of rows, so that memory stays bounded.
+    rounding decides. In pieces of rows, so that no more than `max_distances` of 4 bytes are held at once.
     """
-    rows = max(1, _MAX_DISTANCES // len(codebook))
+    rows = max(1, max_distances // len(codebook))
     pieces = z.reshape(-1, z.shape[-1]).split(rows)
     return torch.cat([torch.argmin(torch.cdist(piece, codebook), dim=1) for piece in pieces]).view(z.shape[:-1])
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from latent_ae.models.bottlenecks import codebook
 from latent_ae.models.bottlenecks.codebook import (
     code_counts,
     code_logits,
@@ -26,15 +25,13 @@ def test_vectors_and_grid_are_inverse() -> None:
     assert torch.equal(vectors_of(h)[1, 7], h[1, :, 1, 2])
 
 
-def test_the_search_in_pieces_is_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_in_pieces_is_the_search() -> None:
     z, codes = torch.randn(2, 500, 4), torch.randn(30, 4)
     whole = nearest_codes(z, codes)
     exact = (z[..., None, :].double() - codes.double()).square().sum(-1).argmin(-1)
     assert torch.equal(whole, exact)
-    monkeypatch.setattr(codebook, "_MAX_DISTANCES", 30 * 70)
-    assert torch.equal(nearest_codes(z, codes), whole)
-    monkeypatch.setattr(codebook, "_MAX_DISTANCES", 1)
-    assert torch.equal(nearest_codes(z, codes), whole)
+    assert torch.equal(nearest_codes(z, codes, max_distances=30 * 70), whole)
+    assert torch.equal(nearest_codes(z, codes, max_distances=1), whole)
 
 
 def test_the_search_keeps_nothing_for_a_backward() -> None:
