@@ -19,6 +19,7 @@ from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.parts import encoder_identity
 from latent_ae.randomness import sample_noise
+from tests.inference.side_runs import runs
 from tests.program.forked import fork
 from tests.program.running import environment
 
@@ -113,29 +114,24 @@ def test_in_exact_images_of_mixed_sizes_do_not_know_of_one_another(vq: bool) -> 
 
 
 @pytest.mark.parametrize("vq", [False, True])
-def test_in_fp32_batches_give_what_images_alone_give_but_for_rounding(vq: bool) -> None:
+def test_in_fp32_batches_give_what_images_alone_give_but_for_rounding(
+    vq: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     codec, alone = Codec(stock(vq=vq), name="m", precision="fp32"), exact(vq=vq)
-    counts: list[int] = []
-    codec._encoder.side.module.register_forward_pre_hook(
-        lambda module, inputs: None if inputs[0].is_meta else counts.append(len(inputs[0]))
-    )
     pictures = [image(*size, seed=place) for place, size in enumerate(SIZES)]
-    got, expected = codec.encode(pictures), alone.encode(pictures)
-    assert sorted(counts) == [1, 1, 2, 3]  # 7x5 and 5x8 are padded to 8x8, 16x23 to 16x24
+    expected, ran = alone.encode(pictures), runs(monkeypatch)
+    got = codec.encode(pictures)
+    assert sorted(run.shape[0] for run in ran) == [1, 1, 2, 3]  # 7x5 and 5x8 are padded to 8x8, 16x23 to 16x24
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one.tensor, other.tensor)
         assert (one.height, one.width) == (other.height, other.width)
 
 
-def test_many_images_go_through_in_batches_of_a_bounded_number_of_pixels() -> None:
-    codec = Codec(stock(), name="m", precision="fp32")
-    counts: list[int] = []
-    codec._decoder.side.module.register_forward_pre_hook(
-        lambda module, inputs: None if inputs[0].is_meta else counts.append(len(inputs[0]))
-    )
+def test_many_images_go_through_in_batches_of_a_bounded_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, ran = Codec(stock(), name="m", precision="fp32"), runs(monkeypatch)
     vectors = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert codec.decode_tensor(vectors).shape == (5, 3, 256, 256)
-    assert counts == [4, 1]  # 512 x 512 pixels
+    assert [run.shape[0] for run in ran] == [4, 1]  # 512 x 512 pixels
 
 
 def test_a_file_of_several_images_decodes_to_all_of_them() -> None:

@@ -16,6 +16,7 @@ from latent_ae.inference import Codec, DoesNotFit
 from latent_ae.inference.memory import _waste, amount, available_bytes, peak_bytes
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
+from tests.inference.side_runs import predictions, runs
 from tests.models.stock_models import ARCHITECTURES, stock
 
 CPU = torch.device("cpu")
@@ -97,7 +98,7 @@ def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels() -> N
 
 
 @pytest.mark.parametrize("verb", ["encode", "decode", "reconstruct"])
-def test_what_does_not_fit_is_refused_before_any_work(verb: str) -> None:
+def test_what_does_not_fit_is_refused_before_any_work(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     roomy = tiny(tile=None)
     image = np.zeros((64, 64, 3), np.uint8)
     latents = roomy.encode([image])
@@ -105,40 +106,32 @@ def test_what_does_not_fit_is_refused_before_any_work(verb: str) -> None:
     least = {"encode": plan.encode_bytes, "decode": plan.decode_bytes, "reconstruct": plan.decode_bytes}[verb]
     given = latents if verb == "decode" else [np.zeros((8, 8, 3), np.uint8), image]
     assert getattr(tiny(tile=None, memory_bytes=least), verb)(given)
-    codec, ran = tiny(tile=None, memory_bytes=least - 1), []
-    for runner in (codec._encoder, codec._decoder):
-        runner.side.module.register_forward_pre_hook(
-            lambda module, inputs: None if inputs[0].is_meta else ran.append(1)
-        )
+    codec, ran = tiny(tile=None, memory_bytes=least - 1), runs(monkeypatch)
     with pytest.raises(DoesNotFit, match=r"ing an image of 64x64 pixels would take about \d+ MiB of memory, \d+ MiB"):
         getattr(codec, verb)(given)
     assert ran == []
     assert issubclass(DoesNotFit, UserError)
 
 
-def test_a_batch_is_as_large_as_fits() -> None:
-    one = tiny(tile=None)
-    fitting = one._decoder.predicted_bytes((32, 32), 3)
-    codec = tiny(tile=None, memory_bytes=fitting)
-    counts: list[int] = []
-    codec._decoder.side.module.register_forward_pre_hook(
-        lambda module, inputs: None if inputs[0].is_meta else counts.append(len(inputs[0]))
-    )
+def test_a_batch_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = tiny(tile=None, memory_bytes=3 * tiny(tile=None).plan(64, 64).decode_bytes)
+    ran = runs(monkeypatch)
     codec.decode_tensor(torch.zeros(8, 2, 32, 32))
-    assert counts == [2, 2, 2, 2]
+    assert [run.shape for run in ran] == [(2, 2, 32, 32)] * 4
 
 
-def test_where_there_is_room_no_size_is_predicted_on_its_own() -> None:
+def test_where_there_is_room_no_size_is_predicted_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = tiny(tile=64)
-    ordinary = codec._decoder.predicted_bytes((32, 32))
+    ordinary = codec.plan(64, 64).decode_bytes
+    predicted = predictions(monkeypatch)
     for shape in [(1, 2, 32, 32), (3, 2, 8, 30), (2, 2, 40, 32), (1, 2, 5, 90)]:
         codec.decode_tensor(torch.zeros(shape))
-    assert list(codec._decoder._predicted) == [(1, 32, 32)]
+    assert predicted == []
     codec.decode_tensor(torch.zeros(2, 2, 24, 32))
-    assert list(codec._decoder._predicted) == [(1, 32, 32), (2, 24, 32)]
+    assert predicted == [(2, 2, 24, 32)]
     scarce = tiny(tile=64, memory_bytes=2 * ordinary)
     scarce.decode_tensor(torch.zeros(1, 2, 8, 8))
-    assert list(scarce._decoder._predicted) == [(1, 32, 32), (1, 8, 8)]
+    assert predicted[1:] == [(1, 2, 32, 32), (1, 2, 8, 8)]
 
 
 def test_the_advice_fits_the_codec() -> None:
@@ -234,7 +227,6 @@ from functools import partial
 import torch
 from benchmarks.machine import peak_memory
 from latent_ae.inference import Codec, memory
-from latent_ae.inference.sides import Format, Side
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
 torch.set_num_threads(1)
@@ -244,10 +236,8 @@ config = ModelConfig(
     preset="kl-f4", block_out_channels=(96, 128), layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False
 )
 model = build_autoencoder(config, seed=0, resolution=64)
-for form in (Format("fp32"), Format("fp32", channels_last=True), Format("bf16", channels_last=True)):
-    codec = Codec(model, name="m", precision="exact", tile=None)
-    for runner in (codec._encoder, codec._decoder):
-        runner.side = Side(runner.side.module, form)
+for precision in ("exact", "fp32", "bf16"):
+    codec = Codec(model, name="m", precision=precision, tile=None)
     codec.decode_tensor(codec.encode_tensor(torch.zeros(1, 3, 16, 16)))
     plan = codec.plan(side, side)
     latents = torch.randn(1, 3, side // 2, side // 2)

@@ -22,6 +22,7 @@ from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
+from tests.inference.side_runs import runs
 from tests.models.stock_models import stock as any_stock
 
 PLAIN, LAST = Format("fp32"), Format("fp32", channels_last=True)
@@ -48,11 +49,6 @@ def built(*, vq: bool = False) -> Autoencoder:
 @cache
 def tiny(*, vq: bool = False) -> Autoencoder:
     return built(vq=vq)
-
-
-def dtypes(codec: Codec) -> list[torch.dtype]:
-    sides = (codec._encoder.side, codec._decoder.side)
-    return [next(side.module.parameters()).dtype for side in sides]
 
 
 def test_the_picture_is_the_same_every_time_and_fills_the_range() -> None:
@@ -166,8 +162,9 @@ def test_a_model_that_bf16_spoils_fails_the_check_and_auto_leaves_it(monkeypatch
         assert [(trial.form, trial.passed) for trial in choice.tried] == [(HALF, False)]
         assert choice.chosen == LAST
         assert choice.passed
-    asked = Codec(model, name="m", precision="bf16")
-    assert dtypes(asked) == [torch.bfloat16] * 2
+    asked, ran = Codec(model, name="m", precision="bf16"), runs(monkeypatch)
+    asked.decode_tensor(asked.encode_tensor(photo_like(3, 16)))
+    assert [next(run.side.module.parameters()).dtype for run in ran] == [torch.bfloat16] * 2
     assert not asked.precision.encoder.passed
     assert not asked.precision.decoder.passed
     assert asked.precision.encoder.tried[0].error > LATENT_ERROR
@@ -196,8 +193,9 @@ def test_each_side_has_its_own_precision() -> None:
 
 def test_codes_are_found_in_float32_in_any_precision() -> None:
     codec, picture = Codec(tiny(vq=True), name="m", precision="bf16"), photo_like(3, 16)
+    encoder, _, _ = choose(codec.model, "bf16", "bf16")
     with torch.no_grad():
-        vectors = codec._encoder.side(picture)
+        vectors = encoder(picture)
         distances = (vectors.movedim(1, -1)[..., None, :] - codec.model.quantize.embedding.weight).square().sum(-1)
     assert codec.codebook is not None
     assert torch.equal(codec.encode_tensor(picture), codec.codebook.vectors(distances.argmin(-1)))
@@ -220,6 +218,7 @@ def test_a_gpu_prefers_what_does_not_overflow(monkeypatch: pytest.MonkeyPatch) -
     gpu = torch.device("cuda")
     for modern, expected in ((True, ["bf16", "tf32"]), (False, ["fp16"])):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, modern=modern: modern)
+        # Private, as `choose` needs a model on the device.
         assert room._candidates("auto", gpu) == [Format(each, channels_last=True) for each in expected]
         assert room._candidates("fp16", gpu) == [Format("fp16", channels_last=True)]
     assert room._candidates("auto", torch.device("mps")) == room._candidates("fp32", gpu) == []
