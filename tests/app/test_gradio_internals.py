@@ -231,6 +231,7 @@ def test_results_that_wait_and_their_session(client: httpx.Client, seen: SimpleN
 
 
 def test_the_queue_can_be_reordered(demo: gr.Blocks, seen: SimpleNamespace, server: str) -> None:
+    # What SessionTables relies on, and therefore not through it.
     queues = demo._queue.event_queue_per_concurrency_id
     assert all(isinstance(line.queue, list) for line in queues.values())
     event: Any = gradio.queueing.Event("page", *[SimpleNamespace(concurrency_id="1")] * 2, None)  # type: ignore[arg-type]

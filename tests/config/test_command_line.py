@@ -207,7 +207,7 @@ def test_every_choice_of_every_command_is_of_the_type_that_is_compared() -> None
     checked = 0
     parsers = [commands, serve.parser()]
     while parsers:
-        for action in parsers.pop()._actions:
+        for action in parsers.pop()._actions:  # argparse lists a parser's options nowhere else
             if isinstance(action, argparse._SubParsersAction):
                 parsers += set(action.choices.values())
             elif action.choices is not None:

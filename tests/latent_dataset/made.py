@@ -34,9 +34,18 @@ def opened(config: EncodeConfig) -> Images:
     return Images(config.data.open(), config.part, **columns)
 
 
-def encoder_of(config: EncodeConfig, *, threads: int = 1, codec: Codec | None = None) -> Encoder:
+def encoder_of(
+    config: EncodeConfig, *, threads: int = 1, codec: Codec | None = None, memory_bytes: int | None = None
+) -> Encoder:
     codec = codec or Codec.load(str(config.model), precision="exact", tile=config.tile_pixels)
-    return Encoder(codec, precision=config.precision, logvar=config.logvar, dtype=config.dtype, threads=threads)
+    return Encoder(
+        codec,
+        precision=config.precision,
+        logvar=config.logvar,
+        dtype=config.dtype,
+        threads=threads,
+        memory_bytes=memory_bytes,
+    )
 
 
 def make(

@@ -184,8 +184,7 @@ def test_a_model_without_posterior_stores_means_alone(models: Path, pictures: Pa
 
 def test_an_image_that_does_not_fit_is_refused_before_it_is_encoded(models: Path) -> None:
     config = settings(models / "kl", Path("out"), source="digits")
-    encoder = encoder_of(config)
-    encoder._memory = 1 << 20
+    encoder = encoder_of(config, memory_bytes=1 << 20)
     with encoder, pytest.raises(ValueError, match="encoding an image of 4096x4096 pixels at once would take about"):
         encoder.submit([np.zeros((4096, 4096, 1), np.uint8)])
 

@@ -196,8 +196,10 @@ def test_a_precision_that_a_cpu_would_not_have_is_refused(
 def test_a_run_that_goes_on_makes_no_start_weights(main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = ["--bottleneck.kind", "vq", "--bottleneck.codebook_size", "8", "--bottleneck.kmeans_start", "true"]
     started: list[object] = []
-    own = build._start_crops
-    monkeypatch.setattr(build, "_start_crops", lambda *given: (started.append(given), own(*given))[1])
+    own = build.training_samples
+    monkeypatch.setattr(
+        build, "training_samples", lambda *given, **named: (started.append(given), own(*given, **named))[1]
+    )
     for steps in (1, 2):
         assert main(arguments(tmp_path, steps, *NO_KL, *codes, "--train.schedule", "constant", *NO_WARMUP)) == 0
         assert len(started) == 1

@@ -76,9 +76,15 @@ def grey() -> Codec:
     return Codec(tiny(channels=1, seed=2), name="grey", precision="fp32")
 
 
+@pytest.fixture(scope="session")
+def codecs(kl: Codec, vq: Codec, grey: Codec) -> dict[str, Codec]:
+    """Those of `service`."""
+    return {"kl": kl, "vq": vq, "grey": grey}
+
+
 @pytest.fixture
-def service(kl: Codec, vq: Codec, grey: Codec) -> Iterator[Service]:
-    with closing(Service({"kl": kl, "vq": vq, "grey": grey})) as made:
+def service(codecs: dict[str, Codec]) -> Iterator[Service]:
+    with closing(Service(codecs)) as made:
         yield made
 
 

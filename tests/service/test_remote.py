@@ -33,7 +33,7 @@ def query_of(params: dict[str, Any]) -> list[tuple[str, str]]:
 def response_of(reply: RemoteReply) -> requests.Response:
     response = requests.Response()
     response.status_code = 200
-    response._content = reply.data
+    response._content = reply.data  # requests fills it from a connection alone
     response.headers.update(reply.headers)
     return response
 
@@ -168,6 +168,7 @@ def test_packed_latents_are_those_that_flux_unpacks(service: Service, kl: Codec,
     exact = Codec(kl.model, name="exact", precision="exact")
     rows, columns = 2 * (height // 8), 2 * (width // 8)
     given = torch.randn(2, 2, rows, columns, generator=torch.Generator().manual_seed(3))
+    # diffusers has both for its pipelines alone.
     packed = FluxPipeline._pack_latents(given, 2, 2, rows, columns)
     unpacked = FluxPipeline._unpack_latents(packed, height, width, vae_scale_factor=4)
     options = {"scaling_factor": SCALING, "shift_factor": SHIFT, "output_type": "pt", "return_type": "pt"}

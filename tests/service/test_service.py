@@ -28,15 +28,13 @@ from .conftest import CODES, closing, pixels, png, tiny
 IMAGE = pixels(9, 14)
 
 
-def codec_of(service: Service, name: str) -> Codec:
-    return service._models[name].codec
-
-
 # ------------------------------------------------------------------------------------------------------------ answers
 
 
 @pytest.mark.parametrize("model", ["kl", "vq", "grey"])
-def test_an_image_goes_to_a_latent_file_and_back(service: Service, model: str, tmp_path: Path) -> None:
+def test_an_image_goes_to_a_latent_file_and_back(
+    service: Service, codecs: dict[str, Codec], model: str, tmp_path: Path
+) -> None:
     file = tmp_path / "my photo.png"
     file.write_bytes(png(IMAGE))
     encoded = service.encode(file, model=model)
@@ -45,7 +43,7 @@ def test_an_image_goes_to_a_latent_file_and_back(service: Service, model: str, t
     assert (latents.height, latents.width, latents.model) == (9, 14, model)
     assert len(latents.sources) == 1
 
-    codec = codec_of(service, model)
+    codec = codecs[model]
     original = service.reconstruct(file, model=model).original
     assert original.shape == (9, 14, codec.channels)
     assert torch.equal(latents.tensor, codec.encode([original])[0].tensor)
@@ -72,12 +70,12 @@ def test_a_path_of_the_server_is_in_no_answer(tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in answers[1].file
 
 
-def test_a_draw_from_the_posterior_follows_from_its_seed(service: Service) -> None:
+def test_a_draw_from_the_posterior_follows_from_its_seed(service: Service, kl: Codec) -> None:
     one, same, other = (service.encode(png(IMAGE), seed=seed).latents for seed in (3, 3, 4))
     assert one.kind == "sample"
     assert torch.equal(one.tensor, same.tensor)
     assert not torch.equal(one.tensor, other.tensor)
-    assert torch.equal(one.tensor, codec_of(service, "kl").encode([IMAGE], seed=3)[0].tensor)
+    assert torch.equal(one.tensor, kl.encode([IMAGE], seed=3)[0].tensor)
 
 
 def test_a_file_holds_what_is_asked_for(service: Service) -> None:
@@ -189,16 +187,15 @@ def test_draws_have_no_more_pixels_than_an_image(service: Service) -> None:
         service.sample(count=64, size=4096)
 
 
-def test_the_ways_between_images_start_and_end_at_them(service: Service) -> None:
+def test_the_ways_between_images_start_and_end_at_them(service: Service, kl: Codec) -> None:
     images = [pixels(12, 16, seed=seed) for seed in range(4)]
-    codec = codec_of(service, "kl")
-    ends = [codec.reconstruct([image])[0] for image in images]
+    ends = [kl.reconstruct([image])[0] for image in images]
     line = service.interpolate(png(images[0]), png(images[1]), steps=5).images
     assert len(line) == 5
     assert np.array_equal(line[0], ends[0])
     assert np.array_equal(line[-1], ends[1])
-    middle = torch.lerp(*(codec.vectors(codec.encode([image])[0])[0] for image in images[:2]), 0.5)
-    assert np.array_equal(line[2], from_tensor(codec.decode_tensor(middle[None]))[0])
+    middle = torch.lerp(*(kl.vectors(kl.encode([image])[0])[0] for image in images[:2]), 0.5)
+    assert np.array_equal(line[2], from_tensor(kl.decode_tensor(middle[None]))[0])
 
     square = service.interpolate_grid([png(image) for image in images], side=3).images
     assert len(square) == 9
@@ -215,9 +212,9 @@ def test_images_on_a_way_take_the_size_of_the_first(service: Service) -> None:
             service.interpolate_grid(images)
 
 
-def test_an_inspection_looks_at_the_models_own_latents(service: Service) -> None:
+def test_an_inspection_looks_at_the_models_own_latents(service: Service, kl: Codec) -> None:
     found = service.inspect(png(IMAGE))
-    latents = codec_of(service, "kl").encode([IMAGE])[0].tensor[0]
+    latents = kl.encode([IMAGE])[0].tensor[0]
     assert found.channels[1]["image_mean"] == pytest.approx(float(latents[1].mean()), rel=1e-5)
     assert found.channels[0]["image_kl_nats"] is not None
     assert found.channels[0]["std"] is None

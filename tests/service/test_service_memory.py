@@ -5,41 +5,34 @@ import pytest
 from latent_ae.inference import Codec
 from latent_ae.service import RemoteEncode, Service, ServiceLimits
 from latent_ae.service.errors import TooLarge
+from tests.inference.side_runs import predictions, runs
 
 from .conftest import closing, pixels, png, tiny
 
 
-def runs(codec: Codec) -> list[bool]:
-    """Whether each run of one of its sides was without numbers, as a prediction is; grows as they come."""
-    found: list[bool] = []
-    for runner in (codec._encoder, codec._decoder):
-        runner.side.module.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].is_meta))
-    return found
-
-
-def test_an_images_size_costs_no_run_of_its_own() -> None:
+def test_an_images_size_costs_no_run_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = Codec(tiny(), name="kl", precision="fp32")
     with closing(Service({"kl": codec})) as service:
-        found = runs(codec)
+        predicted = predictions(monkeypatch)
         for side in (8, 12, 20, 24):
             image = png(pixels(side, 16))
             service.reconstruct(image)
             service.decode(service.encode(image).file)
             service.sample(count=1, size=side)
             service.encode_tensor(RemoteEncode(image))
-    assert found.count(True) == 2  # of an ordinary image, once a side
+    assert len(predicted) == 2  # of an ordinary image, once a side
 
 
-def test_what_cannot_be_decoded_is_not_encoded() -> None:
+def test_what_cannot_be_decoded_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Codec(tiny(), name="kl", precision="fp32", tile=None).plan(96, 96)
     assert plan.encode_bytes < plan.decode_bytes
     codec = Codec(tiny(), name="kl", precision="fp32", tile=None, memory_bytes=plan.decode_bytes - 1)
     with closing(Service({"kl": codec}, limits=ServiceLimits(memory_bytes=plan.decode_bytes - 1))) as service:
-        found = runs(codec)
+        predicted, ran = predictions(monkeypatch), runs(monkeypatch)
         with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory"):
             service.reconstruct(png(pixels(96, 96)))
-        assert found
-        assert all(found)
+        assert predicted
+        assert ran == []
         assert service.encode(png(pixels(96, 96))).latents.count == 1
 
 

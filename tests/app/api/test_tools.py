@@ -42,7 +42,7 @@ def tools(service: Service, gradio_folder: Path) -> Iterator[Running]:
     there = sum(Path(file).stat().st_size for file in files_under(gradio_folder))
     running = launch(create_demo(service), service, ServerOptions(port=0, mcp=True, stored_bytes=there + ROOM_BYTES))
     yield running
-    if client := running.demo.mcp_server_obj._client_instance:
+    if client := running.demo.mcp_server_obj._client_instance:  # which Gradio leaves open, and has no method to close
         client.close()
     running.demo.close(verbose=False)  # the service is shared with other tests
 

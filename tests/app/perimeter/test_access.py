@@ -105,7 +105,7 @@ def test_no_route_answers_a_page_of_another_site(app: Server, service: Service, 
                 assert not [name for name in answer.headers if name.startswith("access-control-")]
                 assert "set-cookie" not in answer.headers
     assert (work(service), set(gradio_folder.rglob("*"))) == before
-    assert app.running.demo._queue.events_recorded == 0
+    assert app.running.demo._queue.events_recorded == 0  # Gradio counts them nowhere else
 
 
 def test_own_pages_and_programs_are_answered_and_no_answer_is_for_other_sites(app: Server) -> None:

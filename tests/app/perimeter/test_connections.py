@@ -13,6 +13,7 @@ import pytest
 
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import bodies, connections
+from latent_ae.inference import Codec
 from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import Busy
 from tests.app.conftest import TinyModels, load_service
@@ -104,14 +105,14 @@ def test_who_leaves_ends_its_work(narrow: tuple[str, Service], monkeypatch: pyte
     url, service = narrow
     entered, left = threading.Event(), threading.Event()
 
-    def encode_tensor(_: object, *, tick: Callable[[float], None]) -> None:
+    def encode_tensor(*_: object, tick: Callable[[float], None]) -> None:
         entered.set()
         while True:
             if left.is_set():
                 tick(0.5)
             time.sleep(0.01)
 
-    monkeypatch.setattr(service._models["tiny-kl"].codec, "encode_tensor", encode_tensor)
+    monkeypatch.setattr(Codec, "encode_tensor", encode_tensor)
     image = png(pixels(8, 8))
     connection = sending(url, image, len(image))
     assert entered.wait(60)
@@ -133,7 +134,7 @@ def test_one_visitor_gets_half_of_the_places_and_others_the_rest(
         leave.wait(20)
         raise Busy("it is over")
 
-    monkeypatch.setattr(service._models["tiny-kl"].codec, "encode_tensor", encode_tensor)
+    monkeypatch.setattr(Codec, "encode_tensor", encode_tensor)
     greedy = [threading.Thread(target=encode, args=(url, "192.0.2.1")) for _ in range(LIMITS.queue)]
     for thread in greedy:
         thread.start()

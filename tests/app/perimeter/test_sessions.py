@@ -11,6 +11,7 @@ import gradio.routes
 import httpx
 import pytest
 
+from latent_ae.app.gradio_internals import SessionTables
 from latent_ae.app.launch import Running, launch
 from latent_ae.app.log import OneLine, printable
 from latent_ae.app.options import ServerOptions
@@ -38,7 +39,10 @@ def running(service: Service, gradio_folder: Path) -> Iterator[Running]:
 
 
 def kept(running: Running) -> dict[str, int]:
-    """How much Gradio keeps, by what it is."""
+    """How much Gradio keeps, by what it is.
+
+    Read from Gradio's own attributes: what SessionTables overlooks would not be seen through it.
+    """
     queue, app = running.demo._queue, running.demo.server_app
     uploads = gradio.routes.file_upload_statuses
     return {
@@ -91,7 +95,7 @@ def test_what_is_old_goes_and_open_pages_keep_their_state(running: Running, monk
         assert {"open", "closed"} <= set(states)
         monkeypatch.setattr(sessions, "KEEP_SECONDS", 0.0)
         until(lambda: set(states) == {"open"})
-        until(lambda: not running.demo._queue.pending_messages_per_session)
+        until(lambda: kept(running)["messages"] == 0)
     until(lambda: not states)
 
 
@@ -114,7 +118,7 @@ class Call:
 def test_calls_that_wait_are_bounded_by_visitor(
     running: Running, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = running.demo._queue.event_ids_to_events
+    events = SessionTables(running.demo, running.demo.server_app).events
     for number in range(2 * service.limits.queue):  # half of the places
         monkeypatch.setitem(events, f"waiting{number}", Call("127.0.0.1", number))
     answer = httpx.post(f"{running.url}gradio_api/call/models", json={"data": []})

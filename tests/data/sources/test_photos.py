@@ -1,11 +1,12 @@
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from latent_ae.data import DataError, PhotosConfig
-from latent_ae.data.sources import photos
 
 
 def test_the_parts_and_the_stereo_pair() -> None:
@@ -20,14 +21,17 @@ def test_the_parts_and_the_stereo_pair() -> None:
 
 
 def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(photos, "_package_folder", lambda package: tmp_path / package)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda package: SimpleNamespace(origin=f"{tmp_path}/{package}/__init__.py")
+    )
     with pytest.raises(DataError, match=r"lacks .*skimage/data/astronaut\.png: choose another data\.source"):
         PhotosConfig().open()
 
 
-def test_a_missing_package_is_named() -> None:
-    with pytest.raises(DataError, match="the package no_such_package is not installed"):
-        photos._package_folder("no_such_package")
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(DataError, match="the package skimage is not installed"):
+        PhotosConfig().open()
 
 
 @pytest.mark.slow

@@ -234,18 +234,18 @@ def test_a_step_that_is_there_whole_is_not_written_again(tmp_path: Path) -> None
 
 def test_a_save_reads_only_what_it_has_not_verified_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (1, 2, 3):
-        write_checkpoint(tmp_path, make(step), keep=3)
-    checkpoints._verified.clear()  # as in a new process
+        write_checkpoint(tmp_path / "before", make(step), keep=3)
+    folder = (tmp_path / "before").rename(tmp_path / "moved")  # where, as in a new process, nothing is verified yet
     read: list[str] = []
     monkeypatch.setattr(
         checkpoints,
         "file_sha256",
         lambda file, own=checkpoints.file_sha256: (read.append(file.parent.name), own(file))[1],
     )
-    write_checkpoint(tmp_path, make(4), keep=3)
+    write_checkpoint(folder, make(4), keep=3)
     assert set(read) == {"step-00000002", "step-00000003", "step-00000004"}
     read.clear()
-    write_checkpoint(tmp_path, make(5), keep=3)
+    write_checkpoint(folder, make(5), keep=3)
     assert set(read) == {"step-00000005"}
 
 
