@@ -26,7 +26,7 @@ from latent_ae.latent_dataset.manifest import (
     with_checksum,
 )
 from latent_ae.latent_dataset.shard import Record, file_name, read_record, record_name
-from latent_ae.latent_dataset.statistics import LatentSums, merged, sums_from_json
+from latent_ae.latent_dataset.statistics import Sums, described, merged, sums_from_json
 from latent_ae.models.naming import model_name
 
 INDEX = "index.parquet"
@@ -164,7 +164,7 @@ class Gathered:
 
     def __init__(self, manifest: Manifest) -> None:
         self._codebook_size = manifest.encoder.codebook_size
-        self._sums: list[Any] = []
+        self._sums: Sums | None = None
         self.rows = self.nonfinite_images = self.nonfinite_values = 0
 
     def add(self, record: Record) -> None:
@@ -173,14 +173,12 @@ class Gathered:
         self.nonfinite_images += record.nonfinite_images
         self.nonfinite_values += record.nonfinite_values
         if record.statistics is not None:
-            self._sums = [merged([*self._sums, sums_from_json(record.statistics)])]
+            sums = sums_from_json(record.statistics, self._codebook_size)
+            self._sums = sums if self._sums is None else merged(self._sums, sums)
 
     def latents(self) -> dict[str, Any]:
         """What stats.json says of the latents themselves."""
-        if not self._sums:
-            return {}
-        (total,) = self._sums
-        return total.describe() if isinstance(total, LatentSums) else total.describe(self._codebook_size)
+        return {} if self._sums is None else described(self._sums)
 
 
 def _sha256(path: Path) -> str | None:

@@ -49,7 +49,7 @@ class Record:
     """of them, those with values that are not finite"""
     nonfinite_values: int
     statistics: dict[str, Any] | None
-    """LatentSums or CodeSums; None without a row"""
+    """LatentSums or CodebookStatistics; None without a row"""
     fingerprint: str | None = None
     """of the manifest; None in records of earlier versions, which have no checksum"""
     shard: int | None = None
@@ -73,7 +73,7 @@ def read_record(folder: Path, manifest: Manifest, number: int) -> Record:
     try:
         record = Record(**tree)
         if not checked:  # of an earlier version
-            _require_form(record)
+            _require_form(record, manifest)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise LatentDatasetError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if checked and (record.fingerprint, record.shard) != (manifest.fingerprint, number):
@@ -120,13 +120,13 @@ def inconsistency(folder: Path, manifest: Manifest, number: int, record: Record)
     return None if problem is None else f"{path} {problem}"
 
 
-def _require_form(record: Record) -> None:
+def _require_form(record: Record, manifest: Manifest) -> None:
     """Check a record that has no checksum. Raises ValueError, KeyError, TypeError."""
     for row in record.rows:
         if row.keys() != _ROW_KEYS:
             raise ValueError(f"a row has the entries {sorted(row)}")
     if record.statistics is not None:
-        sums_from_json(record.statistics)
+        sums_from_json(record.statistics, manifest.encoder.codebook_size)
 
 
 def _inconsistency(manifest: Manifest, tensors: dict[str, Tensor], record: Record) -> str | None:
@@ -142,14 +142,14 @@ def _inconsistency(manifest: Manifest, tensors: dict[str, Tensor], record: Recor
         return f"holds values in {bad[0]} that are not finite, or codes that are not in the codebook"
     # Earlier versions added grids up in the order in which they came.
     recorded, orders = (record.statistics or {}) | {"pixels": 0}, (sorted(counts), list(counts))
-    same = any(_computed_statistics(tensors, order) == recorded for order in orders)
+    same = any(_computed_statistics(manifest, tensors, order) == recorded for order in orders)
     return None if same else "has other statistics than its record says"
 
 
-def _computed_statistics(tensors: dict[str, Tensor], order: list[str]) -> dict[str, Any]:
+def _computed_statistics(manifest: Manifest, tensors: dict[str, Tensor], order: list[str]) -> dict[str, Any]:
     """As in a record, except the number of pixels, which the file does not have."""
     with one_thread():  # as when it was made
-        sums = sums_of(tensors, 0, order=order)
+        sums = sums_of(tensors, 0, manifest.encoder.codebook_size, order=order)
     return ({} if sums is None else sums.to_json()) | {"pixels": 0}
 
 

@@ -99,7 +99,8 @@ class ShardMaker:
             for grid, group in kept.items()
             for name in group[0].tensors
         }
-        sums = sums_of(tensors, sum(latents.pixels for group in kept.values() for latents in group))
+        pixels = sum(latents.pixels for group in kept.values() for latents in group)
+        sums = sums_of(tensors, pixels, self._manifest.encoder.codebook_size)
         left_out = [latents for latents in self._known.values() if latents.bad_values]
         record = {
             "rows": [

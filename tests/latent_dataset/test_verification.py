@@ -133,7 +133,7 @@ def test_latents_of_several_sizes_are_whole_in_whatever_order_these_come(models:
     record = vars(read_record(folder, manifest, 0))
     tensors = load_file(folder / "shards" / "00000.safetensors")
     came = list(dict.fromkeys(row["grid"] for row in record["rows"]))
-    sums = sums_of(tensors, 0, order=came)
+    sums = sums_of(tensors, 0, None, order=came)
     assert sums is not None
     assert sums.to_json() != record["statistics"]
     changed = {**record, "statistics": sums.to_json()}  # as earlier versions wrote it

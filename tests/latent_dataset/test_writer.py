@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from latent_ae.inference import Codec
 from latent_ae.io.image import Pixels, open_image, to_uint8
-from latent_ae.latent_dataset.statistics import LatentSums
 from tests.data.images import noise_image
 from tests.latent_dataset.conftest import NAMES
 from tests.latent_dataset.made import encoder_of, files, index, lines, make, settings
@@ -206,8 +205,3 @@ def test_statistics_are_those_of_all_stored_latents(models: Path, latents: Path)
     std = float((flat.var(correction=0) + spread.exp().mean()).sqrt())
     assert stats["scaling_factor"] == pytest.approx(1 / std, rel=1e-6)
     assert stats["channel_min"] == pytest.approx(flat.amin(1).tolist(), rel=1e-6)
-
-
-def test_sums_come_back_from_json_to_the_last_bit() -> None:
-    sums = LatentSums.of(torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4))
-    assert LatentSums.from_json(sums.to_json()).to_json() == sums.to_json()

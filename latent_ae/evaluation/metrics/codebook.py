@@ -4,6 +4,7 @@ B h w: images and grid of codes; H W: pixels; K: codebook size.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,15 +40,18 @@ class CodebookStatistics:
 
         Raises ValueError for another shape or type, or codes outside of [0, K).
         """
-        if codes.ndim != 3 or codes.is_floating_point() or codes.dtype == torch.bool:
-            raise ValueError(f"codes must be integers [B, h, w], got {codes.dtype} {list(codes.shape)}")
         if pixels < 1:
             raise ValueError(f"an image has at least one pixel, got {pixels}")
-        flat = codes.detach().to("cpu").to(torch.int64).flatten()
-        if ((flat < 0) | (flat >= len(self.uses))).any():
-            raise ValueError(f"codes must be in [0, {len(self.uses)}), got {int(flat.min())} to {int(flat.max())}")
-        self.images += len(codes)
+        self.add(codes)
         self.pixels += len(codes) * pixels
+
+    def add(self, codes: Tensor) -> None:
+        """As `update`, but without `pixels`, which the caller sets."""
+        if codes.ndim != 3 or codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"codes must be integers [B, h, w], got {codes.dtype} {list(codes.shape)}")
+        flat = codes.detach().to("cpu").to(torch.int64).flatten()
+        self._require_within(flat)
+        self.images += len(codes)
         self.uses = self.uses + torch.bincount(flat, minlength=len(self.uses))
 
     def merge(self, other: "CodebookStatistics") -> None:
@@ -57,6 +61,28 @@ class CodebookStatistics:
         self.images += other.images
         self.pixels += other.pixels
         self.uses = self.uses + other.uses
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts of the codes that are used, as `from_json` reads them."""
+        codes = self.uses.nonzero().flatten()
+        return {
+            "images": self.images,
+            "pixels": self.pixels,
+            "codes": codes.tolist(),
+            "uses": self.uses[codes].tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any], size: int) -> "CodebookStatistics":
+        """What `to_json` gave, of K = `size`. Raises KeyError, TypeError and ValueError for others."""
+        statistics = cls(size)
+        statistics.images, statistics.pixels = tree["images"], tree["pixels"]
+        codes, uses = (torch.tensor(tree[name], dtype=torch.int64) for name in ("codes", "uses"))
+        if codes.shape != uses.shape:
+            raise ValueError(f"codes and uses must be as many, got {list(codes.shape)} and {list(uses.shape)}")
+        statistics._require_within(codes)
+        statistics.uses[codes] = uses
+        return statistics
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for JSON, with `histogram` in place of K counts. Raises ValueError if there are no codes."""
@@ -78,6 +104,10 @@ class CodebookStatistics:
             "bits_per_pixel_entropy": rounded(total * entropy / self.pixels),
             "histogram": self._histogram(),
         }
+
+    def _require_within(self, codes: Tensor) -> None:
+        if ((codes < 0) | (codes >= len(self.uses))).any():
+            raise ValueError(f"codes must be in [0, {len(self.uses)}), got {int(codes.min())} to {int(codes.max())}")
 
     def _entropy_bits(self) -> float:
         shares = self.uses[self.uses > 0].double() / self.uses.sum()

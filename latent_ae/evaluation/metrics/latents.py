@@ -3,13 +3,15 @@
 B c h w: images, latent channels and grid.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics.moments import Moments, rounded
+from latent_ae.evaluation.metrics.moments import Moments, rounded, rounded_list
 from latent_ae.models.posterior import LOGVAR_RANGE, kl_nats
 
 ACTIVE_VARIANCE = 0.01
@@ -26,6 +28,67 @@ class Scaling(NamedTuple):
         return (latents - self.shift_factor) * self.scaling_factor
 
 
+@dataclass(frozen=True)
+class LatentSums:
+    """Sums over posteriors, per channel, in float64."""
+
+    images: int
+    moments: Moments
+    variance: Tensor
+    """[c] sum of exp(logvar); 0 where no log-variance was kept"""
+    low: Tensor
+    high: Tensor
+    """[c] of the means"""
+
+    @classmethod
+    def of(cls, mean: Tensor, logvar: Tensor | None) -> "LatentSums":
+        """Posteriors [B,c,h,w], B > 0 of them, all finite."""
+        values = mean.double().transpose(0, 1).flatten(1)
+        variance = torch.zeros(len(values), dtype=torch.float64)
+        if logvar is not None:
+            variance = logvar.double().clamp(*LOGVAR_RANGE).exp().sum((0, 2, 3))
+        return cls(len(mean), Moments.of(values.T), variance, values.amin(1), values.amax(1))
+
+    def merged(self, other: "LatentSums") -> "LatentSums":
+        """Of both."""
+        return LatentSums(
+            self.images + other.images,
+            self.moments.merged(other.moments),
+            self.variance + other.variance,
+            torch.minimum(self.low, other.low),
+            torch.maximum(self.high, other.high),
+        )
+
+    def channel_variance(self, of: Literal["sample", "mode"]) -> Tensor:
+        """[c] of the population: of the posteriors' means, or of what is drawn, by the law of total variance."""
+        return self.moments.variance + (self.variance / self.moments.count if of == "sample" else 0)
+
+    def mean_and_std(self, of: Literal["sample", "mode"]) -> tuple[float, float]:
+        """Over all channels, which have equally many values each."""
+        means = self.moments.mean
+        return float(means.mean()), float((self.channel_variance(of).mean() + means.var(correction=0)).sqrt())
+
+    def to_json(self) -> dict[str, Any]:
+        """To the last bit, as `from_json` reads it."""
+        return {
+            "images": self.images,
+            "values": self.moments.count,
+            "mean": self.moments.mean.tolist(),
+            "deviations": self.moments.deviations.tolist(),
+            "variance": self.variance.tolist(),
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "LatentSums":
+        """What `to_json` gave."""
+        mean, deviations, variance, low, high = (
+            torch.tensor(tree[name], dtype=torch.float64) for name in ("mean", "deviations", "variance", "low", "high")
+        )
+        return cls(tree["images"], Moments(tree["values"], mean, deviations), variance, low, high)
+
+
 class LatentStatistics:
     """Statistics of the posteriors of a data set: float64, one pass, mergeable over processes.
 
@@ -35,16 +98,18 @@ class LatentStatistics:
     """
 
     def __init__(self) -> None:
-        self.images = 0
-        """images in the statistics"""
         self.nonfinite_images = 0
         """images left out"""
         self.nonfinite_values = 0
         """their means and logvars that are not finite"""
-        self._channels: Moments | None = None
+        self._sums: LatentSums | None = None
         self._units: Moments | None = None  # None also once the images' latents differ in size
-        self._variance = torch.zeros(0)  # sum of exp(logvar) per channel
         self._kl: Tensor | None = torch.zeros(0)  # sum of the KL per channel; None without a posterior
+
+    @property
+    def images(self) -> int:
+        """Images in the statistics."""
+        return 0 if self._sums is None else self._sums.images
 
     @property
     def has_posterior(self) -> bool:
@@ -70,28 +135,23 @@ class LatentStatistics:
         batch.nonfinite_images = int((~finite).sum())
         mean, logvar = mean[finite], logvar[finite].clamp(*LOGVAR_RANGE)
         if len(mean):
-            batch.images = len(mean)
-            batch._channels = Moments.of(mean.transpose(0, 1).flatten(1).T)
+            batch._sums = LatentSums.of(mean, None if certain else logvar)
             batch._units = Moments.of(mean)
-            batch._variance = torch.zeros(mean.shape[1]) if certain else logvar.exp().sum((0, 2, 3))
             batch._kl = None if certain else kl_nats(mean, logvar).sum((0, 2, 3))
         self.merge(batch)
 
     def merge(self, other: "LatentStatistics") -> None:
         """Add the images of `other`. Raises ValueError if its latents have another number of channels."""
-        if other._channels is not None:
-            if self._channels is None:
-                self._channels, self._units = other._channels, other._units
-                self._variance, self._kl = other._variance, other._kl
-            elif self._channels.mean.shape != other._channels.mean.shape:
-                got, expected = len(other._channels.mean), len(self._channels.mean)
+        if other._sums is not None:
+            if self._sums is None:
+                self._sums, self._units, self._kl = other._sums, other._units, other._kl
+            elif self._sums.variance.shape != other._sums.variance.shape:
+                got, expected = len(other._sums.variance), len(self._sums.variance)
                 raise ValueError(f"latents must have {expected} channels as those before them, got {got}")
             else:
+                self._sums = self._sums.merged(other._sums)
                 self._units = _merged_if_alike(self._units, other._units)
-                self._channels = self._channels.merged(other._channels)
-                self._variance = self._variance + other._variance
                 self._kl = None if self._kl is None or other._kl is None else self._kl + other._kl
-        self.images += other.images
         self.nonfinite_images += other.nonfinite_images
         self.nonfinite_values += other.nonfinite_values
 
@@ -107,7 +167,7 @@ class LatentStatistics:
                 f"scaling_factor cannot be measured: {self.nonfinite_images} of {total} images gave latents that are "
                 "not finite: check the model's weights and precision"
             )
-        mean, std = self._global(of)
+        mean, std = self._finite_sums().mean_and_std(of)
         if not std > 0:
             raise UserError(
                 f"scaling_factor cannot be measured: the {of} latents' standard deviation is {std}, so the encoder "
@@ -120,69 +180,61 @@ class LatentStatistics:
 
         Raises UserError if there are no finite images.
         """
-        channels = self._moments()
+        sums = self._finite_sums()
         return {
-            "images": self.images,
+            "images": sums.images,
             "nonfinite_images": self.nonfinite_images,
             "nonfinite_values": self.nonfinite_values,
             "latent_shape": None if self._units is None else list(self._units.mean.shape),
-            "mode": self._described("mode"),
-            "sample": self._described("sample"),
-            **self._posterior(channels),
-            "active_units": self._active_units(),
+            "mode": _described(sums, "mode"),
+            "sample": _described(sums, "sample"),
+            **self._posterior(sums),
+            "active_units": self._active_units(sums),
         }
 
-    def _posterior(self, channels: Moments) -> dict[str, Any]:
+    def _posterior(self, sums: LatentSums) -> dict[str, Any]:
         if self._kl is None:
             return dict.fromkeys(
                 ("kl_nats_per_image", "kl_nats_per_value", "kl_nats_per_channel", "channel_signal_to_noise")
             )
-        kl = self._kl / self.images
-        signal_to_noise = channels.variance / (self._variance / channels.count)
+        kl, channels = self._kl / sums.images, sums.moments
+        signal_to_noise = channels.variance / (sums.variance / channels.count)
         return {
             "kl_nats_per_image": rounded(float(kl.sum())),
             "kl_nats_per_value": rounded(float(self._kl.sum()) / (channels.count * len(kl))),
-            "kl_nats_per_channel": [rounded(value) for value in kl.tolist()],
-            "channel_signal_to_noise": [rounded(value) for value in signal_to_noise.tolist()],
+            "kl_nats_per_channel": rounded_list(kl),
+            "channel_signal_to_noise": rounded_list(signal_to_noise),
         }
 
-    def _active_units(self) -> dict[str, Any] | None:
+    def _active_units(self, sums: LatentSums) -> dict[str, Any] | None:
         """Burda et al. 2016, section 5.2: units with Var over the images of the posterior mean > 0.01."""
-        if self.images < 2:
+        if sums.images < 2:
             return None  # nothing can vary
-        variance = self._moments().variance[:, None] if self._units is None else self._units.variance.flatten(1)
+        variance = sums.moments.variance[:, None] if self._units is None else self._units.variance.flatten(1)
         active = variance > ACTIVE_VARIANCE  # [c, units of a channel]
         return {
             "count": int(active.sum()),
             "total": active.numel(),
             "share": rounded(float(active.double().mean())),
-            "share_per_channel": [rounded(value) for value in active.double().mean(1).tolist()],
-            "protocol": f"variance of the mode over {self.images} images > {ACTIVE_VARIANCE}; a unit is "
+            "share_per_channel": rounded_list(active.double().mean(1)),
+            "protocol": f"variance of the mode over {sums.images} images > {ACTIVE_VARIANCE}; a unit is "
             + ("a latent channel, as the images differ in size" if self._units is None else "a channel at a position"),
         }
 
-    def _described(self, of: Literal["sample", "mode"]) -> dict[str, Any]:
-        mean, std = self._global(of)
-        channels = self._moments()
-        return {
-            "mean": rounded(mean),
-            "std": rounded(std),
-            "channel_mean": [rounded(value) for value in channels.mean.tolist()],
-            "channel_std": [rounded(value) for value in self._channel_variance(of).sqrt().tolist()],
-        }
-
-    def _global(self, of: Literal["sample", "mode"]) -> tuple[float, float]:
-        means = self._moments().mean  # channels have equally many values, so their plain mean is the global one
-        return float(means.mean()), float((self._channel_variance(of).mean() + means.var(correction=0)).sqrt())
-
-    def _channel_variance(self, of: Literal["sample", "mode"]) -> Tensor:
-        channels = self._moments()
-        return channels.variance + (self._variance / channels.count if of == "sample" else 0)
-
-    def _moments(self) -> Moments:
-        if self._channels is None:
+    def _finite_sums(self) -> LatentSums:
+        if self._sums is None:
             raise UserError(f"there are no latents to describe: 0 finite images, {self.nonfinite_images} not finite")
-        return self._channels
+        return self._sums
+
+
+def _described(sums: LatentSums, of: Literal["sample", "mode"]) -> dict[str, Any]:
+    mean, std = sums.mean_and_std(of)
+    return {
+        "mean": rounded(mean),
+        "std": rounded(std),
+        "channel_mean": rounded_list(sums.moments.mean),
+        "channel_std": rounded_list(sums.channel_variance(of).sqrt()),
+    }
 
 
 def _merged_if_alike(one: Moments | None, other: Moments | None) -> Moments | None:

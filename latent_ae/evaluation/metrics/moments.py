@@ -33,3 +33,8 @@ class Moments:
 def rounded(value: float) -> float:
     """To 9 digits, so that the order in which shards were merged does not show."""
     return float(f"{value:.9g}")
+
+
+def rounded_list(values: Tensor) -> list[float]:
+    """[n] => each to 9 digits."""
+    return [rounded(value) for value in values.tolist()]

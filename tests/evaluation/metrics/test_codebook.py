@@ -64,6 +64,17 @@ def test_any_split_and_integer_type_and_scipys_entropy() -> None:
     assert parts[0].images == 4  # merging leaves what is merged alone
 
 
+def test_counts_come_back_from_json() -> None:
+    statistics = measured(8, (torch.tensor([[[5, 1], [1, 1]]]), 16))
+    tree = statistics.to_json()
+    assert tree == {"images": 1, "pixels": 16, "codes": [1, 5], "uses": [3, 1]}
+    assert CodebookStatistics.from_json(tree, 8).to_dict() == statistics.to_dict()
+    with pytest.raises(ValueError, match=r"codes must be in \[0, 5\), got 1 to 5"):
+        CodebookStatistics.from_json(tree, 5)
+    with pytest.raises(ValueError, match="codes and uses must be as many"):
+        CodebookStatistics.from_json({**tree, "uses": [3]}, 8)
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
     statistics = CodebookStatistics(4)
     for codes in (torch.tensor([[[0, 4]]]), torch.tensor([[[-1, 0]]])):

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from latent_ae.evaluation.metrics.latents import LatentStatistics
+from latent_ae.evaluation.metrics.latents import LatentStatistics, LatentSums
 
 
 def posteriors(images: int, *shape: int, seed: int = 3) -> tuple[Tensor, Tensor]:
@@ -134,3 +134,8 @@ def test_what_cannot_be_measured_is_refused() -> None:
         constant.update(*posteriors(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"must be \[B, c, h, w\] of one shape"):
         constant.update(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3))
+
+
+def test_sums_come_back_from_json_to_the_last_bit() -> None:
+    sums = LatentSums.of(torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4))
+    assert LatentSums.from_json(sums.to_json()).to_json() == sums.to_json()
