@@ -48,6 +48,10 @@ ELEMENTS = (
 )
 """CSS classes of Gradio's own elements that the styles and scripts of `theme` name."""
 
+NO_PAGE_CHECK: dict[str, Any] = {"_frontend": False}
+"""Argument of `launch` that leaves out a HEAD request for the page, after which Gradio does not start if it took more
+than 3 seconds, as on a busy machine. Gradio has asked its startup route before, with no limit of time."""
+
 UploadAborted = MultiPartException
 """Raised while Gradio reads an upload, it makes Gradio remove what it has written."""
 

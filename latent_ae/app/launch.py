@@ -93,6 +93,7 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
         footer_links=["api", "settings"],
         mcp_server=options.mcp,
         **_OFF,
+        **gradio_internals.NO_PAGE_CHECK,
     )
     if options.mcp and (error := gradio_internals.tool_error(demo)):
         demo.close(verbose=False)

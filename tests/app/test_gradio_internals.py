@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 import gradio.mcp
+import gradio.networking
 import gradio.queueing
 import gradio.ranged_response
 import httpx
@@ -115,15 +116,18 @@ def server(demo: gr.Blocks, gradio_folder: Path, seen: SimpleNamespace) -> Itera
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        auth=lambda name, password: (name, password) == ("ann", "secret"),
-        app_kwargs={"lifespan": lifespan},
-        prevent_thread_lock=True,
-        quiet=True,
-        ssr_mode=False,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradio.networking, "url_ok", lambda _: False)  # a page that takes more than 3 seconds
+        _, url, _ = demo.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            auth=lambda name, password: (name, password) == ("ann", "secret"),
+            app_kwargs={"lifespan": lifespan},
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            **internals.NO_PAGE_CHECK,
+        )
     assert internals.tool_error(demo) is None
     internals.set_server(demo, Counted, shutdown_seconds=3)
     httpx.get(url)  # uvicorn takes the class anew for each connection
