@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae.config import Section
 from latent_ae.data import AnySource, DataConfig, DigitsConfig, EvaluationBatch, PhotosConfig, evaluation_batches
 from latent_ae.errors import UserError
 from latent_ae.models import Autoencoder, factor_of
-from latent_ae.models.encode_decode import inference
+from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
 from latent_ae.randomness import torch_generator
 
 CLOSE = 1e-4
@@ -69,14 +68,11 @@ class Probe:
 def answer(model: Autoencoder, pixels: Tensor, *, latents: Tensor | None = None) -> Answer:
     """Encode and decode by diffusers' own methods, as their results are compared; decodes `latents` if given."""
     with inference(model):
-        if isinstance(model, AutoencoderKL):
-            encoded, codes = model.encode(pixels).latent_dist.parameters, None
-            own = encoded.chunk(2, dim=1)[0].contiguous()
-        else:
-            encoded = own = model.encode(pixels).latents
-            codes = model.quantize(encoded)[2][2].view(len(pixels), *encoded.shape[2:])
-        latents = own if latents is None else latents
-        return Answer(encoded, latents, codes, model.decode(latents).sample)
+        made = encode_pixels(model, pixels)
+        if latents is None:
+            # A VQModel's `decode` quantises; to quantise its straight-through sum z + (e - z) again changes bits.
+            latents = made.latents.contiguous() if made.codes is None else made.outputs
+        return Answer(made.outputs, latents, made.codes, decode_latents(model, latents))
 
 
 def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int, int] | None = None) -> list[Probe]:

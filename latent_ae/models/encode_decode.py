@@ -19,6 +19,8 @@ from latent_ae.models.posterior import split_moments
 class Encoded(NamedTuple):
     """What a model makes of images."""
 
+    outputs: Tensor
+    """moments [B, 2c, h, w], or a VQModel's vectors [B, c, h, w] before they are quantised"""
     latents: Tensor
     """[B, c, h, w] raw: the posterior's mode, or the codes' vectors"""
     logvar: Tensor | None
@@ -35,11 +37,11 @@ def encode_pixels(model: Autoencoder, pixels: Tensor) -> Encoded:
     padded = pad_to_factor(pixels, factor_of(model)).to(model.device, model.dtype)
     if isinstance(model, AutoencoderKL):
         # Not latent_dist.logvar: its clamp would hide one that is infinite.
-        mean, logvar = split_moments(model.encode(padded).latent_dist.parameters)
-        return Encoded(mean, logvar, None)
+        moments = model.encode(padded).latent_dist.parameters
+        return Encoded(moments, *split_moments(moments), None)
     vectors = model.encode(padded).latents
     latents, _, (_, _, indices) = model.quantize(vectors)
-    return Encoded(latents, None, indices.view(len(pixels), *vectors.shape[2:]))
+    return Encoded(vectors, latents, None, indices.view(len(pixels), *vectors.shape[2:]))
 
 
 def decode_latents(model: Autoencoder, latents: Tensor) -> Tensor:

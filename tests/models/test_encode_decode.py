@@ -37,6 +37,7 @@ def test_a_gaussian_models_latents_are_the_posteriors_mode() -> None:
     model, pixels = gaussian(), images()
     encoded = encode_pixels(model, pixels)
     posterior = model.encode(pixels).latent_dist
+    assert torch.equal(encoded.outputs, posterior.parameters)
     assert torch.equal(encoded.latents, posterior.mode())
     assert encoded.logvar is not None
     assert torch.equal(encoded.logvar, posterior.logvar)
@@ -71,6 +72,7 @@ def test_a_vq_models_codes_are_the_nearest_and_its_latents_their_vectors() -> No
     assert encoded.codes is not None
     assert encoded.logvar is None
     vectors = model.encode(pixels).latents
+    assert torch.equal(encoded.outputs, vectors)
     assert (encoded.codes.shape, encoded.latents.shape) == ((3, 8, 6), vectors.shape)
     codebook = model.quantize.embedding.weight
     distances = (vectors[:, None] - codebook[None, :, :, None, None]).square().sum(2)  # [B, K, h, w]
