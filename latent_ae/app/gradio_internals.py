@@ -106,7 +106,7 @@ def pass_uploads_as_paths(component: Upload) -> Upload:
     def path_of(payload: FileData | None) -> str | None:
         return None if payload is None else payload.path
 
-    component.preprocess = path_of  # type: ignore[assignment, method-assign]
+    component.preprocess = path_of  # type: ignore[assignment, method-assign]  # of this instance alone
     return component
 
 
@@ -178,7 +178,7 @@ def _function(block: Any) -> Function:
 
 def wrap_preprocess(demo: gr.Blocks, wrap: Callable[[Preprocess], Preprocess]) -> None:
     """Wrap the step from the values in a request to the arguments of a function."""
-    demo.preprocess_data = wrap(demo.preprocess_data)  # type: ignore[method-assign, assignment]
+    demo.preprocess_data = wrap(demo.preprocess_data)  # type: ignore[method-assign, assignment]  # of this page alone
 
 
 # --- sessions
@@ -230,7 +230,7 @@ class SessionTables:
             act(body, request)
             return entered
 
-        self._queue.push = pushed  # type: ignore[method-assign]
+        self._queue.push = pushed  # type: ignore[method-assign]  # of this queue alone
 
     def reorder_queues(self, order: Callable[[list[Any]], list[Any]]) -> None:
         """Reorder the calls that wait for a thread, in each of Gradio's queues."""
@@ -245,7 +245,7 @@ def serve_tools(folder: Path, body_bytes: int) -> None:
     """Make the next launch with MCP write files into `folder`, and take request bodies of up to `body_bytes`."""
     gradio.mcp.DEFAULT_TEMP_DIR = str(folder)  # decided when gradio.mcp was imported
     server = functools.partial(ToolServer, body_bytes=body_bytes)
-    gradio.mcp.GradioMCPServer = server  # type: ignore[misc, assignment]
+    gradio.mcp.GradioMCPServer = server  # type: ignore[misc, assignment]  # it is only called
 
 
 class ToolServer(gradio.mcp.GradioMCPServer):
@@ -301,7 +301,7 @@ def set_server(demo: gr.Blocks, connection: Callable[..., HTTPProtocol], *, shut
     uvicorn reads both anew for each connection and at its end.
     """
     config: Config = demo.server.config
-    config.http_protocol_class = connection  # type: ignore[assignment]
+    config.http_protocol_class = connection  # type: ignore[assignment]  # it is only called
     config.timeout_graceful_shutdown = shutdown_seconds
 
 

@@ -45,8 +45,8 @@ def sums_from_json(tree: Mapping[str, Any], codebook_size: int | None) -> Sums:
 def merged(one: Sums, other: Sums) -> Sums:
     """Of both, which are of one kind."""
     if isinstance(one, LatentSums):
-        return one.merged(other)  # type: ignore[arg-type]
-    one.merge(other)  # type: ignore[arg-type]
+        return one.merged(other)  # type: ignore[arg-type]  # of the same kind
+    one.merge(other)  # type: ignore[arg-type]  # likewise
     return one
 
 

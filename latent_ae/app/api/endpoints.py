@@ -181,7 +181,7 @@ def _typed(function: Callable[..., Any], service: Service) -> Callable[..., Any]
             return function(*values)
         except ServiceError as error:
             raise gr.Error(f"{error.code}: {error}", duration=None, print_exception=False) from None
-        except Exception:
+        except Exception:  # whatever it is, its trace belongs into the log and not into the reply
             _log.exception("%s failed", function.__name__)
             message = "internal: the server failed at this request; its log says more"
             raise gr.Error(message, duration=None, print_exception=False) from None

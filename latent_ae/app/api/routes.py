@@ -164,7 +164,7 @@ def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
             return _error(error.code, str(error), error.status)
         except ClientDisconnect:
             return Response(status_code=400)  # to nobody
-        except Exception:
+        except Exception:  # whatever it is, the program gets a reply in the usual form, and the log the trace
             _log.exception("%s failed", request.url.path)
             return _error("internal", "the server failed at this request; its log says more", 500)
 

@@ -190,7 +190,7 @@ def _with_clear_errors(replies: Replies, preprocess: Preprocess) -> Preprocess:
             why = "a file of the request does not exist: upload it first"
         except OSError:
             raise
-        except Exception:
+        except Exception:  # each component of Gradio fails in its own way for a value of another type
             why = "the values do not have the types of the function's parameters"
         replies.count("gradio_api/call/", "bad_request")
         raise gr.Error(f"bad_request: {why}", duration=None, print_exception=False) from None
