@@ -1,8 +1,8 @@
 """Which autoencoder is trained."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from latent_ae.config.section import Count, Section
 
@@ -14,8 +14,9 @@ class ModelConfig(Section):
     """name of an architecture in latent_ae.models.PRESETS; none with init_from"""
     init_from: str | None = None
     """start from this VAE: a diffusers folder (or one with vae/ in it), a run's folder, a hub id, or a single file"""
-    image_channels: Literal[1, 3] | None = None
-    """colour channels of the images, instead of the preset's"""
+    image_channels: Annotated[int, Field(ge=1, le=64)] | None = None
+    """channels of the images, instead of the preset's: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA, or as many as files of
+    numbers have (data.value_range)"""
     latent_channels: Count | None = None
     """channels of the latents, instead of the preset's"""
     block_out_channels: tuple[Count, ...] | None = None

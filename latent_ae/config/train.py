@@ -55,6 +55,8 @@ class EvaluationConfig(Section):
     """shorter side resized and centre cropped to this many pixels; null measures whole images at their own size"""
     batch_size: Count = 32
     """images at a time where they share one size"""
+    rgb: tuple[Count, ...] | None = None
+    """channels that pictures and the perceptual measures take as grey (one) or as R, G, B (three), counted from 1"""
     perceptual: Literal["none", "random_features", "vgg", "alex", "squeeze"] = "none"
     """perceptual distance reported beside the other measures; an LPIPS backbone that cannot be had gives null"""
     perceptual_weights_file: str | None = None

@@ -7,8 +7,10 @@ from pydantic import Field, model_validator
 
 from latent_ae.config.section import CountOrNone, Positive, Section, Share
 from latent_ae.data.source import SourceParts
+from latent_ae.io.pixel_format import MAX_CHANNELS, Range
 
 Byte = Annotated[int, Field(ge=0, le=255)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class TrainingCropConfig(Section):
@@ -51,7 +53,67 @@ class TrainingCropConfig(Section):
         return self
 
 
-class DataConfig(TrainingCropConfig):
+class ValuesConfig(Section):
+    """What the values of the images are. Without a range images are pictures: 8-bit sRGB levels, by their profiles."""
+
+    value_range: tuple[float, ...] | None = None
+    """read the files' own numbers, of any type: the values low, high that a model sees as black and white, for all
+    channels, or low, high of the first channel, low, high of the second, ...; values outside are clipped"""
+    percentiles: tuple[Percent, Percent] | None = None
+    """the same, with the range measured over the training images: the percentiles (low, high) of their values"""
+    per_channel: bool = False
+    """percentiles: measure a range for each channel"""
+    window: tuple[float, Positive] | None = None
+    """the same, with the range given as (centre, width)"""
+    gamma: Positive = 1.0
+    """numbers: raise a value's share of the range to 1 / gamma; 2.2 for linear light"""
+    bands: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """numbers: the channels of the files to take, in this order, counted from 1"""
+    alpha: Literal["straight", "premultiplied"] | None = None
+    """pictures of 2 or 4 channels: whether the colours are multiplied by alpha, the last channel"""
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether the images are read as numbers, and not as pictures."""
+        return any(each is not None for each in (self.value_range, self.percentiles, self.window))
+
+    @model_validator(mode="after")
+    def _one_range(self) -> Self:
+        given = [name for name in ("value_range", "percentiles", "window") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join('data.' + name for name in given)} say the same: give one of them")
+        if self.percentiles is not None and not self.percentiles[0] < self.percentiles[1]:
+            raise ValueError(
+                f"data.percentiles needs low < high, got {self.percentiles[0]:g} and {self.percentiles[1]:g}"
+            )
+        if self.value_range is not None and len(self.value_range) not in range(2, 2 * MAX_CHANNELS + 1, 2):
+            raise ValueError(f"data.value_range takes pairs low, high, got {len(self.value_range)} numbers")
+        for low, high in self.given_ranges() or ():
+            if not low < high:
+                raise ValueError(f"data.value_range needs low < high, got {low:g} and {high:g}")
+        idle = [name for name in ("gamma", "bands") if getattr(self, name) != type(self).model_fields[name].default]
+        if idle and not given:
+            raise ValueError(
+                f"{' and '.join('data.' + name for name in idle)} takes effect only where images are read as numbers: "
+                "give data.value_range, data.percentiles or data.window"
+            )
+        if self.per_channel and self.percentiles is None:
+            raise ValueError("data.per_channel has an effect only with data.percentiles")
+        if self.alpha is not None and given:
+            raise ValueError(f"data.alpha is of pictures, and data.{given[0]} reads numbers: leave one of them out")
+        return self
+
+    def given_ranges(self) -> tuple[Range, ...] | None:
+        """The ranges that the settings say, one or one a channel; None where they are measured, or for pictures."""
+        if self.window is not None:
+            centre, width = self.window
+            return ((centre - width / 2, centre + width / 2),)
+        if self.value_range is None:
+            return None
+        return tuple(zip(self.value_range[::2], self.value_range[1::2], strict=True))
+
+
+class DataConfig(ValuesConfig, TrainingCropConfig):
     """Where images come from and how they are cut to training size. Base of the entries of SOURCES."""
 
     source: str
@@ -78,8 +140,12 @@ class DataConfig(TrainingCropConfig):
         raise NotImplementedError  # abstract: every source has its own
 
     def choice(self) -> dict[str, object]:
-        """The settings that select the images, as JSON."""
-        return self.model_dump(mode="json", exclude={*self.training_only, "workers"})
+        """The settings that select the images and say how they are read, as JSON; the latter as far as they were given,
+        as records made before there was such a choice have none.
+        """
+        chosen = self.model_dump(mode="json", exclude={*self.training_only, "workers"})
+        reading = {name: field.default for name, field in ValuesConfig.model_fields.items()}
+        return {name: value for name, value in chosen.items() if name not in reading or value != reading[name]}
 
     def given_for_training(self) -> str:
         """The given settings that have no effect outside of training, as options; "" if there are none."""

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 Pixels = NDArray[np.uint8]
-"""[H, W, C] uint8, C = 1 (grey) or 3 (RGB)"""
+"""[H, W, C] uint8, C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA)"""
 Color = tuple[int, int, int]
 """R, G, B in 0..255"""
 ColorRule = Literal["convert", "keep"]
@@ -111,30 +111,33 @@ def remarks(image: Image.Image) -> tuple[str, ...]:
     return tuple(image.info.get(_REMARKS, ()))
 
 
-def to_uint8(image: Image.Image, channels: int, background: Color = WHITE) -> Pixels:
+def to_uint8(image: Image.Image, channels: int, background: Color = WHITE, *, premultiplied: bool = False) -> Pixels:
     """Any PIL image, upright by its EXIF orientation -> [H, W, channels] uint8.
 
-    Transparent pixels are laid over `background`. Grey is PIL's luma (ITU-R 601). 16-bit grey (modes I;16 and I) goes
-    from 0..65535 to 0..255, rounded; PIL itself cuts 16-bit colour to its upper 8 bits. Floats (mode F) are in [0, 1].
-    Raises BrokenImage for values outside of these ranges and where every pixel is transparent, ValueError if `channels`
-    is neither 1 nor 3.
+    With 1 (grey) or 3 (RGB) channels transparent pixels are laid over `background`; with 2 (grey) or 4 (RGB) the last
+    one is alpha, by which `premultiplied` multiplies the others. Grey is PIL's luma (ITU-R 601). 16-bit grey (modes
+    I;16 and I) goes from 0..65535 to 0..255, rounded; PIL itself cuts 16-bit colour to its upper 8 bits. Floats (mode
+    F) are in [0, 1]. Raises BrokenImage for values outside of these ranges and where every pixel is transparent,
+    ValueError for another number of channels.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"images have 1 (grey) or 3 (RGB) channels, got {channels}")
+    if channels not in (1, 2, 3, 4):
+        raise ValueError(f"pictures have 1 (grey) to 4 (RGBA) channels, got {channels}")
     pixels, alpha = _straight(upright(image))
+    if channels in (2, 4):
+        alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8) if alpha is None else alpha
+        colours = _with_channels(pixels, channels - 1)
+        if premultiplied:
+            colours = ((colours.astype(np.uint32) * alpha + 127) // 255).astype(np.uint8)
+        return np.concatenate([colours, alpha], axis=2)
     if alpha is not None and not alpha.any():
         raise BrokenImage("every pixel of it is transparent: take its alpha channel away to use the colours beneath")
     if alpha is not None:
         pixels = _over(pixels, alpha, background)
-    if pixels.shape[2] == channels:
-        return pixels
-    if channels == 3:
-        return pixels.repeat(3, axis=2)
-    return np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
+    return _with_channels(pixels, channels)
 
 
 def to_pil(pixels: Pixels) -> Image.Image:
-    """[H, W, 1 or 3] uint8 -> PIL image of mode L or RGB."""
+    """[H, W, 1 to 4] uint8 -> PIL image of mode L, LA, RGB or RGBA."""
     _check_pixels(pixels)
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
@@ -160,7 +163,7 @@ def from_tensor(images: torch.Tensor) -> Pixels:
 
 
 def save_png(path: Path, pixels: Pixels) -> None:
-    """Write [H, W, 1 or 3] uint8 as a PNG, whole or not at all; the folder must exist. Raises OSError."""
+    """Write [H, W, 1 to 4] uint8 as a PNG, whole or not at all; the folder must exist. Raises OSError."""
     stream = io.BytesIO()
     to_pil(pixels).save(stream, format="PNG")
     write_atomically(path, stream.getvalue())
@@ -259,6 +262,15 @@ def _from_float(values: NDArray[np.float32]) -> Pixels:
     return np.floor(values.astype(np.float64) * 255 + 0.5).astype(np.uint8)[:, :, None]
 
 
+def _with_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Grey or RGB [H, W, 1 or 3] uint8 as grey or RGB."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return pixels.repeat(3, axis=2)
+    return np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+
 def _over(pixels: Pixels, alpha: Pixels, background: Color) -> Pixels:
     """Lay straight pixels [H, W, 1 or 3] with alpha over a colour -> [H, W, 3], rounded to the nearest."""
     opacity = alpha.astype(np.uint32)
@@ -267,5 +279,5 @@ def _over(pixels: Pixels, alpha: Pixels, background: Color) -> Pixels:
 
 
 def _check_pixels(pixels: Pixels) -> None:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
-        raise ValueError(f"expected pixels [H, W, 1 or 3] uint8, got {pixels.dtype} {list(pixels.shape)}")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4):
+        raise ValueError(f"expected pixels [H, W, 1 to 4] uint8, got {pixels.dtype} {list(pixels.shape)}")

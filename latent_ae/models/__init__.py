@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import ModelConfig
+from latent_ae.io.pixel_format import MAX_CHANNELS
 from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_shape, pad_to_factor
 from latent_ae.models.bottlenecks import BOTTLENECKS, BottleneckConfig
 from latent_ae.models.bottlenecks.kl import KLConfig
@@ -74,8 +75,8 @@ def build_autoencoder(
         _check_class(model, bottleneck, config.init_from)
     else:
         model = _from_preset(config, bottleneck, seed=seed, resolution=resolution)
-    if (channels := model.config["in_channels"]) not in (1, 3):
-        raise ModelError(f"the model takes images of {channels} channels; 1 (grey) and 3 (RGB) can be trained")
+    if (channels := model.config["in_channels"]) > MAX_CHANNELS:
+        raise ModelError(f"the model takes images of {channels} channels; up to {MAX_CHANNELS} can be trained")
     if resolution % factor_of(model):
         raise ModelError(
             f"data.resolution {resolution} is not a multiple of the model's factor {factor_of(model)}: "

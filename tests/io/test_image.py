@@ -224,10 +224,10 @@ def test_nan_is_refused() -> None:
         from_tensor(torch.tensor([float("nan")] + [0.0] * 11).reshape(3, 2, 2))
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3))])
+@pytest.mark.parametrize("pixels", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 5), np.uint8), np.zeros((2, 2, 3))])
 def test_what_is_no_pixel_array_is_refused(pixels: np.ndarray, tmp_path: Path) -> None:
     for border in (to_tensor, to_pil, lambda array: save_png(tmp_path / "x.png", array)):
-        with pytest.raises(ValueError, match=r"expected pixels \[H, W, 1 or 3\] uint8"):
+        with pytest.raises(ValueError, match=r"expected pixels \[H, W, 1 to 4\] uint8"):
             border(pixels)
 
 
