@@ -22,6 +22,11 @@ class BrokenImage(UserError):  # noqa: N818 - a fact about a file, not a fault o
         return type(self), (self.reason, self.name)
 
 
+def file_error(error: OSError) -> str:
+    """The system's message and the file that it names, for programs to print."""
+    return f"{error.strerror or error}: {error.filename or 'while writing'}"
+
+
 def one_line(error: Exception) -> str:
     """The message of another library's error, for use in a UserError's."""
     return " ".join(str(error).split())

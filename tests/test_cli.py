@@ -206,6 +206,7 @@ def test_help_and_what_else_needs_no_torch_do_not_wait_for_it() -> None:
         "export --help",
         *(f"export {target} --help" for target in EXPORTERS),
         *(f"{command} --help" for command in COMMANDS),
+        "serve --help",
         "inspect nothing",
     ]
     run = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *lines], capture_output=True, text=True)

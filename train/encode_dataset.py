@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from latent_ae.config import ConfigError
 from latent_ae.config.command_line import override, print_help, split_options
-from latent_ae.errors import UserError
+from latent_ae.errors import UserError, file_error
 from latent_ae.inference import Codec
 from latent_ae.inference.memory import available_bytes
 from latent_ae.io.folder_lock import only_run
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {in_a_line(error)}", file=sys.stderr)
+        print(f"error: {file_error(error)}", file=sys.stderr)
     return 2
 
 
@@ -209,7 +209,7 @@ def attempted(work: Callable[[], T]) -> tuple[T | None, str | None]:
     except UserError as error:
         return None, str(error)
     except OSError as error:
-        return None, in_a_line(error)
+        return None, file_error(error)
 
 
 def share_of_memory(device: torch.device) -> int | None:
@@ -217,11 +217,6 @@ def share_of_memory(device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     return available_bytes(device) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def in_a_line(error: OSError) -> str:
-    """The system's message and the file."""
-    return f"{error.strerror or error}: {error.filename or 'while writing'}"
 
 
 def describe(manifest: Manifest, folder: Path, missing: int, accelerator: Accelerator) -> str:

@@ -25,7 +25,7 @@ from latent_ae.app.perimeter.error_replies import ErrorReplies, Replies
 from latent_ae.app.perimeter.guard import Guard, Traffic, tool_bytes, upload_limit
 from latent_ae.app.perimeter.sessions import MAX_CLOSED, MAX_OPEN, Sessions, current_visitor
 from latent_ae.errors import UserError
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 
 _CLOSE_SECONDS = 3.0
 """Time for replies under way when the server ends."""
@@ -61,8 +61,8 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
     """
     if options.mcp:
         require_tools(accounts=options.auth is not None)
-    origins = Origins(host=options.host, names=options.allow_hosts, root_path=options.root_path)
-    proxies = [_network(address) for address in options.trusted_proxies]
+    origins = Origins(host=options.host, names=options.allow_host, root_path=options.root_path)
+    proxies = [_network(address) for address in options.trusted_proxy]
     folder = gradio_internals.upload_folder()
     gradio_internals.use_folder(demo, folder)
     if folder.stat().st_mode & 0o077:
@@ -188,7 +188,7 @@ def _lifespan(
                 stored_bytes=stored_bytes,
                 traffic=traffic,
                 mcp=options.mcp,
-                proxied=bool(options.trusted_proxies),
+                proxied=bool(options.trusted_proxy),
             )
 
         gradio_internals.put_in_front(app, guarded)

@@ -9,8 +9,8 @@ from latent_ae.app import theme
 from latent_ae.app.api.endpoints import add_endpoints
 from latent_ae.app.tabs import decode, inspect, interpolate, markup, reconstruct, sample
 from latent_ae.app.tabs.job import QUICK, info_of
-from latent_ae.service import Service
 from latent_ae.service.catalog import ModelInfo
+from latent_ae.service.service import Service
 
 TITLE = "latent-ae"
 _PURPOSE = "See what an image autoencoder keeps of a picture and what it loses, and download the latents."

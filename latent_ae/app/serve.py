@@ -15,8 +15,8 @@ from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
     from latent_ae.inference.precision import Precision
-    from latent_ae.service import ServiceLimits
     from latent_ae.service.catalog import ModelInfo
+    from latent_ae.service.limits import ServiceLimits
 
 _EXTRA = ("gradio", "prometheus_client")
 """what only the extra `app` installs"""
@@ -44,7 +44,7 @@ def serve(
             from latent_ae.app.page import create_demo  # noqa: PLC0415
             from latent_ae.app.tabs.examples import example_images  # noqa: PLC0415
             from latent_ae.inference import device_named  # noqa: PLC0415
-            from latent_ae.service import Service  # noqa: PLC0415
+            from latent_ae.service.service import Service  # noqa: PLC0415
 
             if options.mcp:  # before the models are loaded
                 require_tools(accounts=options.auth is not None)

@@ -11,7 +11,7 @@ from latent_ae._version import __version__
 from latent_ae.cli import datasets, evaluate, export, files, inspection, programs, space
 from latent_ae.cli.options import RENAMED
 from latent_ae.cli.output import complain
-from latent_ae.errors import UserError
+from latent_ae.errors import UserError, file_error
 
 __all__ = ["main"]
 
@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:
+        files.refuse_seed_of_sample(argv)
         if hasattr(arguments, "rest"):
             arguments.rest = settings
         else:
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         complain(str(error))
         return 2
     except OSError as error:
-        complain(f"{error.strerror or error}: {error.filename or 'while writing'}")
+        complain(file_error(error))
         return 1
     except KeyboardInterrupt:
         resumes = "; the same command continues from there" if arguments.command in files.RESUMED else ""

@@ -1,6 +1,8 @@
 """`latent-ae encode`, `decode` and `reconstruct`: any number of files, one after another."""
 
 import argparse
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +92,13 @@ def add_commands(commands: Commands) -> None:
     _add_images(reconstruct)
     add_out_folder(reconstruct, "PNGs")
     add_model(reconstruct)
+
+
+def refuse_seed_of_sample(argv: Sequence[str]) -> None:
+    """Raise UserError for `encode --sample SEED` of earlier versions, whose seed would pass for an image file."""
+    for option, seed in pairwise(argv):
+        if argv[0] == "encode" and option == "--sample" and seed.isdigit() and not Path(seed).exists():
+            raise UserError(f"--sample takes no seed, got {seed}: use --sample --seed {seed}")
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:

@@ -50,6 +50,11 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: str = "") -> None:
     """--model, --precision and --tile."""
     parser.add_argument("--model", required=required, metavar="MODEL", help=f"{MODEL_HELP}{more}")
+    add_arithmetic(parser)
+
+
+def add_arithmetic(parser: argparse.ArgumentParser, *, tile: int | None = None) -> None:
+    """--precision, and --tile with its default."""
     parser.add_argument(
         "--precision",
         type=precision,
@@ -58,13 +63,14 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: s
         "with every image computed alone, so that its result does not depend on the others (default: fp32 to encode, "
         "auto to decode)",
     )
+    default = "off, images that do not fit into memory are refused" if tile is None else tile
     parser.add_argument(
         "--tile",
         type=tile_side,
+        default=tile,
         metavar="N|off",
         help="process images larger than N pixels a side in overlapping tiles of N pixels. Tiles need less memory and "
-        "are an approximation: a model sees the whole image otherwise (default: off, images that do not fit into "
-        "memory are refused)",
+        f"are an approximation: a model sees the whole image otherwise (default: {default})",
     )
 
 

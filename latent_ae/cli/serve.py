@@ -6,9 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from latent_ae.app.options import ServerOptions
-from latent_ae.app.perimeter.access import read_accounts
+from latent_ae.app.perimeter.accounts import read_accounts
 from latent_ae.app.serve import serve
-from latent_ae.cli.options import PRECISIONS, tile_side
+from latent_ae.cli.options import MODEL_HELP, add_arithmetic
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError
 from latent_ae.service.limits import TILE, ServiceLimits
@@ -19,27 +19,25 @@ _NO_RUN = (
     f"no finished run in {_RUNS}: give --model a model directory or a hub id, or train one in three minutes with\n"
     "  latent-ae train"
 )
-_STORAGE = {
-    "keep_seconds": "time that uploads and results stay on disk",
-    "stored_bytes": "maximum size of uploads and results on disk; above it the oldest are deleted, and requests that "
-    "add to them are refused",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after these, 2 for a user's error."""
-    arguments = parser().parse_args(argv)
-    given = {field.name: getattr(arguments, field.name) for field in fields(ServerOptions) if field.name != "auth"}
+    given = vars(parser().parse_args(argv))
+    options, limits = (
+        {field.name: given[field.name] for field in fields(kind) if field.name in given}
+        for kind in (ServerOptions, ServiceLimits)
+    )
     try:
-        accounts = None if arguments.auth_file is None else read_accounts(arguments.auth_file)
+        accounts = None if given["auth_file"] is None else read_accounts(given["auth_file"])
         serve(
-            arguments.model or [_newest()],
-            options=ServerOptions(**given, auth=accounts),
-            limits=ServiceLimits(**{field.name: getattr(arguments, field.name) for field in fields(ServiceLimits)}),
-            priors=arguments.prior,
-            device=arguments.device,
-            precision=arguments.precision,
-            tile=arguments.tile,
+            given["model"] or [_newest()],
+            options=ServerOptions(**options, auth=accounts),
+            limits=ServiceLimits(**limits),
+            priors=given["prior"],
+            device=given["device"],
+            precision=given["precision"],
+            tile=given["tile"],
         )
     except UserError as error:
         complain(str(error))
@@ -56,8 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         action="append",
         metavar="MODEL",
-        help="a model or run directory, a single file or a hub id; repeatable. Default: the newest finished run in "
-        "runs/",
+        help=f"{MODEL_HELP}; repeatable (default: the newest finished run in {_RUNS}/)",
     )
     parser.add_argument(
         "--prior",
@@ -66,65 +63,25 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a trained prior of a served model's latents; repeatable",
     )
-    parser.add_argument("--host", default=ServerOptions.host, help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=ServerOptions.port, help="port, 0 for a free one (default: %(default)s)"
-    )
-    parser.add_argument("--auth-file", type=Path, metavar="FILE", help="file of lines user:password, of mode 0600")
-    parser.add_argument(
-        "--root-path",
-        default="",
-        metavar="PATH_OR_URL",
-        help="where a proxy shows the server: /vae, or https://example.com/vae",
-    )
-    parser.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        dest="allow_hosts",
-        metavar="NAME",
-        help="another name of the server, like vae.example.com; repeatable. localhost, addresses and the name in "
-        "--root-path are always allowed",
-    )
-    parser.add_argument(
-        "--trusted-proxy",
-        action="append",
-        default=[],
-        dest="trusted_proxies",
-        metavar="ADDRESS",
-        help="address or network of a proxy whose X-Forwarded-For and X-Forwarded-Proto are believed, so that limits "
-        "apply to its visitors and not to the proxy; repeatable",
-    )
-    parser.add_argument("--mcp", action="store_true", help="offer the endpoints as tools to language models (MCP)")
     parser.add_argument(
         "--device", metavar="NAME", help="device of the models, like cuda:1 or cpu (default: an accelerator if any)"
     )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="arithmetic of the models (default: fp32 to encode, so that latents do not depend on the machine, and "
-        "auto to decode)",
-    )
-    parser.add_argument(
-        "--tile",
-        type=tile_side,
-        default=TILE,
-        metavar="N|off",
-        help="encode and decode images larger than N pixels a side in overlapping tiles of N, an approximation that "
-        "needs less memory; replies and files report it (default: %(default)s)",
-    )
-    group = parser.add_argument_group("limits")
-    limits = {field.name: field.metadata["help"] for field in fields(ServiceLimits)}
-    for name, text in (_STORAGE | limits).items():
-        default = getattr(ServerOptions if name in _STORAGE else ServiceLimits, name)
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=_positive(float if name.endswith("seconds") else int),
-            default=default,
-            metavar="N",
-            help=f"{text} (default: {default:,})" if default else text,
-        )
+    add_arithmetic(parser, tile=TILE)
+    parser.add_argument("--auth-file", type=Path, metavar="FILE", help="file of lines user:password, of mode 0600")
+    _add_fields(parser, ServerOptions)
+    _add_fields(parser.add_argument_group("limits"), ServiceLimits)
     return parser
+
+
+def _add_fields(parser: argparse._ActionsContainer, kind: type[ServerOptions] | type[ServiceLimits]) -> None:
+    """Add an option for each field that was made by `option`; those not given are left to the class's defaults."""
+    for each in fields(kind):
+        how = dict(each.metadata)
+        if list(how) == ["help"]:
+            how |= {"type": _positive(float if each.name.endswith("seconds") else int), "metavar": "N"}
+            how["help"] += f" (default: {each.default:,})" if each.default else ""
+        if how:
+            parser.add_argument(f"--{each.name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
 
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:

@@ -20,35 +20,3 @@ of Gradio's events; docs/serving.md):
 Beside them: catalog.py (the models and their learned priors), measures.py (metrics, and JPEG and WebP as baselines),
 inspection.py (statistics and pictures of latents), remote.py (diffusers' remote VAE), limits.py and errors.py.
 """
-
-from latent_ae.service.admission import ServiceStats
-from latent_ae.service.catalog import ModelInfo
-from latent_ae.service.errors import ServiceError
-from latent_ae.service.limits import ServiceLimits
-from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
-from latent_ae.service.results import (
-    Baseline,
-    Encoded,
-    Images,
-    Inspection,
-    Reconstruction,
-    Size,
-)
-from latent_ae.service.service import Service
-
-__all__ = [
-    "Baseline",
-    "Encoded",
-    "Images",
-    "Inspection",
-    "ModelInfo",
-    "Reconstruction",
-    "RemoteDecode",
-    "RemoteEncode",
-    "RemoteReply",
-    "Service",
-    "ServiceError",
-    "ServiceLimits",
-    "ServiceStats",
-    "Size",
-]

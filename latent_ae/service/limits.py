@@ -15,25 +15,26 @@ _CORNERS = 4
 """of an interpolation grid"""
 
 
-def _limit(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def option(default: Any, text: str, **how: Any) -> Any:
+    """A field that is an option of `latent-ae serve`: a positive number, or what the arguments for argparse say."""
+    return field(default=default, metadata={"help": text, **how})
 
 
 @dataclass(frozen=True)
 class ServiceLimits:
     """Each limit is checked before the work that it bounds. `latent-ae serve` has an option for each."""
 
-    upload_bytes: int = _limit(25 * 10**6, "maximum size of an uploaded file")
-    pixels: int = _limit(
+    upload_bytes: int = option(25 * 10**6, "maximum size of an uploaded file")
+    pixels: int = option(
         4096 * 4096, "maximum number of pixels of an image, or of all images of one latent file or draw"
     )
     # Padding a thin strip to the model's factor would multiply its pixels.
-    side: int = _limit(16_384, "maximum side of an image in pixels")
-    queue: int = _limit(20, "maximum number of requests inside the server; the next one is refused as busy")
-    deadline_seconds: float = _limit(120.0, "maximum time from a request's slot (its body has arrived) to its reply")
-    batch_pixels: int = _limit(1024 * 1024, "maximum number of pixels per model batch")
-    samples: int = _limit(64, "maximum number of images of one draw, interpolation or latent file; at least 4")
-    memory_bytes: int | None = _limit(
+    side: int = option(16_384, "maximum side of an image in pixels")
+    queue: int = option(20, "maximum number of requests inside the server; the next one is refused as busy")
+    deadline_seconds: float = option(120.0, "maximum time from a request's slot (its body has arrived) to its reply")
+    batch_pixels: int = option(1024 * 1024, "maximum number of pixels per model batch")
+    samples: int = option(64, "maximum number of images of one draw, interpolation or latent file; at least 4")
+    memory_bytes: int | None = option(
         None, "maximum predicted memory of a request (default: the memory that is free when it arrives)"
     )
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from accelerate import Accelerator
 
 from latent_ae.config import OptimizationConfig, RunSettings, Section, to_yaml
-from latent_ae.errors import UserError
+from latent_ae.errors import UserError, file_error
 from latent_ae.io.atomic import write_atomically
 from latent_ae.training.checkpoint.files import write_checkpoint
 from latent_ae.training.checkpoint.resume import on_main
@@ -42,8 +42,7 @@ def run_program(work: Callable[[], int], *failures: type[Exception]) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a program's own message
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:
-        place = error.filename or "while writing the run"
-        print(f"error: {error.strerror or error}: {place}", file=sys.stderr)  # noqa: T201
+        print(f"error: {file_error(error)}", file=sys.stderr)  # noqa: T201
         return 1
 
 

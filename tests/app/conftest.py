@@ -17,8 +17,8 @@ from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.inference import Codec
 from latent_ae.models import Autoencoder
 from latent_ae.models.parts import encoder_identity
-from latent_ae.service import Service
 from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 
 for step in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, step, 60.0)  # of 5 seconds a busy machine may take more

@@ -11,7 +11,8 @@ from latent_ae.app import cleanup
 from latent_ae.app import launch as launching
 from latent_ae.app.launch import Running
 from latent_ae.app.options import ServerOptions
-from latent_ae.service import Service, ServiceLimits
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels, load_service
 from tests.app.perimeter.test_guard import contents, empty_folders, stream
 from tests.app.pictures import pixels, png, written

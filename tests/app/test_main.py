@@ -16,12 +16,14 @@ import safetensors.torch
 import torch
 
 from latent_ae.app import gradio_settings, temporary
-from latent_ae.app.perimeter.access import Accounts, read_accounts
+from latent_ae.app.options import ServerOptions
+from latent_ae.app.perimeter.accounts import Accounts, read_accounts
 from latent_ae.app.serve import model_line
 from latent_ae.cli import serve as app
 from latent_ae.cli.serve import newest_model
 from latent_ae.errors import UserError
-from latent_ae.service import Service, ServiceLimits
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels
 from tests.app.program import running, started
 
@@ -108,13 +110,15 @@ def test_the_line_of_a_model_says_where_it_runs(service: Service) -> None:
     assert model_line(service.models()[0]).endswith("encoder in exact, decoder in exact, on cpu")
 
 
-def test_every_limit_is_an_option() -> None:
-    given = app.parser().parse_args(
-        [word for field in fields(ServiceLimits) for word in (f"--{field.name.replace('_', '-')}", "7")]
-    )
-    assert {field.name: getattr(given, field.name) for field in fields(ServiceLimits)} == {
-        field.name: 7 for field in fields(ServiceLimits)
-    }
+def test_every_setting_is_an_option_and_what_is_not_given_has_its_default() -> None:
+    names = [field.name for kind in (ServerOptions, ServiceLimits) for field in fields(kind) if field.name != "auth"]
+    given = vars(app.parser().parse_args([]))
+    assert not given.keys() & set(names)
+    numbers = [name for name in names if name not in ("host", "root_path", "allow_host", "trusted_proxy", "mcp")]
+    words = [word for name in numbers for word in (f"--{name.replace('_', '-')}", "7")]
+    given = vars(app.parser().parse_args([*words, "--mcp", "--allow-host", "a", "--allow-host", "b"]))
+    assert [given[name] for name in numbers] == [7] * len(numbers)
+    assert (given["mcp"], given["allow_host"]) == (True, ["a", "b"])
     with pytest.raises(SystemExit):
         app.parser().parse_args(["--queue", "0"])
 
@@ -128,7 +132,7 @@ def test_models_run_on_the_accelerator_that_is_there_or_where_they_are_told_to(
 
     monkeypatch.setattr(gradio_settings, "set_environment", lambda folder: None)
     monkeypatch.setattr("latent_ae.inference.device_named", lambda name: name or "the best")
-    monkeypatch.setattr("latent_ae.service.Service.load", load)
+    monkeypatch.setattr("latent_ae.service.service.Service.load", load)
     with kept_signals():
         assert app.main(["--model", "x", *given]) == 2
     assert capsys.readouterr().err == f"error: loaded on {taken}\n"

@@ -22,8 +22,10 @@ from latent_ae.app.tabs.interpolate import suits_grid
 from latent_ae.app.tabs.job import Cancelled, Job, Run, Tick
 from latent_ae.app.temporary import files_under
 from latent_ae.inference import Codec
-from latent_ae.service import Reconstruction, Service, ServiceLimits
 from latent_ae.service.errors import BadRequest
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.results import Reconstruction
+from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels
 from tests.app.pictures import pixels, png, read
 

@@ -83,6 +83,8 @@ def test_what_a_user_must_mend_is_a_line_and_status_2(models: Path, photos: Path
         ),
         (("encode", photos, *out, *model, "--seed", "1"), "--seed 1 has no effect without --sample"),
         (("encode", photos, *out, *model, "--compute", "exact"), "unknown option --compute; use --precision"),
+        (("encode", photos, *out, *model, "--sample", "3"), "--sample takes no seed, got 3: use --sample --seed 3"),
+        (("encode", "--sample", "3", photos, *out, *model), "--sample takes no seed, got 3: use --sample --seed 3"),
         (("decode", photos / "a.png", *out), "the latent files name 0 models (): give --model"),
     ]:
         status, said, errors = run(*words)

@@ -12,8 +12,8 @@ from latent_ae.data.sources.folder import FolderImages
 from latent_ae.data.sources.shards import StoredImage
 from latent_ae.io.image import BrokenImage, open_image, remarks, to_uint8
 from latent_ae.io.image_header import header_size
-from latent_ae.service import ServiceLimits
 from latent_ae.service.errors import TooLarge, UnsupportedFormat
+from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.uploads import read_image, read_upload
 from tests.image_files import CASES, COLORS, ORIENTED, ROCKET, Case, encoded, oriented, turned
 

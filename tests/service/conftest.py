@@ -19,7 +19,7 @@ from latent_ae.io.image import Pixels, to_pil
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 
 FACTOR = 4
 CODES = 12

@@ -17,7 +17,8 @@ from PIL import Image
 
 from latent_ae.inference import Codec
 from latent_ae.io.latent_file.latents import from_bytes, to_bytes
-from latent_ae.service import Service, ServiceError
+from latent_ae.service.errors import ServiceError
+from latent_ae.service.service import Service
 
 from .conftest import pixels, png, saved, tiny
 from .test_uploads import chunk, claimed_bmp, claimed_png, claimed_tiff, claimed_webp, frames

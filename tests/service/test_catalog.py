@@ -11,9 +11,9 @@ from latent_ae.io.image import from_tensor
 from latent_ae.models import latent_space as space
 from latent_ae.models.errors import ModelError
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
-from latent_ae.service import Service
 from latent_ae.service.catalog import choose, choose_for_latents, describe, load_priors, model_ids, prior_note
 from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
+from latent_ae.service.service import Service
 
 from .conftest import CODES, closing, with_stats
 

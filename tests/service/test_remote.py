@@ -15,9 +15,10 @@ from torch import Tensor
 
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor, to_pil, to_tensor
-from latent_ae.service import RemoteDecode, RemoteEncode, RemoteReply, Service, ServiceLimits
 from latent_ae.service.errors import BadRequest, BrokenUpload, TooLarge, UnknownModel
-from latent_ae.service.remote import images_of
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply, images_of
+from latent_ae.service.service import Service
 
 from .conftest import closing, pixels, saved
 

@@ -12,7 +12,6 @@ from latent_ae.evaluation.metrics.quality import psnr
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute, from_bytes, to_bytes
-from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import (
     BadLatents,
     BadRequest,
@@ -21,6 +20,8 @@ from latent_ae.service.errors import (
     UnknownModel,
     WrongModel,
 )
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 from tests.image_files import CASES
 
 from .conftest import CODES, closing, pixels, png, tiny

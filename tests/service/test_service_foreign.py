@@ -10,8 +10,9 @@ import torch
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor
 from latent_ae.io.latent_file.latents import Latents, to_bytes
-from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import BadLatents, BadRequest, TooLarge, UnknownModel, WrongModel
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 
 from .conftest import closing, pixels
 

@@ -8,8 +8,9 @@ import torch
 
 from latent_ae.inference import Codec
 from latent_ae.io.latent_file.latents import from_bytes, to_bytes
-from latent_ae.service import Service, ServiceError, ServiceLimits
-from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ShuttingDown, TooLarge
+from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ServiceError, ShuttingDown, TooLarge
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 
 from .conftest import HeldCodec, closing, in_threads, pixels, png, started, tiny, until
 

@@ -3,8 +3,10 @@
 import pytest
 
 from latent_ae.inference import Codec
-from latent_ae.service import RemoteEncode, Service, ServiceLimits
 from latent_ae.service.errors import TooLarge
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.remote import RemoteEncode
+from latent_ae.service.service import Service
 from tests.inference.side_runs import predictions, runs
 
 from .conftest import closing, pixels, png, tiny

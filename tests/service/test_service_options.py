@@ -8,8 +8,9 @@ import torch
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.io.latent_file.latents import from_bytes
-from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import BadRequest
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 
 from .conftest import closing, pixels, png, tiny
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from latent_ae.io.image import Pixels
-from latent_ae.service import ServiceLimits
 from latent_ae.service.errors import BrokenUpload, ServiceError, TooLarge, UnsupportedFormat
+from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.uploads import fitted, frame_size, read_image, read_upload
 
 from .conftest import pixels, saved

@@ -19,10 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from latent_ae.app import gradio_internals
 from latent_ae.app.files import download, png
 from latent_ae.io.latent_file.latents import Compute, Dtype
-from latent_ae.service import Service
 from latent_ae.service.catalog import Prior
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.results import Images
+from latent_ae.service.service import Service
 
 _log = logging.getLogger(__name__)
 

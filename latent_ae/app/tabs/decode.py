@@ -6,7 +6,7 @@ from latent_ae.app.files import chosen, gallery, png
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import Job, Tick, Updates, sentence
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 
 _ANY = "The model that made them"
 

@@ -9,8 +9,8 @@ import gradio as gr
 from latent_ae.app.files import chosen, gallery
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
-from latent_ae.service import Service
 from latent_ae.service.results import Inspection
+from latent_ae.service.service import Service
 
 _CHANNEL = (
     ("image_mean", "Mean", 3),

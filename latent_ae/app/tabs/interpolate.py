@@ -10,8 +10,8 @@ import numpy as np
 from latent_ae.app.files import animation, chosen, download, gallery, png
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
-from latent_ae.service import Service
 from latent_ae.service.catalog import ModelInfo
+from latent_ae.service.service import Service
 
 _MAX_LATENTS = 8
 """latents along a side of the training images up to which the grid is offered"""

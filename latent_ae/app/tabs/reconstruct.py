@@ -12,8 +12,8 @@ from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.result_cache import ResultCache
 from latent_ae.io.image import Pixels
-from latent_ae.service import Service
 from latent_ae.service.results import Reconstruction
+from latent_ae.service.service import Service
 
 _KEEP_SECONDS = 1800
 

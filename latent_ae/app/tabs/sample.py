@@ -8,8 +8,8 @@ import gradio as gr
 from latent_ae.app.files import gallery
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
-from latent_ae.service import Service
 from latent_ae.service.catalog import ModelInfo, Prior
+from latent_ae.service.service import Service
 
 _SEEDS = 2**31 - 1
 _PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]

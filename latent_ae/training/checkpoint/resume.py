@@ -10,7 +10,7 @@ import yaml
 from accelerate import Accelerator
 
 from latent_ae.config import ConfigError, RunSettings, Section, differences, validate
-from latent_ae.errors import UserError
+from latent_ae.errors import UserError, file_error
 from latent_ae.io.atomic import remove_partials
 from latent_ae.io.folder_lock import only_run
 from latent_ae.training.checkpoint.files import (
@@ -81,7 +81,7 @@ def on_all(work: Callable[[], T], accelerator: Accelerator) -> T:
     except UserError as error:
         problem = str(error)
     except OSError as error:
-        problem = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        problem = file_error(error)
     if problems := [text for text in gather_from_processes(problem, accelerator) if text]:
         raise CheckpointError(problems[0])
     return done[0]

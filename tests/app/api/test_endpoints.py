@@ -17,7 +17,7 @@ from gradio_client.exceptions import AppError
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor
 from latent_ae.io.latent_file.latents import from_bytes, read_latents, to_bytes
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 from tests.app.pictures import pixels, png, read, written
 
 FILE, TEXT, WHOLE, NUMBER, SWITCH = "file", "string", "integer", "number", "boolean"

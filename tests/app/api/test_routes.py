@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from latent_ae.app.options import ServerOptions
 from latent_ae.inference import Codec
 from latent_ae.io.image import to_tensor
-from latent_ae.service import Service, ServiceLimits
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels, load_service
 from tests.app.pictures import pixels
 
@@ -159,7 +160,7 @@ def test_a_body_without_a_length_is_cut_off_while_it_comes(server: str) -> None:
 def guarded(service: Service, gradio_folder: Path) -> Iterator[str]:
     from latent_ae.app.launch import launch
     from latent_ae.app.page import create_demo
-    from latent_ae.app.perimeter.access import Accounts
+    from latent_ae.app.perimeter.accounts import Accounts
 
     running = launch(create_demo(service), service, ServerOptions(port=0, auth=Accounts({"ann": "s:cret"})))
     yield running.url

@@ -17,13 +17,13 @@ from mcp.client.streamable_http import streamable_http_client
 from latent_ae.app import gradio_settings
 from latent_ae.app.launch import Running, launch
 from latent_ae.app.options import ServerOptions
-from latent_ae.app.perimeter.access import Accounts
+from latent_ae.app.perimeter.accounts import Accounts
 from latent_ae.app.perimeter.guard import tool_bytes
 from latent_ae.app.temporary import files_under
 from latent_ae.cli import serve as app
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 from tests.app.pictures import pixels, png, read
 from tests.app.test_main import kept_signals
 

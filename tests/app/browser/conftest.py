@@ -17,7 +17,7 @@ from PIL import Image
 from latent_ae.app.options import ServerOptions
 from latent_ae.inference import Codec
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels
 from tests.program.running import alone, arguments
 

@@ -10,9 +10,10 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from latent_ae.app.launch import Running, launch
 from latent_ae.app.options import ServerOptions
-from latent_ae.app.perimeter.access import Accounts, ForeignRequest, Origins
+from latent_ae.app.perimeter.access import ForeignRequest, Origins
+from latent_ae.app.perimeter.accounts import Accounts
 from latent_ae.errors import UserError
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 
 FOREIGN = {
     "another site": {"Origin": "https://evil.example"},

@@ -14,8 +14,9 @@ import pytest
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import bodies, connections
 from latent_ae.inference import Codec
-from latent_ae.service import Service, ServiceLimits
 from latent_ae.service.errors import Busy
+from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels, load_service
 from tests.app.pictures import pixels, png
 
@@ -29,7 +30,7 @@ def narrow(tiny_models: TinyModels, gradio_folder: Path) -> Iterator[tuple[str, 
     from latent_ae.app.page import create_demo
 
     service = load_service(tiny_models, LIMITS)
-    running = launch(create_demo(service), service, ServerOptions(port=0, trusted_proxies=["127.0.0.1"]))
+    running = launch(create_demo(service), service, ServerOptions(port=0, trusted_proxy=["127.0.0.1"]))
     yield running.url, service
     running.close()
 

@@ -17,8 +17,8 @@ from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import error_replies
 from latent_ae.app.perimeter.content import parsed
 from latent_ae.app.perimeter.error_replies import Replies
-from latent_ae.service import Service
 from latent_ae.service.errors import BadRequest, ServiceError
+from latent_ae.service.service import Service
 from tests.app.perimeter.test_access import routes
 from tests.app.pictures import pixels, png
 

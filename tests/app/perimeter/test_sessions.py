@@ -16,7 +16,7 @@ from latent_ae.app.launch import Running, launch
 from latent_ae.app.log import OneLine, printable
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import sessions
-from latent_ae.service import Service
+from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels
 from tests.app.perimeter.test_guard import stream
 from tests.app.program import running as program
@@ -32,7 +32,7 @@ def running(service: Service, gradio_folder: Path) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MAX_CLOSED", "MAX_CLOSED_STATES", "_MAX_UPLOADS"):
             patch.setattr(sessions, name, MOST)
-        running = launch(create_demo(service), service, ServerOptions(port=0, trusted_proxies=["127.0.0.1"]))
+        running = launch(create_demo(service), service, ServerOptions(port=0, trusted_proxy=["127.0.0.1"]))
         yield running
         # The service is shared with other tests, so it is not closed here.
         running.demo.close(verbose=False)

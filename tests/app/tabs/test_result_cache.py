@@ -5,7 +5,8 @@ import time
 import pytest
 
 from latent_ae.app.tabs.result_cache import ResultCache
-from latent_ae.service import Reconstruction, Service
+from latent_ae.service.results import Reconstruction
+from latent_ae.service.service import Service
 from tests.app.pictures import pixels, png
 
 
