@@ -44,7 +44,7 @@ def report_of(model_dir: Path, file: Path, *more: str) -> dict:
 def test_evaluate_measures_the_held_out_digits(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = report_of(model_dir, tmp_path / "report.json")
+    report = report_of(model_dir, tmp_path / "report.json", "--part", "heldout")
     model = AutoencoderKL.from_pretrained(model_dir)
     heldout = DigitsConfig().open().heldout
     psnr, l1 = [], []
@@ -69,7 +69,7 @@ def test_evaluate_measures_the_held_out_digits(
 
 
 def test_evaluate_the_training_part_on_samples(model_dir: Path, tmp_path: Path) -> None:
-    heldout = report_of(model_dir, tmp_path / "heldout.json")
+    heldout = report_of(model_dir, tmp_path / "heldout.json", "--part", "heldout")
     train = report_of(model_dir, tmp_path / "train.json", "--part", "train")
     sample = report_of(model_dir, tmp_path / "sample.json", "--sample")
     assert train["protocol"]["data"] == "digits, training part"
@@ -90,7 +90,7 @@ def test_evaluate_with_another_size_and_a_distance(model_dir: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "--data.source is missing: give one of digits, photos, folder, hub, stream"),
+        ([], "was trained on: give --data.path DIR, or --data.source, one of digits, photos, folder, hub, stream"),
         (["--data.source", "nowhere"], "data.source: got 'nowhere', expected one of digits"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         ([*FEW, "--evaluation.max_image", "3"], "did you mean --evaluation.max_images?"),

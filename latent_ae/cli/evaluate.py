@@ -1,19 +1,20 @@
 """`latent-ae evaluate` and `likelihood`."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from latent_ae.cli.options import MODEL_HELP, Commands, add_command, add_json, positive
-from latent_ae.cli.output import say, write_json
+from latent_ae.cli.output import remark, say, write_json
 from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
+    from latent_ae.evaluation.images import MeasureConfig, Part
     from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
-    from latent_ae.evaluation.run import MeasureConfig
 
 SETTINGS = (
     "The images and measurements are chosen by the settings `data` and `evaluation` of a run, given as --data.FIELD "
-    "VALUE and --evaluation.FIELD VALUE; --settings lists them."
+    "VALUE and --evaluation.FIELD VALUE; --settings lists them. --data.path DIR alone is a folder of images or one "
+    "image; without any, the images are those of the model's run."
 )
 
 
@@ -23,11 +24,17 @@ def add_commands(commands: Commands) -> None:
         commands,
         "evaluate",
         _evaluate,
-        summary="measure a model on held-out images",
+        summary="measure models on images",
         more=SETTINGS,
-        example="runs/kl-digits/model --data.source digits --json report.json",
+        example="runs/kl-photos runs/vq-photos --data.path ~/pictures --json report.json",
     )
-    _add_images(evaluate)
+    evaluate.add_argument("models", metavar="MODEL", nargs="+", help=f"{MODEL_HELP}; several are shown in one table")
+    evaluate.add_argument(
+        "--part",
+        choices=("heldout", "train", "all"),
+        help="part of the data to measure (default: heldout of images that a model was trained on, all of others)",
+    )
+    _add_common(evaluate)
     evaluate.add_argument("--sample", action="store_true", help="decode a sample of the posterior instead of its mode")
     likelihood = add_command(
         commands,
@@ -37,7 +44,11 @@ def add_commands(commands: Commands) -> None:
         more="The ELBO and the importance-weighted bounds of 8-bit images, in nats and bits per dimension. " + SETTINGS,
         example="runs/kl-digits/model --data.source digits --json likelihood.json",
     )
-    _add_images(likelihood)
+    likelihood.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    likelihood.add_argument(
+        "--part", choices=("heldout", "train"), default="heldout", help="part of the data to measure (default: heldout)"
+    )
+    _add_common(likelihood)
     likelihood.add_argument(
         "--importance-samples",
         type=positive,
@@ -59,27 +70,38 @@ def add_commands(commands: Commands) -> None:
     )
 
 
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    """Add what every command has that measures a model on images."""
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what every command has that measures models on images."""
     parser.set_defaults(rest=[])
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     add_json(parser, "the whole report")
-    parser.add_argument("--part", choices=("heldout", "train"), default="heldout", help="part of the data to measure")
     parser.add_argument("--settings", action="store_true", help="list the data and evaluation settings and exit")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from latent_ae.evaluation.report import comparison
     from latent_ae.evaluation.run import measure
+    from latent_ae.models.naming import model_name
 
-    config = _settings(arguments)
-    report = measure(arguments.model, config, part=arguments.part, mode="sample" if arguments.sample else "mode")
-    return _say(report, arguments)
+    names: list[str] = arguments.models
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{repeated[0]} is given twice: give every model once")
+    config, part = _settings(arguments, names)
+    if arguments.part is None:
+        remark(f"part of the images: {part}; --part chooses another")
+    mode: Literal["sample", "mode"] = "sample" if arguments.sample else "mode"
+    reports = measure(names, config, part=arguments.part or part, mode=mode)
+    if len(reports) == 1:
+        return _say(reports[names[0]], arguments)
+    short = [model_name(name) for name in names]
+    say(comparison(dict(zip(names if len(set(short)) < len(names) else short, reports.values(), strict=True))))
+    write_json(arguments.json, {"models": {name: report.model_dump(mode="json") for name, report in reports.items()}})
+    return 0
 
 
 def _likelihood(arguments: argparse.Namespace) -> int:
     from latent_ae.evaluation.run import NOT_OF_LIKELIHOOD, measure_likelihood
 
-    config = _settings(arguments, idle=NOT_OF_LIKELIHOOD)
+    config, _ = _settings(arguments, [arguments.model], idle=NOT_OF_LIKELIHOOD)
     report = measure_likelihood(
         arguments.model,
         config,
@@ -91,11 +113,15 @@ def _likelihood(arguments: argparse.Namespace) -> int:
     return _say(report, arguments)
 
 
-def _settings(arguments: argparse.Namespace, idle: tuple[str, ...] = ()) -> "MeasureConfig":
-    """The settings on the command line; `idle` are the fields of `evaluation` without effect on the command."""
-    from latent_ae.config.command_line import override, print_help, split_options
-    from latent_ae.data import SOURCES
-    from latent_ae.evaluation.run import MeasureConfig
+def _settings(
+    arguments: argparse.Namespace, model_names: list[str], idle: tuple[str, ...] = ()
+) -> "tuple[MeasureConfig, Part]":
+    """The settings on the command line, and the part to measure where none is given.
+
+    `idle` are the fields of `evaluation` without effect on the command.
+    """
+    from latent_ae.config.command_line import print_help, split_options
+    from latent_ae.evaluation.images import MeasureConfig, measure_config
 
     if arguments.settings:
         print_help(
@@ -104,14 +130,9 @@ def _settings(arguments: argparse.Namespace, idle: tuple[str, ...] = ()) -> "Mea
             "The images that are measured, and the measurements.",
         )
     options = split_options(arguments.rest)
-    if "data.source" not in options:
-        raise UserError(f"--data.source is missing: give one of {', '.join(SOURCES)}")
     if unused := [f"--{name}" for name in options if name.removeprefix("evaluation.") in idle]:
         raise UserError(f"{', '.join(unused)} has no effect on {arguments.command}: leave it out")
-    config = override(MeasureConfig, {}, options)
-    if cut := config.data.given_for_training():
-        raise UserError(f"{cut} only crops training images and has no effect here: leave it out")
-    return config
+    return measure_config(options, model_names)
 
 
 def _say(report: "EvaluationReport | LikelihoodReport", arguments: argparse.Namespace) -> int:

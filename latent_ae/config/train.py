@@ -49,8 +49,8 @@ class TrainConfig(OptimizationConfig):
 class EvaluationConfig(Section):
     """How held-out images are measured."""
 
-    max_images: Count = 1000
-    """held-out images that are measured, spread evenly over all of them"""
+    max_images: Count | None = 1000
+    """images that are measured, spread evenly over all of them; null measures all"""
     size: Annotated[int, Field(ge=8)] | None = None
     """shorter side resized and centre cropped to this many pixels; null measures whole images at their own size"""
     batch_size: Count = 32

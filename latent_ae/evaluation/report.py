@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -92,6 +92,29 @@ class EvaluationReport(_Report):
             for name, of in (("latent mean, std", self.latents["sample"]), ("  after scaling", self.latents["scaled"])):
                 lines.append(f"  {name:<22} {of['mean']:.4g}, {of['std']:.4g}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def comparison(reports: Mapping[str, EvaluationReport]) -> str:
+    """A table for the terminal of models that were measured on the same images, by their names."""
+    first = next(iter(reports.values()))
+    width = max(12, *map(len, reports)) + 2
+
+    def row(name: str, cells: Iterable[str]) -> str:
+        return f"  {name:<36}" + "".join(f"{cell:>{width}}" for cell in cells)
+
+    lines = [first.protocol["data"], row("", reports)]
+    lines.append(row("images", (str(report.images) for report in reports.values())))
+    for name, metric in first.metrics.items():
+        values = [report.metrics[name].value for report in reports.values()]
+        if any(value is not None for value in values):
+            label = f"{name} ({metric.unit})" if metric.unit else name
+            lines.append(row(label, ("-" if value is None else f"{value:.5g}" for value in values)))
+    for key in first.protocol:
+        found = {name: report.protocol[key] for name, report in reports.items()}
+        if len(set(found.values())) > 1:
+            lines.append(f"  {key} differs: " + "; ".join(f"{name}: {value}" for name, value in found.items()))
+    lines += [f"warning: {name}: {warning}" for name, report in reports.items() for warning in report.warnings]
+    return "\n".join(lines)
 
 
 class Estimate(BaseModel):

@@ -1,17 +1,16 @@
-"""`latent-ae evaluate` and `likelihood`, in one process: a model by name and the settings of images to a report."""
+"""`latent-ae evaluate` and `likelihood`, in one process: models by name and the settings of images to reports."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from torch import Tensor
 from tqdm import tqdm
 
-from latent_ae.config import EvaluationConfig, Section
-from latent_ae.data import AnySource, DigitsConfig, evaluation_batches
-from latent_ae.data.source import ImageSource, SourceParts
+from latent_ae.config import EvaluationConfig
+from latent_ae.data.source import ImageSource
 from latent_ae.device import best_device
 from latent_ae.evaluation.evaluate import Evaluator, evaluate
+from latent_ae.evaluation.images import MeasureConfig, Part, asked_for, batches, described, open_part, open_parts
 from latent_ae.evaluation.likelihood import LikelihoodEstimator, check_numbers, check_posterior, fit_std
 from latent_ae.evaluation.metrics.fid import FidUnavailable, InceptionFeatures
 from latent_ae.evaluation.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
@@ -29,29 +28,32 @@ FITTED_IMAGES = 256
 """number of training images, evenly spread, on which the standard deviation of p(x|z) is fitted"""
 
 
-class MeasureConfig(Section):
-    """Which images are measured, and how."""
-
-    data: AnySource = DigitsConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-
-
 def measure(
-    model_name: str, config: MeasureConfig, *, part: Literal["heldout", "train"], mode: Literal["mode", "sample"]
-) -> EvaluationReport:
-    """Measure a model directory or hub id on a part of a data source, on the GPU if there is one.
+    model_names: Sequence[str], config: MeasureConfig, *, part: Part, mode: Literal["mode", "sample"]
+) -> dict[str, EvaluationReport]:
+    """Measure model directories or hub ids on a part of a data source, on the GPU if there is one.
 
-    Raises UserError if the model or the images cannot be loaded.
+    Every model is loaded before the first is measured. Raises UserError if a model or the images cannot be loaded.
     """
-    images = config.data.open()
-    source = _part(images, part)
-    model = load_autoencoder(model_name).to(best_device())
+    source = open_part(config.data, part)
+    models = {name: load_autoencoder(name) for name in model_names}
+    return {name: _measured(model, source, config, part=part, mode=mode) for name, model in models.items()}
+
+
+def _measured(
+    model: Autoencoder, source: ImageSource, config: MeasureConfig, *, part: Part, mode: Literal["mode", "sample"]
+) -> EvaluationReport:
+    """The report of one model, which is on the GPU, if there is one, for as long as it takes."""
+    model.to(best_device())
     networks = build_networks(config.evaluation, model.config["in_channels"])
+    data = described(config.data, part)
+    evaluator = build_evaluator(model, config.evaluation, data=data, networks=networks, mode=mode)
     bad: list[str] = []
-    asked = min(config.evaluation.max_images, len(source))
+    limit = config.evaluation.max_images
+    asked = asked_for(source, limit)
     with tqdm(total=asked, unit="image") as bar:
-        evaluator = build_evaluator(model, config.evaluation, data=_data(config, part), networks=networks, mode=mode)
-        report = evaluate(evaluator, _batches(model, source, config, bad=bad), progress=bar.update)
+        report = evaluate(evaluator, batches(model, source, config, limit=limit, bad=bad), progress=bar.update)
+    model.to("cpu")
     return report.with_unusable(bad, asked)
 
 
@@ -71,8 +73,8 @@ def measure_likelihood(
     posterior, a prior of other latents, and if the model, the prior or the images cannot be loaded.
     """
     check_numbers(samples, std)
-    images = config.data.open()
-    source = _part(images, part)
+    parts = open_parts(config.data)
+    source = parts.heldout if part == "heldout" else parts.train
     model = load_autoencoder(model_name).to(best_device())
     check_posterior(model)
     prior = None if prior_name is None else load_prior(prior_name).to(model.device)
@@ -80,69 +82,28 @@ def measure_likelihood(
         check_prior(prior, encoder_identity(model), str(prior_name))
     rule = "given"
     if std is None:
-        limit = min(FITTED_IMAGES, len(images.train))
-        with tqdm(total=limit, unit="image", desc="fitting std") as bar:
-            std, count = fit_std(model, _batches(model, images.train, config, limit=limit), progress=bar.update)
+        fitted = asked_for(parts.train, FITTED_IMAGES)
+        with tqdm(total=fitted, unit="image", desc="fitting std") as bar:
+            std, count = fit_std(model, batches(model, parts.train, config, limit=fitted), progress=bar.update)
         rule = f"fitted: the largest mean single-sample ELBO of {count} images of the training part"
     estimator = LikelihoodEstimator(
         model,
         std=std,
         std_rule=rule,
-        data=_data(config, part),
+        data=described(config.data, part),
         size_rule=size_rule(config.evaluation.size),
         samples=samples,
         prior=prior,
         prior_name="N(0, I)" if prior_name is None else f"the hierarchical prior {prior_name}",
     )
     bad: list[str] = []
-    asked = min(config.evaluation.max_images, len(source))
+    limit = config.evaluation.max_images
+    asked = asked_for(source, limit)
     with tqdm(total=asked, unit="image") as bar:
-        for pixels, sample_ids in _batches(model, source, config, bad=bad):
+        for pixels, sample_ids in batches(model, source, config, limit=limit, bad=bad):
             estimator.update(pixels, sample_ids)
             bar.update(len(pixels))
     return estimator.report().with_unusable(bad, asked)
-
-
-def _part(images: SourceParts, part: str) -> ImageSource:
-    """The part of that name; prints which files the source does not use."""
-    if images.left_out:
-        tqdm.write(images.left_out)
-    return images.heldout if part == "heldout" else images.train
-
-
-def _data(config: MeasureConfig, part: str) -> str:
-    return f"{config.data.source}, {'held-out' if part == 'heldout' else 'training'} part"
-
-
-def _batches(
-    model: Autoencoder,
-    source: ImageSource,
-    config: MeasureConfig,
-    *,
-    limit: int | None = None,
-    bad: list[str] | None = None,
-) -> Iterator[tuple[Tensor, Sequence[str]]]:
-    """Pixels and ids of `limit` images of a source (None: evaluation.max_images).
-
-    Prints those that cannot be used, and adds their ids to `bad`.
-    """
-
-    def leave_out(sample_id: str, reason: str) -> None:
-        tqdm.write(f"left out: {sample_id}: {reason}")
-        if bad is not None:
-            bad.append(sample_id)
-
-    for batch in evaluation_batches(
-        source,
-        channels=model.config["in_channels"],
-        size=config.evaluation.size,
-        background=config.data.background,
-        batch_size=config.evaluation.batch_size,
-        limit=config.evaluation.max_images if limit is None else limit,
-        on_bad=leave_out,
-        workers=config.data.workers,
-    ):
-        yield batch.pixels, batch.sample_ids
 
 
 class Networks(NamedTuple):

@@ -60,6 +60,17 @@ def is_checkpoint(path: Path) -> bool:
     return (folder / _VALUES).is_file() and (folder / _MANIFEST).is_file()
 
 
+def run_settings(path: Path) -> dict[str, object] | None:
+    """The settings of the run that made a model, from the config.yaml beside it; None if there is none.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    path = located(path)
+    folder = path if path.is_dir() else path.parent
+    files = (place / _SETTINGS for place in (folder, folder.parent))
+    return next((load_yaml(file) for file in files if file.is_file()), None)
+
+
 def source_of_scale(path: Path) -> str | None:
     """The source whose scale of latents holds for a checkpoint, as its encoder is frozen; None if there is none."""
     model = _settings(path).model

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import measure_latents
+from latent_ae.evaluation.images import asked_for
 from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.run import build_evaluator, build_networks
@@ -42,7 +43,7 @@ class Heldout:
         self._check(self.parts.heldout, "held-out", evaluation.max_images)
         self._check(self.parts.train, "training", evaluation.latent_images)
 
-    def _check(self, source: ImageSource, part: str, limit: int) -> None:
+    def _check(self, source: ImageSource, part: str, limit: int | None) -> None:
         left_out: list[str] = []
         size = self.config.evaluation.size
         batches = evaluation_batches(
@@ -88,7 +89,7 @@ class Heldout:
             seed=self.config.seed,
         )
         bad: list[str] = []
-        total = min(evaluation.max_images, len(self.parts.heldout))
+        total = asked_for(self.parts.heldout, evaluation.max_images)
         with self._bar("evaluating", total) as bar:
             for pixels, sample_ids in self._batches(self.parts.heldout, limit=evaluation.max_images, bad=bad):
                 if stop():
@@ -136,7 +137,7 @@ class Heldout:
         self,
         source: ImageSource,
         *,
-        limit: int,
+        limit: int | None,
         shard: tuple[int, int] | None = None,
         bad: list[str] | None = None,
     ) -> Iterator[tuple[Tensor, Sequence[str]]]:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from latent_ae.config import ConfigError, Section, flatten, validate
 from latent_ae.config.command_line import override, split_options
 from latent_ae.data import SOURCES
-from latent_ae.evaluation.run import MeasureConfig
+from latent_ae.evaluation.images import MeasureConfig
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS

@@ -223,7 +223,7 @@ def test_the_command_prints_and_writes(models: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
-        ("kl", [], "--data.source is missing: give one of digits, photos"),
+        ("kl", [], "give --data.path DIR, or --data.source, one of digits, photos"),
         ("kl", [*FEW, "--samples", "4"], "unknown option --samples; use --importance-samples"),
         ("kl", [*FEW, "--std", "0"], "std: got 0, expected 1e-06 to 1000"),
         ("kl", [*FEW, "--std", "-0.1"], "std: got -0.1"),

@@ -1,0 +1,164 @@
+"""Which images are measured: a part of a data source or all of it, by default none that the model was trained on.
+
+options, models' runs -> measure_config -> MeasureConfig, part -> open_part -> ImageSource -> batches
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from tqdm import tqdm
+
+from latent_ae.config import EvaluationConfig, Section
+from latent_ae.config.command_line import override
+from latent_ae.config.section import validate
+from latent_ae.data import SOURCES, AnySource, DataConfig, DataError, DigitsConfig, FolderConfig, evaluation_batches
+from latent_ae.data.source import ImageSource, SourceParts
+from latent_ae.data.sources.folder import FolderImages
+from latent_ae.errors import UserError
+from latent_ae.io.image import SUFFIXES
+from latent_ae.models import Autoencoder
+from latent_ae.models.run_folders import run_settings
+
+Part = Literal["heldout", "train", "all"]
+_NAMES: dict[Part, str] = {"heldout": "held-out part", "train": "training part", "all": "all images"}
+
+
+class MeasureConfig(Section):
+    """Which images are measured, and how."""
+
+    data: AnySource = DigitsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class JoinedSource:
+    """The images of several sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self._places = [(source, index) for source in sources for index in range(len(source))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def sample_id(self, index: int) -> str:
+        """That of the image in its source."""
+        source, place = self._places[index]
+        return source.sample_id(place)
+
+    def load(self, index: int) -> Any:
+        """The image as its source gives it. Raises BrokenImage."""
+        source, place = self._places[index]
+        return source.load(place)
+
+
+def measure_config(options: dict[str, object], model_names: Sequence[str]) -> tuple[MeasureConfig, Part]:
+    """The settings that the options give, and the part of the images to measure where none is asked for.
+
+    Without --data.source and --data.path the images are those that the models were trained on, by the settings of their
+    runs. Of images that a model was trained on, the part is "heldout", held out as in that run; of others it is "all".
+    Raises UserError.
+    """
+    source, path = options.get("data.source"), options.get("data.path")
+    runs = {name: data for name in model_names if (data := _trained_on(name)) is not None}
+    if source is None and path is None:
+        trained: DataConfig | None = _common(runs, model_names)
+    else:
+        trained = next((data for data in runs.values() if _may_be_images_of(data, source, path)), None)
+    kept: dict[str, object] = {} if source is not None else {"source": "folder"}
+    if trained is not None and source in (None, trained.source):
+        kept = trained.choice()
+    config = override(MeasureConfig, {"data": kept}, options)
+    if cut := config.data.given_for_training():
+        raise UserError(f"{cut} only crops training images and has no effect here: leave it out")
+    return config, "all" if trained is None else "heldout"
+
+
+def _trained_on(model_name: str) -> DataConfig | None:
+    """The images that a model was trained on, by the settings of its run; None if it lies in no run's folder."""
+    settings = run_settings(Path(model_name))
+    return None if settings is None else validate(MeasureConfig, {"data": settings.get("data", {})}).data
+
+
+def _may_be_images_of(data: DataConfig, source: object, path: object) -> bool:
+    """Whether a source and a path mean the images of `data`: by the path or its last name, as folders get moved."""
+    own = getattr(data, "path", None)
+    if path is None or own is None:
+        return source == data.source
+    one, other = (Path(str(each)).expanduser().resolve() for each in (path, own))
+    return one == other or one.name == other.name
+
+
+def _common(runs: dict[str, DataConfig], model_names: Sequence[str]) -> DataConfig:
+    """The images that all models were trained on. Raises UserError."""
+    which = f"give --data.path DIR, or --data.source, one of {', '.join(SOURCES)}"
+    if unknown := [name for name in model_names if name not in runs]:
+        raise UserError(f"no run's settings say which images {unknown[0]} was trained on: {which}")
+    first, *others = runs.values()
+    if different := [data for data in others if not _may_be_images_of(first, data.source, getattr(data, "path", None))]:
+        raise UserError(
+            f"the models were trained on different images, {first.data_name} and {different[0].data_name}: {which}"
+        )
+    return first
+
+
+def open_part(data: DataConfig, part: Part) -> ImageSource:
+    """The images of a part, or the one image at a path. Raises DataError."""
+    if isinstance(data, FolderConfig) and (file := Path(data.path).expanduser()).is_file():
+        if part != "all":
+            raise DataError(f"data.path {file} is one image, of which no part is held out: leave --part out")
+        if file.suffix.lower() in SUFFIXES:
+            return FolderImages(file.parent, [file.name])
+    parts = open_parts(data)
+    if part == "all":
+        return JoinedSource([parts.train, parts.heldout])
+    return parts.heldout if part == "heldout" else parts.train
+
+
+def open_parts(data: DataConfig) -> SourceParts:
+    """The parts of a data source; prints which files it does not use. Raises DataError."""
+    parts = data.open()
+    if parts.left_out:
+        tqdm.write(parts.left_out)
+    return parts
+
+
+def described(data: DataConfig, part: Part) -> str:
+    """The images, for a protocol."""
+    return f"{data.source}, {_NAMES[part]}"
+
+
+def asked_for(source: ImageSource, limit: int | None) -> int:
+    """Number of images of a source that are measured with evaluation.max_images `limit`."""
+    return len(source) if limit is None else min(limit, len(source))
+
+
+def batches(
+    model: Autoencoder,
+    source: ImageSource,
+    config: MeasureConfig,
+    *,
+    limit: int | None,
+    bad: list[str] | None = None,
+) -> Iterator[tuple[Tensor, Sequence[str]]]:
+    """Pixels and ids of `limit` images of a source (None: all), spread evenly over it.
+
+    Prints those that cannot be used, and adds their ids to `bad`.
+    """
+
+    def leave_out(sample_id: str, reason: str) -> None:
+        tqdm.write(f"left out: {sample_id}: {reason}")
+        if bad is not None:
+            bad.append(sample_id)
+
+    for batch in evaluation_batches(
+        source,
+        channels=model.config["in_channels"],
+        size=config.evaluation.size,
+        background=config.data.background,
+        batch_size=config.evaluation.batch_size,
+        limit=limit,
+        on_bad=leave_out,
+        workers=config.data.workers,
+    ):
+        yield batch.pixels, batch.sample_ids

@@ -1,0 +1,141 @@
+"""Which images are measured: what the options say, what the models' runs say, and the two together."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latent_ae.cli import main
+from latent_ae.config import ModelConfig
+from latent_ae.data import FolderConfig
+from latent_ae.errors import UserError
+from latent_ae.evaluation.images import measure_config, open_part
+from latent_ae.models import build_autoencoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images."""
+    root = tmp_path_factory.mktemp("images") / "pictures"
+    root.mkdir()
+    levels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), np.uint8)
+    for number, image in enumerate(levels):
+        Image.fromarray(image).save(root / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
+    """Runs on the folder, on a folder of its name that has been moved, and on the digits; and a model of no run."""
+    root = tmp_path_factory.mktemp("runs")
+    data = {
+        "here": f"{{source: folder, path: {folder}, heldout_share: 0.5, resolution: 16}}",
+        "moved": "{source: folder, path: /elsewhere/pictures, heldout_share: 0.4}",
+        "digits": "{source: digits, flip: true}",
+    }
+    for seed, name in enumerate(data):
+        model = build_autoencoder(ModelConfig(preset="tiny"), seed=seed, resolution=16)
+        model.save_pretrained(root / name / "model")
+        (root / name / "config.yaml").write_text(f"name: {name}\ndata: {data[name]}\n")
+    model.save_pretrained(root / "foreign")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "found"),
+    [
+        (["here"], {}, ("folder", 0.5, "heldout")),
+        (["here/model"], {"data.path": "{folder}"}, ("folder", 0.5, "heldout")),
+        (
+            ["here"],
+            {"data.path": "{folder}", "data.source": "folder", "data.heldout_share": 0.3},
+            (None, 0.3, "heldout"),
+        ),
+        (["here"], {"data.path": "{folder}/00.png"}, ("folder", 0.05, "all")),
+        (["here"], {"data.path": "{runs}"}, ("folder", 0.05, "all")),
+        (["here"], {"data.source": "digits"}, ("digits", None, "all")),
+        (["moved"], {"data.path": "{folder}"}, ("folder", 0.4, "heldout")),
+        (["foreign"], {"data.path": "{folder}"}, ("folder", 0.05, "all")),
+        (["foreign", "here"], {"data.path": "{folder}"}, ("folder", 0.5, "heldout")),
+        (["foreign", "digits"], {"data.source": "digits"}, ("digits", None, "heldout")),
+        (["digits", "digits/model"], {}, ("digits", None, "heldout")),
+    ],
+)
+def test_the_images_and_the_part_follow_from_the_options_and_from_what_the_models_were_trained_on(
+    runs: Path, folder: Path, models: list[str], options: dict[str, object], found: tuple[str | None, object, str]
+) -> None:
+    options = {
+        name: value.format(folder=folder, runs=runs) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    config, part = measure_config(options, [str(runs / name) for name in models])
+    source, share, expected = found
+    assert (source or "folder", share, expected) == (
+        config.data.source,
+        getattr(config.data, "heldout_share", None),
+        part,
+    )
+    if "data.path" in options:
+        assert isinstance(config.data, FolderConfig)
+        assert config.data.path == options["data.path"]
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        (["here", "foreign"], {}, "no run's settings say which images .*foreign was trained on: give --data.path DIR"),
+        (["here", "digits"], {}, "trained on different images, folder pictures and digits: give --data.path DIR"),
+        (["digits"], {"data.flip": "true"}, "--data.flip only crops training images and has no effect here"),
+    ],
+)
+def test_images_that_nothing_says_are_asked_for(
+    runs: Path, models: list[str], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        measure_config(options, [str(runs / name) for name in models])
+
+
+def test_all_images_are_the_parts_together_and_one_image_is_all_of_itself(folder: Path) -> None:
+    data = FolderConfig(path=str(folder), heldout_share=0.5)
+    train, heldout, every = (
+        [source.sample_id(index) for index in range(len(source))]
+        for source in (open_part(data, "train"), open_part(data, "heldout"), open_part(data, "all"))
+    )
+    assert every == train + heldout
+    assert sorted(every) == [f"{number:02}.png" for number in range(12)]
+    one = FolderConfig(path=str(folder / "07.png"))
+    image = open_part(one, "all")
+    assert (len(image), image.sample_id(0), image.load(0).size) == (1, "07.png", (16, 16))
+    with pytest.raises(UserError, match=r"07\.png is one image, of which no part is held out"):
+        open_part(one, "heldout")
+
+
+def test_several_models_are_measured_on_the_same_images_in_one_table(
+    runs: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(runs / name) for name in ("here", "foreign")]
+    options = ["--data.path", str(folder), "--evaluation.max_images", "null"]
+    assert main(["evaluate", *names, *options, "--part", "all", "--json", str(tmp_path / "all.json")]) == 0
+    table = capsys.readouterr().out
+    reports = json.loads((tmp_path / "all.json").read_text())["models"]
+    assert list(reports) == names
+    assert [report["images"] for report in reports.values()] == [12, 12]
+    for name in names:
+        assert main(["evaluate", name, *options, "--part", "all", "--json", str(tmp_path / "one.json")]) == 0
+        assert json.loads((tmp_path / "one.json").read_text()) == reports[name]
+    values = [f"{report['metrics']['psnr']['value']:.5g}" for report in reports.values()]
+    (line,) = [line for line in table.splitlines() if line.startswith("  psnr (dB)")]
+    assert line.split() == ["psnr", "(dB)", *values]
+    assert table.startswith("folder, all images\n")
+
+
+def test_the_part_that_is_measured_is_said(runs: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, part in ([], "heldout"), (["--data.path", str(folder / "03.png")], "all"):
+        assert main(["evaluate", str(runs / "here"), *options]) == 0
+        captured = capsys.readouterr()
+        assert f"part of the images: {part}; --part chooses another" in captured.err
+        assert captured.out.startswith({"heldout": "folder, held-out part: ", "all": "folder, all images: 1 "}[part])
+    assert main(["evaluate", str(runs / "here"), str(runs / "here")]) == 2
+    assert "is given twice: give every model once" in capsys.readouterr().err
