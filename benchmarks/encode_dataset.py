@@ -35,6 +35,7 @@ from latent_ae.data.transforms import evaluation_view
 from latent_ae.inference import Codec
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.io.image import WHITE, Pixels, from_tensor, open_image
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.index import write_index
@@ -119,7 +120,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     write_pictures(folder / "pictures", given.images, given.resolution * 5 // 4)
     codec = Codec(model, name=given.preset, precision=given.precision, tile=None)
     shown = [
-        evaluation_view(open_image(file), channels=codec.channels, size=given.resolution, background=WHITE)
+        evaluation_view(
+            open_image(file), pixel_format=PixelFormat.picture(codec.channels), size=given.resolution, background=WHITE
+        )
         for file in sorted((folder / "pictures").iterdir())
     ]
     sides: dict[str, Callable[[Path], None]] = {

@@ -21,6 +21,7 @@ from latent_ae.data.source import DataError, ImageSource
 from latent_ae.data.transforms import TrainingCrop, evaluation_view
 from latent_ae.errors import UserError
 from latent_ae.io.image import BrokenImage, Color, Pixels, to_tensor
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.randomness import numpy_generator
 
 _ATTEMPTS = 20
@@ -276,7 +277,9 @@ class _Views(Dataset[tuple[int, torch.Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
         try:
             image = self._source.load(index)
-            view = evaluation_view(image, channels=self._channels, size=self._size, background=self._background)
+            view = evaluation_view(
+                image, pixel_format=PixelFormat.picture(self._channels), size=self._size, background=self._background
+            )
         except BrokenImage as error:
             return index, error.reason
         return index, to_tensor(view)

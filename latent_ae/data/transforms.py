@@ -1,26 +1,37 @@
-"""An image of any mode and size to the pixels of a training sample or an evaluation: pure functions.
+"""An image of any kind and size to the values of a training sample or an evaluation: pure functions.
 
-    image -> box -> part of the image -> uint8 levels, grey or RGB        a box that keeps its size
-    image -> grey or RGB -> box, resampled -> uint8 levels                a box that is resized
+    picture -> box -> part of the picture -> uint8 levels              a box that keeps its size
+    picture -> its channels -> box, resampled -> uint8 levels          a box that is resized
+    numbers -> box -> its channels, in the type of the numbers         a box that keeps its size
+    numbers -> box -> its channels -> resampled -> float32             a box that is resized
+
+A picture is a PIL image, numbers are an array [H, W, C] in the data's own values: `PixelFormat` says which of them a
+run reads, and with which channels.
 
 A box is cut out before its colours are converted, which gives the same levels for a fraction of the work. Two steps
 stay in the other order: resampling mixes levels, so it comes after every conversion; and images with transparency or
 more than 8 bits are converted whole, since what makes them unusable is a property of the whole image.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from latent_ae.io.image import WHITE, BrokenImage, Color, Pixels, to_pil, to_uint8
+from latent_ae.io.image import WHITE, BrokenImage, Color, to_pil, to_uint8
 from latent_ae.io.image_file.opening import upright
+from latent_ae.io.pixel_format import Array, PixelFormat
 
 _LARGEST_ENLARGEMENT = 4
 _SMALLEST_SIDE_PIXELS = 8
 
 _BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
-"""modes that `to_uint8` converts pixel by pixel, and refuses for no value"""
+"""modes that are converted pixel by pixel, and refused for no value"""
+_WITH_ALPHA = {2: "LA", 4: "RGBA"}
+
+_LANCZOS_SUPPORT = 3
+"""pixels of the coarser side that a resampled value depends on in each direction, at most"""
 
 Size = tuple[int, int]
 """height, width in pixels"""
@@ -32,113 +43,157 @@ Box = tuple[int, int, int, int]
 class TrainingCrop:
     """Cuts, resizes, mirrors and colours a training crop.
 
-    `crop` "center" takes the largest centred part of the target aspect ratio, resized; "random" a square from anywhere
+    `crop` "center" takes the largest centred part of the target aspect ratio, resized; "random" a part from anywhere
     in the image, at its own size or resized by `scale`; "random" with `largest` the largest part of the target aspect
     ratio, from anywhere along the side that is cut, resized.
     """
 
-    channels: int
+    pixel_format: PixelFormat
     crop: str = "center"
     scale: tuple[float, float] | None = None
-    """(low, high): the square has side * U(low, high) pixels, at most the image's shorter side, and is resized"""
+    """(low, high): the part has the target's sides times U(low, high), at most what fits, and is resized"""
     largest: bool = False
     flip: bool = False
     """mirror half of the crops left to right"""
     color_gain: float = 0.0
-    """g: the levels of each channel are multiplied by U(1 - g, 1 + g)"""
+    """g: the levels of each colour channel are multiplied by U(1 - g, 1 + g); for pictures alone"""
     background: Color = WHITE
 
     def __post_init__(self) -> None:
         if self.crop not in ("center", "random"):
             raise ValueError(f"expected the crop center or random, got {self.crop}")
+        if self.color_gain and self.pixel_format.numbers:
+            raise ValueError("color_gain multiplies the levels of pictures, and the images are read as numbers")
 
-    def __call__(self, image: Image.Image, size: Size, generator: np.random.Generator) -> Pixels:
-        """An image -> [H, W, channels] uint8 of `size` (H, W); `generator` is the only source of randomness.
+    def __call__(self, image: Image.Image | Array, size: Size, generator: np.random.Generator) -> Array:
+        """An image -> [H, W, C] of `size` (H, W); `generator` is the only source of randomness.
 
-        Raises BrokenImage if the image is too small: see `_largest_part` and `_random_square`.
+        The values are those of `pixel_format`: uint8 levels of a picture; numbers in their type, or float32 where they
+        are resized. Raises BrokenImage for what is no such image and if it is too small: see `_largest_part` and
+        `_random_part`.
         """
-        image = _eight_bit(image, self.channels, self.background)
+        image = _cuttable(image, self.pixel_format, self.background)
         if self.crop == "center" or self.largest:
             box = _largest_part(image, size, generator if self.crop == "random" else None)
         else:
-            box = _random_square(image, size[0], self.scale, generator)
-        pixels = _cut(image, box, size, self.channels)
+            box = _random_part(image, size, self.scale, generator)
+        values = _cut(image, box, size, self.pixel_format)
         if self.flip and generator.random() < 0.5:
-            pixels = pixels[:, ::-1].copy()
-        if self.color_gain:
-            gains = generator.uniform(1 - self.color_gain, 1 + self.color_gain, size=pixels.shape[2])
-            pixels = np.rint(pixels * gains).clip(0, 255).astype(np.uint8)
-        return pixels
+            values = values[:, ::-1].copy()
+        return self._with_gains(values, generator) if self.color_gain else values
+
+    def _with_gains(self, levels: Array, generator: np.random.Generator) -> Array:
+        """The levels of a picture with each colour channel multiplied; alpha stays."""
+        alpha = self.pixel_format.alpha
+        colors = self.pixel_format.channels - (alpha != "none")
+        gains = generator.uniform(1 - self.color_gain, 1 + self.color_gain, size=colors)
+        highest = levels[:, :, colors:] if alpha == "premultiplied" else 255
+        gained = np.rint(levels[:, :, :colors] * gains).clip(0, highest).astype(np.uint8)
+        return np.concatenate([gained, levels[:, :, colors:]], axis=2)
 
 
-def evaluation_view(image: Image.Image, *, channels: int, size: int | None, background: Color) -> Pixels:
-    """An image -> [H, W, channels] uint8: whole (size None), or its largest centred square resized to `size`.
+def evaluation_view(
+    image: Image.Image | Array, *, pixel_format: PixelFormat, size: int | Size | None, background: Color
+) -> Array:
+    """An image whole (size None), or its largest centred part of the shape of `size` resized to it -> [H, W, C].
 
-    Raises BrokenImage if the image is too small for `size`: see `_largest_part`.
+    `size` is (H, W), or the side of a square. The values are those of a `TrainingCrop`. Raises BrokenImage for what is
+    no image of `pixel_format` and if it is too small for `size`: see `_largest_part`.
     """
     if size is None:
-        return to_uint8(image, channels, background)
-    image = _eight_bit(image, channels, background)
-    return _cut(image, _largest_part(image, (size, size), None), (size, size), channels)
+        return pixel_format.array(image, background)
+    size = (size, size) if isinstance(size, int) else size
+    image = _cuttable(image, pixel_format, background)
+    return _cut(image, _largest_part(image, size, None), size, pixel_format)
 
 
-def _eight_bit(image: Image.Image, channels: int, background: Color) -> Image.Image:
-    """The upright image, itself if `to_uint8` would convert each of its pixels alone, else converted by it.
+def _cuttable(image: Image.Image | Array, pixel_format: PixelFormat, background: Color) -> Image.Image | Array:
+    """Numbers as they are; a picture upright, itself if each of its pixels is converted alone, else converted.
 
     Raises BrokenImage.
     """
-    image = upright(image)
-    if image.mode in _BY_PIXEL and not image.has_transparency_data:
+    if not isinstance(image, Image.Image):
         return image
-    return to_pil(to_uint8(image, channels, background))
+    image = upright(image)
+    alone = image.mode in _BY_PIXEL and not image.has_transparency_data
+    if pixel_format.alpha != "none":
+        alone = image.mode == _WITH_ALPHA[pixel_format.channels]
+    return image if alone else to_pil(to_uint8(image, pixel_format.channels, background))  # not yet premultiplied
 
 
-def _cut(image: Image.Image, box: Box, size: Size, channels: int) -> Pixels:
-    """The part `box` of an image of `_eight_bit` at `size` (H, W) -> [H, W, channels] uint8."""
+def _cut(image: Image.Image | Array, box: Box, size: Size, pixel_format: PixelFormat) -> Array:
+    """The part `box` of an image of `_cuttable` at `size` (H, W) -> [H, W, C]."""
     height, width = size
-    box_width, box_height = box[2] - box[0], box[3] - box[1]
-    if (box_width, box_height) == (width, height):
-        return to_uint8(image.crop(box), channels)
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if channels == 1 and image.mode != "L":
-        image = image.convert("L")
+    left, top, right, bottom = box
     # Lanczos keeps most detail when pixels are averaged; when they are invented its ringing would be learnt.
-    resample = Image.Resampling.LANCZOS if box_width > width else Image.Resampling.BICUBIC
-    return to_uint8(image.resize((width, height), resample, box=box), channels)
+    resample = Image.Resampling.LANCZOS if right - left > width else Image.Resampling.BICUBIC
+    whole = (bottom - top, right - left) == size
+    if not isinstance(image, Image.Image):
+        part = image[top:bottom, left:right]
+        return pixel_format.array(part) if whole else _resized(image, box, size, pixel_format, resample)
+    if whole:
+        return pixel_format.array(image.crop(box))
+    if image.mode not in ("L", "RGB", *_WITH_ALPHA.values()):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if pixel_format.channels == 1 and image.mode != "L":
+        image = image.convert("L")
+    # PIL multiplies by alpha before it mixes pixels: hidden colours do not bleed.
+    return pixel_format.array(image.resize((width, height), resample, box=box))
 
 
-def _largest_part(image: Image.Image, size: Size, generator: np.random.Generator | None) -> Box:
+def _resized(numbers: Array, box: Box, size: Size, pixel_format: PixelFormat, resample: Image.Resampling) -> Array:
+    """The part `box` of numbers [H, W, C] at `size` (H, W), each channel as PIL resizes floats -> float32."""
+    left, top, right, bottom = box
+    margin_x, margin_y = (
+        math.ceil(_LANCZOS_SUPPORT * max(1.0, old / new)) + 1
+        for old, new in ((right - left, size[1]), (bottom - top, size[0]))
+    )
+    x, y = max(0, left - margin_x), max(0, top - margin_y)  # all that the filter reaches, and no more
+    part = pixel_format.array(numbers[y : bottom + margin_y, x : right + margin_x])
+    inside = (left - x, top - y, right - x, bottom - y)
+    planes = (Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in part.transpose(2, 0, 1))
+    return np.stack([np.asarray(plane.resize(size[::-1], resample, box=inside)) for plane in planes], axis=2)
+
+
+def _extent(image: Image.Image | Array) -> tuple[int, int]:
+    """Width and height."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+
+
+def _largest_part(image: Image.Image | Array, size: Size, generator: np.random.Generator | None) -> Box:
     """The largest part with the aspect ratio of `size`, centred along the side that is cut, or placed by `generator`.
 
     An image is too small if it would be enlarged more than 4 times (that would teach and measure blur) or if its
     shorter side is below 8 pixels.
     """
     height, width = size
-    part_width = min(image.width, max(1, round(image.height * width / height)))
-    part_height = min(image.height, max(1, round(image.width * height / width)))
-    if part_width * _LARGEST_ENLARGEMENT < width or min(image.size) < _SMALLEST_SIDE_PIXELS:
+    whole_width, whole_height = _extent(image)
+    part_width = min(whole_width, max(1, round(whole_height * width / height)))
+    part_height = min(whole_height, max(1, round(whole_width * height / width)))
+    if part_width * _LARGEST_ENLARGEMENT < width or min(whole_width, whole_height) < _SMALLEST_SIDE_PIXELS:
         raise BrokenImage(
-            f"too small: got {image.width}x{image.height}, need 8 pixels a side and a quarter of {width}x{height}"
+            f"too small: got {whole_width}x{whole_height}, need 8 pixels a side and a quarter of {width}x{height}"
         )
-    room_x, room_y = image.width - part_width, image.height - part_height
+    room_x, room_y = whole_width - part_width, whole_height - part_height
     left, top = room_x // 2, room_y // 2
     if generator is not None:
         left, top = (int(generator.integers(room, endpoint=True)) for room in (room_x, room_y))
     return left, top, left + part_width, top + part_height
 
 
-def _random_square(
-    image: Image.Image, resolution: int, scale: tuple[float, float] | None, generator: np.random.Generator
+def _random_part(
+    image: Image.Image | Array, size: Size, scale: tuple[float, float] | None, generator: np.random.Generator
 ) -> Box:
-    """A square of whole pixels, every position as likely as any other."""
-    shorter = min(image.size)
-    low, high = scale or (1.0, 1.0)
-    if shorter < resolution * low:
+    """A part of `size` times a factor in whole pixels, every position as likely as any other."""
+    (width, height), (low, high) = _extent(image), scale or (1.0, 1.0)
+    if width < size[1] * low or height < size[0] * low:
         raise BrokenImage(
-            f"too small: got {image.width}x{image.height}, need at least {int(np.ceil(resolution * low))} pixels a side"
+            f"too small: got {width}x{height}, need at least {math.ceil(size[1] * low)}x{math.ceil(size[0] * low)}"
         )
-    side = min(shorter, max(1, round(resolution * generator.uniform(low, min(high, shorter / resolution)))))
-    left = int(generator.integers(image.width - side, endpoint=True))
-    top = int(generator.integers(image.height - side, endpoint=True))
-    return left, top, left + side, top + side
+    factor = generator.uniform(low, min(high, width / size[1], height / size[0]))
+    part_height, part_width = (
+        min(whole, max(1, round(side * factor))) for whole, side in zip((height, width), size, strict=True)
+    )
+    left = int(generator.integers(width - part_width, endpoint=True))
+    top = int(generator.integers(height - part_height, endpoint=True))
+    return left, top, left + part_width, top + part_height

@@ -11,6 +11,7 @@ from latent_ae.data import DataError, ImageSource, SourceParts
 from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource
 from latent_ae.data.transforms import evaluation_view
 from latent_ae.io.image import BrokenImage, Pixels, to_pil, to_uint8
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset.manifest import LatentDatasetError, PreprocessingPart
 
 
@@ -72,7 +73,10 @@ class Images:
         try:
             whole = pixels = to_uint8(self._parts[part].load(place), channels, background)
             if resolution is not None:
-                pixels = evaluation_view(to_pil(whole), channels=channels, size=resolution, background=background)
+                pixel_format = PixelFormat.picture(channels)
+                pixels = evaluation_view(
+                    to_pil(whole), pixel_format=pixel_format, size=resolution, background=background
+                )
             caption = self._captions[part](place)
             label = self._labels[part](place)
         except BrokenImage as error:

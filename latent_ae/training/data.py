@@ -26,6 +26,7 @@ from latent_ae.data.skipped import Bad
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.errors import UserError
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.training.checkpoint.files import IMAGES
 from latent_ae.training.distributed import gather_from_processes
 from latent_ae.training.settings import RunConfig
@@ -112,7 +113,7 @@ def training_samples(source: ImageSource, config: DataConfig, *, seed: int, chan
 
 def _crop(config: DataConfig, channels: int) -> TrainingCrop:
     return TrainingCrop(
-        channels=channels,
+        pixel_format=PixelFormat.picture(channels),
         crop=config.crop,
         scale=config.scale,
         largest=config.buckets,

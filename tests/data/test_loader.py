@@ -12,11 +12,12 @@ from latent_ae.data.loader import batch_of
 from latent_ae.data.order.numbers import EpochOrder, index_of
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import WHITE, BrokenImage, to_tensor, to_uint8
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.randomness import numpy_generator
 from tests.data.images import ListSource, noise_image
 
 BAD = (2, 7, 8)
-CROP = TrainingCrop(channels=3, crop="random", flip=True)
+CROP = TrainingCrop(pixel_format=PixelFormat.picture(3), crop="random", flip=True)
 
 
 def source(size: int = 11, bad: tuple[int, ...] = ()) -> ListSource:
@@ -73,7 +74,7 @@ def test_too_small_an_image_is_a_bad_image() -> None:
     images = source(2)
     images.images[0] = Image.new("RGB", (7, 30))
     found = [bad for number in range(2) for bad in samples(images)[number].bad]
-    assert set(found) == {("list/0", "too small: got 7x30, need at least 8 pixels a side")}
+    assert set(found) == {("list/0", "too small: got 7x30, need at least 8x8")}
 
 
 @pytest.mark.parametrize("workers", [0, 1])

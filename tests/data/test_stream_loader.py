@@ -13,13 +13,14 @@ from latent_ae.data.order.numbers import rank_numbers
 from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_state, stream_loader
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import to_tensor
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.randomness import numpy_generator
 from tests.data.images import noise_image
 from tests.data.written import encoded, write_parquets, write_tar, write_tars
 
 pytestmark = pytest.mark.slow  # starts worker processes and reads whole epochs, many times
 
-CROP = TrainingCrop(channels=3, crop="random", flip=True)
+CROP = TrainingCrop(pixel_format=PixelFormat.picture(3), crop="random", flip=True)
 SIZES = [9, 2, 14, 5, 7]  # 37 images
 
 
@@ -204,7 +205,7 @@ def test_a_broken_image_is_reported_and_replaced_by_the_next_of_its_stream(tmp_p
         assert [batch.sample_ids[place] for batch in batches] == expected[place][:10]
     bad = dict(entry for batch in batches for entry in batch.bad)
     assert set(bad) == {"train.tar/04", "train.tar/07", "train.tar/09"}
-    assert bad["train.tar/07"] == "too small: got 7x30, need at least 8 pixels a side"
+    assert bad["train.tar/07"] == "too small: got 7x30, need at least 8x8"
     assert bad["train.tar/04"].startswith("it is none of")
     assert_all_equal(list(loader(images, batch_size=2, steps=10, workers=2)), batches)
 

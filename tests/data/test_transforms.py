@@ -8,6 +8,7 @@ from PIL import ExifTags, Image
 from latent_ae.data.transforms import TrainingCrop, evaluation_view
 from latent_ae.io.image import WHITE, BrokenImage, open_image, to_pil, to_uint8
 from latent_ae.io.image_file import color
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.randomness import numpy_generator
 from tests.data.images import noise_image
 
@@ -18,10 +19,19 @@ def positions(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.dstack([x, y, np.zeros_like(x)]))
 
 
-def crop(image: Image.Image, draw: int = 0, **changes: Any) -> np.ndarray:
+def crop(image: Any, draw: int = 0, **changes: Any) -> np.ndarray:
     settings = {"channels": 3, "crop": "random", "resolution": 16} | changes
+    made = settings.pop("channels")
+    settings["pixel_format"] = made if isinstance(made, PixelFormat) else PixelFormat.picture(made)
     side = settings.pop("resolution")
-    return TrainingCrop(**settings)(image, (side, side), numpy_generator(0, "crop", draw))
+    size = (side, side) if isinstance(side, int) else side
+    generator = settings.pop("generator", numpy_generator(0, "crop", draw))
+    return TrainingCrop(**settings)(image, size, generator)
+
+
+def view(image: Any, size: Any, channels: Any = 3, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+    pixel_format = channels if isinstance(channels, PixelFormat) else PixelFormat.picture(channels)
+    return evaluation_view(image, pixel_format=pixel_format, size=size, background=background)
 
 
 def corner(pixels: np.ndarray) -> tuple[int, int]:
@@ -72,7 +82,7 @@ def test_a_random_crop_of_an_image_of_its_size_is_the_image() -> None:
 
 
 def test_a_random_crop_needs_a_large_enough_image() -> None:
-    with pytest.raises(BrokenImage, match="too small: got 40x15, need at least 16 pixels a side"):
+    with pytest.raises(BrokenImage, match="too small: got 40x15, need at least 16x16"):
         crop(positions(40, 15))
 
 
@@ -91,7 +101,7 @@ def test_scale_is_limited_by_the_shorter_side_and_refuses_what_is_below_its_low_
     pixels = crop(positions(24, 24), scale=(1.5, 9.0))
     assert pixels.shape == (16, 16, 3)
     assert corner(pixels) == (0, 0)
-    with pytest.raises(BrokenImage, match="too small: got 90x23, need at least 24 pixels a side"):
+    with pytest.raises(BrokenImage, match="too small: got 90x23, need at least 24x24"):
         crop(positions(90, 23), scale=(1.5, 9.0))
 
 
@@ -123,7 +133,7 @@ def test_half_of_the_crops_are_mirrored() -> None:
 def gained(image: Image.Image, draw: int, *, gain: float = 0.5, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
     """The crop of a draw with a colour gain, and what it is by hand: the crop without, then one factor a channel."""
     generator = numpy_generator(0, "crop", draw)
-    plain = TrainingCrop(**({"channels": 3, "crop": "random", "flip": True} | changes))(image, (16, 16), generator)
+    plain = crop(image, generator=generator, flip=True, **changes)
     gains = generator.uniform(1 - gain, 1 + gain, size=plain.shape[2])
     expected = np.minimum(np.rint(plain * gains), 255)
     return crop(image, draw, flip=True, color_gain=gain, **changes), expected
@@ -156,7 +166,7 @@ def test_color_gain_is_uniform_and_independent_by_channel() -> None:
 
 def test_without_color_gain_nothing_is_drawn_for_it() -> None:
     generators = [numpy_generator(0, "crop", 0) for _ in range(2)]
-    without = TrainingCrop(channels=3)(positions(16, 16), (16, 16), generators[0])
+    without = TrainingCrop(PixelFormat.picture(3))(positions(16, 16), (16, 16), generators[0])
     assert np.array_equal(without, np.asarray(positions(16, 16)))
     assert generators[0].random() == generators[1].random()
 
@@ -190,13 +200,133 @@ def test_an_unknown_crop_is_refused() -> None:
 
 def test_evaluation_shows_the_whole_image_or_its_centre() -> None:
     image = positions(40, 16)
-    whole = evaluation_view(image, channels=3, size=None, background=WHITE)
+    whole = view(image, None)
     assert np.array_equal(whole, np.asarray(image))
-    centre = evaluation_view(image, channels=3, size=16, background=WHITE)
+    centre = view(image, 16)
     assert np.array_equal(centre, np.asarray(image)[:, 12:28])
-    assert evaluation_view(image, channels=1, size=32, background=WHITE).shape == (32, 32, 1)
+    assert view(image, 32, 1).shape == (32, 32, 1)
     with pytest.raises(BrokenImage, match="too small"):
-        evaluation_view(image, channels=3, size=65, background=WHITE)
+        view(image, 65)
+
+
+def test_random_rectangles_are_exact_reach_every_place_and_need_both_sides() -> None:
+    whole = np.asarray(positions(18, 10))
+    seen = set()
+    for draw in range(60):
+        pixels = crop(positions(18, 10), draw, resolution=(9, 16))
+        left, top = corner(pixels)
+        assert np.array_equal(pixels, whole[top : top + 9, left : left + 16])
+        seen.add((left, top))
+    assert seen == {(left, top) for left in range(3) for top in range(2)}
+    for width, height in ((15, 40), (40, 8)):
+        with pytest.raises(BrokenImage, match=f"too small: got {width}x{height}, need at least 16x9"):
+            crop(positions(width, height), resolution=(9, 16))
+
+
+def test_a_scaled_rectangle_keeps_its_shape() -> None:
+    for draw in range(40):
+        pixels = crop(positions(200, 100), draw, resolution=(16, 32), scale=(1.5, 9.0)).astype(int)
+        factors = (pixels[8, 28, 0] - pixels[8, 3, 0]) / 25, (pixels[12, 8, 1] - pixels[3, 8, 1]) / 9
+        assert 1.4 <= factors[0] <= 6.3
+        assert abs(factors[0] - factors[1]) <= 0.3
+
+
+# ------------------------------------------------------------------ numbers: the data's own values, of any type
+
+
+NUMBERS = ("uint8", "int16", "uint16", "int32", "float16", "float32", "float64")
+
+
+def numbers(channels: int, **changes: Any) -> PixelFormat:
+    return PixelFormat(channels, numbers=True, dtype="float32", ranges=((0.0, 1000.0),), **changes)
+
+
+CROPS: tuple[dict[str, Any], ...] = (
+    {"crop": "center"},
+    {},
+    {"resolution": (12, 20), "scale": (0.5, 2.5), "flip": True},
+    {"crop": "random", "largest": True, "resolution": (24, 16)},
+)
+
+
+def assert_same_values(numbers: np.ndarray, levels: np.ndarray) -> None:
+    """Half a level in each direction, after which a picture is rounded, times the weights of the filter."""
+    distance = np.abs(numbers - levels.astype(float))
+    assert distance.max() <= 1.3
+    assert distance.mean() <= 0.4
+
+
+@pytest.mark.parametrize("change", CROPS)
+def test_numbers_are_cut_and_resized_as_pictures_are(change: dict[str, Any]) -> None:
+    picture = Image.fromarray(np.asarray(of_mode("RGB")) // 2 + 64)  # no filter leaves 0..255
+    for draw in range(4):
+        values = crop(np.asarray(picture).astype(np.float64) * 1000 - 7, draw, channels=numbers(3), **change)
+        assert_same_values((values + 7) / 1000, crop(picture, draw, **change))
+    for size in (None, 16, 47, (20, 50), (80, 60)):
+        thousands = np.asarray(picture).astype(np.int32) * 1000
+        assert_same_values(view(thousands, size, numbers(3)) / 1000, view(picture, size))
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_a_cut_keeps_numbers_and_their_type_and_a_resized_part_is_float(dtype: str) -> None:
+    values = np.random.default_rng(0).integers(0, 100, (20, 30, 5)).astype(dtype)
+    values[3, 4] = np.iinfo(dtype).max if values.dtype.kind in "iu" else 1000.5
+    cut = crop(values, resolution=(20, 30), channels=numbers(5))
+    assert cut.dtype == values.dtype
+    assert np.array_equal(cut, values)
+    assert np.array_equal(view(values, None, numbers(5)), values)
+    halved = crop(np.full((20, 30, 2), 77, dtype), crop="center", resolution=(10, 15), channels=numbers(2))
+    assert halved.dtype == np.float32
+    assert np.allclose(halved, 77, rtol=1e-6)
+
+
+def test_a_part_of_a_large_scan_is_that_of_the_whole_resized_by_pillow_in_its_chosen_bands() -> None:
+    values = np.random.default_rng(0).normal(size=(300, 400, 3)) * 1e4
+    part = crop(values, 5, scale=(1.5, 3.0), channels=numbers(2, bands=(3, 1)))
+    generator = numpy_generator(0, "crop", 5)
+    side = round(16 * generator.uniform(1.5, 3.0))
+    left, top = int(generator.integers(400 - side, endpoint=True)), int(generator.integers(300 - side, endpoint=True))
+    box = (left, top, left + side, top + side)
+    for channel, band in enumerate((2, 0)):
+        plane = Image.fromarray(values[:, :, band].astype(np.float32))
+        expected = plane.resize((16, 16), Image.Resampling.LANCZOS, box=box)
+        assert np.array_equal(part[:, :, channel], np.asarray(expected))
+
+
+def test_numbers_have_no_levels_to_gain() -> None:
+    with pytest.raises(ValueError, match="color_gain multiplies the levels of pictures"):
+        crop(np.zeros((16, 16, 1), np.float32), channels=numbers(1), color_gain=0.5)
+
+
+# --------------------------------------------------------------------------------- pictures that keep their alpha
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_hidden_colours_do_not_bleed_into_a_resized_picture(channels: int) -> None:
+    hidden = np.zeros((64, 64, 4), np.uint8)
+    hidden[:, :32] = (0, 200, 0, 255)
+    hidden[:, 32:, 0] = 255  # red beneath full transparency
+    levels = crop(Image.fromarray(hidden), crop="center", channels=channels)
+    green = (117,) if channels == 2 else (0, 200, 0)
+    assert levels.shape == (16, 16, channels)
+    seen = levels[levels[:, :, -1] > 25]
+    assert np.abs(seen[:, :-1].astype(int) - green).max() <= 5  # 8 bits times little alpha
+    assert levels[:, :7, -1].min() >= 254
+    assert levels[:, 9:, -1].max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "RGB", "L", "P", "I;16", "CMYK"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_cut_with_alpha_is_that_of_the_whole_picture(channels: int, mode: str) -> None:
+    image = of_mode(mode)
+    whole = to_uint8(image, channels)
+    assert whole.shape == (47, 61, channels)
+    assert (whole[:, :, -1].min() < 255) == (mode in ("RGBA", "LA", "La"))
+    levels = crop(image, 3, channels=channels, color_gain=0.3)
+    plain = crop(image, 3, channels=channels)
+    assert any(np.array_equal(plain, whole[y : y + 16, x : x + 16]) for y in range(32) for x in range(46))
+    assert np.array_equal(levels[:, :, -1], plain[:, :, -1])  # alpha gains nothing
+    assert not np.array_equal(levels, plain)
 
 
 # ----------------------------------------------------- cut first, converted after: the same to the last bit
@@ -236,8 +366,7 @@ def assert_as_converted_before(image: Image.Image) -> None:
         assert before.mode == ("L" if channels == 1 else "RGB")
         same: dict[str, Any] = {"channels": channels, "background": (10, 200, 30)}
         for resolution in (16, 47, 80):
-            expected = evaluation_view(before, size=resolution, **same)
-            assert np.array_equal(evaluation_view(image, size=resolution, **same), expected)
+            assert np.array_equal(view(image, resolution, **same), view(before, resolution, **same))
         for change in ({}, {"crop": "center"}, {"scale": (0.5, 2.5)}, {"flip": True, "color_gain": 0.3}):
             for draw in range(4):
                 assert np.array_equal(crop(image, draw, **same, **change), crop(before, draw, **same, **change))
@@ -296,8 +425,8 @@ def test_what_makes_an_image_unusable_is_found_outside_of_the_cut_too(mode: str,
 
 
 def part(image: Image.Image, seed: int = 0, *, size: tuple[int, int] = (8, 16), **changes: Any) -> np.ndarray:
-    settings = {"channels": 3, "crop": "center", "largest": True} | changes
-    return TrainingCrop(**settings)(image, size, numpy_generator(seed, "test"))
+    settings = {"crop": "center", "largest": True, "resolution": size} | changes
+    return crop(image, generator=numpy_generator(seed, "test"), **settings)
 
 
 def test_parts_by_hand() -> None:

@@ -10,6 +10,7 @@ from latent_ae.data.loader import batch_of
 from latent_ae.data.order.buckets import BucketOrder, Buckets, assign_buckets, bucket_sizes
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.io.image import BrokenImage
+from latent_ae.io.pixel_format import PixelFormat
 from tests.data.images import ListSource, noise_image
 
 
@@ -153,7 +154,7 @@ def loaded(images: SizedList, **changes: Any) -> list[Batch]:
     buckets = assign_buckets(images, SIZES, batch_size=4)
     images.decoding = True
     places = BucketOrder(buckets, seed=3, batch_size=4)
-    crop = TrainingCrop(channels=3, crop="random", largest=True, flip=True)
+    crop = TrainingCrop(pixel_format=PixelFormat.picture(3), crop="random", largest=True, flip=True)
     samples = TrainingSamples(images, places, crop, seed=3)
     arguments = {"batch_size": 4, "accumulation": 1, "rank": 0, "world_size": 1, "first_step": 0, "steps": 11}
     return list(
