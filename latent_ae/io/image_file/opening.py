@@ -21,7 +21,8 @@ SUFFIXES = frozenset(
 )
 """File name endings, in lower case, of the files in FORMATS."""
 
-_HEAD = 264
+HEAD = 264
+"""bytes at the start of a file that tell which kind it is"""
 _OTHERS = (
     (0, b"8BPS", "a PSD"),
     (0, b"v/1\x01", "an OpenEXR file"),
@@ -106,21 +107,29 @@ def opened(
     With `limited` it may have no more pixels than PIL holds to be safe (`PIL.Image.MAX_IMAGE_PIXELS`). Whatever PIL
     raises in the block, for a file that is damaged or none of `formats`, becomes a BrokenImage.
     """
+    with broken_image_errors(file), reading(limited=limited):
+        try:
+            with Image.open(file, formats=formats) as image:
+                yield image
+        except UnidentifiedImageError:
+            raise BrokenImage(_why_unknown(file, formats)) from None
+
+
+@contextmanager
+def broken_image_errors(file: Path | BinaryIO) -> Iterator[None]:
+    """Turn whatever a library raises for a damaged or hostile file into a BrokenImage that names the file."""
     name = str(file) if isinstance(file, Path) else None
     try:
-        with reading(limited=limited), Image.open(file, formats=formats) as image:
-            yield image
+        yield
     except BrokenImage as error:
         raise BrokenImage(error.reason, error.name or name) from error.__cause__
-    except UnidentifiedImageError:
-        raise BrokenImage(_why_unknown(file, formats), name) from None
     except FileNotFoundError:
         raise BrokenImage("there is no such file", name) from None
     except MemoryError:
         raise BrokenImage("its pixels do not fit into the memory", name) from None
     except UserError:  # the caller's own
         raise
-    except Exception as error:  # a damaged or hostile file makes PIL's decoders raise nearly anything
+    except Exception as error:  # a damaged or hostile file makes decoders raise nearly anything
         raise BrokenImage(str(error) or type(error).__name__, name) from error
 
 
@@ -130,7 +139,7 @@ def _why_unknown(file: Path | BinaryIO, formats: tuple[str, ...]) -> str:
             return _why_unknown(stream, formats)
     with place_kept(file):
         file.seek(0)
-        head = file.read(_HEAD)
+        head = file.read(HEAD)
         if (kind := other_kind(head)) is not None:
             return f"it is {kind}, which is not read: convert it to PNG or JPEG first"
         if "TIFF" in formats and (reason := tiff.why_unknown(file)) is not None:

@@ -1,0 +1,125 @@
+"""Image files as numbers: the values that a file holds, of its own type, with any number of channels up to 64.
+
+Nothing is rounded and no colour profile is applied; `latent_ae.io.image` reads pictures in sRGB. Every format has a
+reader in a file of its own, which follows from the file's content, not from its name. docs/formats.md says what each
+reads and refuses.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from latent_ae.errors import BrokenImage
+from latent_ae.io.image_file.opening import HEAD, broken_image_errors, reading
+from latent_ae.io.rasters.numpy_file import NumpyFile
+from latent_ae.io.rasters.picture import PictureFile
+from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile
+from latent_ae.io.rasters.tiff import TiffFile
+
+__all__ = ["RASTER_SUFFIXES", "READERS", "Raster", "raster_pages", "raster_shape", "read_raster"]
+
+READERS: dict[str, type[RasterFile]] = {
+    "NumPy": NumpyFile,
+    "TIFF": TiffFile,
+    "picture": PictureFile,
+}
+"""The first whose `starts` holds reads a file; pictures, which are all that Pillow reads, come last."""
+
+RASTER_SUFFIXES = tuple(sorted({suffix for reader in READERS.values() for suffix in reader.suffixes}))
+"""File name endings in lower case, for `name.lower().endswith(RASTER_SUFFIXES)`: one of them is .nii.gz."""
+
+_LIMITED_BYTES = 8
+"""of a pixel on average, where PIL's limit of pixels holds"""
+
+
+def read_raster(file: Path | BinaryIO, *, page: int = 0, axis: int | None = None, limited: bool = False) -> Raster:
+    """An image of a file as numbers [H, W, C], in the file's own type and native byte order.
+
+    Args:
+        file: a path or a stream that can seek, which stays open.
+        page: which image of the file, counted from 0; negative from the end.
+        axis: the axis of a volume that pages are counted along, for NIfTI and arrays [A, B, C]; None for the format's
+            own, which is the third of NIfTI.
+        limited: for strangers' files: PIL's limit of pixels (`PIL.Image.MAX_IMAGE_PIXELS`) holds, and 8 bytes for each,
+            before anything is allocated.
+
+    Raises BrokenImage for what cannot be read right: damaged files, values that have no one meaning as numbers, and
+    formats whose package is not installed.
+    """
+    with _opened(file, axis, limited=limited) as raster:
+        page = _checked_page(raster, page)
+        header = _checked(raster.header(page), limited=limited)
+        values, unit, remarks = raster.read(page)
+        if values.shape != header[:3]:
+            raise BrokenImage(f"its header promises {list(header[:3])} values, got {list(values.shape)}")
+        kind = np.dtype(np.uint8) if values.dtype.kind == "b" else values.dtype.newbyteorder("=")
+        values = np.require(values, kind, ["C_CONTIGUOUS", "WRITEABLE"])
+        if raster.pages > 1:
+            remarks = (*remarks, f"has {raster.pages} pages, of which this is page {page}")
+        return Raster(values, unit, remarks)
+
+
+def raster_pages(file: Path | BinaryIO, *, axis: int | None = None, limited: bool = False) -> int:
+    """How many images a file holds: pages, frames or slices. Only its header is read. Raises BrokenImage."""
+    with _opened(file, axis, limited=limited) as raster:
+        return raster.pages
+
+
+def raster_shape(
+    file: Path | BinaryIO, *, page: int = 0, axis: int | None = None, limited: bool = False
+) -> tuple[int, int, int]:
+    """(height, width, channels) of what `read_raster` gives. Only the header is read. Raises BrokenImage."""
+    with _opened(file, axis, limited=limited) as raster:
+        return _checked(raster.header(_checked_page(raster, page)), limited=limited)[:3]
+
+
+@contextmanager
+def _opened(file: Path | BinaryIO, axis: int | None, *, limited: bool) -> Iterator[RasterFile]:
+    reader: type[RasterFile] = PictureFile
+    with broken_image_errors(file), reading(limited=limited), _stream(file) as stream:
+        head = stream.read(HEAD)
+        reader = next(reader for reader in READERS.values() if reader.starts(head))
+        stream.seek(0)
+        try:
+            yield reader(stream, axis, limited=limited)
+        except ModuleNotFoundError as error:
+            what = f'pip install "latent-ae[{reader.extra}]"'
+            raise BrokenImage(f"reading it needs {error.name}, which is not installed: {what}") from error
+
+
+@contextmanager
+def _stream(file: Path | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            yield stream
+    else:
+        file.seek(0)
+        yield file
+
+
+def _checked_page(raster: RasterFile, page: int) -> int:
+    if not -raster.pages <= page < raster.pages:
+        have = "one page" if raster.pages == 1 else f"{raster.pages} pages"
+        raise BrokenImage(f"page {page} was asked for, and it has {have}, counted from 0")
+    return page % raster.pages
+
+
+def _checked(header: PageHeader, *, limited: bool) -> PageHeader:
+    """The header, unless the image has no pixels or is too large."""
+    height, width, channels, dtype, memory = header
+    if min(height, width, channels) < 1:
+        raise BrokenImage(f"it has no pixels ({width}x{height}, {channels} channels)")
+    if channels > MOST_CHANNELS:
+        raise BrokenImage(f"it has {channels} channels, expected at most {MOST_CHANNELS}")
+    most = Image.MAX_IMAGE_PIXELS if limited else None
+    size = max(memory, height * width * channels * dtype.itemsize)
+    if most is not None and (height * width > most or size > most * _LIMITED_BYTES):
+        raise BrokenImage(
+            f"it has {width}x{height} pixels in {size / 2**20:.0f} MiB, expected at most {most} pixels in "
+            f"{most * _LIMITED_BYTES / 2**20:.0f} MiB"
+        )
+    return header
