@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latent_ae.data import PhotosConfig
+from latent_ae.data.source import as_picture
 from latent_ae.inference import reconstruct
 from latent_ae.io.image import from_tensor, to_tensor, to_uint8
 from latent_ae.models import factor_of, load_autoencoder
@@ -49,7 +50,7 @@ def main() -> None:
     source = PhotosConfig().open().heldout
     photographs = {}
     for index in range(len(source)):
-        pixels = to_uint8(source.load(index), 3)
+        pixels = to_uint8(as_picture(source.load(index)), 3)
         height, width, _ = pixels.shape
         with torch.no_grad():
             ours = from_tensor(reconstruct(model, to_tensor(pixels)[None])[0])

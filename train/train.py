@@ -29,6 +29,8 @@ from latent_ae.training.build import (
     build_model,
     build_objective,
     build_optimizer,
+    build_pixel_format,
+    start_model,
     weights_at,
 )
 from latent_ae.training.checkpoint.data_record import begin_run, checked_data
@@ -82,21 +84,23 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     # -- data, model, losses
     parts, fresh = config.data.open(), checkpoint is None
     record = None if only_preflight else checked_data(config, parts, checkpoint, invocation.resume, accelerator)
-    autoencoder = build_model(config, parts, start=fresh)
-    bottleneck = build_bottleneck(autoencoder, config, parts, start=fresh, device=accelerator.device)
+    autoencoder = build_model(config)
+    pixels = build_pixel_format(config, parts, autoencoder, checkpoint)
+    if fresh:
+        start_model(autoencoder, config, parts, pixels)
+    bottleneck = build_bottleneck(autoencoder, config, parts, pixels, start=fresh, device=accelerator.device)
     objective = build_objective(autoencoder, bottleneck, config)
     adversary = build_adversary(autoencoder, config)
     draws = build_draws(objective.model, config)
-    channels = autoencoder.config["in_channels"]
-    data = TrainingData(parts, config, accelerator, channels=channels, factor=draws.factor)
-    heldout = Heldout(parts, config, accelerator, channels=channels)
+    data = TrainingData(parts, config, accelerator, pixels=pixels, factor=draws.factor)
+    heldout = Heldout(parts, config, accelerator, pixels)
     heldout.check()
-    say(describe_run(config, parts, autoencoder))
+    say(describe_run(config, parts, autoencoder, pixels))
     say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
-    pixels = data.crops(1)
-    say(preflight(objective, pixels, draws.noise([0], pixels.shape), weights_at(None, config.loss), adversary))
+    crop = data.crops(1)
+    say(preflight(objective, crop, draws.noise([0], crop.shape), weights_at(None, config.loss), adversary))
     if only_preflight:
         return 0
 

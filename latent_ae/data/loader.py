@@ -20,7 +20,7 @@ from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
 from latent_ae.data.transforms import TrainingCrop, evaluation_view
 from latent_ae.errors import UserError
-from latent_ae.io.image import BrokenImage, Color, Pixels, to_tensor
+from latent_ae.io.image import BrokenImage, Color
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.randomness import numpy_generator
 
@@ -82,8 +82,8 @@ class EvaluationBatch:
     sample_ids: list[str]
 
 
-Candidate = tuple[str, Callable[[], Pixels]]
-"""(id of an image, function that makes its crop or raises BrokenImage)"""
+Candidate = tuple[str, Callable[[], torch.Tensor]]
+"""(id of an image, function that makes its crop [C, H, W] in [-1, 1] or raises BrokenImage)"""
 
 
 def usable_sample(number: int, candidates: Iterator[Candidate]) -> Sample:
@@ -94,7 +94,7 @@ def usable_sample(number: int, candidates: Iterator[Candidate]) -> Sample:
     bad: list[Bad] = []
     for sample_id, crop in islice(candidates, _ATTEMPTS):
         try:
-            return Sample(to_tensor(crop()), number, sample_id, bad)
+            return Sample(crop(), number, sample_id, bad)
         except BrokenImage as error:
             bad.append((sample_id, error.reason))
     sample_id, reason = bad[-1]
@@ -123,12 +123,13 @@ class TrainingSamples(Dataset[Sample]):
     def _candidates(self, number: int) -> Iterator[Candidate]:
         index = self._order.index(number)
         for attempt in count():
-            yield self._source.sample_id(index), partial(self._pixels, index, number)
+            yield self._source.sample_id(index), partial(self._cropped, index, number)
             index = self._order.replacement(number, attempt)
 
-    def _pixels(self, index: int, number: int) -> Pixels:
+    def _cropped(self, index: int, number: int) -> torch.Tensor:
         generator = numpy_generator(self._seed, "crop", number)
-        return self._crop(self._source.load(index), self._order.size(number), generator)
+        crop = self._crop(self._source.load(index), self._order.size(number), generator)
+        return self._crop.pixel_format.to_tensor(crop)
 
 
 class TrainingLoader(Generic[B]):
@@ -179,8 +180,8 @@ def training_loader(
 
 def evaluation_batches(
     source: ImageSource,
+    pixels: PixelFormat,
     *,
-    channels: int,
     size: int | None,
     background: Color,
     batch_size: int,
@@ -201,7 +202,7 @@ def evaluation_batches(
     total = len(source)
     count = total if limit is None else min(limit, total)
     indices = [place * total // count for place in range(rank, count, world_size)]
-    loader = data_loader(_Views(source, channels, size, background), indices, workers=workers)
+    loader = data_loader(_Views(source, pixels, size, background), indices, workers=workers)
     group: list[tuple[int, torch.Tensor]] = []
     for index, view in loader:
         if isinstance(view, str):
@@ -268,21 +269,19 @@ class _MicroBatches(Dataset[B | UserError]):
 class _Views(Dataset[tuple[int, torch.Tensor | str]]):
     """Evaluation views by index; for an unusable image, the reason."""
 
-    def __init__(self, source: ImageSource, channels: int, size: int | None, background: Color) -> None:
+    def __init__(self, source: ImageSource, pixels: PixelFormat, size: int | None, background: Color) -> None:
         self._source = source
-        self._channels = channels
+        self._pixels = pixels
         self._size = size
         self._background = background
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
         try:
             image = self._source.load(index)
-            view = evaluation_view(
-                image, pixel_format=PixelFormat.picture(self._channels), size=self._size, background=self._background
-            )
+            view = evaluation_view(image, pixel_format=self._pixels, size=self._size, background=self._background)
         except BrokenImage as error:
             return index, error.reason
-        return index, to_tensor(view)
+        return index, self._pixels.to_tensor(view)
 
 
 def _evaluation_batch(source: ImageSource, group: list[tuple[int, torch.Tensor]]) -> EvaluationBatch:

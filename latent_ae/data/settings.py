@@ -69,6 +69,8 @@ class ValuesConfig(Section):
     """numbers: raise a value's share of the range to 1 / gamma; 2.2 for linear light"""
     bands: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """numbers: the channels of the files to take, in this order, counted from 1"""
+    unit: str = ""
+    """numbers: the unit of their values, for reports: HU, K, reflectance"""
     alpha: Literal["straight", "premultiplied"] | None = None
     """pictures of 2 or 4 channels: whether the colours are multiplied by alpha, the last channel"""
 
@@ -91,7 +93,8 @@ class ValuesConfig(Section):
         for low, high in self.given_ranges() or ():
             if not low < high:
                 raise ValueError(f"data.value_range needs low < high, got {low:g} and {high:g}")
-        idle = [name for name in ("gamma", "bands") if getattr(self, name) != type(self).model_fields[name].default]
+        fields = type(self).model_fields
+        idle = [name for name in ("gamma", "bands", "unit") if getattr(self, name) != fields[name].default]
         if idle and not given:
             raise ValueError(
                 f"{' and '.join('data.' + name for name in idle)} takes effect only where images are read as numbers: "

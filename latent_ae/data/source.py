@@ -31,8 +31,10 @@ class ImageSource(Protocol):
         """The image's permanent name."""
         ...
 
-    def load(self, index: int) -> Image.Image:
-        """The decoded, upright image of any mode; the caller must not change it. Raises BrokenImage."""
+    def load(self, index: int) -> "Image.Image | NDArray[Any]":
+        """The decoded, upright picture of any mode, or the numbers [H, W, C] of a file, of its own type, where the
+        settings read numbers; the caller must not change it. Raises BrokenImage.
+        """
         ...
 
 
@@ -96,6 +98,18 @@ class SourceParts:
     heldout: ImageSource
     left_out: str = field(default="", kw_only=True)
     """files that are not used, by number and suffix; '' if there are none or it is not known"""
+
+
+def as_picture(image: "Image.Image | NDArray[Any]") -> Image.Image:
+    """A loaded image that has to be a picture. Raises TypeError."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"expected a picture, got numbers {image.dtype} {list(image.shape)}")
+    return image
+
+
+def image_size(image: "Image.Image | NDArray[Any]") -> tuple[int, int]:
+    """(height, width) of a loaded image."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
 
 
 def file_size(file: Path) -> int:

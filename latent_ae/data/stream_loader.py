@@ -22,7 +22,6 @@ from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.shards import Shards, StoredImage
 from latent_ae.data.transforms import TrainingCrop
-from latent_ae.io.image import Pixels
 from latent_ae.randomness import numpy_generator
 
 
@@ -57,10 +56,11 @@ class StreamSamples:
     def _candidates(self, stream: ImageStream, number: int) -> Iterator[Candidate]:
         while True:
             stored = next(stream)
-            yield stored.sample_id, partial(self._pixels, stored, number)
+            yield stored.sample_id, partial(self._cropped, stored, number)
 
-    def _pixels(self, stored: StoredImage, number: int) -> Pixels:
-        return self._crop(stored.load(), self._size, numpy_generator(self._seed, "crop", number))
+    def _cropped(self, stored: StoredImage, number: int) -> torch.Tensor:
+        crop = self._crop(stored.load(), self._size, numpy_generator(self._seed, "crop", number))
+        return self._crop.pixel_format.to_tensor(crop)
 
 
 class StreamLoader:

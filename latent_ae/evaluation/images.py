@@ -18,6 +18,7 @@ from latent_ae.data.source import ImageSource, SourceParts
 from latent_ae.data.sources.folder import FolderImages
 from latent_ae.errors import UserError
 from latent_ae.io.image import SUFFIXES
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder
 from latent_ae.models.run_folders import run_settings
 
@@ -153,7 +154,7 @@ def batches(
 
     for batch in evaluation_batches(
         source,
-        channels=model.config["in_channels"],
+        PixelFormat.picture(model.config["in_channels"]),
         size=config.evaluation.size,
         background=config.data.background,
         batch_size=config.evaluation.batch_size,

@@ -12,6 +12,7 @@ from torch import Tensor
 from latent_ae.config import Section
 from latent_ae.data import AnySource, DataConfig, DigitsConfig, EvaluationBatch, PhotosConfig, evaluation_batches
 from latent_ae.errors import UserError
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
 from latent_ae.randomness import torch_generator
@@ -122,7 +123,7 @@ def _real_images(data: DataConfig, channels: int, factor: int) -> EvaluationBatc
     for wanted in _SIDES:
         batches = evaluation_batches(
             source,
-            channels=channels,
+            PixelFormat.picture(channels),
             size=max(2, -(-wanted // factor)) * factor,
             background=data.background,
             batch_size=_REAL,

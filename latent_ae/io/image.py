@@ -111,11 +111,11 @@ def remarks(image: Image.Image) -> tuple[str, ...]:
     return tuple(image.info.get(_REMARKS, ()))
 
 
-def to_uint8(image: Image.Image, channels: int, background: Color = WHITE, *, premultiplied: bool = False) -> Pixels:
+def to_uint8(image: Image.Image, channels: int, background: Color = WHITE) -> Pixels:
     """Any PIL image, upright by its EXIF orientation -> [H, W, channels] uint8.
 
     With 1 (grey) or 3 (RGB) channels transparent pixels are laid over `background`; with 2 (grey) or 4 (RGB) the last
-    one is alpha, by which `premultiplied` multiplies the others. Grey is PIL's luma (ITU-R 601). 16-bit grey (modes
+    one is alpha, which does not change the others. Grey is PIL's luma (ITU-R 601). 16-bit grey (modes
     I;16 and I) goes from 0..65535 to 0..255, rounded; PIL itself cuts 16-bit colour to its upper 8 bits. Floats (mode
     F) are in [0, 1]. Raises BrokenImage for values outside of these ranges and where every pixel is transparent,
     ValueError for another number of channels.
@@ -125,10 +125,7 @@ def to_uint8(image: Image.Image, channels: int, background: Color = WHITE, *, pr
     pixels, alpha = _straight(upright(image))
     if channels in (2, 4):
         alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8) if alpha is None else alpha
-        colours = _with_channels(pixels, channels - 1)
-        if premultiplied:
-            colours = ((colours.astype(np.uint32) * alpha + 127) // 255).astype(np.uint8)
-        return np.concatenate([colours, alpha], axis=2)
+        return np.concatenate([_with_channels(pixels, channels - 1), alpha], axis=2)
     if alpha is not None and not alpha.any():
         raise BrokenImage("every pixel of it is transparent: take its alpha channel away to use the colours beneath")
     if alpha is not None:

@@ -9,7 +9,7 @@ file as they are, of any type and of 1 to 64 channels, within stated ranges.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,7 +113,7 @@ class PixelFormat:
         if isinstance(image, Image.Image):
             if self.numbers:
                 raise TypeError("expected the numbers of a file, got a picture")
-            return to_uint8(image, self.channels, background, premultiplied=self.alpha == "premultiplied")
+            return self.with_alpha(to_uint8(image, self.channels, background))
         if image.ndim != 3:
             raise ValueError(f"expected an array [H, W, C], got {list(image.shape)}")
         count = image.shape[2]
@@ -131,6 +131,17 @@ class PixelFormat:
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise BrokenImage(f"{int((~np.isfinite(image)).sum())} of its {image.size} values are not finite")
         return image
+
+    def previews(self, images: torch.Tensor) -> list[Pixels]:
+        """`preview` of each of a batch [N, C, H, W] in [-1, 1]."""
+        return [self.preview(array) for array in self.from_tensor(images)]
+
+    def with_alpha(self, levels: Array) -> Array:
+        """Levels [H, W, C] with straight alpha, if they have any, as the format has them; numbers as they are."""
+        if self.alpha != "premultiplied":
+            return levels
+        colours = levels[:, :, :-1].astype(np.uint32) * levels[:, :, -1:]
+        return np.concatenate([((colours + 127) // 255).astype(np.uint8), levels[:, :, -1:]], axis=2)
 
     def to_tensor(self, array: Array) -> torch.Tensor:
         """[H, W, C] in the data's units -> [C, H, W] float32 in [-1, 1], values outside of the range clipped."""
@@ -183,6 +194,10 @@ class PixelFormat:
         board = np.where(dark, *_CHECKER_LEVELS)[:, :, None]
         over = shown * (1 if self.alpha == "premultiplied" else opacity) + (1 - opacity) * board
         return np.floor(over + 0.5).clip(0, 255).astype(np.uint8)
+
+    def replace(self, **changes: Any) -> "PixelFormat":
+        """The format with some fields changed. Raises UserError."""
+        return replace(self, **changes)
 
     def describe(self) -> str:
         """For people: "3 channels, float32 in 0..4000 reflectance"."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from latent_ae.data import DataError, ImageSource, SourceParts
-from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource
+from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource, as_picture
 from latent_ae.data.transforms import evaluation_view
 from latent_ae.io.image import BrokenImage, Pixels, to_pil, to_uint8
 from latent_ae.io.pixel_format import PixelFormat
@@ -71,7 +71,7 @@ class Images:
         name = self._parts[part].sample_id(place)
         channels, resolution, background = preprocessing.channels, preprocessing.resolution, preprocessing.background
         try:
-            whole = pixels = to_uint8(self._parts[part].load(place), channels, background)
+            whole = pixels = to_uint8(as_picture(self._parts[part].load(place)), channels, background)
             if resolution is not None:
                 pixel_format = PixelFormat.picture(channels)
                 pixels = evaluation_view(

@@ -9,13 +9,18 @@ from typing import Any, TypeVar
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import logging
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from latent_ae.errors import one_line
+from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
+from latent_ae.io.pixel_format import PixelFormat, read_pixel_format
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.parts import DECODER_SIDE, ENCODER_SIDE
 from latent_ae.models.run_folders import (
     SUBFOLDERS,
+    checkpoint_pixel_format,
     is_checkpoint,
     load_from_checkpoint,
     located,
@@ -76,6 +81,25 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
     else:
         reason = f"there is no such folder, and it cannot be fetched from the hub: {reasons[0]}"
     raise ModelError(f"cannot load an autoencoder from {name}: {reason}")
+
+
+def load_pixel_format(name: str, model: Autoencoder) -> PixelFormat:
+    """What the pixels of the model mean that `load_autoencoder` loads by this name.
+
+    By the file beside its weights, or the checkpoint's record; grey or RGB pictures, with alpha or without, where
+    nothing says otherwise. Raises UserError for a model of more channels without such a file, or one that is damaged.
+    """
+    channels = int(model.config["in_channels"])
+    path = located(Path(name))
+    if is_checkpoint(path):
+        saved = checkpoint_pixel_format(path)
+        return PixelFormat.picture(channels) if saved is None else PixelFormat.from_json(saved, str(path))
+    if path.is_dir():
+        return read_pixel_format(path / (next(_subfolders(path), None) or ""), channels)
+    for subfolder in SUBFOLDERS:
+        with suppress(EntryNotFoundError, HFValidationError, OSError):
+            return read_pixel_format(Path(hf_hub_download(name, PIXEL_FORMAT, subfolder=subfolder)).parent, channels)
+    return read_pixel_format(path, channels)
 
 
 def states_scaling(name: str) -> bool:

@@ -19,6 +19,8 @@ SUBFOLDERS = (None, "vae", "vqvae", "movq")
 """where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
 AUTOENCODER = "autoencoder"
 """entry of a checkpoint's values: the autoencoder's config.json"""
+PIXEL_FORMAT = "pixel_format"
+"""entry of a checkpoint's values: what the pixels mean, as JSON text; none for grey and RGB pictures"""
 _VALUES, _MANIFEST, _SETTINGS = "trainer.json", "manifest.json", "config.yaml"
 _TRAINED, _AVERAGE = "weights.safetensors", "ema.safetensors"
 _NO_MODELS = {
@@ -75,6 +77,16 @@ def source_of_scale(path: Path) -> str | None:
     """The source whose scale of latents holds for a checkpoint, as its encoder is frozen; None if there is none."""
     model = _settings(path).model
     return None if encoder_learns(model.trained) else model.init_from
+
+
+def checkpoint_pixel_format(path: Path) -> str | None:
+    """What a checkpoint says of its pixels, as JSON; None for grey and RGB pictures. Raises ModelError."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        saved = json.loads((folder / _VALUES).read_text(encoding="utf-8")).get(PIXEL_FORMAT)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the checkpoint {folder} is damaged: {one_line(error)}") from error
+    return None if saved is None else str(saved)
 
 
 def load_from_checkpoint(path: Path) -> Autoencoder:

@@ -9,15 +9,19 @@ from torch import Tensor, nn
 from latent_ae.config import LossConfig, TrainConfig
 from latent_ae.data import SourceParts
 from latent_ae.data.order.buckets import bucket_sizes
+from latent_ae.data.values import pixel_format
 from latent_ae.errors import UserError
 from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
 from latent_ae.models.bottlenecks import Bottleneck
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
 from latent_ae.models.linear_start import linear_start, set_start_logvar
 from latent_ae.models.parts import CODEBOOK, freeze_all_but, learns
+from latent_ae.models.run_folders import PIXEL_FORMAT
 from latent_ae.models.trainable import TrainableAutoencoder
 from latent_ae.models.transform import smallest_side
+from latent_ae.training.checkpoint.files import Checkpoint
 from latent_ae.training.data import training_samples
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.gan.losses import ADVERSARIAL, Discrimination, LeCam
@@ -31,24 +35,39 @@ _START_SAMPLES = 512
 """training crops from which a linear start takes its principal components"""
 
 
-def build_model(config: RunConfig, parts: SourceParts, *, start: bool = True) -> Autoencoder:
-    """The autoencoder with its start weights, or without (`start` False) for a run that goes on. Raises UserError."""
+def build_model(config: RunConfig) -> Autoencoder:
+    """The autoencoder that a config asks for, before `start_model`. Raises UserError."""
+    return build_autoencoder(config.model, config.bottleneck, seed=config.seed, resolution=config.data.resolution)
+
+
+def build_pixel_format(
+    config: RunConfig, parts: SourceParts, autoencoder: Autoencoder, checkpoint: Checkpoint | None
+) -> PixelFormat:
+    """What the values of the run's images mean: as the checkpoint says that goes on, or as the settings do.
+
+    Raises UserError.
+    """
+    if checkpoint is not None and (saved := checkpoint.values.get(PIXEL_FORMAT)) is not None:
+        return PixelFormat.from_json(str(saved))
+    channels = autoencoder.config["in_channels"]
+    return pixel_format(config.data, parts.train, channels=channels, rgb=config.evaluation.rgb)
+
+
+def start_model(autoencoder: Autoencoder, config: RunConfig, parts: SourceParts, pixels: PixelFormat) -> None:
+    """Give a new run's autoencoder the start weights that its settings ask for. Raises UserError."""
     model = config.model
-    autoencoder = build_autoencoder(model, config.bottleneck, seed=config.seed, resolution=config.data.resolution)
-    if not start:
-        return autoencoder
     if model.start == "linear":
-        crops = _start_crops(config, parts, autoencoder)
+        crops = _start_crops(config, parts, pixels)
         linear_start(autoencoder, crops, whiten=not config.bottleneck.free_codes)
     if model.start_logvar:
         set_start_logvar(autoencoder, model.start_logvar)
-    return autoencoder
 
 
 def build_bottleneck(
     autoencoder: Autoencoder,
     config: RunConfig,
     parts: SourceParts,
+    pixels: PixelFormat,
     *,
     start: bool = True,
     device: torch.device | None = None,
@@ -68,7 +87,7 @@ def build_bottleneck(
             )
     if start and config.bottleneck.starts_codebook(fresh=config.model.init_from is None):
         device = device or torch.device("cpu")
-        crops = _start_crops(config, parts, autoencoder)
+        crops = _start_crops(config, parts, pixels)
         autoencoder.to(device)
         with torch.no_grad():
             vectors = torch.cat([autoencoder.encode(part.to(device)).latents.cpu() for part in crops.split(16)])
@@ -77,8 +96,8 @@ def build_bottleneck(
     return bottleneck
 
 
-def _start_crops(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder) -> Tensor:
-    samples = training_samples(parts.train, config.data, seed=config.seed, channels=autoencoder.config["in_channels"])
+def _start_crops(config: RunConfig, parts: SourceParts, pixels: PixelFormat) -> Tensor:
+    samples = training_samples(parts.train, config.data, pixels, seed=config.seed)
     return torch.stack([samples[number].pixels for number in range(_START_SAMPLES)])
 
 

@@ -27,6 +27,7 @@ from latent_ae.data.stream_loader import StreamLoader, StreamSamples, merged_sta
 from latent_ae.data.transforms import TrainingCrop
 from latent_ae.errors import UserError
 from latent_ae.io.pixel_format import PixelFormat
+from latent_ae.models.run_folders import PIXEL_FORMAT
 from latent_ae.training.checkpoint.files import IMAGES
 from latent_ae.training.distributed import gather_from_processes
 from latent_ae.training.settings import RunConfig
@@ -39,12 +40,12 @@ class TrainingData:
         parts: what the source gave.
         config: the settings of the run.
         accelerator: this process's place among all.
-        channels: colour channels of the images.
+        pixels: what the images' values mean.
         factor: of the model, which sides have to be multiples of.
     """
 
     def __init__(
-        self, parts: SourceParts, config: RunConfig, accelerator: Accelerator, *, channels: int, factor: int
+        self, parts: SourceParts, config: RunConfig, accelerator: Accelerator, *, pixels: PixelFormat, factor: int
     ) -> None:
         self.bad: list[Bad] = []
         """images that were found unusable before the first step"""
@@ -54,14 +55,15 @@ class TrainingData:
         """where streams go on: what `place` gave under "data" """
         self._config = config
         self._accelerator = accelerator
-        self._cropped = training_samples(parts.train, config.data, seed=config.seed, channels=channels)
+        self._pixels = pixels
+        self._cropped = training_samples(parts.train, config.data, pixels, seed=config.seed)
         self._numbered = self._cropped
         self._streams: StreamSamples | None = None
         self._loader: TrainingLoader[Batch] | StreamLoader | None = None
         if isinstance(parts, StreamParts):
-            self._streams = _stream_samples(parts, config, channels)
+            self._streams = _stream_samples(parts, config, pixels)
         elif config.data.buckets:
-            self._numbered, self.bad = _bucket_samples(parts.train, config, channels=channels, factor=factor)
+            self._numbered, self.bad = _bucket_samples(parts.train, config, pixels, factor=factor)
         self._loader_from(0)  # a batch that cannot be shared out is refused here, before the run writes anything
 
     def crops(self, count: int) -> Tensor:
@@ -92,28 +94,29 @@ class TrainingData:
         return training_loader(self._numbered, collate=batch_of, **place)
 
     def place(self) -> dict[str, object]:
-        """Where streams go on after the updates that were handed out (None where the step says it all), and what is
-        trained on; for a checkpoint. To be called on every process together.
+        """Where streams go on after the updates that were handed out (None where the step says it all), what is
+        trained on, and what its values mean; for a checkpoint. To be called on every process together.
         """
         state = None
         if isinstance(self._loader, StreamLoader):
             state = merged_state(gather_from_processes(self._loader.state(), self._accelerator))
-        return {"data": state, IMAGES: self.images}
+        place = {"data": state, IMAGES: self.images}
+        return place if self._pixels.is_default else {**place, PIXEL_FORMAT: self._pixels.to_json()}
 
 
-def training_samples(source: ImageSource, config: DataConfig, *, seed: int, channels: int) -> TrainingSamples:
+def training_samples(source: ImageSource, config: DataConfig, pixels: PixelFormat, *, seed: int) -> TrainingSamples:
     """Endless square training crops, each a pure function of the seed and its number.
 
     With buckets they are to look at alone, and centred: at their own size, images that a bucket takes may be too small.
     """
-    crop = _crop(config, channels)
+    crop = _crop(config, pixels)
     crop = replace(crop, crop="center") if config.buckets else crop
     return TrainingSamples(source, EpochOrder(source, seed, config.resolution), crop, seed=seed)
 
 
-def _crop(config: DataConfig, channels: int) -> TrainingCrop:
+def _crop(config: DataConfig, pixels: PixelFormat) -> TrainingCrop:
     return TrainingCrop(
-        pixel_format=PixelFormat.picture(channels),
+        pixel_format=pixels,
         crop=config.crop,
         scale=config.scale,
         largest=config.buckets,
@@ -123,11 +126,11 @@ def _crop(config: DataConfig, channels: int) -> TrainingCrop:
     )
 
 
-def _stream_samples(parts: StreamParts, config: RunConfig, channels: int) -> StreamSamples:
+def _stream_samples(parts: StreamParts, config: RunConfig, pixels: PixelFormat) -> StreamSamples:
     data = config.data
     return StreamSamples(
         parts.stream,
-        _crop(data, channels),
+        _crop(data, pixels),
         resolution=data.resolution,
         seed=config.seed,
         streams=parts.streams,
@@ -136,7 +139,7 @@ def _stream_samples(parts: StreamParts, config: RunConfig, channels: int) -> Str
 
 
 def _bucket_samples(
-    source: ImageSource, config: RunConfig, *, channels: int, factor: int
+    source: ImageSource, config: RunConfig, pixels: PixelFormat, *, factor: int
 ) -> tuple[TrainingSamples, list[Bad]]:
     data, batch_size = config.data, config.train.batch_size
     if data.bucket_multiple % factor:
@@ -144,4 +147,4 @@ def _bucket_samples(
     sizes = bucket_sizes(data.resolution, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
     buckets = assign_buckets(source, sizes, batch_size=batch_size)
     order = BucketOrder(buckets, seed=config.seed, batch_size=batch_size)
-    return TrainingSamples(source, order, _crop(data, channels), seed=config.seed), buckets.bad
+    return TrainingSamples(source, order, _crop(data, pixels), seed=config.seed), buckets.bad

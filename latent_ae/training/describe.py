@@ -3,12 +3,13 @@
 import math
 
 from latent_ae.data import SourceParts, StreamParts
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
 from latent_ae.training.settings import RunConfig
 
 
-def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder) -> str:
+def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder, pixels: PixelFormat) -> str:
     """The run in a few lines: sizes, data, and what the weight of its latents' cost means elsewhere."""
     channels, side = autoencoder.config["in_channels"], config.data.resolution
     shape = latent_shape(autoencoder, side)
@@ -19,6 +20,8 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         f"{config.name}: {every:,} parameters{frozen}, {channels}x{side}x{side} -> {'x'.join(map(str, shape))} latents",
         f"data: {config.data.source}, {_amount(parts)}",
     ]
+    if not pixels.is_default:
+        lines.append(f"pixels: {pixels.describe()}")
     if keeps_scaling(config):
         lines.append(f"latents: those of {config.model.init_from}, whose encoder is frozen; their scale is kept")
     elif (warning := unstated_scaling(config)) is not None:

@@ -14,6 +14,8 @@ from latent_ae.evaluation.report import PRIOR_STD_RANGE, EvaluationReport
 from latent_ae.evaluation.run import size_rule
 from latent_ae.io.atomic import placed, write_atomically
 from latent_ae.io.image import save_png
+from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT_FILE
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.naming import model_name
@@ -56,7 +58,13 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
         if state.adversary is not None:
             save_discriminator(run_dir / "discriminator", state.adversary.network)
         write_model_directory(
-            run_dir / "model", model, config=config, statistics=statistics, report=report, pictures=pictures
+            run_dir / "model",
+            model,
+            config=config,
+            pixels=heldout.pixels,
+            statistics=statistics,
+            report=report,
+            pictures=pictures,
         )
         logbook.say(report.summary())
         if (warning := unstated_scaling(config)) is not None:
@@ -90,7 +98,7 @@ def draw_pictures(
     if statistics.has_posterior and low <= statistics.to_dict()["sample"]["std"] <= high:
         size = heldout.config.data.resolution
         pictures["draws"] = folder / "draws.png"
-        save_png(pictures["draws"], prior_draws(model, size=size, count=64, seed=heldout.config.seed))
+        save_png(pictures["draws"], prior_draws(model, heldout.pixels, size=size, count=64, seed=heldout.config.seed))
     # Between two codes there is nothing: a line between codes jumps from one to another.
     rows = 0 if heldout.config.bottleneck.stock_class == "VQModel" else _MORPH_ROWS
     images = heldout.images(heldout.parts.heldout, 2 * rows)
@@ -98,7 +106,7 @@ def draw_pictures(
     pairs = [(a, b) for a, b in zip(images[:half], images[half:], strict=False) if a.shape == b.shape]
     if pairs:
         pictures["morph"] = folder / "morph.png"
-        save_png(pictures["morph"], morph(model, pairs))
+        save_png(pictures["morph"], morph(model, pairs, heldout.pixels))
     for name in ("draws", "morph"):
         if name in pictures:
             logbook.picture(step, name, pictures[name])
@@ -110,6 +118,7 @@ def write_model_directory(
     model: Autoencoder,
     *,
     config: RunConfig,
+    pixels: PixelFormat,
     statistics: LatentStatistics,
     report: EvaluationReport,
     pictures: dict[str, Path],
@@ -140,5 +149,7 @@ def write_model_directory(
         model.save_pretrained(made)
         (made / "latent_stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         (made / "README.md").write_text(card, encoding="utf-8")
+        if not pixels.is_default:
+            (made / PIXEL_FORMAT_FILE).write_text(pixels.to_json() + "\n", encoding="utf-8")
         for name, file in pictures.items():
             shutil.copyfile(file, made / f"{name}.png")

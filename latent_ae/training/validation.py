@@ -16,7 +16,8 @@ from latent_ae.evaluation.images import asked_for
 from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.run import build_evaluator, build_networks
-from latent_ae.io.image import Pixels, from_tensor, image_grid, save_png
+from latent_ae.io.image import Pixels, image_grid, save_png
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.models.encode_decode import decode, encode, reconstruct
 from latent_ae.models.latent_space import interpolate, prior_draw
@@ -30,12 +31,12 @@ SAMPLE_IMAGES = 16
 class Heldout:
     """A run's held-out images, and its training images as they are when measured: whole, not cropped at random."""
 
-    def __init__(self, parts: SourceParts, config: RunConfig, accelerator: Accelerator, *, channels: int) -> None:
+    def __init__(self, parts: SourceParts, config: RunConfig, accelerator: Accelerator, pixels: PixelFormat) -> None:
         self.parts = parts
         self.config = config
         self.accelerator = accelerator
-        self._channels = channels
-        self._networks = build_networks(config.evaluation, channels)
+        self.pixels = pixels
+        self._networks = build_networks(config.evaluation, pixels.channels)
 
     def check(self) -> None:
         """Raises UserError if no image of a part can be measured, which would else be met after the training."""
@@ -48,7 +49,7 @@ class Heldout:
         size = self.config.evaluation.size
         batches = evaluation_batches(
             source,
-            channels=self._channels,
+            self.pixels,
             size=size,
             background=self.config.data.background,
             batch_size=1,
@@ -74,7 +75,7 @@ class Heldout:
             return None
         file = self.config.run_dir / "samples" / f"step-{step}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_png(file, reconstruction_grid(model, images))
+        save_png(file, reconstruction_grid(model, images, self.pixels))
         logbook.picture(step, "reconstructions", file)
         return file
 
@@ -150,7 +151,7 @@ class Heldout:
 
         batches = evaluation_batches(
             source,
-            channels=self._channels,
+            self.pixels,
             size=self.config.evaluation.size,
             background=self.config.data.background,
             batch_size=self.config.evaluation.batch_size,
@@ -166,29 +167,33 @@ class Heldout:
         return tqdm(total=total, desc=what, unit="image", leave=False, disable=not self.accelerator.is_main_process)
 
 
-def reconstruction_grid(model: Autoencoder, images: Sequence[Tensor], *, columns: int = 8) -> Pixels:
+def reconstruction_grid(
+    model: Autoencoder, images: Sequence[Tensor], pixels: PixelFormat, *, columns: int = 8
+) -> Pixels:
     """Inputs above their reconstructions, for images [C,H,W] in [-1, 1] of any sizes (cut to the smallest)."""
     height, width = (min(image.shape[axis] for image in images) for axis in (1, 2))
     rows = []
     for first in range(0, len(images), columns):
         group = torch.stack([_centre(image, height, width) for image in images[first : first + columns]])
-        rows += [list(from_tensor(group)), list(from_tensor(reconstruct(model, group)))]
+        rows += [pixels.previews(group), pixels.previews(reconstruct(model, group))]
     return image_grid(rows)
 
 
-def prior_draws(model: Autoencoder, *, size: int, count: int, seed: int, columns: int = 16) -> Pixels:
+def prior_draws(
+    model: Autoencoder, pixels: PixelFormat, *, size: int, count: int, seed: int, columns: int = 16
+) -> Pixels:
     """Decoded draws of raw latents from N(0, 1), the prior that the KL term pulls the posterior to."""
     shape = latent_shape(model, size)
-    pixels = from_tensor(decode(model, prior_draw(shape, count, seed=seed)))
-    return image_grid([list(pixels[first : first + columns]) for first in range(0, count, columns)])
+    drawn = pixels.previews(decode(model, prior_draw(shape, count, seed=seed)))
+    return image_grid([drawn[first : first + columns] for first in range(0, count, columns)])
 
 
-def morph(model: Autoencoder, pairs: Sequence[tuple[Tensor, Tensor]], *, steps: int = 9) -> Pixels:
+def morph(model: Autoencoder, pairs: Sequence[tuple[Tensor, Tensor]], pixels: PixelFormat, *, steps: int = 9) -> Pixels:
     """A row for each pair of images [C,H,W]: decodings along the straight line between their posterior means."""
     rows = []
     for start, end in pairs:
         a, b = encode(model, torch.stack([start, end]))
-        rows.append(list(from_tensor(decode(model, interpolate(a, b, steps, spherical=False)))))
+        rows.append(pixels.previews(decode(model, interpolate(a, b, steps, spherical=False))))
     return image_grid(rows)
 
 

@@ -189,7 +189,8 @@ def test_pinned_batches_keep_their_fields() -> None:
 
 def evaluate(images: ListSource, **changes: Any) -> tuple[list[Any], list[tuple[str, str]]]:
     bad: list[tuple[str, str]] = []
-    arguments: dict[str, Any] = {"channels": 3, "size": 16, "background": WHITE, "batch_size": 4, "limit": None}
+    arguments: dict[str, Any] = {"size": 16, "background": WHITE, "batch_size": 4, "limit": None}
+    arguments |= {"pixels": PixelFormat.picture(3)}
     arguments |= {"on_bad": lambda sample_id, reason: bad.append((sample_id, reason))}
     return list(evaluation_batches(images, **(arguments | changes))), bad
 

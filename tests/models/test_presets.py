@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_said_in_one_line(config: ModelConfig, resolution: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_four_image_channels_is_refused(tmp_path) -> None:
-    AutoencoderKL(in_channels=4, out_channels=4, block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="takes images of 4 channels"):
+def test_a_model_of_too_many_image_channels_is_refused(tmp_path) -> None:
+    AutoencoderKL(in_channels=65, out_channels=65, block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="takes images of 65 channels; up to 64"):
         build_autoencoder(ModelConfig(preset=None, init_from=str(tmp_path)), seed=0, resolution=16)

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
 from latent_ae.data import DigitsConfig, evaluation_batches
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.bottlenecks.identity import IdentityBottleneck
 from latent_ae.models.trainable import TrainableAutoencoder
 from tests.models.bottlenecks.tiny import QUANTIZING
@@ -34,7 +35,7 @@ def heldout() -> Tensor:
     """Every held-out digit, [359, 1, 16, 16]."""
     batches = evaluation_batches(
         DigitsConfig().open().heldout,
-        channels=1,
+        PixelFormat.picture(1),
         size=16,
         background=(255, 255, 255),
         batch_size=64,

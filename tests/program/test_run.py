@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from latent_ae.data import DigitsConfig, evaluation_batches
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import load_autoencoder
 from latent_ae.models.parts import encoder_identity
 from latent_ae.training import build
@@ -63,7 +64,7 @@ def test_the_sample_grid_has_inputs_above_reconstructions(run_dir: Path) -> None
     images = next(
         evaluation_batches(
             DigitsConfig().open().heldout,
-            channels=1,
+            PixelFormat.picture(1),
             size=16,
             background=(255, 255, 255),
             batch_size=8,
@@ -89,7 +90,13 @@ def test_stock_diffusers_loads_the_model_with_measured_scaling(run_dir: Path) ->
         [
             batch.pixels
             for batch in evaluation_batches(
-                source, channels=1, size=16, background=(255, 255, 255), batch_size=32, limit=32, on_bad=print
+                source,
+                PixelFormat.picture(1),
+                size=16,
+                background=(255, 255, 255),
+                batch_size=32,
+                limit=32,
+                on_bad=print,
             )
         ]
     )

@@ -76,7 +76,7 @@ def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
         (["--loss.beta", "nan"], "loss.beta: got 'nan'; input should be a finite number"),
         (["--train.steps", "1.5"], "train.steps: got '1.5'; input should be a valid integer"),
         (["--train.steps"], "train.steps: got 'true'"),
-        (["--model.image_channels", "2"], "model.image_channels: got '2'; input should be 1 or 3"),
+        (["--model.image_channels", "65"], "model.image_channels: got '65'; input should be less than or equal to 64"),
         (["--data.path", "x"], "data.path has no effect with data.source digits"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         (["--loss.perceptual", "vgg", "--loss.perceptual_weight", "0"], "disagree: give both or neither"),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latent_ae.data.skipped import Bad
-from latent_ae.data.source import DataError, ImageSource
+from latent_ae.data.source import DataError, ImageSource, image_size
 from latent_ae.data.transforms import Size
 from latent_ae.io.image import BrokenImage
 from latent_ae.randomness import numpy_generator
@@ -135,8 +135,7 @@ class BucketOrder:
 def _size(source: ImageSource, index: int) -> Size:
     if isinstance(source, SizedSource):
         return source.size(index)
-    image = source.load(index)
-    return image.height, image.width
+    return image_size(source.load(index))
 
 
 def _aspect(height: int, width: int) -> float:

@@ -7,6 +7,7 @@ import pytest
 from latent_ae.config import ModelConfig
 from latent_ae.data import DataError, FolderConfig, SourceParts
 from latent_ae.io.image import BrokenImage, to_uint8
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import build_autoencoder
 from latent_ae.training.describe import describe_run
 from latent_ae.training.settings import RunConfig
@@ -60,7 +61,7 @@ def test_files_that_are_not_used_are_counted_and_named_at_the_start_of_a_run(tmp
     assert parts.left_out == "5 files are no images that are used: .heic (2), .exr (1), .txt (1), .zip (1)"
     config = RunConfig(name="x", data=FolderConfig(path=str(tmp_path)))
     model = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16)
-    assert parts.left_out in describe_run(config, parts, model)
+    assert parts.left_out in describe_run(config, parts, model, PixelFormat.picture(3))
 
 
 def test_links_to_folders_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
