@@ -15,8 +15,9 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -36,24 +37,20 @@ from latent_ae.latent_dataset.resume import Work, prepare, require_seen
 from latent_ae.latent_dataset.settings import EncodeConfig, describe_work
 from latent_ae.latent_dataset.writer import make_shards
 from latent_ae.training.distributed import start_accelerator
+from latent_ae.training.engine import run_program
 from latent_ae.training.signals import StopRequest
 
 T = TypeVar("T")
 
 PROGRAM = "encode_dataset.py"
+KEPT = "complete shards are kept, the same command resumes"
 LONGEST_WAIT = datetime.timedelta(days=30)
 """of a process that has finished its shards for the others"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 for success, 128 + N after signal N, 2 for an error of the user or the disk."""
-    try:
-        return run(parse(sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {file_error(error)}", file=sys.stderr)
-    return 2
+    return run_program(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 
 def parse(argv: list[str]) -> EncodeConfig:
@@ -79,6 +76,10 @@ def run(config: EncodeConfig) -> int:
     try:
         with StopRequest() as stop:
             return encode(config, accelerator, stop)
+    except EncodingError:  # of all processes, for one to print
+        if accelerator.is_main_process:
+            raise
+        return 2
     finally:
         accelerator.end_training()
 
@@ -107,11 +108,8 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
                 together.say(warning)
             return prepare(folder, wanted, images)
 
-        work, problem = together.on_main(begin)
-        if problem is None:
-            problem = together.first(attempted(lambda: require_seen(folder, wanted))[1])
-        if work is None or problem is not None:
-            return together.complain(problem)
+        work = together.on_main(begin)
+        together.on_all(lambda: require_seen(folder, wanted))
         for damage in work.damaged:
             together.say(f"{damage}: the shard is made again")
         if source.left_out:
@@ -119,51 +117,23 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         together.say(describe(wanted, folder, len(work.missing), accelerator))
 
         # -- the shards of this process
-        problem = make(
-            folder,
-            wanted,
-            images,
-            encoder,
-            work.missing[together.rank :: together.count],
-            workers=config.data.workers,
-            stop=stop,
-            watched=together.main,
-        )
-        outcomes = together.gather((problem, stop.signal))
-        if problems := [problem for problem, _ in outcomes if problem is not None]:
-            return together.complain(f"{problems[0]}: complete shards are kept, the same command resumes")
-        if numbers := [number for _, number in outcomes if number is not None]:
-            together.say(f"{signal.Signals(numbers[0]).name}: complete shards are kept, the same command resumes")
+        mine = work.missing[together.rank :: together.count]
+        total = sum(len(wanted.unit(number)) for number in mine)
+        with tqdm(total=total, unit="image", disable=None if together.main else True) as bar:
+            shards = partial(make_shards, folder, wanted, images, encoder, mine, workers=config.data.workers)
+            together.on_all(lambda: shards(stop=stop, on_image=bar.update), then=f": {KEPT}")
+        if numbers := [number for number in together.gather(stop.signal) if number is not None]:
+            together.say(f"{signal.Signals(numbers[0]).name}: {KEPT}")
             return 128 + numbers[0]
 
         # -- index, statistics, lists of what is left out
-        summary, problem = together.on_main(lambda: write_index(folder))
-        if summary is None:
-            return together.complain(problem)
+        summary = together.on_main(lambda: write_index(folder))
         together.say(describe_result(summary, folder) if summary.written else f"{folder} is complete")
     return 0
 
 
-def make(
-    folder: Path,
-    manifest: Manifest,
-    images: Images,
-    encoder: Encoder,
-    shards: list[int],
-    *,
-    workers: int,
-    stop: StopRequest,
-    watched: bool,
-) -> str | None:
-    """Make the shards of this process, with a progress bar where `watched`; returns the problem, None without one."""
-    total = sum(len(manifest.unit(number)) for number in shards)
-    with tqdm(total=total, unit="image", disable=None if watched else True) as bar:
-        _, problem = attempted(
-            lambda: make_shards(
-                folder, manifest, images, encoder, shards, workers=workers, stop=stop, on_image=bar.update
-            )
-        )
-    return problem
+class EncodingError(UserError):
+    """What went wrong on one process, raised on all; the message is one line."""
 
 
 class Together:
@@ -182,34 +152,32 @@ class Together:
             torch.distributed.all_gather_object(values, value, group=self._group)
         return values
 
-    def on_main(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
-        """The result of the main process's work, or its problem, on every process."""
-        return self.gather(attempted(work) if self.main else (None, None))[0]
+    def on_all(self, work: Callable[[], T], *, then: str = "") -> T:
+        """The result of `work` for this process. Raises EncodingError on all processes, with the first problem of any
+        and what follows from it.
+        """
+        done: list[T] = []
+        problem = None
+        try:
+            done.append(work())
+        except UserError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = file_error(error)
+        if problems := [each for each in self.gather(problem) if each is not None]:
+            raise EncodingError(problems[0] + then)
+        return done[0]
 
-    def first(self, problem: str | None) -> str | None:
-        """The first problem of any process, on every process."""
-        return next((each for each in self.gather(problem) if each is not None), None)
+    def on_main(self, work: Callable[[], T]) -> T:
+        """The result of the main process's work, on every process. Raises EncodingError."""
+        done: list[Any] = self.gather(self.on_all(work if self.main else lambda: None))
+        result: T = done[0]
+        return result
 
     def say(self, text: str) -> None:
         """Print on the main process."""
         if self.main:
             print(text, flush=True)
-
-    def complain(self, problem: str | None) -> int:
-        """Print an error on the main process; returns the exit status."""
-        if self.main:
-            print(f"error: {problem}", file=sys.stderr)
-        return 2
-
-
-def attempted(work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """The result of `work`, or its problem in one line."""
-    try:
-        return work(), None
-    except UserError as error:
-        return None, str(error)
-    except OSError as error:
-        return None, file_error(error)
 
 
 def share_of_memory(device: torch.device) -> int | None:

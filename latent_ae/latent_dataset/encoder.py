@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latent_ae.inference import Codec
 from latent_ae.inference.batching import Runner
-from latent_ae.inference.memory import amount, available_bytes, peak_bytes
+from latent_ae.inference.memory import amount, available_bytes
 from latent_ae.inference.precision import form_of
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import EncoderSide, Side
@@ -32,14 +32,20 @@ _STEP_PIXELS = 64
 
 @dataclass(frozen=True)
 class Encoded:
-    """What is stored of B images of one size, on the CPU."""
+    """What is stored of an image, on the CPU."""
 
     tensors: dict[str, Tensor]
-    """mean and logvar [B,c,h,w], or indices [B,h,w]"""
-    nonfinite: Tensor
-    """[B] int64: number of values per image that are not finite in the encoder's output"""
-    overflown: Tensor
-    """[B] int64: number of values per image that are not finite only in the storage dtype"""
+    """mean and logvar [c,h,w], or indices [h,w]"""
+    bad_values: int
+    """number of values that are not finite in the encoder's output, or else only in the storage dtype"""
+    problem: str
+    """why the image is left out, if there are any"""
+
+    @property
+    def grid(self) -> str:
+        """The size of the latents, HxW."""
+        height, width = next(iter(self.tensors.values())).shape[-2:]
+        return f"{height}x{width}"
 
 
 class Encoder:
@@ -80,9 +86,8 @@ class Encoder:
         workers = threads if device.type == "cpu" else 1
         self._most = workers + 1  # one more, so that no worker waits for images
         self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-        self._waiting: deque[tuple[Future[Encoded], int]] = deque()
+        self._waiting: deque[tuple[Future[list[Encoded]], int]] = deque()
         self._memory = available_bytes(device) if memory_bytes is None else memory_bytes
-        self._predicted: dict[tuple[int, ...], int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -90,8 +95,8 @@ class Encoder:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, images: Sequence[Pixels]) -> "Future[Encoded]":
-        """Images [H,W,C] of one size -> a future of their latents. Waits while too many batches are running.
+    def submit(self, images: Sequence[Pixels]) -> "Future[list[Encoded]]":
+        """Images [H,W,C] of one size -> a future of what is stored of each. Waits while too many batches are running.
 
         Raises LatentDatasetError if this batch alone needs more memory than there is.
         """
@@ -112,39 +117,36 @@ class Encoder:
         self._waiting.append((future, needed))
         return future
 
-    def _encode(self, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Encoded:
+    def _encode(self, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> list[Encoded]:
         pixels = torch.stack([to_tensor(image) for image in images])
         with torch.no_grad():
             outputs = self._runner.run(pad_to_factor(pixels, self.codec.factor), lambda _: None)
-            nonfinite = _bad_values(outputs)
             if self.codec.codebook is not None:
                 # A search among codes has no use for NaN, and the image is left out.
-                codes = self.codec.codebook.nearest(outputs.nan_to_num(0.0, 0.0, 0.0))
-                return Encoded({"indices": codes.to(self.dtype)}, nonfinite, nonfinite * 0)
-        mean, logvar = outputs.chunk(2, dim=1)
-        tensors = {"mean": mean} | ({"logvar": logvar} if self.kind == "moments" else {})
+                tensors = {"indices": self.codec.codebook.nearest(outputs.nan_to_num(0.0, 0.0, 0.0))}
+            else:
+                mean, logvar = outputs.chunk(2, dim=1)
+                tensors = {"mean": mean} | ({"logvar": logvar} if self.kind == "moments" else {})
         stored = {name: tensor.to(self.dtype).cpu() for name, tensor in tensors.items()}
-        unstorable = torch.stack([_bad_values(tensor) for tensor in stored.values()]).sum(0)
-        return Encoded(stored, nonfinite, torch.where(nonfinite > 0, 0, unstorable))
+        nonfinite: list[int] = (~outputs.isfinite()).flatten(1).sum(1).tolist()
+        pieces = ({name: tensor[place] for name, tensor in stored.items()} for place in range(len(images)))
+        return [self._encoded(*piece) for piece in zip(pieces, nonfinite, strict=True)]
+
+    def _encoded(self, tensors: dict[str, Tensor], nonfinite: int) -> Encoded:
+        problem = ""
+        overflown = sum(int((~tensor.isfinite()).sum()) for tensor in tensors.values())
+        if nonfinite:
+            problem = f"the encoder gives {nonfinite} values that are not finite"
+        elif overflown:
+            dtype = str(self.dtype).removeprefix("torch.")
+            problem = f"{overflown} of its latents are too large for {dtype}: store bfloat16 or float32"
+        return Encoded(tensors, nonfinite or overflown, problem)
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
         """Predicted memory of a batch, for sides rounded up: each prediction takes as long as a small image."""
-        count, height, width, channels = shape
-        tiling, factor = self.codec.tiling, self.codec.factor
-        if tiling is not None:  # a tile at a time
-            height, width = (factor * side for side in tiling.size(-(-height // factor), -(-width // factor)))
-        step = math.lcm(factor, _STEP_PIXELS)
-        size = (count, channels, -(-height // step) * step, -(-width // step) * step)
-        if size not in self._predicted:
-            side, form = self._runner.side, self._runner.side.form
-            self._predicted[size] = peak_bytes(
-                side.module, size, form.dtype, channels_last=form.channels_last, device=side.device.type
-            )
-        return self._predicted[size]
-
-
-def _bad_values(values: Tensor) -> Tensor:
-    return (~values.isfinite()).flatten(1).sum(1).cpu()
+        step = math.lcm(self.codec.factor, _STEP_PIXELS) // self.codec.factor
+        height, width = (-(-side // (self.codec.factor * step)) * step for side in shape[1:3])
+        return self._runner.predicted_bytes((height, width), shape[0])
 
 
 def _has_posterior(codec: Codec) -> bool:

@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -15,26 +14,16 @@ from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset.manifest import LatentDatasetError, PreprocessingPart
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """An image as it is encoded."""
 
-    name: str
-    """its source's id"""
-    identity: str
-    """sha256 over the whole upright image: `content_id`"""
     pixels: Pixels
     """[H,W,C]"""
-    original: tuple[int, int]
-    """height, width of the upright image"""
-    crop: tuple[int, int, int, int]
-    """left, top, right, bottom of the part of it that `pixels` shows"""
-    label: int | None
-    caption: str | None
+    row: dict[str, Any]
+    """of the index, without the place of its latents: `dataset.Row`"""
 
 
-@dataclass(frozen=True)
-class Unusable:
+class Unusable(NamedTuple):
     """An image that cannot be encoded."""
 
     name: str
@@ -85,15 +74,20 @@ class Images:
             raise DataError(f"{name}: its label is {label!r}, expected an integer: give another label_column")
         if caption is not None and not isinstance(caption, str):
             raise DataError(f"{name}: its caption is {caption!r}, expected a string: give another caption_column")
-        return View(
-            name=name,
-            identity=content_id(whole),
-            pixels=pixels,
-            original=(whole.shape[0], whole.shape[1]),
-            crop=_crop(whole.shape[0], whole.shape[1], square=resolution is not None),
-            label=None if label is not None and label < 0 else label,  # -1 is datasets' "no class"
-            caption=caption,
-        )
+        row = {
+            "id": content_id(whole),
+            "name": name,
+            "source_index": index,
+            "height": pixels.shape[0],
+            "width": pixels.shape[1],
+            "flipped": False,
+            "original_height": whole.shape[0],
+            "original_width": whole.shape[1],
+            "crop": _crop(whole.shape[0], whole.shape[1], square=resolution is not None),
+            "label": None if label is not None and label < 0 else label,  # -1 is datasets' "no class"
+            "caption": caption,
+        }
+        return View(pixels, row)
 
     def view_again(self, row: dict[str, Any], preprocessing: PreprocessingPart) -> View:
         """The image of a row of the index. Raises LatentDatasetError if it is missing, unusable or has changed."""
@@ -102,7 +96,7 @@ class Images:
         view = self.view(row["source_index"], preprocessing)
         if isinstance(view, Unusable):
             raise LatentDatasetError(f"the image cannot be used any more: {view.reason}")
-        if (view.name, view.identity) != (row["name"], row["id"]):
+        if (view.row["name"], view.row["id"]) != (row["name"], row["id"]):
             raise LatentDatasetError("the image has changed since it was encoded")
         return view
 
@@ -132,13 +126,13 @@ def content_id(pixels: Pixels) -> str:
     return hashlib.sha256("{}x{}x{}|".format(*pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def _crop(height: int, width: int, *, square: bool) -> tuple[int, int, int, int]:
-    """The part of an image that `evaluation_view` shows: all of it, or its largest centred square."""
+def _crop(height: int, width: int, *, square: bool) -> list[int]:
+    """Left, top, right, bottom of what `evaluation_view` shows: all of an image, or its largest centred square."""
     if not square:
-        return 0, 0, width, height
+        return [0, 0, width, height]
     shorter = min(height, width)
     left, top = (width - shorter) // 2, (height - shorter) // 2
-    return left, top, left + shorter, top + shorter
+    return [left, top, left + shorter, top + shorter]
 
 
 def _labels(source: ImageSource, column: str | None) -> tuple[Callable[[int], Any], tuple[str, ...] | None]:

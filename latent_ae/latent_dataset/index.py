@@ -25,7 +25,7 @@ from latent_ae.latent_dataset.manifest import (
     read_manifest,
     with_checksum,
 )
-from latent_ae.latent_dataset.shard import Record, file_name, read_record, record_name
+from latent_ae.latent_dataset.shard import COLUMNS, Record, file_name, read_record, record_name
 from latent_ae.latent_dataset.statistics import Sums, described, merged, sums_from_json
 from latent_ae.models.naming import model_name
 
@@ -135,28 +135,11 @@ def index_schema(manifest: Manifest) -> Any:
     """Of the index, with the features that the `datasets` library reads out of it."""
     import datasets  # noqa: PLC0415 - takes seconds
 
-    number, text = datasets.Value("int32"), datasets.Value("string")
-    label = datasets.Value("int64")
+    features: dict[str, Any] = {name: datasets.Value(kind) for name, kind in COLUMNS.items()}
+    features["crop"] = datasets.List(features["crop"])
     if manifest.label_names is not None:
-        label = datasets.ClassLabel(names=list(manifest.label_names))
-    return datasets.Features(
-        {
-            "id": text,
-            "name": text,
-            "shard": text,
-            "row": number,
-            "grid": text,
-            "label": label,
-            "caption": text,
-            "height": number,
-            "width": number,
-            "original_height": number,
-            "original_width": number,
-            "crop": datasets.List(number),
-            "flipped": datasets.Value("bool"),
-            "source_index": datasets.Value("int64"),
-        }
-    ).arrow_schema
+        features["label"] = datasets.ClassLabel(names=list(manifest.label_names))
+    return datasets.Features(features).arrow_schema
 
 
 class Gathered:

@@ -27,10 +27,23 @@ from latent_ae.latent_dataset.statistics import sums_from_json, sums_of
 
 FOLDER = "shards"
 
-_ROW_KEYS = {
-    *("id", "name", "source_index", "height", "width", "flipped", "original_height", "original_width", "crop"),
-    *("label", "caption", "row", "grid"),
+COLUMNS = {
+    "id": "string",
+    "name": "string",
+    "shard": "string",
+    "row": "int32",
+    "grid": "string",
+    "label": "int64",
+    "caption": "string",
+    "height": "int32",
+    "width": "int32",
+    "original_height": "int32",
+    "original_width": "int32",
+    "crop": "int32",
+    "flipped": "bool",
+    "source_index": "int64",
 }
+"""of the index, with their types, that of `crop` being a list; a record's rows have all but `shard`"""
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ def inconsistency(folder: Path, manifest: Manifest, number: int, record: Record)
 def _require_form(record: Record, manifest: Manifest) -> None:
     """Check a record that has no checksum. Raises ValueError, KeyError, TypeError."""
     for row in record.rows:
-        if row.keys() != _ROW_KEYS:
+        if {"shard", *row} != COLUMNS.keys():
             raise ValueError(f"a row has the entries {sorted(row)}")
     if record.statistics is not None:
         sums_from_json(record.statistics, manifest.encoder.codebook_size)

@@ -1,8 +1,9 @@
 """Checks of a folder of latents: its files, its index, its statistics, and some images encoded again."""
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from latent_ae.errors import UserError
+from latent_ae.errors import UserError, one_line
 from latent_ae.inference import Codec
 from latent_ae.inference.precision import LATENT_ERROR
 from latent_ae.latent_dataset.encoder import Encoder
@@ -81,39 +82,73 @@ def verify(
     loaded or has another encoder.
     """
     manifest = read_manifest(folder)
-    found = Verification()
-    index, gathered = IndexCheck(folder / INDEX, kept=count), Gathered(manifest)
+    found, gathered = Verification(), Gathered(manifest)
     inconsistent: list[str] = []
-    for number in range(manifest.shards):
-        try:
-            record = read_record(folder, manifest, number)
-        except LatentDatasetError as error:
-            found.problems.append(str(error))
-            index.add(None)
-        else:
+
+    def recorded() -> Iterator[dict[str, Any]]:
+        """Check the shards, one after another, and give the rows of their records."""
+        for number in range(manifest.shards):
+            record = None
             try:
+                record = read_record(folder, manifest, number)
                 require_unchanged(folder, number, record)
                 if (problem := inconsistency(folder, manifest, number, record)) is not None:
-                    found.problems.append(problem)
                     inconsistent.append(str(folder / record_name(number)))
+                    raise LatentDatasetError(problem)
             except LatentDatasetError as error:
                 found.problems.append(str(error))
-            index.add({**row, "shard": file_name(number)} for row in record.rows)
-            gathered.add(record)
-            found.shards += 1
-        on_shard(manifest.shards)
-    if (problem := index.finish()) is not None:
-        found.problems.append(problem)
-    found.rows = index.rows
+            on_shard(manifest.shards)
+            if record is not None:
+                gathered.add(record)
+                found.shards += 1
+                yield from ({**row, "shard": file_name(number)} for row in record.rows)
+
+    to_encode = _compare_index(folder / INDEX, recorded(), found, manifest.shards, count)
     at_the_end = _problems_at_the_end(folder, manifest, gathered if found.shards == manifest.shards else None)
     found.problems += [text for path, text in at_the_end if not any(str(path) in known for known in found.problems)]
     if found.problems:
         found.cure = command(folder, manifest)
         if inconsistent:  # their checksums are right, so the command alone would keep them
             found.cure = f"{shlex.join(['rm', *inconsistent])} && {found.cure}"
-    if index.kept:
-        _encode_again(folder, manifest, index.kept, found, model=model, device=device)
+    if to_encode:
+        _encode_again(folder, manifest, to_encode, found, model=model, device=device)
     return found
+
+
+def _compare_index(
+    path: Path, recorded: Iterator[dict[str, Any]], found: Verification, shards: int, count: int
+) -> list[dict[str, Any]]:
+    """Compare the index with the rows that the shards' records say; both may not fit into memory.
+
+    If the rows of a shard are unknown, those of the others have no place to be compared at. Returns `count` of the
+    rows, evenly spread.
+    """
+    kept: list[dict[str, Any]] = []
+    differing: list[int] = []
+    records, problem = 0, None
+    try:
+        with pq.ParquetFile(path) as file:
+            found.rows = file.metadata.num_rows
+            count = min(count, found.rows)
+            places = {place * found.rows // count for place in range(count)}
+            indexed = (row for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE) for row in batch.to_pylist())
+            for number, (row, expected) in enumerate(zip_longest(indexed, recorded)):
+                records += expected is not None
+                if number in places:
+                    kept.append(row)
+                if row != expected:
+                    differing.append(number)
+    except (OSError, ValueError) as error:  # pyarrow's errors are either
+        problem = f"{path} cannot be read: {one_line(error)}"
+    for _ in recorded:  # the shards that are left to check
+        pass
+    if problem is None and found.shards == shards and differing:
+        problem = f"{path}: {len(differing)} rows are not what the shards' records say, first row {differing[0]}"
+        if records != found.rows:
+            problem = f"{path} has {found.rows} rows, the shards have {records}"
+    if problem is not None:
+        found.problems.append(problem)
+    return kept
 
 
 def _problems_at_the_end(folder: Path, manifest: Manifest, gathered: Gathered | None) -> list[tuple[Path, str]]:
@@ -157,8 +192,8 @@ def _encode_again(
     for row in rows:
         try:
             view = images.view_again(row, manifest.preprocessing)
-            made = encoder.submit([view.pixels[:, ::-1] if row["flipped"] else view.pixels]).result().tensors
-            distance = _distance(folder, row, made)
+            (made,) = encoder.submit([view.pixels[:, ::-1] if row["flipped"] else view.pixels]).result()
+            distance = _distance(folder, row, made.tensors)
         except (LatentDatasetError, SafetensorError, OSError) as error:
             found.problems.append(f"{row['name']}: {error}")
             continue
@@ -196,66 +231,9 @@ def _distance(folder: Path, row: dict[str, Any], made: dict[str, Tensor]) -> flo
     with safe_open(folder / row["shard"], "pt") as file:
         for name, tensor in made.items():
             stored = file.get_tensor(f"{name}.{row['grid']}")[row["row"]].double()
-            expected = tensor[0].double()
+            expected = tensor.double()
             if name == "indices":
                 distances.append(float((stored != expected).double().mean()))
             else:
                 distances.append(float((stored - expected).norm() / expected.norm().clamp(min=1e-30)))
     return max(distances)
-
-
-class IndexCheck:
-    """Compares the index with the shards' records, one shard at a time, as a large index does not fit into memory."""
-
-    def __init__(self, path: Path, *, kept: int) -> None:
-        """Keeps `kept` of the rows, evenly spread."""
-        self.rows = 0
-        """of the index"""
-        self.kept: list[dict[str, Any]] = []
-        self._name = path
-        self._unreadable: str | None = None
-        self._all_known = True
-        self._recorded = self._differing = self._first_differing = 0
-        self._indexed = self._read(path, kept)
-
-    def add(self, recorded: Iterable[dict[str, Any]] | None) -> None:
-        """Compare the rows of the next shard; None if they are unknown."""
-        if recorded is None:
-            self._all_known = False
-        for row in recorded or ():
-            if next(self._indexed, row) != row:
-                self._first_differing = self._first_differing if self._differing else self._recorded
-                self._differing += 1
-            self._recorded += 1
-
-    def finish(self) -> str | None:
-        """The problem, None without one. If a shard's rows are unknown, the others have no place to be compared at."""
-        for _ in self._indexed:  # the rest, for the rows to keep
-            pass
-        if self._unreadable is not None:
-            return f"{self._name} cannot be read: {self._unreadable}"
-        if not self._all_known:
-            return None
-        if self._recorded != self.rows:
-            return f"{self._name} has {self.rows} rows, the shards have {self._recorded}"
-        if self._differing:
-            return (
-                f"{self._name}: {self._differing} rows are not what the shards' records say, first row "
-                f"{self._first_differing}"
-            )
-        return None
-
-    def _read(self, path: Path, kept: int) -> Iterator[dict[str, Any]]:
-        try:
-            with pq.ParquetFile(path) as file:
-                self.rows = file.metadata.num_rows
-                count = min(kept, self.rows)
-                places, number = {place * self.rows // count for place in range(count)}, 0
-                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                    for row in batch.to_pylist():
-                        if number in places:
-                            self.kept.append(row)
-                        number += 1
-                        yield row
-        except (OSError, ValueError) as error:  # pyarrow's errors are either
-            self._unreadable = " ".join(str(error).split())

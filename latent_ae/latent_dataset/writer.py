@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from latent_ae.data import DataError
 from latent_ae.data.loader import data_loader
@@ -49,15 +48,27 @@ def make_shards(
     with one_thread():
         for number in shards:
             maker = ShardMaker(encoder, manifest)
-            for index in manifest.unit(number):
-                view = next(views)
+            for view in islice(views, len(manifest.unit(number))):
                 if isinstance(view, DataError):
                     raise view
-                maker.add(index, view)
+                maker.add(view)
                 on_image()
                 if stop():
                     return
             maker.write(folder, number)
+
+
+@dataclass
+class _Batch:
+    """Images of one size that are encoded together."""
+
+    images: list[Pixels] = field(default_factory=list)
+    latents: "Future[list[Encoded]] | None" = None
+    """of each, in their order; None until the batch is submitted"""
+
+
+_Key = tuple[str, bool]
+"""what latents follow from: the image's id, and whether it is its mirror image"""
 
 
 class ShardMaker:
@@ -65,13 +76,13 @@ class ShardMaker:
 
     def __init__(self, encoder: Encoder, manifest: Manifest) -> None:
         self._encoder, self._manifest = encoder, manifest
-        self._rows: list[tuple[dict[str, Any], _Latents]] = []
+        self._rows: list[tuple[_Key, dict[str, Any]]] = []
         self._skipped: list[dict[str, str]] = []
-        self._known: dict[tuple[str, bool], _Latents] = {}
-        self._open: dict[tuple[int, ...], list[tuple[Pixels, _Latents]]] = {}
+        self._places: dict[_Key, tuple[_Batch, int]] = {}
+        self._open: dict[tuple[int, ...], _Batch] = {}
 
-    def add(self, index: int, view: View | Unusable) -> None:
-        """Add image `index`; images with the same pixels share their latents.
+    def add(self, view: View | Unusable) -> None:
+        """Add an image; images with the same pixels share their latents.
 
         Raises LatentDatasetError if it does not fit into memory.
         """
@@ -79,112 +90,57 @@ class ShardMaker:
             self._skipped.append({"id": view.name, "reason": view.reason})
             return
         for flipped in (False, True) if self._manifest.preprocessing.flips else (False,):
-            key = (view.identity, flipped)
-            if key not in self._known:
-                self._known[key] = self._encoded(view.pixels[:, ::-1] if flipped else view.pixels)
-            self._rows.append((_described(index, view, flipped=flipped), self._known[key]))
+            key = (view.row["id"], flipped)
+            self._rows.append((key, {**view.row, "flipped": flipped}))
+            if key not in self._places:
+                self._encode(key, view.pixels[:, ::-1] if flipped else view.pixels)
 
     def write(self, folder: Path, number: int) -> None:
         """Wait for all latents, and write the shard. Raises OSError."""
         self._close_batches()
-        kept: dict[str, list[_Latents]] = {}
-        for latents in self._known.values():
-            latents.fetch()
-            if not latents.bad_values:
-                group = kept.setdefault(latents.grid, [])
-                latents.row = len(group)
-                group.append(latents)
+        kept: dict[str, list[Encoded]] = {}
+        places: dict[_Key, dict[str, Any]] = {}
+        left_out: dict[_Key, Encoded] = {}
+        for key, (batch, place) in self._places.items():
+            assert batch.latents is not None
+            encoded = batch.latents.result()[place]
+            if encoded.problem:
+                left_out[key] = encoded
+                continue
+            group = kept.setdefault(encoded.grid, [])
+            places[key] = {"row": len(group), "grid": encoded.grid}
+            group.append(encoded)
         tensors = {
-            f"{name}.{grid}": torch.stack([latents.tensors[name] for latents in group])
+            f"{name}.{grid}": torch.stack([encoded.tensors[name] for encoded in group])
             for grid, group in kept.items()
             for name in group[0].tensors
         }
-        pixels = sum(latents.pixels for group in kept.values() for latents in group)
+        pixels = sum(row["height"] * row["width"] for key, row in dict(self._rows).items() if key in places)
         sums = sums_of(tensors, pixels, self._manifest.encoder.codebook_size)
-        left_out = [latents for latents in self._known.values() if latents.bad_values]
+        bad = [(row["name"] + " (flipped)" * row["flipped"], key) for key, row in self._rows if key in left_out]
         record = {
-            "rows": [
-                {**row, "row": latents.row, "grid": latents.grid}
-                for row, latents in self._rows
-                if not latents.bad_values
-            ],
-            "skipped": self._skipped
-            + [
-                {"id": row["name"] + " (flipped)" * row["flipped"], "reason": latents.problem}
-                for row, latents in self._rows
-                if latents.bad_values
-            ],
+            "rows": [{**row, **places[key]} for key, row in self._rows if key in places],
+            "skipped": self._skipped + [{"id": name, "reason": left_out[key].problem} for name, key in bad],
             "nonfinite_images": len(left_out),
-            "nonfinite_values": sum(latents.bad_values for latents in left_out),
+            "nonfinite_values": sum(encoded.bad_values for encoded in left_out.values()),
             "statistics": None if sums is None else sums.to_json(),
         }
         write_shard(folder, self._manifest, number, tensors, record)
 
-    def _encoded(self, pixels: Pixels) -> "_Latents":
-        latents = _Latents(pixels.shape[0] * pixels.shape[1])
-        batch = self._open.setdefault(pixels.shape, [])
-        batch.append((pixels, latents))
-        if len(batch) == self._manifest.compute.batch_size:
+    def _encode(self, key: _Key, pixels: Pixels) -> None:
+        batch = self._open.setdefault(pixels.shape, _Batch())
+        self._places[key] = (batch, len(batch.images))
+        batch.images.append(pixels)
+        if len(batch.images) == self._manifest.compute.batch_size:
             self._submit(self._open.pop(pixels.shape))
-        elif sum(waiting.pixels for batch in self._open.values() for _, waiting in batch) > _OPEN_PIXELS:
+        elif sum(len(batch.images) * shape[0] * shape[1] for shape, batch in self._open.items()) > _OPEN_PIXELS:
             self._close_batches()
-        return latents
 
     def _close_batches(self) -> None:
         for batch in self._open.values():
             self._submit(batch)
         self._open.clear()
 
-    def _submit(self, batch: "list[tuple[Pixels, _Latents]]") -> None:
-        future = self._encoder.submit([pixels for pixels, _ in batch])
-        for place, (_, latents) in enumerate(batch):
-            latents.future, latents.place = future, place
-
-
-@dataclass
-class _Latents:
-    """The latents of one image."""
-
-    pixels: int
-    """of the image, their number"""
-    future: "Future[Encoded] | None" = None
-    """of its batch; None until that is submitted"""
-    place: int = -1
-    """in its batch"""
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    grid: str = ""
-    bad_values: int = 0
-    problem: str = ""
-    row: int = -1
-
-    def fetch(self) -> None:
-        """Wait for the batch, and take the image's tensors from it."""
-        assert self.future is not None
-        encoded = self.future.result()
-        self.tensors = {name: tensor[self.place] for name, tensor in encoded.tensors.items()}
-        height, width = next(iter(self.tensors.values())).shape[-2:]
-        self.grid = f"{height}x{width}"
-        bad, overflown = int(encoded.nonfinite[self.place]), int(encoded.overflown[self.place])
-        self.bad_values = bad + overflown
-        if bad:
-            self.problem = f"the encoder gives {bad} values that are not finite"
-        elif overflown:
-            dtype = str(next(iter(self.tensors.values())).dtype).removeprefix("torch.")
-            self.problem = f"{overflown} of its latents are too large for {dtype}: store bfloat16 or float32"
-
-
-def _described(index: int, view: View, *, flipped: bool) -> dict[str, Any]:
-    """The row of an image in the index, without the place of its latents."""
-    return {
-        "id": view.identity,
-        "name": view.name,
-        "source_index": index,
-        "height": view.pixels.shape[0],
-        "width": view.pixels.shape[1],
-        "flipped": flipped,
-        "original_height": view.original[0],
-        "original_width": view.original[1],
-        "crop": list(view.crop),
-        "label": view.label,
-        "caption": view.caption,
-    }
+    def _submit(self, batch: _Batch) -> None:
+        batch.latents = self._encoder.submit(batch.images)
+        batch.images = []  # which take more memory than their latents

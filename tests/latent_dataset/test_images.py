@@ -30,7 +30,7 @@ def test_digits_know_which_digit_they_are() -> None:
     targets = load_digits().target
     for index in (0, 5, 1437, 1438, 1796):  # the held-out ones follow the others
         number = int(images.name(index).removeprefix("digits/"))
-        assert view(images, index).label == targets[number]
+        assert view(images, index).row["label"] == targets[number]
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def test_columns_of_a_hub_data_set_are_carried_over(table: Path) -> None:
     images = hub(table, label_column="kind", caption_column="text")
     assert images.label_names == ("leaf", "stone")
     by_name = {images.name(index): view(images, index) for index in range(6)}
-    assert [by_name[f"train/{row:08d}"].label for row in range(6)] == [0, 1, 0, 1, 0, None]
-    assert [by_name[f"train/{row:08d}"].caption for row in range(6)] == ["a", "b", "c", "d", "e", None]
+    assert [by_name[f"train/{row:08d}"].row["label"] for row in range(6)] == [0, 1, 0, 1, 0, None]
+    assert [by_name[f"train/{row:08d}"].row["caption"] for row in range(6)] == ["a", "b", "c", "d", "e", None]
     numbered = hub(table, label_column="number")
     assert numbered.label_names is None
-    assert {view(numbered, index).label for index in range(6)} == set(range(10, 16))
-    assert view(hub(table), 0).label is None
+    assert {view(numbered, index).row["label"] for index in range(6)} == set(range(10, 16))
+    assert view(hub(table), 0).row["label"] is None
 
 
 def test_a_column_that_is_not_there_is_refused(table: Path) -> None:
