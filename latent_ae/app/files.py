@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from latent_ae.app import gradio_internals, temporary
+from latent_ae.app import gradio_internals, storage
 from latent_ae.io.image import Pixels, to_pil
 from latent_ae.service.errors import BadRequest
 
@@ -26,7 +26,7 @@ def chosen(path: str | None, what: str) -> Path:
 
 def download(data: bytes, name: str) -> str:
     """Put a file where this visitor's browser may fetch it, and return its path."""
-    return str(temporary.put(gradio_internals.upload_folder(), name, data))
+    return str(storage.put(gradio_internals.upload_folder(), name, data))
 
 
 def png(pixels: Pixels, name: str) -> str:

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 App = gradio.routes.App
 Upload = TypeVar("Upload", gr.Image, gr.File)
+Wrapper = TypeVar("Wrapper", bound=ASGIApp)
 Preprocess = Callable[..., Awaitable[Sequence[Any]]]
 
 API = "gradio_api/"
@@ -305,10 +306,11 @@ def set_server(demo: gr.Blocks, connection: Callable[..., HTTPProtocol], *, shut
     config.timeout_graceful_shutdown = shutdown_seconds
 
 
-def put_in_front(app: App, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
+def put_in_front(app: App, wrap: Callable[[ASGIApp], Wrapper]) -> Wrapper:
     """Wrap the started app with all of its middleware; added middleware would run after Gradio's own."""
     assert app.middleware_stack is not None, "the app has not been started"
-    app.middleware_stack = wrap(app.middleware_stack)
+    app.middleware_stack = wrapper = wrap(app.middleware_stack)
+    return wrapper
 
 
 def log_failed_calls() -> None:

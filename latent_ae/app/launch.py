@@ -1,5 +1,6 @@
 """The server: Gradio and the app's plain routes in one process, without the parts of Gradio that are not needed."""
 
+import asyncio
 import contextlib
 import functools
 import importlib.util
@@ -14,16 +15,16 @@ import gradio as gr
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
-from latent_ae.app import cleanup, gradio_internals, log, temporary, theme
+from latent_ae.app import gradio_internals, log, theme
 from latent_ae.app.api.routes import plain_routes
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.access import Origins
-from latent_ae.app.perimeter.bodies import Bodies
 from latent_ae.app.perimeter.connections import Connection, Connections, descriptors
-from latent_ae.app.perimeter.content import Calls, Files
-from latent_ae.app.perimeter.error_replies import ErrorReplies, Replies
-from latent_ae.app.perimeter.guard import Guard, Traffic, tool_bytes, upload_limit
+from latent_ae.app.perimeter.content import Calls
+from latent_ae.app.perimeter.error_replies import Replies
+from latent_ae.app.perimeter.guard import Guard, Traffic, tool_bytes
 from latent_ae.app.perimeter.sessions import MAX_CLOSED, MAX_OPEN, Sessions, current_visitor
+from latent_ae.app.storage import Storage
 from latent_ae.errors import UserError
 from latent_ae.service.service import Service
 
@@ -158,44 +159,46 @@ def _lifespan(
     demo: gr.Blocks, service: Service, traffic: Traffic, replies: Replies, origins: Origins, options: ServerOptions
 ) -> Callable[[gradio_internals.App], contextlib.AbstractAsyncContextManager[None]]:
     """Puts the guard in front of the app before the port opens, and runs what cleans up."""
-    folder, limits, calls = gradio_internals.upload_folder(), service.limits, Calls(demo, replies)
-    keep_seconds, stored_bytes, auth = options.keep_seconds, options.stored_bytes, options.auth
-    sweep = functools.partial(
-        temporary.sweep, folder, seconds=keep_seconds, most=stored_bytes, spared_seconds=2 * limits.deadline_seconds
-    )
+    limits, calls, auth = service.limits, Calls(demo, replies), options.auth
 
     @contextlib.asynccontextmanager
     async def lifespan(app: gradio_internals.App) -> AsyncIterator[None]:
         tables = gradio_internals.SessionTables(demo, app)
-        sessions = Sessions(tables, max_waiting=4 * limits.queue)
-        bodies = Bodies(max(limits.queue * limits.upload_bytes, 2 * upload_limit(limits.upload_bytes)))
+        storage = Storage(
+            gradio_internals.upload_folder(),
+            max_bytes=options.stored_bytes,
+            keep_seconds=options.keep_seconds,
+            spared_seconds=2 * limits.deadline_seconds,
+        )
+        await storage.sweep()  # what is there counts from the start
 
         def user(request: HTTPConnection) -> str | None:
             found = tables.user(request.cookies)
             return auth.named(request.headers.get("authorization")) if found is None and auth is not None else found
 
-        def guarded(app: ASGIApp) -> ASGIApp:
+        def guarded(app: ASGIApp) -> Guard:
             return Guard(
-                ErrorReplies(app, replies=replies),
+                app,
                 origins=origins,
                 calls=calls,
                 replies=replies,
                 user=user,
-                bodies=bodies,
-                files=Files(folder, upload_bytes=limits.upload_bytes),
-                sessions=sessions,
-                upload_bytes=limits.upload_bytes,
-                stored_bytes=stored_bytes,
+                sessions=Sessions(tables, max_waiting=4 * limits.queue),
+                limits=limits,
+                storage=storage,
                 traffic=traffic,
                 mcp=options.mcp,
                 proxied=bool(options.trusted_proxy),
             )
 
-        gradio_internals.put_in_front(app, guarded)
-        async with (
-            cleanup.sweeping(demo, sweep, traffic, stored_bytes=stored_bytes, keep_seconds=keep_seconds),
-            cleanup.forgetting(sessions, bodies),
-        ):
+        guard = gradio_internals.put_in_front(app, guarded)
+        forget = functools.partial(gradio_internals.forget_files, demo)
+        tasks = [asyncio.create_task(work) for work in (storage.sweep_for_ever(forget), guard.forget_for_ever())]
+        try:
             yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     return lifespan

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from latent_ae.app import gradio_settings, temporary
+from latent_ae.app import gradio_settings, storage
 from latent_ae.app.options import ServerOptions
 from latent_ae.errors import UserError
 
@@ -37,7 +37,7 @@ def serve(
     try:
         if missing := [name for name in _EXTRA if find_spec(name) is None]:
             raise UserError(f"the app needs {' and '.join(missing)}: pip install 'latent-ae[app]'")
-        with temporary.private_folder() as folder:
+        with storage.private_folder() as folder:
             gradio_settings.set_environment(folder)
             from latent_ae.app import log  # noqa: PLC0415
             from latent_ae.app.launch import launch, require_tools  # noqa: PLC0415

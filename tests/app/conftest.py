@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
-from latent_ae.app import gradio_settings, temporary
+from latent_ae.app import gradio_settings, storage
 from latent_ae.app.options import ServerOptions
 from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.inference import Codec
@@ -90,7 +90,7 @@ def codecs(tiny_models: TinyModels) -> dict[str, Codec]:
 def gradio_folder() -> Iterator[Path]:
     """Gradio's environment as app.py makes it, and where its files lie."""
     before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    with temporary.private_folder() as folder:
+    with storage.private_folder() as folder:
         gradio_settings.set_environment(folder)
         yield folder
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:

@@ -30,7 +30,14 @@ ROOT = Path(__file__).parents[2]
 APP = ROOT / "latent_ae" / "app"
 DOCUMENTED = {
     *("gradio", "gradio.components", "gradio.themes"),
-    *("starlette.datastructures", "starlette.requests", "starlette.responses", "starlette.routing", "starlette.types"),
+    *(
+        "starlette.datastructures",
+        "starlette.exceptions",
+        "starlette.requests",
+        "starlette.responses",
+        "starlette.routing",
+        "starlette.types",
+    ),
 }
 PRIVATE = re.compile(
     r"_queue\b|\.fns\b|state_holder|temp_file_sets|GRADIO_CACHE|middleware_stack|demo\.(server|mcp_error|delete_cache)"

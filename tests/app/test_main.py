@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
@@ -15,9 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from latent_ae.app import gradio_settings, temporary
+from latent_ae.app import gradio_settings
 from latent_ae.app.options import ServerOptions
-from latent_ae.app.perimeter.accounts import Accounts, read_accounts
 from latent_ae.app.serve import model_line
 from latent_ae.cli import serve as app
 from latent_ae.cli.serve import newest_model
@@ -152,47 +150,6 @@ def test_the_newest_finished_run_is_the_one_whose_model_was_written_last(tmp_pat
     assert newest_model(tmp_path / "runs") == tmp_path / "runs" / "new" / "model"
 
 
-def test_accounts_are_lines_of_name_and_password(tmp_path: Path) -> None:
-    file = tmp_path / "accounts"
-    file.touch(mode=0o600)
-    file.write_text("# staff\n\nann:a:b c \nbob:ü\n", encoding="utf-8")
-    accounts = read_accounts(file)
-    assert accounts.allows("ann", "a:b c ")
-    assert accounts.allows("bob", "ü")
-    for name, password in (("ann", "a"), ("ann", ""), ("bob", "u"), ("eve", ""), ("", ""), ("# staff", "")):
-        assert not accounts.allows(name, password)
-    assert Accounts({"ann": "ü:1"}).named("Basic YW5uOsO8OjE=")
-    for header in (None, "", "Basic", "Basic !", "Bearer YW5uOsO8OjE=", "Basic YW5u"):
-        assert not Accounts({"ann": "ü:1"}).named(header)
-
-
-@pytest.mark.parametrize("text", ["", "# nobody\n", "ann\n", "ann:\n", ":secret\n", " ann:secret\n", "a:1\na:2\n"])
-def test_account_files_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "accounts"
-    file.touch(mode=0o600)
-    file.write_text(text)
-    with pytest.raises(match="--auth-file"):
-        read_accounts(file)
-
-
-def test_an_account_file_that_others_can_read_is_refused_unless_systemd_hands_it_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "accounts"
-    file.write_text("ann:secret\n")
-    for mode in (0o440, 0o604, 0o602):
-        file.chmod(mode)
-        with pytest.raises(match="chmod 600"):
-            read_accounts(file)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert read_accounts(file).allows("ann", "secret")
-
-
-def test_an_account_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(match="No such file"):
-        read_accounts(tmp_path / "accounts")
-
-
 def test_settings_of_gradio_from_outside_have_no_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True", "PATH": "/bin"}
     monkeypatch.setattr(os, "environ", environment)
@@ -201,59 +158,6 @@ def test_settings_of_gradio_from_outside_have_no_effect(monkeypatch: pytest.Monk
     assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert environment["PATH"] == "/bin"
     assert not environment.keys() & {"GRADIO_ALLOWED_PATHS", "GRADIO_SHARE"}
-
-
-def test_the_private_folder_is_gone_afterwards_even_after_an_error() -> None:
-    folders = []
-
-    def fail() -> None:
-        with temporary.private_folder() as folder:
-            folders.append(folder)
-            assert folder.stat().st_mode & 0o777 == 0o700
-            temporary.put(folder, "a.png", b"x")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert not folders[0].exists()
-
-
-def test_a_sweep_takes_old_files_and_counts_the_others(tmp_path: Path) -> None:
-    own, old = temporary.put(tmp_path, "own.png", b"12"), temporary.put(tmp_path, "old.png", b"345")
-    free = {"most": 100, "spared_seconds": 0}
-    first = temporary.sweep(tmp_path, seconds=60, **free)
-    assert (first.removed, first.left) == (set(), 5)
-    time.sleep(0.5)
-    second = temporary.sweep(tmp_path, seconds=0.4, **free, kept=frozenset({str(own)}))
-    assert (second.removed, second.left) == ({str(old)}, 2)
-    assert old.parent.exists()  # it was filled just now, and another file may be on its way
-    time.sleep(0.5)
-    temporary.sweep(tmp_path, seconds=0.4, **free, kept=frozenset({str(own)}))
-    assert [own.exists(), old.parent.exists()] == [True, False]
-
-
-def test_where_space_is_short_a_sweep_takes_the_oldest_that_nobody_is_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = []
-    for name in ("own", "oldest", "older", "new"):
-        files.append(temporary.put(tmp_path, name, b"12345"))
-        time.sleep(0.02)
-    kept = frozenset({str(files[0])})
-    now = time.time()
-    monkeypatch.setattr(temporary.time, "time", lambda: now)
-    age = now - files[3].stat().st_ctime
-    swept = temporary.sweep(tmp_path, seconds=60, most=16, spared_seconds=age + 0.01, kept=kept)
-    assert (swept.removed, swept.left) == ({str(files[1])}, 15)
-    swept = temporary.sweep(tmp_path, seconds=60, most=0, spared_seconds=age + 0.01, kept=kept)
-    assert (swept.removed, swept.left) == ({str(files[2])}, 10)
-    assert [file.exists() for file in files] == [True, False, False, True]
-
-
-def test_two_files_of_one_name_and_content_lie_apart(tmp_path: Path) -> None:
-    first, second = temporary.put(tmp_path, "../a.png", b"x"), temporary.put(tmp_path, "../a.png", b"x")
-    assert first != second
-    assert first.parent.parent == second.parent.parent == tmp_path
 
 
 @contextmanager

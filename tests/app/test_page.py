@@ -15,12 +15,12 @@ from PIL import Image, ImageSequence
 
 from latent_ae.app import files
 from latent_ae.app.page import create_demo, model_facts
+from latent_ae.app.storage import files_under
 from latent_ae.app.tabs import comparison, markup
 from latent_ae.app.tabs.examples import example_images
 from latent_ae.app.tabs.inspect import card_text
 from latent_ae.app.tabs.interpolate import suits_grid
 from latent_ae.app.tabs.job import Cancelled, Job, Run, Tick
-from latent_ae.app.temporary import files_under
 from latent_ae.inference import Codec
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.limits import ServiceLimits

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from latent_ae.app import gradio_internals
 from latent_ae.app.files import download, png
+from latent_ae.app.perimeter.content import uploaded
 from latent_ae.io.latent_file.latents import Compute, Dtype
 from latent_ae.service.catalog import Prior
 from latent_ae.service.errors import BadRequest, ServiceError
@@ -195,13 +196,9 @@ def _typed(function: Callable[..., Any], service: Service) -> Callable[..., Any]
 
 def _path(file: FileData) -> Path:
     """The path of an upload. Raises BadRequest for any other path, whatever Gradio let through."""
-    path = Path(file.path)
-    if (
-        "\0" in file.path
-        or not path.resolve().is_relative_to(gradio_internals.upload_folder().resolve())
-        or not path.is_file()
-    ):
-        raise BadRequest("the file was not uploaded to this server: upload it first")
+    path = uploaded(file.path, gradio_internals.upload_folder().resolve())
+    if not path.is_file():
+        raise BadRequest("the file is no longer on this server: upload it again")
     return path
 
 

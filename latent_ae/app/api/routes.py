@@ -6,13 +6,12 @@
     POST /remote/decode[/MODEL]    from diffusers.utils.remote_utils.remote_decode
     POST /remote/encode[/MODEL]    from remote_encode
 
-Errors are JSON {"error": code, "message": sentence} with the status of `latent_ae.service.errors`.
+What they raise, `perimeter.error_replies` answers.
 """
 
 import asyncio
 import contextlib
 import functools
-import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -21,20 +20,19 @@ from anyio import CapacityLimiter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from latent_ae.app.perimeter.accounts import Accounts
 from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.app.perimeter.guard import Traffic
-from latent_ae.service.errors import Busy, ServiceError, ShuttingDown
+from latent_ae.service.errors import Busy, ShuttingDown
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
 from latent_ae.service.service import Service
 
 Answer = Callable[[Request], Awaitable[Response]]
-
-_log = logging.getLogger(__name__)
 
 
 def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts: Accounts | None) -> list[BaseRoute]:
@@ -63,7 +61,7 @@ def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts:
     ]
     return [
         Route("/healthz", healthz, methods=["GET"]),
-        *(Route(path, _guarded(answer, accounts), methods=[method]) for method, path, answer in answers),
+        *(Route(path, _for_accounts(answer, accounts), methods=[method]) for method, path, answer in answers),
     ]
 
 
@@ -152,24 +150,12 @@ async def _watched(request: Request) -> AsyncIterator[Callable[[float], None]]:
         watching.cancel()
 
 
-def _guarded(answer: Answer, accounts: Accounts | None) -> Answer:
-    """The answer, or an error as JSON without a trace."""
+def _for_accounts(answer: Answer, accounts: Accounts | None) -> Answer:
+    """The answer for those who give the name and password of an account, if there are accounts."""
 
-    async def guarded(request: Request) -> Response:
+    async def asked(request: Request) -> Response:
         if accounts is not None and accounts.named(request.headers.get("authorization")) is None:
-            return _error("unauthorized", "a name and password are required", 401, {"WWW-Authenticate": "Basic"})
-        try:
-            return await answer(request)
-        except ServiceError as error:
-            return _error(error.code, str(error), error.status)
-        except ClientDisconnect:
-            return Response(status_code=400)  # to nobody
-        except Exception:  # whatever it is, the program gets a reply in the usual form, and the log the trace
-            _log.exception("%s failed", request.url.path)
-            return _error("internal", "the server failed at this request; its log says more", 500)
+            raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
+        return await answer(request)
 
-    return guarded
-
-
-def _error(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": code, "message": message}, status, headers)
+    return asked

@@ -80,8 +80,6 @@ class Body:
         self.visitor = visitor
         self.size = 0
         """Bytes that arrived."""
-        self.error: ServiceError | None = None
-        """The error that ended it."""
         self._bodies = bodies
         self._receive = receive
         self._limit = limit
@@ -101,23 +99,9 @@ class Body:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def receive(self) -> Message:
-        """The next message. Raises TooSlow, TooLarge, Busy or BrokenOff, and keeps it in `error`."""
+        """The next message. Raises TooSlow, TooLarge, Busy or BrokenOff."""
         if self._whole:
             return await self._receive()
-        try:
-            return await self._next()
-        except ServiceError as error:
-            self.error = error
-            raise
-
-    async def read(self) -> bytes:
-        """All of it. Raises as `receive` does."""
-        parts = []
-        while not self._whole:
-            parts.append((await self.receive()).get("body", b""))
-        return b"".join(parts)
-
-    async def _next(self) -> Message:
         try:
             async with asyncio.timeout_at(self.due) as self._waiting:
                 if self._ended:
@@ -136,6 +120,13 @@ class Body:
             self._whole = True
             self._bodies.arrived(self)
         return message
+
+    async def read(self) -> bytes:
+        """All of it. Raises as `receive` does."""
+        parts = []
+        while not self._whole:
+            parts.append((await self.receive()).get("body", b""))
+        return b"".join(parts)
 
 
 def require_size(size: int, limit: int) -> None:

@@ -107,34 +107,33 @@ def check_stream(tables: SessionTables, route: str, query: bytes) -> None:
         raise NotFound("there is no such call, or its result was already fetched")
 
 
-class Files:
-    """Checks the files that a request names: uploaded to one folder, of a bounded size, and no addresses."""
+def check_files(value: Any, folder: Path, depth: int = 0) -> None:
+    """Raise BadRequest unless every file that a request names was uploaded to `folder`."""
+    if depth > _MAX_DEPTH:
+        raise BadRequest(f"the request is nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, dict) and "path" in value:
+        require_no_url(value["path"])
+        uploaded(value["path"], folder)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        check_files(each, folder, depth + 1)
 
-    def __init__(self, folder: Path, *, upload_bytes: int) -> None:
-        self._folder = folder
-        self._upload_bytes = upload_bytes
 
-    def check(self, value: Any, depth: int = 0) -> None:
-        """Raise BadRequest unless every file that a request names was uploaded here."""
-        if depth > _MAX_DEPTH:
-            raise BadRequest(f"the request is nested deeper than {_MAX_DEPTH} levels")
-        if isinstance(value, dict) and "path" in value:
-            path = value["path"]
-            require_no_url(path)
-            if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(self._folder):
-                raise BadRequest("the file was not uploaded to this server: upload it first")
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        for each in inner:
-            self.check(each, depth + 1)
+def check_arguments(arguments: Any, folder: Path, upload_bytes: int) -> None:
+    """The same for the arguments of a tool, whose files are data: URIs. Raises TooLarge too."""
+    for argument in arguments.values() if isinstance(arguments, dict) else ():
+        require_no_url(argument)
+        if isinstance(argument, str):
+            decoded = 3 * (len(argument) - argument.find(",") - 1) // 4 - argument[-2:].count("=")  # of base64
+            require_size(decoded, upload_bytes)
+    check_files(arguments, folder)
 
-    def check_tool(self, arguments: Any) -> None:
-        """The same for the arguments of a tool, whose files are data: URIs. Raises TooLarge too."""
-        for argument in arguments.values() if isinstance(arguments, dict) else ():
-            require_no_url(argument)
-            if isinstance(argument, str):
-                decoded = 3 * (len(argument) - argument.find(",") - 1) // 4 - argument[-2:].count("=")  # of base64
-                require_size(decoded, self._upload_bytes)
-        self.check(arguments)
+
+def uploaded(path: object, folder: Path) -> Path:
+    """The path of a file that was uploaded to `folder`, which need not exist. Raises BadRequest for any other."""
+    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(folder):
+        raise BadRequest("the file was not uploaded to this server: upload it first")
+    return Path(path)
 
 
 def require_no_url(path: object) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,17 +44,46 @@ _log = logging.getLogger(__name__)
 
 
 class Replies:
-    """Makes the replies to refused requests, and counts them."""
+    """Gives every error the one form, and counts them. On the server's event loop only."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
-        """Errors by route and code. On the event loop only."""
+        """Errors by route and code."""
 
-    def refusal(self, path: str, error: ServiceError) -> Response:
-        """The reply to a refused request to `path`, without its leading slash."""
-        return self.answer(path, error.code, str(error), error.status)
+    async def pass_on(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass an HTTP request on to `app`. What it raises is answered, and an error that it replies is replaced."""
+        path, start, failure = path_of(scope), None, None
+        body = bytearray()
 
-    def answer(self, path: str, code: str, message: str, status: int, detail: object = None) -> Response:
+        async def hold(message: Message) -> None:
+            """Send a message on, unless it is one of an error."""
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+            if start is None or start["status"] < 400:
+                await send(message)
+            elif len(body) < _MAX_BYTES:
+                body.extend(message.get("body", b""))
+
+        try:
+            await app(scope, receive, hold)
+        except Exception as error:
+            failure = error
+        if start is not None and start["status"] < 400:
+            if failure is not None:  # a stream, which has said what went wrong
+                _log.warning("the answer of %s broke off: %s", path[:80], " ".join(str(failure).split())[:200])
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        failed = failure is not None or start is None
+        answer = self._failed(path, failure) if failed else self._converted(path, start or {}, bytes(body))
+        await answer(scope, receive, send)
+
+    def count(self, path: str, code: str) -> None:
+        """Count an error of a request to `path`, without its leading slash."""
+        route = next((name for start, name in _ROUTES.items() if path.startswith(start)), "page")
+        self.counts[route, code] += 1
+
+    def _answer(self, path: str, code: str, message: str, status: int, detail: object = None) -> Response:
         """An error as JSON; on Gradio's routes with the message, or `detail`, where its page and clients expect it."""
         self.count(path, code)
         content: dict[str, object] = {"error": code, "message": message}
@@ -63,73 +93,17 @@ class Replies:
             content["detail"] = message if detail is None else detail
         return JSONResponse(content, status)
 
-    def count(self, path: str, code: str) -> None:
-        """Count an error."""
-        route = next((name for start, name in _ROUTES.items() if path.startswith(start)), "page")
-        self.counts[route, code] += 1
-
-
-class RefusedToolCall(Exception):  # noqa: N818 - not an error of the server
-    """A refused call of a tool. It is answered as a result: an error's status would end the client's session."""
-
-    def __init__(self, call: object, error: ServiceError) -> None:
-        super().__init__(str(error))
-        self._content = [{"type": "text", "text": f"{error.code}: {error}"}]
-        self._call = call
-
-    def response(self) -> Response:
-        """The result that the client shows to its model."""
-        result = {"content": self._content, "isError": True}
-        return JSONResponse({"jsonrpc": "2.0", "id": self._call, "result": result})
-
-
-class ErrorReplies:
-    """ASGI middleware between the guard and Gradio: every error gets the one form."""
-
-    def __init__(self, app: ASGIApp, *, replies: Replies) -> None:
-        self.app = app
-        self.replies = replies
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on. An error is held back until it is complete, and replaced."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
-        start: Message | None = None
-        held = False
-        body = bytearray()
-
-        async def hold(message: Message) -> None:
-            nonlocal start, held
-            if message["type"] == "http.response.start":
-                start, held = message, message["status"] >= 400
-            if not held:
-                await send(message)
-            elif len(body) < _MAX_BYTES:
-                body.extend(message.get("body", b""))
-
-        failure: Exception | None = None
-        try:
-            await self.app(scope, receive, hold)
-        except Exception as error:
-            failure = error
-        if start is not None and not held:
-            if failure is not None:  # a stream, which has said what went wrong
-                _log.warning("the answer of %s broke off: %s", path[:80], " ".join(str(failure).split())[:200])
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            return
-        failed = failure is not None or start is None
-        answer = self._failed(path, failure) if failed else self._converted(path, start or {}, bytes(body))
-        await answer(scope, receive, send)
-
     def _failed(self, path: str, failure: Exception | None) -> Response:
-        """The reply if Gradio raised an exception, or did not reply."""
-        if path.startswith("gradio_api/upload") and failure is not None and not isinstance(failure, OSError):
+        """The reply to a request that was refused, that failed, or that had no reply."""
+        if isinstance(failure, ClientDisconnect):
+            failure = BadRequest("the client left")  # which nobody reads
+        elif path.startswith("gradio_api/upload") and not isinstance(failure, ServiceError | OSError | None):
             # Gradio's reader of uploads assumes that all parts are files.
-            return self.replies.refusal(path, BadRequest("the upload cannot be read: expected multipart/form-data"))
+            failure = BadRequest("the upload cannot be read: expected multipart/form-data")
+        if isinstance(failure, ServiceError):
+            return self._answer(path, failure.code, str(failure), failure.status)
         _log.error("%s failed", path[:80], exc_info=failure)
-        return self.replies.answer(path, *_INTERNAL)
+        return self._answer(path, *_INTERNAL)
 
     def _converted(self, path: str, start: Message, body: bytes) -> Response:
         """An error of Gradio or Starlette in the one form; an error of ours stays as it is."""
@@ -137,15 +111,30 @@ class ErrorReplies:
         headers = MutableHeaders(raw=list(start["headers"]))
         found = _json(body)
         if isinstance(found, dict) and ({"error", "message"} <= found.keys() or "jsonrpc" in found):
-            self.replies.count(path, "bad_request" if "jsonrpc" in found else found["error"])
+            self.count(path, "bad_request" if "jsonrpc" in found else found["error"])
             return Response(body, status, dict(headers))
         code, message, status = _named(status, found)
         detail = found.get("detail") if status == 401 and isinstance(found, dict) else None
-        answer = self.replies.answer(path, code, message, status, detail)
+        answer = self._answer(path, code, message, status, detail)
         for name in headers:
             if name not in ("content-length", "content-type", "content-encoding", "content-disposition"):
                 answer.headers.setdefault(name, headers[name])
         return answer
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request below the server's own, without its leading slash."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")).lstrip("/")
+
+
+def refused_tool_call(call: object, error: ServiceError) -> Response:
+    """The reply to a refused call of a tool: a result that the client shows to its model.
+
+    An error's status would end the client's session.
+    """
+    result = {"content": [{"type": "text", "text": f"{error.code}: {error}"}], "isError": True}
+    return JSONResponse({"jsonrpc": "2.0", "id": call, "result": result})
 
 
 def _named(status: int, found: Any) -> tuple[str, str, int]:

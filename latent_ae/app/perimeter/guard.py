@@ -3,16 +3,17 @@
 origins --> visitor's share of requests --> route --> body, whole or counted --> its content --> the app
 """
 
+import asyncio
+import gc
 import logging
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latent_ae.app import temporary
 from latent_ae.app.gradio_internals import (
     API,
     ROUTES,
@@ -23,11 +24,22 @@ from latent_ae.app.gradio_internals import (
 )
 from latent_ae.app.perimeter.access import VISITOR, Origins, name_visitor
 from latent_ae.app.perimeter.bodies import Bodies, Body
-from latent_ae.app.perimeter.content import Calls, Files, NotFound, check_path, check_stream, parsed, require_no_url
-from latent_ae.app.perimeter.error_replies import RefusedToolCall, Replies
+from latent_ae.app.perimeter.content import (
+    Calls,
+    NotFound,
+    check_arguments,
+    check_files,
+    check_path,
+    check_stream,
+    parsed,
+    require_no_url,
+)
+from latent_ae.app.perimeter.error_replies import Replies, path_of, refused_tool_call
 from latent_ae.app.perimeter.sessions import Sessions
+from latent_ae.app.storage import Storage
 from latent_ae.service.admission import Slots
 from latent_ae.service.errors import BadRequest, Busy, ServiceError, ShuttingDown
+from latent_ae.service.limits import ServiceLimits
 
 JSON_BYTES = 1 << 20
 MAX_REQUESTS = 512
@@ -37,6 +49,9 @@ _UPLOADS = 4
 """Files of the full size in one request: the largest form of the page has as many inputs."""
 _FILE_BYTES = 4096
 """Least space of a file on the disk."""
+_FORGET_SECONDS = 1.0
+_GARBAGE_BYTES = 16 << 20
+"""Bytes of request bodies after which garbage is collected."""
 _IDENTIFIER = re.compile(r"[\w-]{1,64}", re.ASCII)
 _IDENTIFIERS = ("session_hash", "event_id")
 """Made by the page or the client, and kept by Gradio."""
@@ -46,29 +61,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Traffic:
-    """Requests and bytes under way. On the server's event loop only, except `closing`."""
+    """What is under way."""
 
     requests: int = 0
     """Requests not answered yet, without the heartbeats of open pages."""
     closing: bool = False
-    received: int = 0
-    """Bytes of uploads and of tools' requests since the start."""
-    _swept: int = 0
-    _before: int = field(default_factory=temporary.written)
-
-    @property
-    def written(self) -> int:
-        """Bytes written to the disk since the start, or about to be."""
-        return self.received + temporary.written()
-
-    @property
-    def stored(self) -> int:
-        """Bytes of the temporary files after the last sweep, and of those written since."""
-        return self._swept + self.written - self._before
-
-    def swept(self, left: int, before: int) -> None:
-        """Note the bytes that a sweep left, which began when `written` was `before`."""
-        self._swept, self._before = left, before
+    """Whether the server ends. Set from another thread."""
 
 
 @dataclass
@@ -86,16 +84,18 @@ class Guard:
     replies: Replies
     user: Callable[[HTTPConnection], str | None]
     """The name of the logged in visitor of a request."""
-    bodies: Bodies
-    files: Files
     sessions: Sessions
-    upload_bytes: int
-    stored_bytes: int
+    limits: ServiceLimits
+    storage: Storage
     traffic: Traffic
     mcp: bool
     proxied: bool = False
     """Whether proxies are known; else the first request through one is logged."""
-    _requests: Slots = field(default_factory=lambda: Slots(MAX_REQUESTS), init=False)
+
+    def __post_init__(self) -> None:
+        self._requests = Slots(MAX_REQUESTS)
+        size = self.limits.upload_bytes
+        self._bodies = Bodies(max(self.limits.queue * size, 2 * upload_limit(size)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or hand it on."""
@@ -105,25 +105,31 @@ class Guard:
         if scope["type"] != "http":  # no web socket is used, and browsers open them without asking
             await send({"type": "websocket.close", "code": 1008})
             return
-        path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
 
         async def send_own(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.origins.own_headers(message, scope)
             await send(message)
 
-        try:
-            self.origins.check(scope, path)
-            check_path(path)
-            await self._counted(path, scope, receive, send_own)
-        except RefusedToolCall as refused:
-            await refused.response()(scope, receive, send_own)
-        except ServiceError as error:
-            await self.replies.refusal(path, error)(scope, receive, send_own)
+        await self.replies.pass_on(self._counted, scope, receive, send_own)
 
-    async def _counted(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request unless its visitor has too many already. Raises Busy."""
-        request = HTTPConnection(scope)
+    async def forget_for_ever(self) -> None:
+        """Drop what visitors left in memory."""
+        before = self._bodies.received
+        while True:
+            await asyncio.sleep(_FORGET_SECONDS)
+            self.sessions.forget_old()
+            # A call that fails leaves its values in a cycle with its stack. Python collects by number of objects, and
+            # a few hundred of these hold hundreds of megabytes.
+            if self._bodies.received - before > _GARBAGE_BYTES:
+                before = self._bodies.received
+                gc.collect()
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request unless it comes from elsewhere, or its visitor has too many already."""
+        path, request = path_of(scope), HTTPConnection(scope)
+        self.origins.check(scope, path)
+        check_path(path)
         if not self.proxied and "x-forwarded-for" in request.headers:
             self.proxied = True
             _log.warning("requests come through a proxy, whose visitors count as one: see --trusted-proxy")
@@ -168,26 +174,23 @@ class Guard:
         await self.app(scope, receive, send)
 
     async def _posted(self, path: str, route: str, scope: Scope, receive: Receive, send: Send, *, tools: bool) -> None:
-        upload, remote = route.startswith("upload"), path.startswith("remote/")
-        limit = JSON_BYTES
-        if upload:
-            limit = upload_limit(self.upload_bytes)
-        elif remote or tools:
-            limit = self.upload_bytes if remote else tool_bytes(self.upload_bytes)
-        with self.bodies.arriving(scope[VISITOR], receive, limit, scope) as body:
+        upload, remote, size = route.startswith("upload"), path.startswith("remote/"), self.limits.upload_bytes
+        limit = upload_limit(size) if upload else size if remote else tool_bytes(size) if tools else JSON_BYTES
+        if upload or route.startswith(WORK_ROUTES):
+            self.storage.require_room()
+        with self._bodies.arriving(scope[VISITOR], receive, limit, scope) as body:
             if upload:
                 await self._upload(body, scope, send)
             elif remote:  # read there, after the password
                 await self.app(scope, body.receive, send)
             else:
-                if route.startswith(WORK_ROUTES):
-                    self._require_room()
                 whole = await body.read()
+                app = self.app
                 if tools:
-                    self._check_tool(parsed(whole), len(whole))
+                    app = self._check_tool(parsed(whole), len(whole)) or app
                 elif route:
                     self._check(route, parsed(whole), scope[VISITOR])
-                await self.app(scope, _replay(whole, body.receive), send)
+                await app(scope, _replay(whole, body.receive), send)
 
     def _check(self, route: str, value: Any, visitor: Hashable) -> None:
         """Raise ServiceError for JSON that asks for something that is not allowed."""
@@ -195,50 +198,50 @@ class Guard:
         for name in _IDENTIFIERS:
             if fields.get(name) is not None:
                 _require_identifier(name, fields[name])
-        self.files.check(value)
+        check_files(value, self.storage.folder)
         self.calls.check(route, value)
         if route.startswith(WORK_ROUTES) and isinstance(value, dict):
             self.sessions.require_room(value.get("session_hash"), visitor)
 
-    def _check_tool(self, value: Any, size: int) -> None:
-        self.traffic.received += size
+    def _check_tool(self, value: Any, size: int) -> ASGIApp | None:
+        """The reply to a refused call of a tool. Raises ServiceError for other requests that are not allowed."""
+        self.storage.received += size
         request = value if isinstance(value, dict) else {}
         parameters = request.get("params")
         arguments = parameters.get("arguments") if isinstance(parameters, dict) else None
         call = request.get("method") == "tools/call" and "id" in request
         try:
             if call:
-                self._require_room()
-            self.files.check_tool(arguments)
+                self.storage.require_room()
+            check_arguments(arguments, self.storage.folder, self.limits.upload_bytes)
         except ServiceError as error:
             if not call:
                 raise
-            raise RefusedToolCall(request["id"], error) from None
+            return refused_tool_call(request["id"], error)
+        return None
 
     async def _upload(self, body: Body, scope: Scope, send: Send) -> None:
         """Pass an upload on as it arrives. Raises the ServiceError that ends it."""
-        self._require_room()
+        ended: ServiceError | None = None
 
         async def receive() -> Message:
+            nonlocal ended
             try:
                 message = await body.receive()
             except ServiceError as error:
+                ended = error
                 raise UploadAborted(str(error)) from None
             data = message.get("body", b"")
-            self.traffic.received += len(data) + _FILE_BYTES * data.count(b"filename=")
+            self.storage.received += len(data) + _FILE_BYTES * data.count(b"filename=")
             return message
 
         async def send_whole(message: Message) -> None:
-            if body.error is None:
+            if ended is None:
                 await send(message)
 
         await self.app(scope, receive, send_whole)
-        if body.error is not None:
-            raise body.error
-
-    def _require_room(self) -> None:
-        if self.traffic.stored > self.stored_bytes:
-            raise Busy("the server's space for uploads and results is full: try again later")
+        if ended is not None:
+            raise ended
 
 
 def upload_limit(upload_bytes: int) -> int:

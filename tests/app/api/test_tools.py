@@ -19,7 +19,7 @@ from latent_ae.app.launch import Running, launch
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.accounts import Accounts
 from latent_ae.app.perimeter.guard import tool_bytes
-from latent_ae.app.temporary import files_under
+from latent_ae.app.storage import files_under
 from latent_ae.cli import serve as app
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec

@@ -16,7 +16,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import error_replies
 from latent_ae.app.perimeter.content import parsed
-from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.service import Service
 from tests.app.perimeter.test_access import routes
@@ -389,7 +388,6 @@ def test_an_error_that_is_typed_already_stays(server: str) -> None:
     answer = httpx.post(f"{server}remote/decode/nobody", params={"shape": [1, 4, 1, 1], "dtype": "float32"})
     assert answer.json().keys() == {"error", "message"}
     assert (answer.status_code, told(answer)) == (404, "unknown_model")
-    assert Replies().refusal("x", BadRequest("no such thing")).status_code == 400
 
 
 def test_the_docs_name_every_code_with_its_status() -> None:

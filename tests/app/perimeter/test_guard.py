@@ -15,12 +15,13 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from latent_ae.app.perimeter import guard
 from latent_ae.app.perimeter.access import Origins
-from latent_ae.app.perimeter.bodies import Bodies
-from latent_ae.app.perimeter.content import Calls, Files
+from latent_ae.app.perimeter.content import Calls
 from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.app.perimeter.guard import Guard, Traffic
-from latent_ae.app.temporary import files_under
+from latent_ae.app.storage import Storage, files_under
+from latent_ae.service.limits import ServiceLimits
 from tests.app.pictures import pixels, png, written
 
 SECRET = "canary-3f1c"
@@ -112,7 +113,7 @@ def test_gradio_itself_refuses_what_was_not_uploaded(
     server: str, gradio_folder: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind the guard stands Gradio's own check, which is off in an app that is mounted instead of launched."""
-    monkeypatch.setattr(Files, "check", lambda *_: None)
+    monkeypatch.setattr(guard, "check_files", lambda *_: None)
     before = contents(gradio_folder)
     for function in functions(server):
         for form in ("as an upload", "as a stream"):
@@ -224,21 +225,19 @@ def test_tools_give_no_addresses_either(tmp_path: Path) -> None:
         await PlainTextResponse((await receive())["body"])(scope, receive, send)
 
     async def post(params: dict[str, Any]) -> tuple[int, Any]:
-        guard = Guard(
+        guarded = Guard(
             behind,
             origins=Origins(),
             calls=Calls(gr.Blocks(), Replies()),
             replies=Replies(),
             user=lambda _: None,
-            bodies=Bodies(100 * UPLOAD_BYTES),
-            files=Files(tmp_path, upload_bytes=UPLOAD_BYTES),
             sessions=None,
-            upload_bytes=UPLOAD_BYTES,
-            stored_bytes=UPLOAD_BYTES,
+            limits=ServiceLimits(upload_bytes=UPLOAD_BYTES),
+            storage=Storage(tmp_path, max_bytes=UPLOAD_BYTES, keep_seconds=60, spared_seconds=0),
             traffic=Traffic(),
             mcp=True,
         )
-        transport = httpx.ASGITransport(guard)
+        transport = httpx.ASGITransport(guarded)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             request = {"id": 3, "method": "tools/call", "params": params}
             answer = await client.post("/gradio_api/mcp/", json=request)

@@ -1,5 +1,6 @@
 """What lies on the server's disk: no more than was allowed, and gone when it is old."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from latent_ae.app import cleanup
 from latent_ae.app import launch as launching
+from latent_ae.app import storage
 from latent_ae.app.launch import Running
 from latent_ae.app.options import ServerOptions
+from latent_ae.service.errors import Busy
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels, load_service
@@ -65,7 +67,7 @@ def test_results_count_among_what_is_stored(tiny_models: TinyModels, gradio_fold
 def test_the_oldest_results_make_room(
     tiny_models: TinyModels, gradio_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cleanup, "_FULL_SECONDS", 0.05)
+    monkeypatch.setattr(storage, "_FULL_SECONDS", 0.05)
     own = contents(gradio_folder)
     running = limited(tiny_models, own, deadline=0.5)
     try:
@@ -123,3 +125,60 @@ def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder
         assert not set().union(*demo.temp_file_sets) - own
     finally:
         running.demo.close(verbose=False)
+
+
+def test_the_private_folder_is_gone_afterwards_even_after_an_error() -> None:
+    folders = []
+
+    def fail() -> None:
+        with storage.private_folder() as folder:
+            folders.append(folder)
+            assert folder.stat().st_mode & 0o777 == 0o700
+            storage.put(folder, "a.png", b"x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not folders[0].exists()
+
+
+def test_a_sweep_takes_old_files_and_counts_the_others(tmp_path: Path) -> None:
+    own = storage.put(tmp_path, "own.png", b"12")
+    kept = {"max_bytes": 100, "spared_seconds": 0}
+    young, aged = (storage.Storage(tmp_path, keep_seconds=seconds, **kept) for seconds in (60, 0.4))
+    old = storage.put(tmp_path, "old.png", b"345")
+    assert (young.stored, asyncio.run(young.sweep()), young.stored) == (3, set(), 5)
+    time.sleep(0.5)
+    assert (asyncio.run(aged.sweep()), aged.stored) == ({str(old)}, 2)
+    assert old.parent.exists()  # it was filled just now, and another file may be on its way
+    time.sleep(0.5)
+    asyncio.run(aged.sweep())
+    assert [own.exists(), old.parent.exists()] == [True, False]
+
+
+def test_where_space_is_short_a_sweep_takes_the_oldest_that_nobody_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [storage.put(tmp_path, "own", b"12345")]
+    roomy, full = (
+        storage.Storage(tmp_path, max_bytes=most, keep_seconds=60, spared_seconds=spared)
+        for most, spared in ((16, 10), (0, 10))
+    )
+    for name in ("oldest", "older", "new"):
+        time.sleep(0.02)
+        files.append(storage.put(tmp_path, name, b"12345"))
+    # Ten seconds later than the last but one was written, a moment before the last is as old.
+    now = (files[2].stat().st_ctime + files[3].stat().st_ctime) / 2 + 10
+    monkeypatch.setattr(storage.time, "time", lambda: now)
+    assert (asyncio.run(roomy.sweep()), roomy.stored) == ({str(files[1])}, 15)
+    assert (asyncio.run(full.sweep()), full.stored) == ({str(files[2])}, 10)
+    assert [file.exists() for file in files] == [True, False, False, True]
+    full.received += 1
+    with pytest.raises(Busy, match="space for uploads and results is full"):
+        full.require_room()
+
+
+def test_two_files_of_one_name_and_content_lie_apart(tmp_path: Path) -> None:
+    first, second = storage.put(tmp_path, "../a.png", b"x"), storage.put(tmp_path, "../a.png", b"x")
+    assert first != second
+    assert first.parent.parent == second.parent.parent == tmp_path
