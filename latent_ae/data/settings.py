@@ -97,7 +97,7 @@ class ValuesConfig(Section):
         idle = [name for name in ("gamma", "bands", "unit") if getattr(self, name) != fields[name].default]
         if idle and not given:
             raise ValueError(
-                f"{' and '.join('data.' + name for name in idle)} takes effect only where images are read as numbers: "
+                f"{' and '.join('data.' + name for name in idle)} take effect only where images are read as numbers: "
                 "give data.value_range, data.percentiles or data.window"
             )
         if self.per_channel and self.percentiles is None:

@@ -89,7 +89,7 @@ class PixelFormat:
     @property
     def is_default(self) -> bool:
         """Whether these are grey or RGB pictures, which need no file to tell."""
-        return self == PixelFormat(self.channels) and self.channels in (1, 3)
+        return self.channels in (1, 3) and self == PixelFormat(self.channels)
 
     @property
     def shown(self) -> tuple[int, ...]:

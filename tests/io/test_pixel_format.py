@@ -44,6 +44,8 @@ def test_pictures_are_what_they_were() -> None:
     levels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     form = PixelFormat.picture(3)
     assert form.is_default
+    assert not PixelFormat.picture(4).is_default
+    assert not PixelFormat(5, numbers=True).is_default
     assert torch.equal(form.to_tensor(levels), to_tensor(levels))
     assert np.array_equal(form.from_tensor(to_tensor(levels)), levels)
     assert np.array_equal(form.preview(levels), levels)
