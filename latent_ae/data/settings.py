@@ -3,26 +3,41 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from latent_ae.config.section import CountOrNone, Positive, Section, Share
 from latent_ae.data.source import SourceParts
+from latent_ae.data.transforms import SMALLEST_SIDE_PIXELS, Size
 from latent_ae.io.pixel_format import MAX_CHANNELS, Range
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
+def _resolution(value: object) -> int | Size:
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    try:
+        sides = [int(str(side)) for side in given]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < SMALLEST_SIDE_PIXELS:
+        raise ValueError(
+            f"data.resolution takes the side of a square, or height and width, of at least {SMALLEST_SIDE_PIXELS} "
+            f"pixels, got {' '.join(map(str, given))}"
+        )
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
 class TrainingCropConfig(Section):
     """How training crops are made; no effect on evaluation, encoding and export."""
 
-    resolution: Annotated[int, Field(ge=8)] = 32
-    """side of the square training crop in pixels; a multiple of the model's factor"""
+    resolution: Annotated[int | Size, BeforeValidator(_resolution)] = 32
+    """side of the square training crop in pixels, or height and width; multiples of the model's factor"""
     crop: Literal["random", "center"] = "center"
     """position of the training crop"""
     scale: tuple[Positive, Positive] | None = None
-    """random crop: take a square of resolution times U(low, high) pixels and resize it to the resolution. Without it
-    an image is resized so that its shorter side is the resolution (center), or is cropped at its own size (random)"""
+    """random crop: take a part of resolution times U(low, high) pixels and resize it to the resolution. Without it the
+    largest centred part of that shape is resized (center), or a part is cropped at its own size (random)"""
     flip: bool = False
     """mirror half of the training crops left to right"""
     color_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -31,11 +46,16 @@ class TrainingCropConfig(Section):
     """the run ends once more than this share of the training images is unusable; unless it is 0, 3 unusable images are
     always allowed, or a tenth of a data set of fewer than 30"""
     buckets: bool = False
-    """keep the images' aspect ratios: each global batch has one of several sizes of about resolution^2 pixels"""
+    """keep the images' aspect ratios: each global batch has one of several sizes of about the resolution's area"""
     bucket_multiple: Annotated[int, Field(ge=8)] = 64
     """buckets: sides are multiples of this many pixels"""
     bucket_max_aspect: Annotated[float, Field(gt=1)] = 2.0
     """buckets: longest side over shortest"""
+
+    @property
+    def crop_size(self) -> Size:
+        """Height and width of a training crop."""
+        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
 
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:

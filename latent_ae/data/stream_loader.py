@@ -1,11 +1,11 @@
 """Training batches from streams, and the state to resume from.
 
-    Shards -> S ImageStreams -> transforms -> worker's part of a step -> Batch [b, C, R, R]
+    Shards -> S ImageStreams -> transforms -> worker's part of a step -> Batch [b, C, H, W]
 
 A global batch of B images takes B / S from each stream, stream s those with the indices s * B / S and up. So batches
 do not depend on the numbers of processes, micro-batches and workers, and a run may resume with other numbers.
 
-B b: batch; C: channels; R: resolution; S: streams.
+B b: batch; C H W: channels, height and width; S: streams.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from latent_ae.data.order.stream import ImageStream, Position, StreamShare
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.shards import Shards, StoredImage
-from latent_ae.data.transforms import TrainingCrop
+from latent_ae.data.transforms import Size, TrainingCrop
 from latent_ae.randomness import numpy_generator
 
 
@@ -29,11 +29,11 @@ class StreamSamples:
     """The samples of a run from its streams; each crop is a pure function of (seed, number)."""
 
     def __init__(
-        self, shards: Shards, crop: TrainingCrop, *, resolution: int, seed: int, streams: int, shuffle_block: int
+        self, shards: Shards, crop: TrainingCrop, *, size: Size, seed: int, streams: int, shuffle_block: int
     ) -> None:
-        """`streams` is their number, `shuffle_block` the images per block, `resolution` the side of crops in pixels."""
+        """`streams` is their number, `shuffle_block` the images per block, `size` that of the crops."""
         self.shards, self.streams, self.shuffle_block = shards, streams, shuffle_block
-        self._crop, self._size, self._seed = crop, (resolution, resolution), seed
+        self._crop, self._size, self._seed = crop, size, seed
 
     def stream(self, number: int, position: Position | None = None) -> ImageStream:
         """Stream `number`, from its start or a position."""

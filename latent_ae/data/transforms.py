@@ -24,7 +24,7 @@ from latent_ae.io.image_file.opening import upright
 from latent_ae.io.pixel_format import Array, PixelFormat
 
 _LARGEST_ENLARGEMENT = 4
-_SMALLEST_SIDE_PIXELS = 8
+SMALLEST_SIDE_PIXELS = 8
 
 _BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 """modes that are converted pixel by pixel, and refused for no value"""
@@ -35,6 +35,13 @@ _LANCZOS_SUPPORT = 3
 
 Size = tuple[int, int]
 """height, width in pixels"""
+
+
+def size_text(size: Size) -> str:
+    """A size as data.resolution gives it: the side of a square, or HxW."""
+    return "x".join(map(str, dict.fromkeys(size)))
+
+
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels"""
 
@@ -170,7 +177,7 @@ def _largest_part(image: Image.Image | Array, size: Size, generator: np.random.G
     whole_width, whole_height = _extent(image)
     part_width = min(whole_width, max(1, round(whole_height * width / height)))
     part_height = min(whole_height, max(1, round(whole_width * height / width)))
-    if part_width * _LARGEST_ENLARGEMENT < width or min(whole_width, whole_height) < _SMALLEST_SIDE_PIXELS:
+    if part_width * _LARGEST_ENLARGEMENT < width or min(whole_width, whole_height) < SMALLEST_SIDE_PIXELS:
         raise BrokenImage(
             f"too small: got {whole_width}x{whole_height}, need 8 pixels a side and a quarter of {width}x{height}"
         )

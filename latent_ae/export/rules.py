@@ -20,7 +20,7 @@ class Facts:
     """
 
     def __init__(self, model: "Autoencoder") -> None:
-        from latent_ae.models.autoencoder import class_name, factor_of, latent_shape
+        from latent_ae.models.autoencoder import class_name, factor_of, latent_channels
 
         config = model.config
         self.is_kl = class_name(model) == "AutoencoderKL"
@@ -31,7 +31,7 @@ class Facts:
         self.groups = int(config["norm_num_groups"])
         self.activation = str(config["act_fn"])
         self.factor = factor_of(model)
-        self.latent_channels = latent_shape(model, self.factor)[0]
+        self.latent_channels = latent_channels(model)
         self.down_attention = tuple("Attn" in kind for kind in config["down_block_types"])
         self.up_attention = tuple("Attn" in kind for kind in reversed(config["up_block_types"]))
         self.level_attention = any((*self.down_attention, *self.up_attention))

@@ -21,7 +21,7 @@ from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.tiling import Seam, Tiling
 from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents
-from latent_ae.models import Autoencoder, factor_of, latent_shape, load_autoencoder, pad_to_factor
+from latent_ae.models import Autoencoder, factor_of, latent_channels, load_autoencoder, pad_to_factor
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
 from latent_ae.models.posterior import sample_posterior, split_moments
@@ -81,7 +81,7 @@ class Codec:
         self.codebook = Codebook(model.quantize.embedding) if isinstance(model, VQModel) else None
         self.is_vq = self.codebook is not None
         self.codebook_size = self.codebook.size if self.codebook else None
-        self.latent_channels = latent_shape(model, self.factor)[0]
+        self.latent_channels = latent_channels(model)
         self.scaling_factor: float | None = model.config.get("scaling_factor")
         self.shift_factor: float | None = model.config.get("shift_factor")
         self.tile = tile

@@ -51,14 +51,14 @@ def interpolation(codec: Codec, a: Latents, b: Latents, *, steps: int, spherical
 
 
 def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, size: int | None) -> list[Pixels]:
-    """`count` square images of random latents.
+    """`count` images of random latents.
 
     Args:
         codec: of the model.
         count: of images.
         seed: of the draws.
         temperature: standard deviation of what is drawn, 1 if None. A codebook's codes are drawn evenly and have none.
-        size: of a side in pixels; that of the images that the model says it was trained on if None.
+        size: of a side in pixels; height and width of the images that the model says it was trained on if None.
 
     Raises UserError for a size that the latents cannot have.
     """
@@ -66,12 +66,15 @@ def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, siz
         raise UserError(f"--temperature {temperature:g}: {codec.name} has codes, which are drawn evenly: leave it out")
     if size is None:
         trained = codec.model.config.get("sample_size") or 0
-        size = max(1, math.ceil(int(trained if isinstance(trained, int) else trained[0]) / codec.factor)) * codec.factor
-    if size % codec.factor:
+        sides = (trained, trained) if isinstance(trained, int) else trained
+        height, width = (max(1, math.ceil(side / codec.factor)) * codec.factor for side in sides)
+    elif size % codec.factor:
         nearest = max(1, round(size / codec.factor)) * codec.factor
         raise UserError(f"--size {size} is not a multiple of the model's factor {codec.factor}: take {nearest}")
+    else:
+        height = width = size
     temperature = 1.0 if temperature is None else temperature
-    return _decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=size, width=size))
+    return _decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=height, width=width))
 
 
 def draws_of_prior(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.inference.fused import fuse
-from latent_ae.models import Autoencoder, factor_of, latent_shape
+from latent_ae.models import Autoencoder, latent_channels
 
 _DTYPES = {
     "exact": torch.float32,
@@ -27,7 +27,7 @@ class EncoderSide(nn.Module):
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
-        self.channels = latent_shape(model, factor_of(model))[0]
+        self.channels = latent_channels(model)
         """c: the first half of the moments is the mean"""
         self.encoder = model.encoder
         self.quant_conv = model.quant_conv

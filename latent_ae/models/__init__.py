@@ -5,12 +5,14 @@ Every entry of PRESETS is a set of arguments of stock `diffusers.AutoencoderKL` 
 n levels make a factor of 2**(n-1) between pixels and latents.
 """
 
+from collections.abc import Iterable
+
 import torch
 from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import ModelConfig
 from latent_ae.io.pixel_format import MAX_CHANNELS
-from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_shape, pad_to_factor
+from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_channels, latent_shape, pad_to_factor
 from latent_ae.models.bottlenecks import BOTTLENECKS, BottleneckConfig
 from latent_ae.models.bottlenecks.kl import KLConfig
 from latent_ae.models.errors import ModelError
@@ -22,6 +24,7 @@ __all__ = [
     "Autoencoder",
     "build_autoencoder",
     "factor_of",
+    "latent_channels",
     "latent_shape",
     "load_autoencoder",
     "pad_to_factor",
@@ -61,28 +64,35 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def build_autoencoder(
-    config: ModelConfig, bottleneck: BottleneckConfig | None = None, *, seed: int, resolution: int
+    config: ModelConfig, bottleneck: BottleneckConfig | None = None, *, seed: int, resolution: int | tuple[int, int]
 ) -> Autoencoder:
     """The stock autoencoder a config asks for, with weights that follow from `seed` or come from `init_from`.
 
     `bottleneck` decides between AutoencoderKL (the default) and VQModel, and gives the size of the codebook.
-    `resolution` is the side of a training image in pixels; diffusers records it as `sample_size`.
+    `resolution` is the size of a training image, or its side; diffusers records it as `sample_size`.
     Raises ModelError naming what does not fit.
     """
     bottleneck = bottleneck or KLConfig()
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
     if config.init_from is not None:
         model = load_autoencoder(config.init_from, norm_num_groups=config.norm_num_groups)
         _check_class(model, bottleneck, config.init_from)
     else:
-        model = _from_preset(config, bottleneck, seed=seed, resolution=resolution)
+        model = _from_preset(config, bottleneck, seed=seed, size=size)
     if (channels := model.config["in_channels"]) > MAX_CHANNELS:
         raise ModelError(f"the model takes images of {channels} channels; up to {MAX_CHANNELS} can be trained")
-    if resolution % factor_of(model):
+    factor = factor_of(model)
+    if any(side % factor for side in size):
+        nearest = (max(1, round(side / factor)) * factor for side in size)
         raise ModelError(
-            f"data.resolution {resolution} is not a multiple of the model's factor {factor_of(model)}: "
-            f"take {max(1, round(resolution / factor_of(model))) * factor_of(model)}"
+            f"data.resolution {_shown(size)} is not a multiple of the model's factor {factor}: take {_shown(nearest)}"
         )
     return model
+
+
+def _shown(size: Iterable[int]) -> str:
+    """The side of a square, or HxW."""
+    return "x".join(map(str, dict.fromkeys(size)))
 
 
 def _check_class(model: Autoencoder, bottleneck: BottleneckConfig, name: str) -> None:
@@ -96,7 +106,7 @@ def _check_class(model: Autoencoder, bottleneck: BottleneckConfig, name: str) ->
         )
 
 
-def _from_preset(config: ModelConfig, bottleneck: BottleneckConfig, *, seed: int, resolution: int) -> Autoencoder:
+def _from_preset(config: ModelConfig, bottleneck: BottleneckConfig, *, seed: int, size: tuple[int, int]) -> Autoencoder:
     if config.preset not in PRESETS:
         raise ModelError(f"unknown model.preset {config.preset!r}; there are {', '.join(sorted(PRESETS))}")
     arguments = {**PRESETS[config.preset], **config.architecture_changes()}
@@ -114,7 +124,7 @@ def _from_preset(config: ModelConfig, bottleneck: BottleneckConfig, *, seed: int
     arguments |= {
         "down_block_types": ("DownEncoderBlock2D",) * len(widths),
         "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "sample_size": resolution,
+        "sample_size": size[0] if size[0] == size[1] else size,
         # Diffusers' default is Stable Diffusion's number; ours is measured at the end of a run.
         "scaling_factor": 1.0,
     }

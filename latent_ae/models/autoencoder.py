@@ -23,10 +23,14 @@ def factor_of(model: Autoencoder) -> int:
     return int(2 ** (len(model.config["block_out_channels"]) - 1))
 
 
-def latent_shape(model: Autoencoder, resolution: int) -> tuple[int, int, int]:
-    """(c, h, w) of the latents of a square image; a VQModel's have as many channels as the vectors of its codebook."""
-    side = resolution // factor_of(model)
-    return (model.config.get("vq_embed_dim") or model.config["latent_channels"], side, side)
+def latent_channels(model: Autoencoder) -> int:
+    """Of the latents; a VQModel's have as many as the vectors of its codebook."""
+    return int(model.config.get("vq_embed_dim") or model.config["latent_channels"])
+
+
+def latent_shape(model: Autoencoder, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(c, h, w) of the latents of an image of `size` (H, W)."""
+    return latent_channels(model), size[0] // factor_of(model), size[1] // factor_of(model)
 
 
 def pad_to_factor(pixels: Tensor, factor: int) -> Tensor:

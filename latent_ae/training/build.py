@@ -13,7 +13,7 @@ from latent_ae.data.values import pixel_format
 from latent_ae.errors import UserError
 from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
 from latent_ae.io.pixel_format import PixelFormat
-from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_shape
+from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_channels
 from latent_ae.models.bottlenecks import Bottleneck
 from latent_ae.models.discriminator import PatchDiscriminator, load_discriminator, minimum_side
 from latent_ae.models.linear_start import linear_start, set_start_logvar
@@ -126,7 +126,7 @@ def build_draws(model: TrainableAutoencoder, config: RunConfig) -> Draws:
     """The run's random numbers."""
     return Draws(
         seed=config.seed,
-        latent_channels=latent_shape(model.autoencoder, config.data.resolution)[0],
+        latent_channels=latent_channels(model.autoencoder),
         factor=factor_of(model.autoencoder),
         noise_shape=model.bottleneck.noise_shape,
         latent_noise=config.loss.latent_noise,
@@ -187,12 +187,12 @@ def build_adversary(autoencoder: Autoencoder, config: RunConfig) -> Adversary | 
 
 
 def _check_sides(config: RunConfig, autoencoder: Autoencoder, *, what: str, least: int, remedy: str) -> None:
-    """Raises UserError if what sees the images needs larger ones than this run may bring it, at whatever update."""
-    data, side = config.data, config.data.resolution
+    """Raises UserError if what sees the images needs longer sides than this run may bring it, at whatever update."""
+    data, side = config.data, min(config.data.crop_size)
     if side < least:
         raise UserError(f"{what} needs a data.resolution of at least {least}, got {side}: {remedy}")
     if data.buckets:
-        sizes = bucket_sizes(side, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
+        sizes = bucket_sizes(data.crop_size, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
         side = min(min(size) for size in sizes)
     if config.loss.equivariance_share:
         side = smallest_side(side, factor_of(autoencoder))

@@ -67,7 +67,7 @@ class TrainingData:
         self._loader_from(0)  # a batch that cannot be shared out is refused here, before the run writes anything
 
     def crops(self, count: int) -> Tensor:
-        """Square training crops [count, C, R, R] to look at before the first step."""
+        """Training crops [count, C, H, W] to look at before the first step."""
         return torch.stack([self._cropped[number].pixels for number in range(count)])
 
     def updates(self, first_step: int) -> Iterator[list[Batch]]:
@@ -105,13 +105,13 @@ class TrainingData:
 
 
 def training_samples(source: ImageSource, config: DataConfig, pixels: PixelFormat, *, seed: int) -> TrainingSamples:
-    """Endless square training crops, each a pure function of the seed and its number.
+    """Endless training crops of one size, each a pure function of the seed and its number.
 
     With buckets they are to look at alone, and centred: at their own size, images that a bucket takes may be too small.
     """
     crop = _crop(config, pixels)
     crop = replace(crop, crop="center") if config.buckets else crop
-    return TrainingSamples(source, EpochOrder(source, seed, config.resolution), crop, seed=seed)
+    return TrainingSamples(source, EpochOrder(source, seed, config.crop_size), crop, seed=seed)
 
 
 def _crop(config: DataConfig, pixels: PixelFormat) -> TrainingCrop:
@@ -131,7 +131,7 @@ def _stream_samples(parts: StreamParts, config: RunConfig, pixels: PixelFormat) 
     return StreamSamples(
         parts.stream,
         _crop(data, pixels),
-        resolution=data.resolution,
+        size=data.crop_size,
         seed=config.seed,
         streams=parts.streams,
         shuffle_block=parts.shuffle_block,
@@ -144,7 +144,7 @@ def _bucket_samples(
     data, batch_size = config.data, config.train.batch_size
     if data.bucket_multiple % factor:
         raise UserError(f"data.bucket_multiple {data.bucket_multiple} is not a multiple of the model's factor {factor}")
-    sizes = bucket_sizes(data.resolution, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
+    sizes = bucket_sizes(data.crop_size, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
     buckets = assign_buckets(source, sizes, batch_size=batch_size)
     order = BucketOrder(buckets, seed=config.seed, batch_size=batch_size)
     return TrainingSamples(source, order, _crop(data, pixels), seed=config.seed), buckets.bad

@@ -11,13 +11,14 @@ from latent_ae.training.settings import RunConfig
 
 def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder, pixels: PixelFormat) -> str:
     """The run in a few lines: sizes, data, and what the weight of its latents' cost means elsewhere."""
-    channels, side = autoencoder.config["in_channels"], config.data.resolution
-    shape = latent_shape(autoencoder, side)
+    channels, (height, width) = autoencoder.config["in_channels"], config.data.crop_size
+    shape = latent_shape(autoencoder, (height, width))
     every = sum(parameter.numel() for parameter in autoencoder.parameters())
     learning = sum(parameter.numel() for parameter in autoencoder.parameters() if parameter.requires_grad)
     frozen = f" ({learning:,} of them learn)" if learning < every else ""
     lines = [
-        f"{config.name}: {every:,} parameters{frozen}, {channels}x{side}x{side} -> {'x'.join(map(str, shape))} latents",
+        f"{config.name}: {every:,} parameters{frozen}, {channels}x{height}x{width} -> {'x'.join(map(str, shape))} "
+        "latents",
         f"data: {config.data.source}, {_amount(parts)}",
     ]
     if not pixels.is_default:
@@ -26,14 +27,14 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         lines.append(f"latents: those of {config.model.init_from}, whose encoder is frozen; their scale is kept")
     elif (warning := unstated_scaling(config)) is not None:
         lines.append(f"warning: {warning}")
-    if (conventions := config.loss.conventions(channels * side * side, math.prod(shape))) is not None:
+    if (conventions := config.loss.conventions(channels * height * width, math.prod(shape))) is not None:
         lines.append(conventions)
     if (codes := autoencoder.config.get("num_vq_embeddings")) is not None:
         positions = shape[1] * shape[2]
         bits = positions * math.log2(codes)
         lines.append(
             f"codebook: {config.bottleneck.kind}, {codes:,} codes of {shape[0]} channels, {positions} an image: "
-            f"{bits:g} bits, {bits / side**2:.3g} bits per pixel"
+            f"{bits:g} bits, {bits / (height * width):.3g} bits per pixel"
         )
     return "\n".join(lines)
 

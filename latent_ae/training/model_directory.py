@@ -96,7 +96,7 @@ def draw_pictures(
     pictures = {} if reconstructions is None else {"reconstructions": reconstructions}
     low, high = PRIOR_STD_RANGE
     if statistics.has_posterior and low <= statistics.to_dict()["sample"]["std"] <= high:
-        size = heldout.config.data.resolution
+        size = heldout.config.data.crop_size
         pictures["draws"] = folder / "draws.png"
         save_png(pictures["draws"], prior_draws(model, heldout.pixels, size=size, count=64, seed=heldout.config.seed))
     # Between two codes there is nothing: a line between codes jumps from one to another.

@@ -180,7 +180,7 @@ def reconstruction_grid(
 
 
 def prior_draws(
-    model: Autoencoder, pixels: PixelFormat, *, size: int, count: int, seed: int, columns: int = 16
+    model: Autoencoder, pixels: PixelFormat, *, size: tuple[int, int], count: int, seed: int, columns: int = 16
 ) -> Pixels:
     """Decoded draws of raw latents from N(0, 1), the prior that the KL term pulls the posterior to."""
     shape = latent_shape(model, size)

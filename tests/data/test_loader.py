@@ -25,7 +25,7 @@ def source(size: int = 11, bad: tuple[int, ...] = ()) -> ListSource:
 
 
 def samples(images: ListSource, seed: int = 5) -> TrainingSamples:
-    return TrainingSamples(images, EpochOrder(images, seed, 8), CROP, seed=seed)
+    return TrainingSamples(images, EpochOrder(images, seed, (8, 8)), CROP, seed=seed)
 
 
 def batches(images: ListSource, **changes: Any) -> list[Any]:
@@ -62,7 +62,7 @@ def test_bad_images_are_reported_and_replaced_as_the_number_says() -> None:
     for number in range(22):
         tried = [index_of(5, number, 11)]
         while tried[-1] in BAD:
-            tried.append(EpochOrder(range(11), 5, 8).replacement(number, len(tried) - 1))
+            tried.append(EpochOrder(range(11), 5, (8, 8)).replacement(number, len(tried) - 1))
         sample = dataset[number]
         assert sample.sample_id == f"list/{tried[-1]}"
         assert sample.bad == [(f"list/{index}", f"bad {index}") for index in tried[:-1]]

@@ -26,7 +26,7 @@ SIZES = [9, 2, 14, 5, 7]  # 37 images
 
 def samples(folder: Path, seed: int = 5, streams: int = 4, block: int = 3) -> StreamSamples:
     shards = StreamConfig(path=str(folder), heldout_share=1e-9, collected_images=1).open().stream
-    return StreamSamples(shards, CROP, resolution=8, seed=seed, streams=streams, shuffle_block=block)
+    return StreamSamples(shards, CROP, size=(8, 8), seed=seed, streams=streams, shuffle_block=block)
 
 
 def loader(images: StreamSamples, **changes: Any) -> StreamLoader:

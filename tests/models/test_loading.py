@@ -324,10 +324,10 @@ def test_what_holds_for_either_class() -> None:
     assert [factor_of(build()) for build in BUILDERS.values()] == [2, 2]
     pixels = torch.zeros(1, 3, 16, 16)
     with torch.no_grad():
-        assert latent_shape(gaussian(), 16) == gaussian().encode(pixels).latent_dist.mode().shape[1:] == (2, 8, 8)
+        assert latent_shape(gaussian(), (16, 16)) == gaussian().encode(pixels).latent_dist.mode().shape[1:] == (2, 8, 8)
         for width, channels in ((6, 6), (None, 3)):
             model = quantised(vq_embed_dim=width)
-            assert latent_shape(model, 16) == model.encode(pixels).latents.shape[1:] == (channels, 8, 8)
+            assert latent_shape(model, (16, 16)) == model.encode(pixels).latents.shape[1:] == (channels, 8, 8)
 
 
 def test_padding_repeats_the_edge_at_the_bottom_and_right() -> None:

@@ -22,7 +22,7 @@ def test_sd_is_the_exact_architecture_of_stable_diffusion() -> None:
     with torch.device("meta"):
         model = build_autoencoder(ModelConfig(preset="sd"), seed=0, resolution=256)
     assert sum(parameter.numel() for parameter in model.parameters()) == 83_653_863
-    assert latent_shape(model, 256) == (4, 32, 32)
+    assert latent_shape(model, (256, 192)) == (4, 32, 24)
 
 
 def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone() -> None:
@@ -77,11 +77,14 @@ def test_init_from_with_missing_weights_is_refused(tmp_path) -> None:
     [
         (ModelConfig(preset="nothing"), 16, "unknown model.preset 'nothing'; there are digits"),
         (ModelConfig(preset="tiny"), 17, "data.resolution 17 is not a multiple of the model's factor 2"),
+        (ModelConfig(preset="tiny"), (16, 31), "data.resolution 16x31 is not a multiple .* factor 2: take 16x32"),
         (ModelConfig(preset="tiny", norm_num_groups=5), 16, "model.norm_num_groups 5 must divide every width"),
         (ModelConfig(preset=None, init_from="nowhere/at-all"), 16, "cannot load an autoencoder from nowhere/at-all"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(config: ModelConfig, resolution: int, message: str) -> None:
+def test_what_does_not_fit_is_said_in_one_line(
+    config: ModelConfig, resolution: int | tuple[int, int], message: str
+) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         build_autoencoder(config, seed=0, resolution=resolution)
     assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ VARIANTS: dict[str, list[str]] = {
         *("--adversarial.loss", "non_saturating", *SMALL_GAN, "--adversarial.adaptive", "false"),
         *("--adversarial.weight", "0.1", "--adversarial.learning_rate", "5e-4", "--loss.entropy_weight", "0.05"),
     ],
-    "fsq": [*NO_KL, "--bottleneck.kind", "fsq", "--bottleneck.levels", "5", "3"],
+    "fsq": [*NO_KL, "--bottleneck.kind", "fsq", "--bottleneck.levels", "5", "3", "--data.resolution", "8", "24"],
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 SOON_DEAD = 0.5

@@ -63,6 +63,13 @@ FSQ = ["--bottleneck.kind", "fsq", "--bottleneck.levels", "4", "4", "4", *NO_KL]
 VQ = ["--bottleneck.kind", "vq", "--bottleneck.codebook_size", "8", *NO_KL]
 
 
+@pytest.mark.parametrize("words", [["16", "32"], ["[16, 32]"]])
+def test_a_resolution_is_a_side_or_a_height_and_a_width(words: list[str]) -> None:
+    assert parse("--data.resolution", *words).data.crop_size == (16, 32)
+    assert parse("--data.resolution", "16").data.crop_size == (16, 16)
+    assert parse("--data.resolution", "16").data.resolution == 16  # as configs of before have it
+
+
 def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
     assert parse(*GUMBEL, "--bottleneck.temperature", "0.5", "0.5").bottleneck.temperature == (0.5, 0.5)
 
@@ -77,6 +84,9 @@ def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
         (["--train.steps", "1.5"], "train.steps: got '1.5'; input should be a valid integer"),
         (["--train.steps"], "train.steps: got 'true'"),
         (["--model.image_channels", "65"], "model.image_channels: got '65'; input should be less than or equal to 64"),
+        (["--data.resolution", "7"], "data.resolution takes the side of a square, or height and width, of at least 8"),
+        (["--data.resolution", "16", "x"], "of at least 8 pixels, got 16 x"),
+        (["--data.resolution", "16", "16", "16"], "of at least 8 pixels, got 16 16 16"),
         (["--data.path", "x"], "data.path has no effect with data.source digits"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         (["--loss.perceptual", "vgg", "--loss.perceptual_weight", "0"], "disagree: give both or neither"),

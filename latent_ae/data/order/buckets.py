@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import log
+from math import isqrt, log
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource, image_size
-from latent_ae.data.transforms import Size
+from latent_ae.data.transforms import Size, size_text
 from latent_ae.io.image import BrokenImage
 from latent_ae.randomness import numpy_generator
 
@@ -31,16 +31,20 @@ class SizedSource(Protocol):
         ...
 
 
-def bucket_sizes(resolution: int, *, multiple: int, max_aspect: float) -> list[Size]:
+def bucket_sizes(size: Size, *, multiple: int, max_aspect: float) -> list[Size]:
     """Sizes (H, W) with sides that are multiples of `multiple`, from the widest to the highest.
 
-    H * W is at most resolution^2, with each side as long as that allows; the longer side is at most `max_aspect` times
-    the shorter. Raises DataError if `resolution` is not a multiple of `multiple`: there would be no square.
+    H * W is at most the area of `size`, with each side as long as that allows; the longer side is at most `max_aspect`
+    times the shorter. Raises DataError if `size` has a side that is no multiple of `multiple`, or another aspect ratio
+    than is allowed: it would not be among them.
     """
-    if resolution % multiple:
-        raise DataError(f"data.resolution {resolution} must be a multiple of the buckets' {multiple}")
-    sides = range(multiple, int(resolution * max_aspect) + multiple, multiple)
-    fits = [(side, resolution**2 // side // multiple * multiple) for side in sides]
+    area, shown = size[0] * size[1], size_text(size)
+    if size[0] % multiple or size[1] % multiple:
+        raise DataError(f"data.resolution {shown} must be a multiple of the buckets' {multiple}")
+    if _aspect(*size) > max_aspect:
+        raise DataError(f"data.resolution {shown} must be within the buckets' aspect ratio of {max_aspect:g}")
+    sides = range(multiple, int(isqrt(area) * max_aspect) + multiple, multiple)
+    fits = [(side, area // side // multiple * multiple) for side in sides]
     highest = {width: height for height, width in fits if width}  # the last of each width
     return [(height, width) for width, height in highest.items() if _aspect(height, width) <= max_aspect]
 

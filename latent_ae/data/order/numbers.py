@@ -34,11 +34,11 @@ class SampleOrder(Protocol):
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Every image once in each epoch, as squares of `side` pixels."""
+    """Every image once in each epoch, at one size."""
 
     images: Sized
     seed: int
-    side: int
+    shape: Size
 
     def index(self, number: int) -> int:
         """Of the image that sample `number` shows."""
@@ -49,8 +49,8 @@ class EpochOrder:
         return int(numpy_generator(self.seed, "replacement", number, attempt).integers(len(self.images)))
 
     def size(self, number: int) -> Size:  # noqa: ARG002 - the same for every sample
-        """(side, side)."""
-        return self.side, self.side
+        """(height, width)."""
+        return self.shape
 
 
 def index_of(seed: int, number: int, size: int) -> int:

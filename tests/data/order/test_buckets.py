@@ -48,14 +48,15 @@ def members(buckets: Buckets) -> dict[tuple[int, int], list[int]]:
 
 def test_sizes_by_hand() -> None:
     # area at most 4096; 48: 85.3 -> 80; 80: 51.2 -> 48; 96 and 112 go with 32, as 128 does, which is higher
-    assert bucket_sizes(64, multiple=16, max_aspect=2) == [(48, 80), (64, 64), (80, 48)]
-    assert bucket_sizes(64, multiple=16, max_aspect=4) == [(32, 128), (48, 80), (64, 64), (80, 48), (128, 32)]
-    assert bucket_sizes(64, multiple=64, max_aspect=2) == [(64, 64)]
+    assert bucket_sizes((64, 64), multiple=16, max_aspect=2) == [(48, 80), (64, 64), (80, 48)]
+    assert bucket_sizes((64, 64), multiple=16, max_aspect=4) == [(32, 128), (48, 80), (64, 64), (80, 48), (128, 32)]
+    assert bucket_sizes((64, 64), multiple=64, max_aspect=2) == [(64, 64)]
+    assert bucket_sizes((32, 96), multiple=32, max_aspect=3) == [(32, 96), (96, 32)]
 
 
 @pytest.mark.parametrize(("resolution", "multiple"), [(256, 8), (256, 32), (512, 64), (1024, 64)])
 def test_sizes_are_maximal_multiples_within_the_area(resolution: int, multiple: int) -> None:
-    sizes = bucket_sizes(resolution, multiple=multiple, max_aspect=2)
+    sizes = bucket_sizes((resolution, resolution), multiple=multiple, max_aspect=2)
     assert (resolution, resolution) in sizes
     assert sizes == [(height, width) for width, height in reversed(sizes)]
     for height, width in sizes:
@@ -66,7 +67,7 @@ def test_sizes_are_maximal_multiples_within_the_area(resolution: int, multiple: 
 
 def test_a_resolution_without_its_square_is_refused() -> None:
     with pytest.raises(DataError, match=r"data\.resolution 100 must be a multiple of the buckets' 16"):
-        bucket_sizes(100, multiple=16, max_aspect=2)
+        bucket_sizes((100, 100), multiple=16, max_aspect=2)
 
 
 # ------------------------------------------------------------------------------------------------------ assignment

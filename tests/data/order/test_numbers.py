@@ -23,12 +23,17 @@ def test_the_order_does_not_depend_on_when_it_is_asked_for() -> None:
 def test_the_order_is_the_same_for_ever() -> None:
     # Written down once: a change here means that no run can be resumed or repeated.
     assert [index_of(0, number, 10) for number in range(12)] == [6, 5, 7, 9, 4, 1, 2, 0, 3, 8, 9, 2]
-    assert [EpochOrder(range(100), seed=0, side=8).replacement(5, attempt) for attempt in range(4)] == [78, 5, 81, 30]
+    assert [EpochOrder(range(100), seed=0, shape=(8, 8)).replacement(5, attempt) for attempt in range(4)] == [
+        78,
+        5,
+        81,
+        30,
+    ]
 
 
 def test_replacements_differ_by_attempt_and_sample() -> None:
     drawn = {
-        EpochOrder(range(10**9), seed=0, side=8).replacement(number, attempt)
+        EpochOrder(range(10**9), seed=0, shape=(8, 8)).replacement(number, attempt)
         for number in range(20)
         for attempt in range(20)
     }
