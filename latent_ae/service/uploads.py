@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from latent_ae.io.image import BrokenImage, Pixels, open_image, remarks, to_pil, to_uint8
-from latent_ae.io.image_file.opening import other_kind
+from latent_ae.io.image_file.opening import HEAD, other_kind
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
 from latent_ae.io.latent_file.header import Limits, read_header
 from latent_ae.io.latent_file.latents import LatentFileError, Latents, from_bytes
@@ -198,7 +198,7 @@ def _format(data: bytes) -> str:
     for start, name in _SIGNATURES.items():
         if data.startswith(start) and (name != "WEBP" or data[8:12] == b"WEBP"):
             return name
-    other = "a GIF" if data.startswith(b"GIF8") else other_kind(data[:264])
+    other = "a GIF" if data.startswith(b"GIF8") else other_kind(data[:HEAD])
     if other is None and data[4:8] == b"ftyp":
         other = "an AVIF"
     raise UnsupportedFormat(

@@ -21,7 +21,7 @@ SUFFIXES = frozenset(
 )
 """File name endings, in lower case, of the files in FORMATS."""
 
-HEAD = 264
+HEAD = 352
 """bytes at the start of a file that tell which kind it is"""
 _OTHERS = (
     (0, b"8BPS", "a PSD"),
@@ -53,7 +53,7 @@ _OTHERS = (
 
 
 def other_kind(head: bytes) -> str | None:
-    """What a file is that is none of FORMATS, by its first 264 bytes: "a HEIC"; None if that is not known."""
+    """What a file is that is none of FORMATS, by its first bytes (HEAD): "a HEIC"; None if that is not known."""
     return next((name for place, start, name in _OTHERS if head[place:].startswith(start)), None)
 
 

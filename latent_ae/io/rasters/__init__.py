@@ -15,8 +15,12 @@ from PIL import Image
 
 from latent_ae.errors import BrokenImage
 from latent_ae.io.image_file.opening import HEAD, broken_image_errors, reading
+from latent_ae.io.rasters.dicom import DicomFile
+from latent_ae.io.rasters.exr import ExrFile
+from latent_ae.io.rasters.nifti import NiftiFile
 from latent_ae.io.rasters.numpy_file import NumpyFile
 from latent_ae.io.rasters.picture import PictureFile
+from latent_ae.io.rasters.png16 import Png16File
 from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile
 from latent_ae.io.rasters.tiff import TiffFile
 
@@ -24,7 +28,11 @@ __all__ = ["RASTER_SUFFIXES", "READERS", "Raster", "raster_pages", "raster_shape
 
 READERS: dict[str, type[RasterFile]] = {
     "NumPy": NumpyFile,
+    "DICOM": DicomFile,  # before TIFF: some files are both
     "TIFF": TiffFile,
+    "NIfTI": NiftiFile,
+    "OpenEXR": ExrFile,
+    "16-bit PNG": Png16File,
     "picture": PictureFile,
 }
 """The first whose `starts` holds reads a file; pictures, which are all that Pillow reads, come last."""
@@ -57,7 +65,7 @@ def read_raster(file: Path | BinaryIO, *, page: int = 0, axis: int | None = None
         if values.shape != header[:3]:
             raise BrokenImage(f"its header promises {list(header[:3])} values, got {list(values.shape)}")
         kind = np.dtype(np.uint8) if values.dtype.kind == "b" else values.dtype.newbyteorder("=")
-        values = np.require(values, kind, ["C_CONTIGUOUS", "WRITEABLE"])
+        values = values.astype(kind, copy=min(values.strides) < 0 or not values.flags.writeable)
         if raster.pages > 1:
             remarks = (*remarks, f"has {raster.pages} pages, of which this is page {page}")
         return Raster(values, unit, remarks)

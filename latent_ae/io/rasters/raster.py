@@ -51,7 +51,7 @@ class RasterFile(ABC):
     @staticmethod
     @abstractmethod
     def starts(head: bytes) -> bool:
-        """Whether a file with these first 264 bytes is of this format."""
+        """Whether a file with these first bytes (HEAD) is of this format."""
 
     @abstractmethod
     def __init__(self, stream: BinaryIO, axis: int | None, *, limited: bool) -> None:
@@ -77,15 +77,28 @@ def refuse_axis(axis: int | None, what: str) -> None:
         raise BrokenImage(f"axis {axis} was asked for, which {what} does not have: leave the axis out")
 
 
-def rescaled(values: NDArray[Any], slope: float, intercept: float, low: int, high: int) -> NDArray[Any]:
-    """`values * slope + intercept` of integers in low..high.
+def rescaled(values: NDArray[Any], slope: float, intercept: float, ends: tuple[int, int] | None = None) -> NDArray[Any]:
+    """`values * slope + intercept`.
 
-    With whole slope and intercept in the smallest integer type that holds all of low..high, so that the type does not
-    depend on the values; else in float32, computed in float64.
+    Integers with a whole slope and intercept become the smallest integers that hold the lowest and the highest value of
+    `ends`, None for those of their type: what type results does not depend on the values. Others become float32,
+    computed in float64, and float64 stays.
     """
-    ends = sorted((low * slope + intercept, high * slope + intercept))
     if values.dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer():
-        kind = np.result_type(np.min_scalar_type(int(ends[0])), np.min_scalar_type(int(ends[1])))
-        if kind.kind in "iu" and ends[0] > -(2**62) and ends[1] < 2**62:
-            return (values.astype(np.int64) * int(slope) + int(intercept)).astype(kind)
-    return (values.astype(np.float64) * slope + intercept).astype(np.float32)
+        lowest, highest = ends or (int(np.iinfo(values.dtype).min), int(np.iinfo(values.dtype).max))
+        products = [end * int(slope) for end in (lowest, highest)]
+        sums = [product + int(intercept) for product in products]
+        result = _smallest(sums)
+        work = _smallest([lowest, highest, int(slope), int(intercept), *products, *sums])
+        if result is not None and work is not None:
+            exact: NDArray[Any] = values.astype(work) * work.type(slope) + work.type(intercept)
+            return exact.astype(result, copy=False)
+    wide = np.result_type(values.dtype, np.float32) if values.dtype.kind == "f" else np.dtype(np.float32)
+    return (values.astype(np.float64) * slope + intercept).astype(wide)
+
+
+def _smallest(numbers: list[int]) -> np.dtype[Any] | None:
+    """The smallest integer type that holds all of them, None if there is none."""
+    kinds = (np.dtype(kind) for kind in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"))
+    fits = (kind for kind in kinds if np.iinfo(kind).min <= min(numbers) and max(numbers) <= np.iinfo(kind).max)
+    return next(fits, None)

@@ -4,6 +4,7 @@ Each page is an image; thumbnails, masks and reduced copies are left out. Grey w
 applied, and the image is turned upright by its orientation. What compresses the values may need imagecodecs.
 """
 
+import logging
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,8 @@ _DNG_VERSION, _ORIENTATION, _GDAL_NODATA = 50706, 274, 42113
 _PREMULTIPLIED = 1
 _LARGEST_CHUNK = 1 << 24
 """values of a tile or strip, which may be larger than the image"""
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else Python prints its remarks on odd files
 
 
 class TiffFile(RasterFile):
@@ -37,6 +40,8 @@ class TiffFile(RasterFile):
         self._size = self._tiff.filehandle.size
         every: list[Any] = [self._tiff.pages[number] for number in range(len(self._tiff.pages))]
         kept = [page for page in every if not int(page.subfiletype) & _REDUCED_OR_MASK]
+        if not every:
+            raise BrokenImage("it holds no image, or is cut short")
         self._kept = kept or every
         self.pages = len(self._kept)
         metadata = self._tiff.imagej_metadata or {}
