@@ -24,7 +24,7 @@ from benchmarks.digits_from_the_prior import features, machines, views
 from latent_ae.data import DigitsConfig
 from latent_ae.data.sources.digits import Digits
 from latent_ae.models.loading import quiet_diffusers
-from latent_ae.priors.dit import draw
+from latent_ae.priors.diffusion import draw
 
 
 def main(argv: list[str] | None = None) -> int:

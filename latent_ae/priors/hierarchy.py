@@ -10,26 +10,23 @@ that `latent-ae sample` and `likelihood` take, with pictures of what it draws an
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from latent_ae.config import OptimizationConfig
 from latent_ae.config.section import Count, CountOrNone, NotNegative
 from latent_ae.export.proof import ProofFailed
-from latent_ae.export.source import CARD
-from latent_ae.io.atomic import placed
-from latent_ae.io.image import Pixels, from_tensor, image_grid, save_png
+from latent_ae.io.image import Pixels, from_tensor, image_grid
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.latent_dataset.index import STATISTICS
 from latent_ae.models.encode_decode import decode_latents, inference
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, HierarchyTerms, load_prior
-from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig
-from latent_ae.priors.source import LatentSource, numbered_row
+from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig, Samples
+from latent_ae.priors.source import LatentSource
 from latent_ae.randomness import sample_noise, torch_generator
 
 LEVELS = "levels.png"
@@ -90,23 +87,17 @@ class Sample(NamedTuple):
     """[noise_values] float32 from N(0, 1), for the levels"""
 
 
-class Samples(Dataset[Sample]):
-    """By the sample's number in the run, a pure function of the seed and the number."""
-
-    def __init__(self, rows: LatentDataset, *, noise_values: int, seed: int) -> None:
-        self._rows, self._noise_values, self._seed = rows, noise_values, seed
-
-    def __getitem__(self, number: int) -> Sample:
-        latents = numbered_row(self._rows, self._seed, number)["latents"]
-        generator = torch_generator(self._seed, "hierarchy", number)
-        return Sample(latents, torch.randn(self._noise_values, generator=generator))
+def level_noise(row: dict[str, Tensor], generator: torch.Generator, *, values: int) -> Sample:
+    """A row's latents with noise for the levels, so many values."""
+    return Sample(row["latents"], torch.randn(values, generator=generator))
 
 
 class Hierarchy(Prior[HierarchicalPrior]):
     """A ladder of latents above those of an autoencoder."""
 
     def __init__(self, network: HierarchicalPrior, source: LatentSource, seed: int, settings: HierarchyConfig) -> None:
-        super().__init__(network, Samples(source.rows, noise_values=network.noise_values, seed=seed), source, seed)
+        make = partial(level_noise, values=network.noise_values)
+        super().__init__(network, Samples(source.rows, make, kind="hierarchy", seed=seed), source, seed)
         self._settings = settings
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -116,25 +107,86 @@ class Hierarchy(Prior[HierarchicalPrior]):
         return ladder_loss(network(*Sample(*batch)), beta=beta, free_nats=free_nats, values=values)
 
     def draw(self, network: HierarchicalPrior) -> Pixels:
-        """A grid of draws."""
-        return draw_grid(network, self.source.autoencoder.to(network.device), seed=self.seed)
+        """Draws in rows, none chosen."""
+        noise = torch.randn(_ROWS * _COLUMNS, network.draw_values, generator=torch_generator(self.seed, "draws"))
+        return self._grid(network, noise)
 
-    def write(self, network: HierarchicalPrior, folder: Path, *, name: str, steps: int) -> None:
-        """Write the prior, with its card and pictures."""
-        source = self.source
-        card = card_text(
-            name=name,
-            data=source.data_name,
-            autoencoder=source.autoencoder_name,
-            prior=network,
-            steps=steps,
-            measured=measure(network, source.rows, seed=self.seed),
+    def pictures(self, network: HierarchicalPrior) -> dict[str, Pixels]:
+        """Draws, and what levels decide."""
+        return {SAMPLES: self.draw(network), LEVELS: self.levels_grid(network)}
+
+    def levels_grid(self, network: HierarchicalPrior) -> Pixels:
+        """A row for each number of grids, from none to all of 1x1, 2x2 ...: draws that share the levels on those.
+
+        Each quarter of a row shares those of one draw. What differs in it the levels below have decided; in the last
+        row only the noise of p(z|u).
+        """
+        noise = torch.randn(_COLUMNS, network.draw_values, generator=torch_generator(self.seed, "levels"))
+        shared = torch.randn(_QUARTERS, network.draw_values, generator=torch_generator(self.seed, "levels", 0))
+        shared = shared.repeat_interleave(_COLUMNS // _QUARTERS, 0)
+        return self._grid(
+            network, torch.cat([torch.cat([shared[:, :end], noise[:, end:]], 1) for end in network.grid_ends])
         )
-        pictures = {
-            SAMPLES: self.draw(network),
-            LEVELS: levels_grid(network, source.autoencoder.to(network.device), seed=self.seed),
-        }
-        write_prior(network, folder, pictures, card)
+
+    def save(self, network: HierarchicalPrior, folder: Path) -> None:
+        """Write the prior, whose weights must come back the same."""
+        network.save_pretrained(folder)
+        loaded, written = load_prior(str(folder)), network.state_dict()
+        if not all(torch.equal(tensor, written[name].cpu()) for name, tensor in loaded.state_dict().items()):
+            raise ProofFailed("the prior that was written has other weights than the one in memory")
+
+    def card(self, network: HierarchicalPrior, *, name: str, steps: int) -> str:
+        """What the levels are, and what they cost."""
+        data, autoencoder = self.source.data_name, self.source.autoencoder_name
+        measured = measure(network, self.source.rows, seed=self.seed)
+        size = "x".join(map(str, network.latent_shape))
+        levels = "\n".join(
+            f"| {number} | {channels} x {height}x{width} | {kl:.2f} |"
+            for number, ((channels, height, width), kl) in enumerate(
+                zip(network.level_shapes, measured.kl, strict=True), start=1
+            )
+        )
+        return f"""---
+library_name: diffusers
+tags: [hierarchical-vae, prior]
+---
+
+# {name}
+
+A hierarchical prior over the {size} latents of {data}, {steps} updates. With the decoder of {autoencoder} below, it
+is a hierarchical VAE.
+
+![Draws, none chosen]({SAMPLES})
+
+*Draws, none chosen.*
+
+![What levels decide]({LEVELS})
+
+*What levels decide: the draws in each quarter of a row share the levels of the coarsest grids, in the first row none,
+in the second those on 1x1, in the third those on 2x2 too, and so on, in the last all but the noise of p(z|u).*
+
+| level | channels x grid | KL, nats |
+|---|---|---|
+{levels}
+
+Means over {measured.rows} training latents, averaged weights. A level of hardly any KL is not used. The KL of the
+autoencoder's latents is {measured.saved:.2f} nats an image lower than under N(0, I); the second line measures it on
+held-out images.
+
+```bash
+latent-ae sample --model MODEL --prior DIR -o draws.png
+latent-ae likelihood MODEL --prior DIR --data.source ...
+```
+
+Encoder identity of the latents: `{network.encoder_identity}`.
+"""
+
+    def _grid(self, network: HierarchicalPrior, noise: Tensor) -> Pixels:
+        autoencoder, images = self.source.autoencoder.to(network.device), list[Pixels]()
+        with inference(autoencoder):
+            for part in noise.split(_COLUMNS):
+                images.extend(from_tensor(decode_latents(autoencoder, network.draw(part))))
+        return image_grid([images[first : first + _COLUMNS] for first in range(0, len(images), _COLUMNS)])
 
 
 def beta_at(step: int, warmup_steps: int) -> float:
@@ -183,93 +235,3 @@ def measure(prior: HierarchicalPrior, rows: LatentDataset, *, seed: int) -> Meas
         normal = 0.5 * (latents.square() + math.log(2 * math.pi)).sum((1, 2, 3))
         saved += float((normal - terms.reconstruction - terms.kl.sum(1)).cpu().double().sum())
     return Measured(count, tuple((kl / count).tolist()), saved / count)
-
-
-def draw_grid(prior: HierarchicalPrior, autoencoder: AutoencoderKL, *, seed: int) -> Pixels:
-    """Draws in rows, none chosen."""
-    noise = torch.randn(_ROWS * _COLUMNS, prior.draw_values, generator=torch_generator(seed, "draws"))
-    return _grid(prior, autoencoder, noise)
-
-
-def levels_grid(prior: HierarchicalPrior, autoencoder: AutoencoderKL, *, seed: int) -> Pixels:
-    """A row for each number of grids, from none to all of 1x1, 2x2 ...: draws that share the levels on those.
-
-    Each quarter of a row shares those of one draw. What differs in it the levels below have decided; in the last row
-    only the noise of p(z|u).
-    """
-    noise = torch.randn(_COLUMNS, prior.draw_values, generator=torch_generator(seed, "levels"))
-    shared = torch.randn(_QUARTERS, prior.draw_values, generator=torch_generator(seed, "levels", 0))
-    shared = shared.repeat_interleave(_COLUMNS // _QUARTERS, 0)
-    rows = [torch.cat([shared[:, :end], noise[:, end:]], 1) for end in prior.grid_ends]
-    return _grid(prior, autoencoder, torch.cat(rows))
-
-
-def write_prior(prior: HierarchicalPrior, folder: Path, pictures: dict[str, Pixels], card: str) -> None:
-    """Write the folder in place of an earlier one, once it has been loaded again and found the same.
-
-    Raises ProofFailed, OSError.
-    """
-    with placed([folder], replace=True) as beside:
-        made = beside / folder.name
-        prior.save_pretrained(made)
-        for name, picture in pictures.items():
-            save_png(made / name, picture)
-        (made / CARD).write_text(card, encoding="utf-8")
-        loaded, written = load_prior(str(made)), prior.state_dict()
-        if not all(torch.equal(tensor, written[name].cpu()) for name, tensor in loaded.state_dict().items()):
-            raise ProofFailed("the prior that was written has other weights than the one in memory")
-
-
-def card_text(
-    *, name: str, data: str, autoencoder: str, prior: HierarchicalPrior, steps: int, measured: Measured
-) -> str:
-    """The folder's README.md."""
-    size = "x".join(map(str, prior.latent_shape))
-    levels = "\n".join(
-        f"| {number} | {channels} x {height}x{width} | {kl:.2f} |"
-        for number, ((channels, height, width), kl) in enumerate(
-            zip(prior.level_shapes, measured.kl, strict=True), start=1
-        )
-    )
-    return f"""---
-library_name: diffusers
-tags: [hierarchical-vae, prior]
----
-
-# {name}
-
-A hierarchical prior over the {size} latents of {data}, {steps} updates. With the decoder of {autoencoder} below, it
-is a hierarchical VAE.
-
-![Draws, none chosen]({SAMPLES})
-
-*Draws, none chosen.*
-
-![What levels decide]({LEVELS})
-
-*What levels decide: the draws in each quarter of a row share the levels of the coarsest grids, in the first row none,
-in the second those on 1x1, in the third those on 2x2 too, and so on, in the last all but the noise of p(z|u).*
-
-| level | channels x grid | KL, nats |
-|---|---|---|
-{levels}
-
-Means over {measured.rows} training latents, averaged weights. A level of hardly any KL is not used. The KL of the
-autoencoder's latents is {measured.saved:.2f} nats an image lower than under N(0, I); the second line measures it on
-held-out images.
-
-```bash
-latent-ae sample --model MODEL --prior DIR -o draws.png
-latent-ae likelihood MODEL --prior DIR --data.source ...
-```
-
-Encoder identity of the latents: `{prior.encoder_identity}`.
-"""
-
-
-def _grid(prior: HierarchicalPrior, autoencoder: AutoencoderKL, noise: Tensor) -> Pixels:
-    images: list[Pixels] = []
-    with inference(autoencoder):
-        for part in noise.split(_COLUMNS):
-            images.extend(from_tensor(decode_latents(autoencoder, prior.draw(part))))
-    return image_grid([images[first : first + _COLUMNS] for first in range(0, len(images), _COLUMNS)])

@@ -1,20 +1,27 @@
 """What a kind of prior is: its settings, and the network that they build with all that differs in training it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latent_ae.config import OptimizationConfig, Section
-from latent_ae.io.image import Pixels
-from latent_ae.priors.source import LatentSource
+from latent_ae.export.source import CARD
+from latent_ae.io.atomic import placed
+from latent_ae.io.image import Pixels, save_png
+from latent_ae.latent_dataset import LatentDataset
+from latent_ae.priors.source import LatentSource, numbered_row
+from latent_ae.randomness import torch_generator
 
 N = TypeVar("N", bound=ModelMixin)
 Batch = tuple[Tensor, ...]
+MakeSample = Callable[[dict[str, Tensor], torch.Generator], Batch]
+"""What a network is shown of a row of a `LatentDataset`, and of chance. Picklable."""
 SAMPLES = "samples.png"
 """a grid of draws, in the folder of every result"""
 
@@ -49,13 +56,25 @@ class PriorConfig(Section):
         raise NotImplementedError
 
 
+class Samples(Dataset[Batch]):
+    """By the sample's number in the run, step * global batch size + its index in the global batch: a pure function of
+    the seed and the number. `kind` keeps the chance of one kind of prior apart from that of another.
+    """
+
+    def __init__(self, rows: LatentDataset, make: MakeSample, *, kind: str, seed: int) -> None:
+        self._rows, self._make, self._kind, self._seed = rows, make, kind, seed
+
+    def __getitem__(self, number: int) -> Batch:
+        row = numbered_row(self._rows, self._seed, number)
+        return self._make(row, torch_generator(self._seed, self._kind, number))
+
+
 class Prior(ABC, Generic[N]):
     """A network for the latents of a source, and what differs in training it.
 
     Args:
         network: at its start.
-        samples: what it is shown, by the sample's number in the run: step * global batch size + its index in the global
-            batch.
+        samples: what it is shown.
         source: the latents.
         seed: of the draws.
     """
@@ -74,9 +93,26 @@ class Prior(ABC, Generic[N]):
     def draw(self, network: N) -> Pixels:
         """A grid of images that a network in evaluation mode draws."""
 
-    @abstractmethod
-    def write(self, network: N, folder: Path, *, name: str, steps: int) -> None:
-        """Write the result, with SAMPLES in it, in place of an earlier one. Raises ProofFailed, OSError.
+    def pictures(self, network: N) -> dict[str, Pixels]:
+        """The pictures in the result's folder, by name, SAMPLES among them."""
+        return {SAMPLES: self.draw(network)}
 
-        `name` is the run's, and `steps` the number of its updates.
+    @abstractmethod
+    def card(self, network: N, *, name: str, steps: int) -> str:
+        """README.md of the result, of the run `name` after `steps` updates."""
+
+    @abstractmethod
+    def save(self, network: N, folder: Path) -> None:
+        """Write what diffusers loads into a folder, and load it again. Raises ProofFailed if another thing comes back,
+        OSError.
         """
+
+    def write(self, network: N, folder: Path, *, name: str, steps: int) -> None:
+        """Write the result in place of an earlier one, or nothing. Raises ProofFailed, OSError."""
+        with placed([folder], replace=True) as beside:
+            made = beside / folder.name
+            made.mkdir()
+            self.save(network, made)
+            for file, picture in self.pictures(network).items():
+                save_png(made / file, picture)
+            (made / CARD).write_text(self.card(network, name=name, steps=steps), encoding="utf-8")

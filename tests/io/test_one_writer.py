@@ -13,8 +13,7 @@ IN_PLACED = (
     "latent_ae/export/*.py",  # the folder that `export` hands to every exporter
     "latent_ae/latent_dataset/conversion/*.py",  # the folder that `convert` hands to every format
     "latent_ae/models/discriminator.py",
-    "latent_ae/priors/dit.py",
-    "latent_ae/priors/hierarchy.py",
+    "latent_ae/priors/*.py",  # the folder that `Prior.write` hands to every kind
     "latent_ae/training/checkpoint/files.py",
     "latent_ae/training/model_directory.py",
 )

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,18 @@ from latent_ae.data import training_loader
 from latent_ae.data.order import numbers as order
 from latent_ae.data.source import DataError
 from latent_ae.latent_dataset import LatentDataset, LatentDatasetError
-from latent_ae.priors.diffusion import Sample, Samples
+from latent_ae.priors.diffusion import Sample, noised
+from latent_ae.priors.prior import Samples
 from latent_ae.priors.source import LatentSource
 
 
-def samples(source: LatentSource) -> Samples:
-    return Samples(source.rows, scaling_factor=0.5, label_dropout=0.5, seed=0)
+def samples(rows: LatentDataset) -> Samples:
+    return Samples(rows, partial(noised, scaling_factor=0.5, label_dropout=0.5), kind="denoising", seed=0)
 
 
 def batches(source: LatentSource, *, rank: int = 0, world_size: int = 1, accumulation: int = 1, workers: int = 0):
     place = {"accumulation": accumulation, "workers": workers, "rank": rank, "world_size": world_size}
-    made = list(loader(samples(source), first_step=1, steps=4, **place))
+    made = list(loader(samples(source.rows), first_step=1, steps=4, **place))
     return [made[first : first + accumulation] for first in range(0, len(made), accumulation)]
 
 
@@ -65,7 +67,7 @@ def test_numbers_are_made_as_they_are_asked_for(source: LatentSource, monkeypatc
 
     monkeypatch.setattr("latent_ae.data.loader.rank_numbers", rank_numbers)
     given = {"accumulation": 1, "workers": 0, "rank": 0, "world_size": 1}
-    next(loader(samples(source), first_step=0, steps=1000, **given))
+    next(loader(samples(source.rows), first_step=0, steps=1000, **given))
     assert set(asked) == {0}
 
 
@@ -84,7 +86,7 @@ def test_a_shard_that_cannot_be_read_is_one_line(made: Path, tmp_path: Path, wor
     damaged = pickle.loads(pickle.dumps(LatentDataset(tmp_path / "latents", seed=0)))
     for shard in (tmp_path / "latents" / "shards").glob("*.safetensors"):
         shard.write_bytes(b"damaged")
-    shown = Samples(damaged, scaling_factor=0.5, label_dropout=0.0, seed=0)
+    shown = samples(damaged)
     given = {"accumulation": 1, "workers": workers, "rank": 0, "world_size": 1}
     with pytest.raises(LatentDatasetError, match=r"is not complete: shards/.* cannot be read: [^\n]*$"):
         next(loader(shown, first_step=0, steps=1, **given))

@@ -1,5 +1,6 @@
 """What a hierarchical prior is shown and minimises; the prior as a folder, and its pictures."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,15 @@ from latent_ae.models.hierarchical_prior import HierarchicalPrior, HierarchyTerm
 from latent_ae.priors import hierarchy
 from latent_ae.priors.hierarchy import (
     LEVELS,
+    Hierarchy,
+    HierarchyConfig,
     Measured,
-    Samples,
     beta_at,
-    card_text,
-    draw_grid,
     ladder_loss,
-    levels_grid,
+    level_noise,
     measure,
-    write_prior,
 )
-from latent_ae.priors.prior import SAMPLES
+from latent_ae.priors.prior import SAMPLES, Samples
 from latent_ae.priors.source import LatentSource
 
 GAP = 2
@@ -41,6 +40,10 @@ def prior(source: LatentSource) -> HierarchicalPrior:
     return made.eval()
 
 
+def of(prior: HierarchicalPrior, source: LatentSource, *, seed: int = 0) -> Hierarchy:
+    return Hierarchy(prior, source, seed, HierarchyConfig())
+
+
 def tiles(grid: np.ndarray, side: int = 16) -> list[list[bytes]]:
     step = side + GAP
     return [
@@ -50,14 +53,14 @@ def tiles(grid: np.ndarray, side: int = 16) -> list[list[bytes]]:
 
 
 def test_draws_are_all_different_and_follow_from_the_seed(prior: HierarchicalPrior, source: LatentSource) -> None:
-    grid = draw_grid(prior, source.autoencoder, seed=0)
-    assert np.array_equal(grid, draw_grid(prior, source.autoencoder, seed=0))
-    assert not np.array_equal(grid, draw_grid(prior, source.autoencoder, seed=1))
+    grid = of(prior, source).draw(prior)
+    assert np.array_equal(grid, of(prior, source).draw(prior))
+    assert not np.array_equal(grid, of(prior, source, seed=1).draw(prior))
     assert len({tile for row in tiles(grid) for tile in row}) == 8 * 16
 
 
 def test_the_lower_a_row_of_levels_the_more_its_draws_share(prior: HierarchicalPrior, source: LatentSource) -> None:
-    grid = levels_grid(prior, source.autoencoder, seed=0)
+    grid = of(prior, source).levels_grid(prior)
     rows = np.stack([grid[y : y + 16].astype(float) for y in range(0, grid.shape[0], 16 + GAP)])
     assert len(rows) == len(prior.grids) + 1
     images = np.stack([rows[:, :, x : x + 16, 0] for x in range(0, grid.shape[1], 16 + GAP)], 1)
@@ -94,22 +97,23 @@ def test_more_rows_than_a_batch_are_all_measured(
 
 
 def test_the_folder_holds_the_prior_its_pictures_and_a_card(
-    prior: HierarchicalPrior, source: LatentSource, tmp_path: Path
+    prior: HierarchicalPrior, source: LatentSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = Measured(10, (1.234, 0.0, 3.0, 4.0), 5.678)
-    card = card_text(name="mine", data="digits", autoencoder="a/model", prior=prior, steps=7, measured=measured)
+    monkeypatch.setattr(hierarchy, "measure", lambda *_, **__: Measured(10, (1.234, 0.0, 3.0, 4.0), 5.678))
+    made = of(prior, source)
+    card = made.card(prior, name="mine", steps=7)
     assert "| 1 | 2 x 1x1 | 1.23 |\n| 2 | 2 x 2x2 | 0.00 |\n| 3 | 2 x 4x4 | 3.00 |" in card
     assert "5.68 nats an image lower" in card
     assert source.identity in card
-    pixels = np.zeros((4, 4, 1), np.uint8)
-    write_prior(prior, tmp_path / "prior", {SAMPLES: pixels, LEVELS: pixels + 9}, card)
+    made.write(prior, tmp_path / "prior", name="mine", steps=7)
     assert load_prior(str(tmp_path / "prior")).encoder_identity == source.identity
     assert (tmp_path / "prior" / "README.md").read_text() == card
-    assert np.asarray(Image.open(tmp_path / "prior" / LEVELS)).max() == 9
+    for name, picture in ((SAMPLES, made.draw(prior)), (LEVELS, made.levels_grid(prior))):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "prior" / name)), picture[:, :, 0])
 
 
 def test_a_prior_that_comes_back_changed_is_not_left_there(
-    prior: HierarchicalPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prior: HierarchicalPrior, source: LatentSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def changed(name: str) -> HierarchicalPrior:
         loaded = load_prior(name)
@@ -118,12 +122,12 @@ def test_a_prior_that_comes_back_changed_is_not_left_there(
 
     monkeypatch.setattr(hierarchy, "load_prior", changed)
     with pytest.raises(ProofFailed, match="has other weights than the one in memory"):
-        write_prior(prior, tmp_path / "prior", {}, "")
+        of(prior, source).write(prior, tmp_path / "prior", name="mine", steps=7)
     assert not list(tmp_path.iterdir())
 
 
 def samples(source: LatentSource, seed: int = 0) -> Samples:
-    return Samples(source.rows, noise_values=50, seed=seed)
+    return Samples(source.rows, partial(level_noise, values=50), kind="hierarchy", seed=seed)
 
 
 def test_a_sample_follows_from_the_seed_and_its_number(source: LatentSource) -> None:

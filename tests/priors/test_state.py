@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from latent_ae.priors.dit import build_network, build_scheduler, denoising_loss
+from latent_ae.priors.diffusion import DiffusionConfig, build_network
 from latent_ae.priors.state import PriorState
 from latent_ae.randomness import torch_generator
 from latent_ae.training.checkpoint.files import CheckpointError
@@ -14,7 +14,7 @@ def make_state(
     latents: str = "fingerprint", seed: int = 0, scaling_factor: float = 0.5, images: str = "images"
 ) -> PriorState:
     torch.manual_seed(seed)
-    network = build_network(channels=2, side=4, width=8, depth=1, head_width=4, patch_size=2)
+    network = build_network(DiffusionConfig(width=8, depth=1, head_width=4, patch_size=2), channels=2, side=4)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     bound = {"latents": latents, "images": images, "scaling_factor": scaling_factor}
     return PriorState(network, optimizer, ema_decay=0.5, **bound)
@@ -25,10 +25,8 @@ def train(state: PriorState, steps: int) -> None:
         generator = torch_generator(0, "test", state.step)
         latents, noise = torch.randn(2, 4, 2, 4, 4, generator=generator)
         places = torch.randint(1000, (4,), generator=generator)
-        loss = denoising_loss(
-            state.network, build_scheduler(), latents=latents, noise=noise, timesteps=places, labels=torch.arange(4)
-        )
-        loss.backward()
+        predicted = state.network(latents, timestep=places, class_labels=torch.arange(4)).sample
+        (predicted - noise).square().mean().backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1

@@ -13,14 +13,13 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from latent_ae.config import ModelConfig, load_yaml
-from latent_ae.io.image import Pixels, save_png
+from latent_ae.io.image import Pixels
 from latent_ae.models import build_autoencoder
 from latent_ae.priors import PRIORS
-from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig
-from latent_ae.priors.source import LatentSource, numbered_row
+from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig, Samples
+from latent_ae.priors.source import LatentSource
 from latent_ae.training.checkpoint.files import read_checkpoint, write_checkpoint
 from tests.latent_dataset.made import make, settings
 from tests.program.forked import ROOT
@@ -57,14 +56,8 @@ class Gaussian(ModelMixin, ConfigMixin):
         return (0.5 * ((latents - self.mean) / self.log_std.exp()).square() + self.log_std).mean()
 
 
-class Rows(Dataset[Any]):
-    """Raw latents by the sample's number."""
-
-    def __init__(self, source: LatentSource, seed: int) -> None:
-        self._rows, self._seed = source.rows, seed
-
-    def __getitem__(self, number: int) -> tuple[Tensor]:
-        return (numbered_row(self._rows, self._seed, number)["latents"],)
+def raw(row: dict[str, Tensor], _: torch.Generator) -> tuple[Tensor]:
+    return (row["latents"],)
 
 
 class GaussianConfig(PriorConfig):
@@ -79,7 +72,8 @@ class GaussianConfig(PriorConfig):
     kind: Literal["gaussian"] = "gaussian"
 
     def build(self, source: LatentSource, *, seed: int) -> "GaussianPrior":
-        return GaussianPrior(Gaussian(source.channels), Rows(source, seed), source, seed)
+        samples = Samples(source.rows, raw, kind="gaussian", seed=seed)
+        return GaussianPrior(Gaussian(source.channels), samples, source, seed)
 
 
 class GaussianPrior(Prior[Gaussian]):
@@ -91,9 +85,11 @@ class GaussianPrior(Prior[Gaussian]):
     def draw(self, network: Gaussian) -> Pixels:
         return np.zeros((4, 4, 1), np.uint8)
 
-    def write(self, network: Gaussian, folder: Path, *, name: str, steps: int) -> None:
+    def card(self, network: Gaussian, *, name: str, steps: int) -> str:
+        return name
+
+    def save(self, network: Gaussian, folder: Path) -> None:
         network.save_pretrained(folder)
-        save_png(folder / SAMPLES, self.draw(network))
 
 
 @pytest.fixture(scope="module")

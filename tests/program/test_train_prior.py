@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from benchmarks import digits_from_diffusion
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
-from latent_ae.priors.dit import assemble
 from latent_ae.priors.settings import parse_prior_run
 from latent_ae.priors.source import open_latents
 from latent_ae.training.update import NonFiniteError
@@ -181,8 +180,7 @@ def test_draws_are_made_where_the_network_is(program: ModuleType, latents: Path)
     trained = training(program, latents, accelerator)
     there = torch.zeros(1, 2, 16, 16, device=device)
     trained.prior.scheduler.add_noise(there, there, torch.zeros(1, dtype=torch.int64, device=device))
-    network, source = trained.state.averaged(), trained.prior.source
-    pipeline = assemble(network, source.autoencoder, source.label_names)
+    pipeline = trained.prior.pipeline(trained.state.averaged())
     for module in (pipeline.transformer, pipeline.vae):
         assert {parameter.device for parameter in module.parameters()} == {device}
     assert pipeline.scheduler.alphas_cumprod.device.type == "cpu"
