@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from latent_ae.data import Batch, SkippedImages
 from latent_ae.models.parts import CODEBOOK
+from latent_ae.training.best import BestWeights
 from latent_ae.training.build import (
     build_adversary,
     build_bottleneck,
@@ -34,7 +35,7 @@ from latent_ae.training.build import (
     weights_at,
 )
 from latent_ae.training.checkpoint.data_record import begin_run, checked_data
-from latent_ae.training.checkpoint.resume import CHANGED_DATA, FREE_TO_CHANGE, held_run, resume_or_finish
+from latent_ae.training.checkpoint.resume import CHANGED_DATA, held_run, resume_or_finish
 from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.data import TrainingData
 from latent_ae.training.describe import describe_run
@@ -76,7 +77,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     checkpoint = None
     if not only_preflight:
         checkpoint, finished = resume_or_finish(
-            config, invocation.resume, accelerator, unfinished=why_unfinished(config), free=FREE_TO_CHANGE
+            config, invocation.resume, accelerator, unfinished=why_unfinished(config), over=config.ends_early
         )
         if finished:
             return 0
@@ -143,7 +144,8 @@ class AutoencoderTraining(Training[Batch]):
         if config.train.gradient_checkpointing:
             objective.model.recompute_activations()
         optimizer = build_optimizer(objective, config.train)
-        state = AutoencoderState(objective, optimizer, config.train.ema_decay, adversary, build_guards(config))
+        ema, guards, best = config.train.ema_decay, build_guards(config), BestWeights.of(config.train)
+        state = AutoencoderState(objective, optimizer, ema, adversary, guards=guards, best=best)
         super().__init__(config, accelerator, stop, state)
         if config.train.compile:
             objective.model.compile_blocks(one_size=not config.data.buckets)
@@ -269,13 +271,14 @@ class AutoencoderTraining(Training[Batch]):
             line |= {f"skipped_{side}": guard.skipped for side, guard in self.state.guards.items()}
         return line
 
-    def between(self, step: int, logbook: Logbook) -> None:
-        """A grid of held-out images, an evaluation."""
+    def between(self, step: int, logbook: Logbook) -> bool:
+        """A grid of held-out images, a validation; False if a process was told to stop meanwhile."""
         every = self.config.train
         if every.sample_every_steps and step % every.sample_every_steps == 0:
             self.heldout.draw_samples(self.state.averaged(), step, logbook)
         if every.evaluate_every_steps and step % every.evaluate_every_steps == 0:
-            self.heldout.evaluate_during(self.state.averaged(), step, logbook, self.stop)
+            return self.heldout.validate(self.state, logbook, self.stop)
+        return True
 
     def problem(self) -> str | None:
         """Too many images that cannot be used."""

@@ -51,9 +51,7 @@ def start(config: PriorRunConfig, resume: str) -> int:
     """One run, from its settings to its result. Returns the exit status."""
     with started_processes(config.train) as (accelerator, stop), held_run(config.run_dir, accelerator):
         # -- checkpoint
-        checkpoint, finished = resume_or_finish(
-            config, resume, accelerator, unfinished=why_unfinished(config), free=config.free_to_change
-        )
+        checkpoint, finished = resume_or_finish(config, resume, accelerator, unfinished=why_unfinished(config))
         if finished:
             return 0
 
@@ -165,7 +163,7 @@ class PriorTraining(Training[Batch]):
         while micro := list(islice(batches, train.accumulation)):
             yield micro
 
-    def between(self, step: int, logbook: Logbook) -> None:
+    def between(self, step: int, logbook: Logbook) -> bool:
         """A grid of draws with the averaged weights."""
         every = self.config.train.sample_every_steps
         if every and step % every == 0 and logbook.active:
@@ -173,6 +171,7 @@ class PriorTraining(Training[Batch]):
             file.parent.mkdir(exist_ok=True)
             save_png(file, self.prior.draw(self.state.averaged()))
             logbook.picture(step, "draws", file)
+        return True
 
     def finish(self, logbook: Logbook) -> None:
         """Write the result with the averaged weights."""

@@ -75,5 +75,9 @@ class RunSettings(Protocol):
     def train(self) -> OptimizationConfig:
         """The optimisation and what is written on the way."""
 
+    @property
+    def free_to_change(self) -> tuple[str, ...]:
+        """Settings (or sections) that do not change what results, so that a resumed run may differ in them."""
+
     def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
         """As a tree of plain values."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from latent_ae.config.optimization import OptimizationConfig
-from latent_ae.config.section import Count, CountOrNone, Positive, Section
+from latent_ae.config.section import Count, CountOrNone, NotNegative, Positive, Section
 
 
 class TrainConfig(OptimizationConfig):
@@ -37,12 +37,33 @@ class TrainConfig(OptimizationConfig):
     sample_every_steps: CountOrNone = 0
     """a grid of held-out images and their reconstructions; 0 draws it at the end only"""
     evaluate_every_steps: CountOrNone = 0
-    """held-out evaluation of the averaged weights; 0 evaluates at the end only"""
+    """held-out evaluation (validation) of the averaged weights; 0 evaluates at the end only"""
+    keep_best: Literal["psnr", "ssim", "ms_ssim", "l1", "perceptual", "rfid"] | None = None
+    """the result has the weights of the validation with the best value of this held-out measure (the highest psnr, ssim
+    or ms_ssim, the lowest l1, perceptual or rfid); null gives it the last weights"""
+    patience: Count | None = None
+    """the run ends after so many validations in a row without an improvement of keep_best; null makes all steps"""
+    min_improvement: NotNegative = 0.0
+    """patience counts an improvement only if it is larger than this, in the unit of the measure"""
 
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
         if self.skip_above_grad_norm is not None and not self.max_skips_in_a_row:
             raise ValueError("train.skip_above_grad_norm needs train.max_skips_in_a_row, which ends a run gone wild")
+        if self.keep_best is not None and not 0 < self.evaluate_every_steps < self.steps:
+            raise ValueError(
+                f"train.keep_best {self.keep_best} compares validations, and there is none before the last of "
+                f"train.steps {self.steps}: give train.evaluate_every_steps below it, got {self.evaluate_every_steps}"
+            )
+        if self.patience is not None and self.keep_best is None:
+            raise ValueError("train.patience needs train.keep_best, the measure that has to improve")
+        if self.patience is not None and (self.patience + 1) * self.evaluate_every_steps >= self.steps:
+            raise ValueError(
+                f"train.patience {self.patience} has no effect: its validations, every {self.evaluate_every_steps} "
+                f"updates after the first, end after train.steps {self.steps}: lower it or train.evaluate_every_steps"
+            )
+        if self.min_improvement and self.patience is None:
+            raise ValueError("train.min_improvement needs train.patience, which counts validations without it")
         return self
 
 

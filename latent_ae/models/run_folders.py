@@ -22,7 +22,7 @@ AUTOENCODER = "autoencoder"
 PIXEL_FORMAT = "pixel_format"
 """entry of a checkpoint's values: what the pixels mean, as JSON text; none for grey and RGB pictures"""
 _VALUES, _MANIFEST, _SETTINGS = "trainer.json", "manifest.json", "config.yaml"
-_TRAINED, _AVERAGE = "weights.safetensors", "ema.safetensors"
+_TRAINED, _AVERAGE, _BEST = "weights.safetensors", "ema.safetensors", "best.safetensors"
 _NO_MODELS = {
     "index.parquet": "is a data set of latents: give the model that made them",
     "model.onnx": "is an export for ONNX: give the model that it was made from",
@@ -92,13 +92,14 @@ def checkpoint_pixel_format(path: Path) -> str | None:
 def load_from_checkpoint(path: Path) -> Autoencoder:
     """The autoencoder in a checkpoint, in float32 and evaluation mode, its latents without a scale unless it is known.
 
-    `path` is its folder, for the weights that the run would export (the averaged ones, if it keeps an average), or one
-    of its files of weights, for those. Raises ModelError if there is no autoencoder in it.
+    `path` is its folder, for the weights that the run would export (the best so far or the averaged ones, if it keeps
+    them), or one of its files of weights, for those. Raises ModelError if there is no autoencoder in it.
     """
     folder = path if path.is_dir() else path.parent
-    if path.is_file() and path.name not in (_TRAINED, _AVERAGE):
+    if path.is_file() and path.name not in (_TRAINED, _AVERAGE, _BEST):
         raise ModelError(f"{path} is part of a checkpoint and holds no model: give the folder, {folder}")
-    file = next(each for each in (folder / _AVERAGE, folder / _TRAINED) if each.is_file()) if path.is_dir() else path
+    files = [folder / name for name in (_BEST, _AVERAGE, _TRAINED)]
+    file = next(each for each in files if each.is_file()) if path.is_dir() else path
     try:
         values = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
         tensors = load_file(file)

@@ -82,8 +82,10 @@ class Training(ABC, Generic[B]):
         """One update from one global batch. Raises NonFiniteError on all processes."""
 
     @abstractmethod
-    def between(self, step: int, logbook: Logbook) -> None:
-        """What is due after an update that is not the last: pictures, evaluations."""
+    def between(self, step: int, logbook: Logbook) -> bool:
+        """What is due after an update that is not the last: pictures, evaluations. False, on every process, if one
+        was told to stop meanwhile.
+        """
 
     @abstractmethod
     def finish(self, logbook: Logbook) -> None:
@@ -128,6 +130,9 @@ class Training(ABC, Generic[B]):
     def _loop(self, logbook: Logbook) -> int:
         """All updates that are left, with what is due after each. Returns the number of a signal to stop for, or 0."""
         every = self.config.train
+        # A checkpoint is written before what is due after its update.
+        if 0 < self.state.step < every.steps and self._ends_here(logbook):
+            return self._stopping()
         for batches in logbook.timed(self.updates()):
             try:
                 result = self.update(batches)
@@ -144,9 +149,16 @@ class Training(ABC, Generic[B]):
                 self.save()
             if number:
                 return number
-            if not last:
-                self.between(step, logbook)
+            if not last and self._ends_here(logbook):
+                return self._stopping()
         return 0
+
+    def _ends_here(self, logbook: Logbook) -> bool:
+        """Do what is due between two updates; whether that ends the loop, after a checkpoint that knows of it."""
+        if self.between(self.state.step, logbook) and not self.state.over:
+            return False
+        self.save(again=True)
+        return True
 
     def _name_samples(self, error: NonFiniteError) -> None:
         """Write down which samples were in an update that could not be made."""
@@ -166,16 +178,16 @@ class Training(ABC, Generic[B]):
             raise UserError(next(text for text in gather_from_processes(problem, self.accelerator) if text))
         return next((int(number) for number, count in zip(SIGNALS, received, strict=True) if count), 0)
 
-    def save(self) -> None:
-        """Write a checkpoint of the present step, once."""
-        if self._saved_step == self.state.step:
+    def save(self, *, again: bool = False) -> None:
+        """Write a checkpoint of the present step, once, or `again` with what became known after it."""
+        if self._saved_step == self.state.step and not again:
             return
         config, place = self.config, self.place()
         assert isinstance(config, Section)
 
         def write() -> None:
             now = self.state.checkpoint(self.accelerator, to_yaml(config), place)
-            write_checkpoint(config.run_dir / "checkpoints", now, keep=config.train.keep_checkpoints)
+            write_checkpoint(config.run_dir / "checkpoints", now, keep=config.train.keep_checkpoints, again=again)
 
         on_main(write, self.accelerator)
         self._saved_step = self.state.step

@@ -110,6 +110,7 @@ class Logbook:
     def heldout(self, step: int, values: dict[str, float]) -> None:
         """One line of heldout.jsonl and one point at the tracker: what was measured in the middle of a run."""
         if self.active:
+            _cut_after(self._heldout, step - 1)  # of the same step, before the run went on from its checkpoint
             self._record(self._heldout, step, {f"heldout_{name}": value for name, value in values.items()})
 
     def _record(self, where: Path, step: int, values: dict[str, float | int | None]) -> None:

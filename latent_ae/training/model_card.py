@@ -29,6 +29,7 @@ def model_card(
     report: EvaluationReport,
     stats: dict[str, Any],
     *,
+    steps: int,
     factor: int,
     parameters: int,
     pictures: list[str],
@@ -40,6 +41,7 @@ def model_card(
         config: the resolved settings of the run.
         report: the held-out evaluation.
         stats: the contents of latent_stats.json.
+        steps: updates made.
         factor: pixels per latent position along a side.
         parameters: number of the model's parameters.
         pictures: names of the PNGs in the model directory, of `_CAPTIONS`.
@@ -47,6 +49,7 @@ def model_card(
     """
     recipe = config.model_dump(mode="json", exclude={"name", "output_dir"})
     shown = "\n\n".join(f"{_CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in pictures)
+    kept = f"It has the {report.protocol['weights']}. " if "weights" in report.protocol else ""
     unstated = unstated_scaling(config)
     every = [*report.warnings, *([] if unstated is None else [unstated])]
     warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in every)
@@ -58,7 +61,7 @@ tags: [autoencoder, vae]
 # {config.name}
 
 {config.bottleneck.title} with {parameters:,} parameters and a factor of {factor}, trained on
-`{config.data.source}` for {config.train.steps:,} steps of {config.train.batch_size} images. {made_with}.
+`{config.data.source}` for {steps:,} steps of {config.train.batch_size} images. {kept}{made_with}.
 
 ```python
 {_usage(stats["config"]) if config.bottleneck.stock_class == "AutoencoderKL" else _USE_CODES}

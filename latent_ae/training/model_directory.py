@@ -35,11 +35,15 @@ _MORPH_ROWS = 6
 def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, stop: Callable[[], bool]) -> bool:
     """Measure the latents, evaluate, draw, and write runs/NAME/{evaluation.json,samples,model,discriminator}.
 
-    The averaged weights are exported; the model's config receives the measured scaling_factor and shift_factor.
+    The averaged weights are exported, or the best ones where the run keeps them, to which the last are compared first;
+    the model's config receives the measured scaling_factor and shift_factor.
     `model/` comes last: it says that the run is finished. Returns False, with nothing written, if a process was told
     to stop meanwhile. What cannot be written is a CheckpointError on every process; the same command writes it later.
     """
-    config, run_dir, model = heldout.config, heldout.config.run_dir, state.averaged()
+    config, run_dir, best = heldout.config, heldout.config.run_dir, state.best
+    if best is not None and state.step not in best.values and not heldout.validate(state, logbook, stop):
+        return False
+    model = state.result()
     statistics = heldout.measure_training_latents(model, stop)
     if statistics is None:
         return False
@@ -51,6 +55,12 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
     report = heldout.evaluate(model, stop)
     if report is None:
         return False
+    if best is not None:
+        if state.step < config.train.steps:
+            never = f"{best.measure} has not improved in {best.stale} validations"
+            logbook.say(f"{never}: the run ends after update {state.step:,} of {config.train.steps:,}")
+        report = report.model_copy(update={"protocol": {**report.protocol, "weights": best.summary()}})
+        logbook.say(f"the result has the {best.summary()}")
 
     def write() -> None:
         pictures = draw_pictures(model, heldout, statistics, logbook, state.step)
@@ -62,6 +72,7 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
             model,
             config=config,
             pixels=heldout.pixels,
+            steps=state.step,
             statistics=statistics,
             report=report,
             pictures=pictures,
@@ -119,6 +130,7 @@ def write_model_directory(
     *,
     config: RunConfig,
     pixels: PixelFormat,
+    steps: int,
     statistics: LatentStatistics,
     report: EvaluationReport,
     pictures: dict[str, Path],
@@ -139,6 +151,7 @@ def write_model_directory(
         config,
         report,
         stats,
+        steps=steps,
         factor=factor_of(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         pictures=list(pictures),

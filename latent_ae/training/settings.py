@@ -1,6 +1,6 @@
 """One training run: all of its settings, and how they are read from a recipe and the command line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -20,6 +20,7 @@ from latent_ae.data import SOURCES, AnySource, DigitsConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.parts import CODEBOOK, ENCODER_NETWORK, learns
 from latent_ae.models.settings import AutoencoderConfig
+from latent_ae.training.best import BestWeights
 from latent_ae.training.gan.losses import ADVERSARIAL
 from latent_ae.training.losses import RECONSTRUCTION
 
@@ -32,6 +33,23 @@ _TRAIN_DESCRIPTION = (
 )
 
 Preflight = Literal["on", "only"]
+FREE_TO_CHANGE = (
+    "name",
+    "output_dir",
+    "data.workers",
+    "data.max_bad_share",
+    "train.accumulation",
+    "train.channels_last",
+    "train.log_every_steps",
+    "train.sample_every_steps",
+    "train.patience",
+    "train.min_improvement",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.tracker",
+)
+VALIDATION = ("train.evaluate_every_steps", "evaluation.")
+"""settings that decide which weights are the best, where the run keeps them"""
 
 
 class RunConfig(AutoencoderConfig):
@@ -53,10 +71,28 @@ class RunConfig(AutoencoderConfig):
         """Where everything the run writes goes."""
         return Path(self.output_dir) / self.name
 
+    @property
+    def free_to_change(self) -> tuple[str, ...]:
+        """All but those that change which model results."""
+        return FREE_TO_CHANGE if self.train.keep_best else (*FREE_TO_CHANGE, *VALIDATION)
+
+    def ends_early(self, values: Mapping[str, object]) -> bool:
+        """Whether patience ends the run at a checkpoint with these values, though updates are left."""
+        if (best := BestWeights.of(self.train)) is None:
+            return False
+        best.restore(values["best"], {})
+        return best.over
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         _check_name("loss.reconstruction", self.loss.reconstruction, RECONSTRUCTION)
         _check_name("adversarial.loss", self.adversarial.loss, ("none", *ADVERSARIAL))
+        for measure, missing in {
+            "perceptual": "evaluation.perceptual" if self.evaluation.perceptual == "none" else None,
+            "rfid": None if self.evaluation.fid else "evaluation.fid true",
+        }.items():
+            if self.train.keep_best == measure and missing is not None:
+                raise ValueError(f"train.keep_best {measure} is not measured in this run: give {missing}")
         if self.adversarial.skip_above_grad_norm is not None and not self.train.max_skips_in_a_row:
             raise ValueError("adversarial.skip_above_grad_norm needs train.max_skips_in_a_row, which ends a wild run")
         if self.adversarial.start_step >= self.train.steps and self.adversarial.loss != "none":

@@ -21,6 +21,7 @@ from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.models.encode_decode import decode, encode, reconstruct
 from latent_ae.models.latent_space import interpolate, prior_draw
+from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.distributed import gather_from_processes
 from latent_ae.training.logging import Logbook
 from latent_ae.training.settings import RunConfig
@@ -104,13 +105,24 @@ class Heldout:
         evaluator.merge(others)
         return evaluator.report().with_unusable(sorted(sample_id for *_, ids in states for sample_id in ids), total)
 
-    def evaluate_during(self, model: Autoencoder, step: int, logbook: Logbook, stop: Callable[[], bool]) -> None:
-        """Evaluate in the middle of a run: one line, and the measures at the tracker."""
-        if (report := self.evaluate(model, stop)) is None:
-            return
+    def validate(self, state: AutoencoderState, logbook: Logbook, stop: Callable[[], bool]) -> bool:
+        """Evaluate in the middle of a run: one line, the measures at the tracker, and the best weights kept.
+
+        False, on every process and with nothing kept, if one was told to stop. Raises UserError.
+        """
+        if (report := self.evaluate(state.averaged(), stop)) is None:
+            return False
         values = {name: metric.value for name, metric in report.metrics.items() if metric.value is not None}
-        logbook.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-        logbook.heldout(step, values)
+        logbook.say(
+            f"step {state.step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        )
+        logbook.heldout(state.step, values)
+        if (best := state.best) is not None:
+            measured = report.metrics[best.measure]
+            # Every process sums up in an order of its own: the first one's value decides for all.
+            value = gather_from_processes(measured.value, self.accelerator)[0]
+            state.validated(value, measured.reason)
+        return True
 
     def measure_training_latents(self, model: Autoencoder, stop: Callable[[], bool]) -> LatentStatistics | None:
         """Latent statistics over the training images, each process its share; None if one was told to stop."""

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 from latent_ae.errors import UserError
+from latent_ae.training.best import BestWeights
 from latent_ae.training.checkpoint.files import list_checkpoints, read_checkpoint
 from latent_ae.training.checkpoint.state import ModelState
 from latent_ae.training.engine import Training, run_program
@@ -36,7 +37,7 @@ class Counting(Training[int]):
         optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
         super().__init__(config, Accelerator(cpu=True), StopRequest(), ModelState(network, optimizer, None))
         self.events: list[str] = []
-        self.stop_at, self.fail_at, self.bad_at = 0, 0, 0
+        self.stop_at, self.fail_at, self.bad_at, self.enough_at = 0, 0, 0, 0
 
     def updates(self) -> Iterator[list[int]]:
         return ([step] for step in range(self.state.step, self.config.train.steps))
@@ -50,8 +51,12 @@ class Counting(Training[int]):
         self.state.network.weight.data += 1.0
         return UpdateResult(1.0 / step, {"term": 0.5}, {}, 2.0, updated=step != 2)
 
-    def between(self, step: int, logbook: Logbook) -> None:
+    def between(self, step: int, logbook: Logbook) -> bool:
         self.events.append(f"between {step}")
+        if step == self.enough_at:
+            self.state.best = BestWeights("psnr", patience=1)
+            self.state.best.values = {2: 20.0, 4: 19.0}
+        return True
 
     def finish(self, logbook: Logbook) -> None:
         self.events.append("finish")
@@ -90,7 +95,18 @@ def test_a_signal_ends_it_after_the_update_with_a_checkpoint_that_goes_on(tmp_pa
     other.state.restore(checkpoint, other.accelerator)
     assert other.run() == 0
     assert other.state.network.weight.item() == 6.0
-    assert other.events == ["between 4", "between 5", "finish"]
+    # What is due after an update comes after its checkpoint, so it is still to be done.
+    assert other.events == ["between 3", "between 4", "between 5", "finish"]
+
+
+def test_enough_updates_end_it_with_a_checkpoint_and_the_result(tmp_path: Path) -> None:
+    training = Counting(tmp_path)
+    training.enough_at = 4
+    assert training.run() == 0
+    assert training.events == ["between 1", "between 2", "between 3", "between 4", "finish"]
+    assert saved(tmp_path) == ["step-00000004"]
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004")
+    assert checkpoint.values["best"] == [[2, 20.0], [4, 19.0]], "written again with what became known"
 
 
 def test_an_update_that_is_not_finite_ends_it_and_names_the_samples(tmp_path: Path) -> None:

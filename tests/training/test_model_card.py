@@ -51,7 +51,14 @@ STATS: dict[str, Any] = {
 def card() -> str:
     pictures = ["reconstructions", "draws"]
     return model_card(
-        CONFIG, REPORT, STATS, factor=2, parameters=12345, pictures=pictures, made_with="latent_ae 1.2, 2026-01-02"
+        CONFIG,
+        REPORT,
+        STATS,
+        steps=1200,
+        factor=2,
+        parameters=12345,
+        pictures=pictures,
+        made_with="latent_ae 1.2, 2026-01-02",
     )
 
 
@@ -87,7 +94,14 @@ def test_its_program_takes_pixels_to_scaled_latents_and_back(
         model.quant_conv.bias[2:] = -30
     model.save_pretrained(tmp_path)
     written = model_card(
-        CONFIG, REPORT, STATS | {"config": stated}, factor=2, parameters=1, pictures=[], made_with="latent_ae"
+        CONFIG,
+        REPORT,
+        STATS | {"config": stated},
+        steps=1200,
+        factor=2,
+        parameters=1,
+        pictures=[],
+        made_with="latent_ae",
     )
     pixels = torch.rand(1, 1, 16, 16) * 2 - 1
     names = {"pixels": pixels}
@@ -114,7 +128,7 @@ def test_a_source_on_this_machine_is_named_without_its_folders() -> None:
             "name": "second",
         },
     )
-    written = model_card(config, REPORT, STATS, factor=2, parameters=1, pictures=[], made_with="latent_ae")
+    written = model_card(config, REPORT, STATS, steps=1200, factor=2, parameters=1, pictures=[], made_with="latent_ae")
     assert "/home/somebody" not in written
     recipe = yaml.safe_load(block(written, "yaml"))
     assert (recipe["model"]["init_from"], recipe["data"]["path"]) == ("first", "my pictures")

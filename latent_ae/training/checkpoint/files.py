@@ -54,18 +54,19 @@ class Checkpoint:
     config_yaml: str
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, again: bool = False) -> Path:
     """Write `folder`/step-NNNNNNNN, verify it, then prune. Returns its path.
 
     Kept are the newest `keep` that verify, and whatever is not the run's. A checkpoint of that step that verifies stays
-    as it is: a step has one state. Anything else of that name that is not the run's is renamed, not replaced.
+    as it is, as a step has one state, unless more is known of it by now (`again`). Anything else of that name that is
+    not the run's is renamed, not replaced.
 
     Raises CheckpointError if the disk is full or anything else prevents it; earlier checkpoints stay as they were.
     """
     final = folder / f"step-{checkpoint.step:08d}"
     try:
         if os.path.lexists(final):
-            if _is_whole(final):
+            if not again and _is_whole(final):
                 return final
             if not _is_ours(final):
                 final.rename(final.with_name(f"{final.name}.set-aside-{secrets.token_hex(4)}"))

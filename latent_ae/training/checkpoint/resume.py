@@ -1,6 +1,6 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,22 +28,6 @@ CHANGED_DATA = "changed-data"
 T = TypeVar("T")
 Found = tuple[Checkpoint | None, list[str]]
 """where to go on, and what to tell the user about damaged checkpoints"""
-FREE_TO_CHANGE = (
-    "name",
-    "output_dir",
-    "data.workers",
-    "data.max_bad_share",
-    "train.accumulation",
-    "train.channels_last",
-    "train.log_every_steps",
-    "train.sample_every_steps",
-    "train.evaluate_every_steps",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.tracker",
-    "evaluation.",
-)
-"""settings (or sections) that do not change which model is trained, so that a resumed run may differ in them"""
 
 
 @contextmanager
@@ -111,35 +95,40 @@ def require_same(setting: str, folder: str, seen: str, accelerator: Accelerator)
 
 
 def resume_or_finish(
-    config: RunSettings, resume: str, accelerator: Accelerator, *, unfinished: str | None, free: tuple[str, ...]
+    config: RunSettings,
+    resume: str,
+    accelerator: Accelerator,
+    *,
+    unfinished: str | None,
+    over: Callable[[Mapping[str, object]], bool] = lambda _: False,
 ) -> tuple[Checkpoint | None, bool]:
     """The checkpoint to go on from (None: start anew), and whether the run is finished; says so.
 
     Args:
-        config: settings of this start.
+        config: settings of this start. Those that are `free_to_change` may be others than before, and the number of
+            steps may have grown where the learning rate does not depend on it.
         resume: "auto" takes the run's newest checkpoint that verifies, and so does CHANGED_DATA; "never" demands a
             fresh run directory; anything else is the path of a checkpoint.
         accelerator: of the process.
         unfinished: what the result lacks of a run that has made its last update; None if it is there and whole.
-        free: settings (or sections) that may be changed, as they do not change which model is trained. The number of
-            steps may grow too where the learning rate does not depend on it.
+        over: whether a checkpoint with these values is the run's last, though updates are left.
 
     Raises CheckpointError if there is nothing sound to resume where there should be, or if the settings disagree.
     """
-    find = partial(_find_checkpoint, config, resume, free)
+    find = partial(_find_checkpoint, config, resume)
     checkpoint, notes = agreed_checkpoint(find, config.output_dir, accelerator, finished=unfinished is None)
     for note in notes:
         accelerator.print(note)
     if checkpoint is None and unfinished is None:
         raise CheckpointError(f"{config.run_dir} is finished and has no checkpoints: give another --name")
-    if checkpoint is None or checkpoint.step < config.train.steps:
+    if checkpoint is None or not (checkpoint.step >= config.train.steps or over(checkpoint.values)):
         return checkpoint, False
     accelerator.print(unfinished or f"{config.run_dir} is finished; --name starts another run")
     return checkpoint, unfinished is None
 
 
-def _find_checkpoint(config: RunSettings, resume: str, free: tuple[str, ...]) -> Found:
-    run_dir = config.run_dir
+def _find_checkpoint(config: RunSettings, resume: str) -> Found:
+    run_dir, free = config.run_dir, config.free_to_change
     folder = run_dir / "checkpoints"
     if resume == "never":
         if list_checkpoints(folder):

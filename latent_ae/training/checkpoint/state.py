@@ -15,6 +15,7 @@ from latent_ae.models.autoencoder import Autoencoder, class_name
 from latent_ae.models.bottlenecks.quantizer import stock_codebook
 from latent_ae.models.parts import ENCODER_SIDE, encoder_identity
 from latent_ae.models.run_folders import AUTOENCODER
+from latent_ae.training.best import BestWeights
 from latent_ae.training.checkpoint.files import Checkpoint, CheckpointError
 from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective
@@ -41,10 +42,17 @@ class ModelState(Generic[N]):
         network: as built, not as prepared: its names carry no wrapper's prefix.
         optimizer: over what learns.
         ema_decay: decay of the averaged weights; None keeps no average.
+        best: what keeps the best weights, if the run does.
     """
 
-    def __init__(self, network: N, optimizer: torch.optim.Optimizer, ema_decay: float | None) -> None:
-        self.network, self.optimizer = network, optimizer
+    def __init__(
+        self,
+        network: N,
+        optimizer: torch.optim.Optimizer,
+        ema_decay: float | None,
+        best: BestWeights | None = None,
+    ) -> None:
+        self.network, self.optimizer, self.best = network, optimizer, best
         self.step = 0
         self.ema = None if ema_decay is None else EMAModel(network.parameters(), ema_decay, foreach=True)
 
@@ -55,10 +63,31 @@ class ModelState(Generic[N]):
 
     def averaged(self) -> N:
         """A copy of the network with the averaged weights (or the present ones if none are kept), in eval mode."""
+        return self._copy({} if self.ema is None else self._averages(self.ema))
+
+    def result(self) -> N:
+        """As `averaged`, or with the best weights where the run keeps them."""
+        return self.averaged() if self.best is None else self._copy(self.best.tensors)
+
+    @property
+    def over(self) -> bool:
+        """Whether more updates are not wanted."""
+        return self.best is not None and self.best.over
+
+    def validated(self, value: float | None, reason: str | None) -> None:
+        """Compare the averaged weights, by a held-out value or the reason why there is none, with the best."""
+
+        def weights() -> dict[str, Tensor]:
+            now = dict(self.network.named_parameters()) if self.ema is None else self._averages(self.ema)
+            return {name: _on_cpu(tensor) for name, tensor in now.items()}
+
+        if self.best is not None:
+            self.best.add(self.step, value, reason, weights)
+
+    def _copy(self, weights: Mapping[str, Tensor]) -> N:
+        """A copy of the network in eval mode, with other weights by name."""
         copy: N = type(self.network).from_config(self.network_config()).to(self.network.device)
-        copy.load_state_dict(self.network.state_dict())
-        if self.ema is not None:
-            self.ema.copy_to(copy.parameters())
+        copy.load_state_dict({**self.network.state_dict(), **weights})
         copy.eval()
         return copy
 
@@ -87,12 +116,15 @@ class ModelState(Generic[N]):
             tensors[side.optimizer_file] = _optimizer_tensors(side.tensors, side.optimizer)
         if self.ema is not None:
             tensors["ema"] = {name: _on_cpu(shadow) for name, shadow in self._averages(self.ema).items()}
+        if self.best is not None and self.best.tensors:
+            tensors["best"] = self.best.tensors
         return Checkpoint(
             step=self.step,
             tensors=tensors,
             values={
                 "ema_updates": None if self.ema is None else self.ema.optimization_step,
                 "gradient_scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+                **({} if self.best is None else {"best": self.best.state()}),
                 **(place or {}),
                 **self.others(),
                 "versions": {"latent_ae": __version__, "torch": torch.__version__, "diffusers": diffusers_version},
@@ -111,6 +143,8 @@ class ModelState(Generic[N]):
             if self.ema is not None:
                 _load_tensors(self._averages(self.ema), saved["ema"])
                 self.ema.optimization_step = values["ema_updates"]
+            if self.best is not None:
+                self.best.restore(values["best"], saved.get("best", {}))
         except KeyError as error:
             raise CheckpointError(f"the checkpoint belongs to another model: it lacks {error.args[0]}") from None
         if accelerator.scaler is not None and values["gradient_scaler"] is not None:
@@ -131,6 +165,7 @@ class AutoencoderState(ModelState[Autoencoder]):
         ema_decay: decay of the averaged autoencoder; None keeps no average.
         adversary: the discriminator's side, if the run has one.
         guards: of "generator" and "discriminator"; without them any gradient norm that is not finite ends the run.
+        best: what keeps the best weights, if the run does.
     """
 
     def __init__(
@@ -139,9 +174,11 @@ class AutoencoderState(ModelState[Autoencoder]):
         optimizer: torch.optim.Optimizer,
         ema_decay: float | None,
         adversary: Adversary | None = None,
+        *,
         guards: dict[str, GradientGuard] | None = None,
+        best: BestWeights | None = None,
     ) -> None:
-        super().__init__(objective.model.autoencoder, optimizer, ema_decay)
+        super().__init__(objective.model.autoencoder, optimizer, ema_decay, best)
         self.objective, self.adversary = objective, adversary
         self.guards = guards or {"generator": GradientGuard(), "discriminator": GradientGuard()}
 
@@ -162,9 +199,9 @@ class AutoencoderState(ModelState[Autoencoder]):
             place = next(i for i, parameter in enumerate(self.network.parameters()) if parameter is codes)
             self.ema.shadow_params[place][moved] = codes[moved]
 
-    def averaged(self) -> Autoencoder:
-        """As `ModelState.averaged`; a model that stock diffusers loads, as the bottleneck has it compute."""
-        copy = super().averaged()
+    def _copy(self, weights: Mapping[str, Tensor]) -> Autoencoder:
+        """As `ModelState._copy`; a model that stock diffusers loads, as the bottleneck has it compute."""
+        copy = super()._copy(weights)
         modules = {name.split(".")[0] for name, _ in self.network.named_parameters()}
         if not set(ENCODER_SIDE) & modules <= self.objective.frozen:
             self.objective.model.bottleneck.fold(copy)
