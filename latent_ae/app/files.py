@@ -36,6 +36,11 @@ def png(pixels: Pixels, name: str) -> str:
     return download(stream.getvalue(), f"{name}.png")
 
 
+def numbered(images: Sequence[Pixels]) -> list[tuple[Pixels, str]]:
+    """Pictures with the captions 1, 2, ..."""
+    return [(image, str(number)) for number, image in enumerate(images, start=1)]
+
+
 def gallery(pictures: Sequence[tuple[Pixels | str, str]], *, name: str, columns: int) -> dict[str, Any]:
     """An update that shows pictures, or files of them, with their captions, in at most `columns` columns."""
     named = [

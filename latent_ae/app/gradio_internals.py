@@ -1,4 +1,4 @@
-"""All undocumented parts of Gradio (and of Starlette, uvicorn and FastAPI beneath it) that the app depends on.
+"""All undocumented parts of Gradio (and of Starlette and FastAPI beneath it) that the app depends on.
 
 `tests/app/test_gradio_internals.py` checks each against the installed version, which pyproject.toml bounds.
 """
@@ -42,12 +42,6 @@ TOOL_ROUTES = ("mcp", "mcp/", "mcp/http", "mcp/http/", "mcp/schema")
 """Streamable HTTP of MCP; the older transport answers by another request than it was asked by."""
 CLIENT_ERROR_PATHS = (API, "config", "login")
 """Prefixes of paths for which the page and the clients read an error's `detail`."""
-
-ELEMENTS = (
-    *("caption-label", "fixed-height", "form", "gallery", "gallery-item", "gradio-container", "grid-container"),
-    *("grid-wrap", "html-container", "image-frame", "prose", "thumbnail-lg"),
-)
-"""CSS classes of Gradio's own elements that the styles and scripts of `theme` name."""
 
 NO_PAGE_CHECK: dict[str, Any] = {"_frontend": False}
 """Argument of `launch` that leaves out a HEAD request for the page, after which Gradio does not start if it took more
@@ -147,34 +141,28 @@ class Function:
     """Number of values that the page sends."""
     api_inputs: int
     """Number of values without the page's state, which programs may leave out."""
+    has_default: Mapping[str, bool] | None
+    """Of a public endpoint, by parameter."""
 
 
-class Functions:
-    """The functions of a page."""
-
-    def __init__(self, demo: gr.Blocks) -> None:
-        endpoints = demo.get_api_info()["named_endpoints"]
-        self.endpoints: dict[str, dict[str, bool]] = {
-            name.removeprefix("/"): {
-                each["parameter_name"]: each["parameter_has_default"] for each in info["parameters"]
-            }
-            for name, info in endpoints.items()
-        }
-        """Public endpoints: their parameters, and whether each has a default."""
-        self._functions = demo.fns
-
-    def named(self, name: str) -> Function | None:
-        """The function of an endpoint, None if there is none."""
-        return next((_function(each) for each in self._functions.values() if each.api_name == name), None)
-
-    def numbered(self, number: int) -> Function | None:
-        """The function with this `fn_index`, None if there is none."""
-        return _function(self._functions[number]) if number in self._functions else None
-
-
-def _function(block: Any) -> Function:
-    api_inputs = sum(not component.skip_api for component in block.inputs)
-    return Function(block.fn, block.input_parameter_names or (), len(block.inputs), api_inputs)
+def functions_of(demo: gr.Blocks) -> dict[int | str, Function]:
+    """The functions of a page by their number (`fn_index`), and by the names of those that have one."""
+    endpoints: dict[str, Any] = demo.get_api_info()["named_endpoints"]
+    found: dict[int | str, Function] = {}
+    for number, block in demo.fns.items():
+        public = endpoints.get(f"/{block.api_name}")
+        found[number] = Function(
+            block.fn,
+            [name or "" for name in block.input_parameter_names or ()],
+            inputs=len(block.inputs),
+            api_inputs=sum(not component.skip_api for component in block.inputs),
+            has_default={each["parameter_name"]: each["parameter_has_default"] for each in public["parameters"]}
+            if public
+            else None,
+        )
+        if block.api_name:
+            found.setdefault(block.api_name, found[number])
+    return found
 
 
 def wrap_preprocess(demo: gr.Blocks, wrap: Callable[[Preprocess], Preprocess]) -> None:
@@ -269,34 +257,12 @@ class ToolServer(gradio.mcp.GradioMCPServer):
 # --- the server
 
 
-class HTTPProtocol(H11Protocol):
-    """uvicorn's handling of one connection; `response_complete` is called after each answer."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
-
-    @property
-    def host(self) -> str:
-        """Address of the other side."""
-        return self.client[0] if self.client else ""
-
-    def response_complete(self) -> None:
-        """For subclasses."""
-
-    def on_response_complete(self) -> None:
-        """Uvicorn's hook."""
-        super().on_response_complete()
-        self.response_complete()
-
-
 def tool_error(demo: gr.Blocks) -> str | None:
     """The error for which the launched page offers no tools, which Gradio does not report; None if it offers them."""
     return demo.mcp_error
 
 
-def set_server(demo: gr.Blocks, connection: Callable[..., HTTPProtocol], *, shutdown_seconds: int) -> None:
+def set_server(demo: gr.Blocks, connection: Callable[..., H11Protocol], *, shutdown_seconds: int) -> None:
     """Let the running server make `connection`s, and give open ones this long to end.
 
     uvicorn reads both anew for each connection and at its end.

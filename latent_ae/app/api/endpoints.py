@@ -19,10 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from latent_ae.app import gradio_internals
 from latent_ae.app.files import download, png
 from latent_ae.app.perimeter.content import uploaded
-from latent_ae.io.latent_file.latents import Compute, Dtype
+from latent_ae.io.latent_file.latents import Dtype
 from latent_ae.service.catalog import Prior
 from latent_ae.service.errors import BadRequest, ServiceError
-from latent_ae.service.results import Images
+from latent_ae.service.results import Encoded, Images, Reconstruction
 from latent_ae.service.service import Service
 
 _log = logging.getLogger(__name__)
@@ -58,18 +58,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
             logvar: also keep the posterior's log-variance.
         """
         encoded = service.encode(_path(image), model=model, seed=seed, dtype=dtype, logvar=logvar)
-        latents = encoded.latents
-        return _file(download(encoded.file, encoded.file_name)), {
-            "encoder": latents.encoder,
-            "kind": latents.kind,
-            "height": latents.height,
-            "width": latents.width,
-            "factor": latents.factor,
-            "shape": list(latents.tensor.shape),
-            "bytes": len(encoded.file),
-            "compute": _compute(latents.compute),
-            "remarks": list(encoded.remarks),
-        }
+        return _file(download(encoded.file, encoded.file_name)), _numbers_of_latents(encoded)
 
     def decode(latents: FileData, model: str | None = None, foreign: bool = False) -> tuple[list[FileData], Numbers]:
         """Latents to images: a PNG for each image of the latent file, and their numbers.
@@ -92,22 +81,8 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
             baselines: also measure JPEG and WebP files of at most the same size.
         """
         done = service.reconstruct(_path(image), model=model, baselines=baselines)
-        numbers = {
-            "model": done.model,
-            "metrics": done.metrics,
-            "notes": done.notes,
-            "remarks": done.encoded.remarks,
-            "sizes": [vars(size) for size in done.sizes],
-            "baselines": [
-                {name: value for name, value in vars(each).items() if name != "image"} for each in done.baselines
-            ],
-            "encoding": _compute(done.encoded.latents.compute),
-            "decoding": _compute(done.decoding),
-            "seam_db": done.seam_db,
-            "seconds": done.seconds,
-        }
         file = download(done.encoded.file, done.encoded.file_name)
-        return _file(png(done.reconstructed, "reconstruction")), _file(file), _json(numbers)
+        return _file(png(done.reconstructed, "reconstruction")), _file(file), _numbers_of_reconstruction(done)
 
     return encode, decode, reconstruct
 
@@ -209,18 +184,34 @@ def _file(path: str) -> Any:
 
 def _images(images: Images, name: str) -> tuple[list[Any], Numbers]:
     files = [_file(png(image, f"{name}-{number}")) for number, image in enumerate(images.images, start=1)]
-    return files, {
-        "model": images.model,
-        "note": images.note,
-        "seconds": images.seconds,
-        "decoding": _compute(images.decoding),
-        "seam_db": list(images.seam_db),
+    numbers = {"model": images.model, "note": images.note, "seconds": images.seconds}
+    return files, {**numbers, "decoding": images.decoding.to_json(), "seam_db": list(images.seam_db)}
+
+
+def _numbers_of_latents(encoded: Encoded) -> Numbers:
+    latents = encoded.latents
+    return {
+        **{name: getattr(latents, name) for name in ("encoder", "kind", "height", "width", "factor")},
+        "shape": list(latents.tensor.shape),
+        "bytes": len(encoded.file),
+        "compute": latents.compute and latents.compute.to_json(),
+        "remarks": list(encoded.remarks),
     }
 
 
-def _compute(compute: Compute | None) -> Numbers | None:
-    """The precision of a side of the model, and its tiles if any."""
-    return None if compute is None else compute.to_json()
+def _numbers_of_reconstruction(done: Reconstruction) -> Numbers:
+    compute, beside = done.encoded.latents.compute, [dict(vars(each)) for each in done.baselines]
+    for baseline in beside:
+        del baseline["image"]
+    numbers = {
+        **{name: getattr(done, name) for name in ("model", "metrics", "notes", "seam_db", "seconds")},
+        "remarks": done.encoded.remarks,
+        "sizes": [vars(size) for size in done.sizes],
+        "baselines": beside,
+        "encoding": compute and compute.to_json(),
+        "decoding": done.decoding.to_json(),
+    }
+    return {name: _json(value) for name, value in numbers.items()}
 
 
 def _json(value: Any) -> Any:

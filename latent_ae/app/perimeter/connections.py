@@ -9,7 +9,8 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
-from latent_ae.app.gradio_internals import HTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from latent_ae.app.perimeter.access import address
 from latent_ae.service.admission import Slots
 
@@ -60,8 +61,11 @@ class Connections:
             self._places.release(self._open.pop(connection))
 
 
-class Connection(HTTPProtocol):
-    """A connection that bounds the time for a request's head and for reading a reply."""
+class Connection(H11Protocol):
+    """A connection that bounds the time for a request's head and for reading a reply.
+
+    It follows uvicorn's own handling of a connection, which has these methods and `cycle`, the request that it answers.
+    """
 
     def __init__(self, *args: Any, connections: Connections, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -69,6 +73,16 @@ class Connection(HTTPProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._unsent = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def host(self) -> str:
+        """Address of the other side."""
+        return self.client[0] if self.client else ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Close it at once if there is no place."""
@@ -90,8 +104,9 @@ class Connection(HTTPProtocol):
         super().data_received(data)
         self._watch()
 
-    def response_complete(self) -> None:
+    def on_response_complete(self) -> None:
         """Wait for the next request."""
+        super().on_response_complete()
         self._watch()
 
     def pause_writing(self) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 
-from latent_ae.app.gradio_internals import Function, Functions, Preprocess, SessionTables, wrap_preprocess
+from latent_ae.app.gradio_internals import Function, Preprocess, SessionTables, functions_of, wrap_preprocess
 from latent_ae.app.perimeter.bodies import require_size
 from latent_ae.app.perimeter.error_replies import Replies
 from latent_ae.service.errors import BadRequest, ServiceError
@@ -35,7 +35,7 @@ class Calls:
     """Checks calls of the page's functions and of the endpoints."""
 
     def __init__(self, demo: gr.Blocks, replies: Replies) -> None:
-        self._functions = Functions(demo)
+        self._functions = functions_of(demo)
         wrap_preprocess(demo, functools.partial(_with_clear_errors, replies))
 
     def check(self, route: str, body: Any) -> None:
@@ -53,19 +53,26 @@ class Calls:
     def _check_named(self, name: str, body: dict[str, Any]) -> None:
         """Check values by name of an endpoint's parameters."""
         function = self._named(name)
-        parameters = self._functions.endpoints.get(name)
-        if parameters is None:
+        if function.has_default is None:
             raise self._unknown(name)
-        takes = ", ".join(parameters) or "nothing"
-        if unknown := [given for given in body if given not in parameters]:
+        takes = ", ".join(function.has_default) or "nothing"
+        if unknown := [given for given in body if given not in function.has_default]:
             raise BadRequest(f"{name} has no parameter {unknown[0][:40]!r}; it takes {takes}")
-        if missing := [needed for needed, has_default in parameters.items() if not has_default and needed not in body]:
+        if missing := [each for each, default in function.has_default.items() if not default and each not in body]:
             raise BadRequest(f"{name} needs {', '.join(missing)}; it takes {takes}")
         _check_values(function, body)
 
     def _check_listed(self, kind: str, name: str, body: dict[str, Any]) -> None:
         """Check the list `data` of values for a function named in the path or numbered in the body."""
-        function, data = self._function(kind, name, body), body.get("data")
+        number, data = None if kind == "call" else body.get("fn_index"), body.get("data")
+        if number is None and name and kind != "queue":
+            function = self._named(name)
+        elif not isinstance(number, int) or isinstance(number, bool):
+            raise BadRequest("expected fn_index as the number of a function")
+        elif number not in self._functions:
+            raise NotFound(f"there is no function {str(number)[:20]}")
+        else:
+            function = self._functions[number]
         if not isinstance(data, list):
             raise BadRequest("expected data as a list of values")
         if body.get("batched"):
@@ -76,23 +83,18 @@ class Calls:
         if kind == "call" and hasattr(function.call, "check"):
             _check_values(function, dict(zip(function.parameters, data, strict=True)))
 
-    def _function(self, kind: str, name: str, body: dict[str, Any]) -> Function:
-        number = None if kind == "call" else body.get("fn_index")
-        if number is None and name and kind != "queue":
-            return self._named(name)
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise BadRequest("expected fn_index as the number of a function")
-        if (function := self._functions.numbered(number)) is None:
-            raise NotFound(f"there is no function {str(number)[:20]}")
-        return function
-
     def _named(self, name: str) -> Function:
-        if (function := self._functions.named(name)) is None:
+        if name not in self._functions:
             raise self._unknown(name)
-        return function
+        return self._functions[name]
 
     def _unknown(self, name: str) -> NotFound:
-        return NotFound(f"there is no endpoint {name[:40]!r}; there are {', '.join(self._functions.endpoints)}")
+        endpoints = [
+            each
+            for each, function in self._functions.items()
+            if isinstance(each, str) and function.has_default is not None
+        ]
+        return NotFound(f"there is no endpoint {name[:40]!r}; there are {', '.join(endpoints)}")
 
 
 def check_stream(tables: SessionTables, route: str, query: bytes) -> None:

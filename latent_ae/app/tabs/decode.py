@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from latent_ae.app.files import chosen, gallery, png
+from latent_ae.app.files import chosen, gallery, numbered, png
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import Job, Tick, Updates, sentence
@@ -44,12 +44,11 @@ def add_tab(service: Service) -> None:
         decoded = service.decode(chosen(path, "latent file"), model=model, foreign=foreign, tick=tick)
         first, count = decoded.images[0], len(decoded.images)
         size = f"{first.shape[1]} \N{MULTIPLICATION SIGN} {first.shape[0]} pixels"
-        numbered = [(each, str(number)) for number, each in enumerate(decoded.images, start=1)]
         number = "1 image" if count == 1 else f"{count} images"
         summary = f"{number} of {size}, decoded by {decoded.model} in {decoded.seconds:.2f} s."
         return {
             image: png(first, "decoded") if count == 1 else None,
-            images: None if count == 1 else gallery(numbered, name="decoded", columns=4),
+            images: None if count == 1 else gallery(numbered(decoded.images), name="decoded", columns=4),
             single: gr.update(visible=count == 1),
             several: gr.update(visible=count > 1),
             job.status: markup.note(f"{summary} {sentence(decoded.note)}" if decoded.note else summary),

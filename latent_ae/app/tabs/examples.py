@@ -2,49 +2,33 @@
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
+from latent_ae.data import DigitsConfig, PhotosConfig
 from latent_ae.io.image import save_png, to_uint8
 
-_DIGITS = (59, 34, 74, 54)
-"""rows of scikit-learn's table of digits that the recipes hold out"""
-_PHOTOS = ("chelsea", "coffee", "rocket", "camera")
-"""photographs of scikit-image that the recipes hold out"""
+_DIGITS = (11, 6, 14, 10)
+"""places of digits that are easy to tell apart"""
+_PHOTOS = (1, 2, 3, 0)
+"""places of photographs, those in colour first"""
 _SMALL = 64
 
 
 def example_images(folder: Path, *, channels: int, side: int | None) -> list[Path]:
-    """Write four PNGs that ship inside scikit-learn or scikit-image: digits for small grey models, else photographs.
+    """Write four of the held-out images that need no download: digits for small grey models, else photographs.
 
     `channels` (1 or 3) and `side` (pixels, None if unknown) are those of the images a model was trained on.
     Photographs are cropped to a square at the centre, of at most 512 pixels.
     """
     small = side is not None and side <= _SMALL
-    images = _digits() if channels == 1 and small else _photos(128 if small else 512)
+    digits = channels == 1 and small
+    source = (DigitsConfig() if digits else PhotosConfig()).open().heldout
     paths = []
-    for name, image in images.items():
-        paths.append(folder / f"{name}.png")
-        save_png(paths[-1], to_uint8(image, 1 if image.mode == "L" else 3))
+    for place in _DIGITS if digits else _PHOTOS:
+        image = source.load(place)
+        assert isinstance(image, Image.Image), "these sources give pictures"
+        square = (min(128 if small else 512, *image.size),) * 2
+        paths.append(folder / f"{Path(source.sample_id(place).replace('/', '-')).stem}.png")
+        cropped = ImageOps.fit(image, square, Image.Resampling.LANCZOS)
+        save_png(paths[-1], to_uint8(cropped, 1 if image.mode == "L" else 3))
     return paths
-
-
-def _digits() -> dict[str, Image.Image]:
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second
-
-    table = load_digits()
-    levels = np.floor(table.images / 16 * 255 + 0.5).astype(np.uint8)
-    return {
-        f"digit-{table.target[row]}": Image.fromarray(levels[row]).resize((32, 32), Image.Resampling.BICUBIC)
-        for row in _DIGITS
-    }
-
-
-def _photos(side: int) -> dict[str, Image.Image]:
-    from skimage import data  # noqa: PLC0415
-
-    images = {name: Image.fromarray(getattr(data, name)()) for name in _PHOTOS}
-    return {
-        name: ImageOps.fit(image, (min(side, *image.size),) * 2, Image.Resampling.LANCZOS)
-        for name, image in images.items()
-    }

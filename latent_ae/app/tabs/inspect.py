@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from latent_ae.app.files import chosen, gallery
+from latent_ae.app.files import chosen
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.service.results import Inspection
@@ -48,12 +48,10 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
 
     def inspect(tick: Tick, path: str | None, name: str) -> Updates:
         found = service.inspect(chosen(path, "image"), model=name, tick=tick)
-        images = found.channel_images
-        names = ["codes"] if found.codebook is not None else [str(number) for number in range(1, len(images) + 1)]
         return {
             chart: _chart(found),
             table: _table(found),
-            channels: gallery(list(zip(images, names, strict=True)), name="channel", columns=8),
+            channels: layout.latents(found.channel_images, codes=found.codebook is not None),
             job.status: markup.paragraph(found.text),
         }
 

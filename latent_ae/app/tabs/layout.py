@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from latent_ae.app.files import download
+from latent_ae.app.files import download, gallery, numbered
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import markup
 from latent_ae.app.tabs.job import QUICK
+from latent_ae.io.image import Pixels
 
 LATENTS = "Each channel is scaled to its own range; each code of a codebook has a colour."
 """below the title of pictures of latents"""
@@ -69,6 +71,11 @@ def pictures(title: str, *, columns: int, text: str = "", large: bool = False) -
         buttons=["download", "download_all", "fullscreen"],
         elem_classes=["pictures", *(["large"] if large else [])],
     )
+
+
+def latents(images: Sequence[Pixels], *, codes: bool) -> dict[str, Any]:
+    """An update that shows pictures of latent channels, or one of codes."""
+    return gallery([(images[0], "codes")] if codes else numbered(images), name="latents", columns=8)
 
 
 def picture(title: str) -> gr.Image:

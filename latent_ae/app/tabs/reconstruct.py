@@ -12,10 +12,17 @@ from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.result_cache import ResultCache
 from latent_ae.io.image import Pixels
-from latent_ae.service.results import Reconstruction
+from latent_ae.service.results import Baseline, Reconstruction
 from latent_ae.service.service import Service
 
 _KEEP_SECONDS = 1800
+_REDRAW: dict[str, Any] = {
+    "trigger_mode": "always_last",
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_id": "difference",
+    "concurrency_limit": 4,
+}
 
 
 class _Results:
@@ -46,6 +53,31 @@ class _Results:
         self.beside = layout.pictures("Side by side", columns=3, large=True)
         self.channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
 
+    def show(self, service: Service, made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> Updates:
+        """Everything but the difference. The first reconstruction is that of the page's model."""
+        first, file = made[0], made[0].encoded
+        rows, pictures = comparison.rows(made, baselines), comparison.pictures(made, baselines)
+        # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
+        ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")
+        beside: list[tuple[Pixels | str, str]] = [
+            *((end, caption) for end, (_, caption) in zip(ends, pictures[:2], strict=True)),
+            *pictures[2:],
+        ]
+        channels = service.channel_images(file.latents, model=first.model)
+        return {
+            self.slider: ends,
+            self.headline: markup.figures(comparison.headline(first)),
+            self.table: comparison.as_html(rows, made, baselines),
+            self.beside: gallery(beside, name="picture", columns=4 if len(beside) == 4 else 3),
+            self.channels: layout.latents(channels, codes=file.latents.kind == "vq_indices"),
+            self.latents_file: download(file.file, file.file_name),
+            self.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
+        }
+
+    def show_difference(self, service: Service, first: Reconstruction, tolerance: float, gain: float) -> Updates:
+        """The difference, in which the visitor may change both numbers."""
+        return {self.difference: png(service.difference(first, tolerance=tolerance, gain=gain), "difference")}
+
 
 def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     """Draw the tab; `model` is the page's chooser."""
@@ -70,71 +102,41 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         tick: Tick, key: str | None, path: str | None, name: str, also: list[str], tolerance: float, gain: float
     ) -> Updates:
         file = chosen(path, "image")
-        models = [name, *(other for other in also if other != name)]
-
-        def part(done: int, share: float) -> None:
-            tick((done + share) / len(models))
-
-        made = [
-            service.reconstruct(file, model=each, tick=functools.partial(part, done))
-            for done, each in enumerate(models)
-        ]
-        first = made[0]
-        baselines = service.baselines(first, tick=lambda _share: tick(1.0))
-        rows, pictures = comparison.rows(made, baselines), comparison.pictures(made, baselines)
-        # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
-        ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")
-        beside: list[tuple[Pixels | str, str]] = [
-            *((file, caption) for file, (_, caption) in zip(ends, pictures[:2], strict=True)),
-            *pictures[2:],
-        ]
+        made = reconstructions(service, file, [name, *(other for other in also if other != name)], tick)
+        baselines = service.baselines(made[0], tick=lambda _share: tick(1.0))
         cache.drop(key)
         return {
-            cached: cache.put(first),
-            shown.slider: ends,
-            shown.headline: markup.figures(comparison.headline(first)),
-            shown.difference: difference(first, tolerance, gain),
-            shown.table: comparison.as_html(rows, made, baselines),
-            shown.beside: gallery(beside, name="picture", columns=4 if len(beside) == 4 else 3),
-            shown.channels: _channels(service, first),
-            shown.latents_file: download(first.encoded.file, first.encoded.file_name),
-            shown.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
+            cached: cache.put(made[0]),
+            **shown.show(service, made, baselines),
+            **shown.show_difference(service, made[0], tolerance, gain),
             job.status: markup.note(comparison.summary(made)),
         }
-
-    def difference(first: Reconstruction, tolerance: float, gain: float) -> str:
-        return png(service.difference(first, tolerance=tolerance, gain=gain), "difference")
 
     def redraw(key: str | None, tolerance: float, gain: float) -> Updates:
         first = cache.get(key)
         if first is None:
             return {job.status: markup.note("These results have expired: press Reconstruct to compute them again.")}
-        return {shown.difference: difference(first, tolerance, gain)}
-
-    settings = [shown.tolerance, shown.gain]
-    outputs = [cached, *(component for component in vars(shown).values() if component not in settings)]
-    inputs = [cached, image, model, others, *settings]
-    job.connect(reconstruct, "Encoding and decoding", inputs=inputs, outputs=outputs)
-    gr.on(
-        [each.change for each in settings],
-        redraw,
-        [cached, *settings],
-        [shown.difference, job.status],
-        trigger_mode="always_last",
-        show_progress="hidden",
-        api_visibility="private",
-        concurrency_id="difference",
-        concurrency_limit=4,
-    )
+        return shown.show_difference(service, first, tolerance, gain)
 
     def remaining(name: str, also: list[str]) -> object:
         left = [each for each in names if each != name]
         return gr.update(choices=left, value=[each for each in also if each != name])
 
+    settings = [shown.tolerance, shown.gain]
+    outputs = [cached, *(component for component in vars(shown).values() if component not in settings)]
+    inputs = [cached, image, model, others, *settings]
+    job.connect(reconstruct, "Encoding and decoding", inputs=inputs, outputs=outputs)
+    redrawn = [shown.difference, job.status]
+    gr.on([each.change for each in settings], redraw, [cached, *settings], redrawn, **_REDRAW)
     model.change(remaining, [model, others], others, **QUICK)
 
 
-def _channels(service: Service, first: Reconstruction) -> dict[str, Any]:
-    images = service.channel_images(first.encoded.latents, model=first.model)
-    captions = ["codes"] if first.encoded.latents.kind == "vq_indices" else [str(i) for i in range(1, len(images) + 1)]
-    return gallery(list(zip(images, captions, strict=True)), name="latents", columns=8)
+def reconstructions(service: Service, file: Path, models: Sequence[str], tick: Tick) -> list[Reconstruction]:
+    """An image by several models, one after another."""
+
+    def part(done: int, share: float) -> None:
+        tick((done + share) / len(models))
+
+    return [
+        service.reconstruct(file, model=model, tick=functools.partial(part, done)) for done, model in enumerate(models)
+    ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from latent_ae.app.files import gallery
+from latent_ae.app.files import gallery, numbered
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
 from latent_ae.service.catalog import ModelInfo, Prior
@@ -45,9 +45,8 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
         drawn = service.sample(
             model=name, count=int(count), seed=number, temperature=temperature, prior=prior, tick=tick
         )
-        numbered = [(image, str(place)) for place, image in enumerate(drawn.images, start=1)]
         return {
-            images: gallery(numbered, name=f"draw-{number}", columns=6),
+            images: gallery(numbered(drawn.images), name=f"draw-{number}", columns=6),
             job.status: markup.note(drawn.note or f"{len(drawn.images)} draws in {drawn.seconds:.2f} s."),
         }
 
