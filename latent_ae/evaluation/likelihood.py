@@ -11,13 +11,13 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms, image_terms, levels_of, log_probability
 from latent_ae.evaluation.report import LikelihoodReport, likelihood_report
 from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models.autoencoder import class_name, codebook_size
 from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
 from latent_ae.models.posterior import LOGVAR_RANGE, sample_posterior
 from latent_ae.randomness import place_of, torch_generator
@@ -218,8 +218,8 @@ def check_numbers(samples: int, std: float | None) -> None:
 
 def check_posterior(model: Autoencoder) -> None:
     """Raises UserError for a model of codes; a plain autoencoder is recognised with the first image."""
-    if not isinstance(model, AutoencoderKL):
-        raise UserError(_no_posterior(f"those of a {type(model).__name__} are codes"))
+    if codebook_size(model) is not None:
+        raise UserError(_no_posterior(f"those of a {class_name(model)} are codes"))
 
 
 def _posterior(model: Autoencoder, image: Tensor) -> tuple[Tensor, Tensor]:

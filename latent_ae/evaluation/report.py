@@ -2,23 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms
+from latent_ae.evaluation.report_warnings import loose_warnings
 
 PRIOR_STD_RANGE = (0.7, 1.4)
 """standard deviations of raw latents for which N(0, 1) is a fair prior"""
-SCALED_STD_RANGE = (0.8, 1.25)
-_COLLAPSED_SHARE = 0.1
-_COLLAPSED_NATS = 0.01
-_USED_SHARE = 0.5
-_LOOSE_SHARE = 0.1
-_DETAIL_DB = 3.0
-"""above flat images: half of the squared error"""
-_REMEDY = "lower loss.beta, warm it up (loss.beta_schedule linear) or give loss.free_bits"
 
 
 class Metric(BaseModel):
@@ -27,7 +20,7 @@ class Metric(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     value: float | None
-    """mean over the images, or None with a `reason`"""
+    """mean over the images unless the protocol says otherwise, or None with a `reason`"""
     unit: str
     protocol: str
     images: int
@@ -62,6 +55,8 @@ class EvaluationReport(_Report):
     metrics: dict[str, Metric]
     color_bias: tuple[float | None, ...]
     """mean of reconstruction - image by channel, on [-1, 1]: a tint; None where it is not finite"""
+    psnr_by_channel: tuple[float | None, ...] | None = None
+    """mean over the images, of more than 3 channels or with alpha; None where it is not finite"""
     latents: dict[str, Any] | None
     """`LatentStatistics.to_dict()` of the raw latents and, under `scaled`, their means and standard deviations after
     the model config's scaling_factor and shift_factor; None without finite latents"""
@@ -76,6 +71,9 @@ class EvaluationReport(_Report):
         for name, metric in self.metrics.items():
             value = f"- ({metric.reason})" if metric.value is None else f"{metric.value:.5g} {metric.unit}".rstrip()
             lines.append(f"  {name:<22} {value}")
+        if self.psnr_by_channel is not None:
+            values = ("-" if value is None else f"{value:.4g}" for value in self.psnr_by_channel)
+            lines.append(f"  {'PSNR by channel':<22} " + ", ".join(values))
         lines.append(f"  {'colour bias':<22} " + shown_bias(self.color_bias))
         if self.codebook is not None:
             codebook = self.codebook
@@ -167,9 +165,6 @@ class LikelihoodReport(_Report):
 def likelihood_report(terms: Sequence[ImageTerms], *, std: float, protocol: dict[str, str]) -> LikelihoodReport:
     """The means over one image or more, all with the same numbers of samples."""
 
-    def mean(values: list[float]) -> float:
-        return math.fsum(values) / len(values)  # rounds once, so that the order of the images does not show
-
     def estimate(nats: list[float], sign: int = -1) -> Estimate:
         bits = [sign * value / (one.dimensions * math.log(2)) for value, one in zip(nats, terms, strict=True)]
         return Estimate(nats=mean(nats), bits_per_dimension=mean(bits), images=len(nats))
@@ -188,18 +183,8 @@ def likelihood_report(terms: Sequence[ImageTerms], *, std: float, protocol: dict
         standard_error_nats=math.sqrt(spread / (len(last) - 1) / len(last)) if len(last) > 1 else None,
         effective_share=share,
         protocol=protocol,
-        warnings=tuple(_loose(share, max(terms[0].bounds))),
+        warnings=tuple(loose_warnings(share, max(terms[0].bounds))),
     )
-
-
-def _loose(share: float, draws: int) -> list[str]:
-    # One sample with all the weight is a share of 1/K, which is not small for few samples.
-    if draws == 1 or share >= _LOOSE_SHARE + (1 - _LOOSE_SHARE) / draws:
-        return []
-    return [
-        f"the bound is loose: of {draws} draws an image about {share * draws:.3g} carry all weight ({share:.1%}): give "
-        "more --importance-samples; where that does not help, the encoder's posterior is far from the model's own"
-    ]
 
 
 def shown_bias(color_bias: tuple[float | None, ...]) -> str:
@@ -207,15 +192,32 @@ def shown_bias(color_bias: tuple[float | None, ...]) -> str:
     return ", ".join("-" if bias is None else f"{bias:+.4f}" for bias in color_bias)
 
 
-def mean_metric(values: dict[str, float], *, unit: str, protocol: str, absent: str) -> Metric:
-    """The mean of a measure over images by id; without images or with a value that is not finite, the reason."""
+def mean(values: Collection[float]) -> float:
+    """The mean, rounded once, so that the order of the values does not show."""
+    return math.fsum(values) / len(values)
+
+
+def finite_mean(values: Collection[float]) -> float | None:
+    """None for a mean that is not finite."""
+    found = mean(values)
+    return found if math.isfinite(found) else None
+
+
+def metric_of(
+    values: Mapping[str, float],
+    combine: Callable[[Collection[float]], float],
+    *,
+    unit: str,
+    protocol: str,
+    absent: str,
+) -> Metric:
+    """A measure of images by id as one number; without images or with a value that is not finite, the reason."""
     bad = sorted(sample_id for sample_id, value in values.items() if not math.isfinite(value))
     reason = None if values else absent
     if bad:
         reason = f"{len(bad)} of {len(values)} images gave values that are not finite, the first of them {bad[0]!a}"
-    # fsum rounds once, so that the order of the values does not show
-    mean = None if reason else math.fsum(values.values()) / len(values)
-    return Metric(value=mean, unit=unit, protocol=protocol, images=0 if reason else len(values), reason=reason)
+    value = None if reason else combine(values.values())
+    return Metric(value=value, unit=unit, protocol=protocol, images=0 if reason else len(values), reason=reason)
 
 
 def scaled_latents(latents: dict[str, Any], *, scaling_factor: float, shift_factor: float) -> dict[str, Any]:
@@ -229,67 +231,3 @@ def scaled_latents(latents: dict[str, Any], *, scaling_factor: float, shift_fact
         "channel_mean": [(mean - shift_factor) * scaling_factor for mean in raw["channel_mean"]],
         "channel_std": [std * scaling_factor for std in raw["channel_std"]],
     }
-
-
-def latent_warnings(latents: dict[str, Any]) -> list[str]:
-    """Warnings of the latents of a report; `latents` as in EvaluationReport."""
-    found = []
-    if bad := latents["nonfinite_images"]:
-        found.append(
-            f"{bad} of {bad + latents['images']} images gave latents that are not finite; they are left out of the "
-            "latent statistics: check the model's weights and precision"
-        )
-    if (units := latents["active_units"]) is not None and latents["kl_nats_per_value"] is not None:
-        found += _collapse(latents, units)
-    scaled = latents["scaled"]
-    if not SCALED_STD_RANGE[0] <= scaled["std"] <= SCALED_STD_RANGE[1]:
-        measured = f"{1 / latents['sample']['std']:.5g}" if latents["sample"]["std"] else "infinite"
-        found.append(
-            f"scaled latents have a standard deviation of {scaled['std']:.4g}, diffusion expects about 1 "
-            f"({SCALED_STD_RANGE[0]:g} to {SCALED_STD_RANGE[1]:g}): the model config's scaling_factor "
-            f"{scaled['scaling_factor']:g} was not measured on images like these, where 1/std is {measured}"
-        )
-    return found
-
-
-def flat_warnings(psnr: float | None, flat_psnr: float | None) -> list[str]:
-    """Warns of a model that keeps hardly any detail; means in dB, as in the report."""
-    if psnr is None or flat_psnr is None or psnr >= flat_psnr + _DETAIL_DB:
-        return []
-    return [
-        f"the model keeps hardly any detail: its PSNR is {psnr:.4g} dB, and flat images of the images' own mean colour "
-        f"would have {flat_psnr:.4g} dB: look at the images (are they nearly constant or much too dark?), or train on"
-    ]
-
-
-def codebook_warnings(codebook: dict[str, Any]) -> list[str]:
-    """Warnings of the use of a codebook; `codebook` as in EvaluationReport."""
-    size, used, codes = codebook["codebook_size"], codebook["used"], codebook["codes"]
-    if used >= _USED_SHARE * min(size, codes):
-        return []
-    return [
-        f"codebook collapse: {used} of {size} codes are used over {codes} positions: give bottleneck.revive_below, "
-        "bottleneck.kmeans_start or loss.entropy_weight, or take fewer codes or channels of a code"
-    ]
-
-
-def _collapse(latents: dict[str, Any], units: dict[str, Any]) -> list[str]:
-    """Collapse is a lack of signal, not of scale: small latents with a smaller posterior variance hold the image."""
-    silent = [ratio < 1 for ratio in latents["channel_signal_to_noise"]]
-    nats = latents["kl_nats_per_value"]
-    if nats < _COLLAPSED_NATS or (units["share"] < _COLLAPSED_SHARE and all(silent)):
-        return [
-            f"posterior collapse: {units['count']} of {units['total']} latent units are active and the KL is "
-            f"{nats:.3g} nats per latent value, so the latents hardly depend on the image: {_REMEDY}"
-        ]
-    dead = [
-        str(channel)
-        for channel, (share, quiet) in enumerate(zip(units["share_per_channel"], silent, strict=True))
-        if share == 0 and quiet
-    ]
-    if not dead:
-        return []
-    return [
-        f"{len(dead)} of {len(silent)} latent channels are dead (channel {', '.join(dead)}: no active unit): "
-        f"{_REMEDY}, or train with fewer latent channels"
-    ]

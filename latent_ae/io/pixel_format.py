@@ -74,9 +74,10 @@ class PixelFormat:
                 raise UserError(f"a range of values needs low < high, got {low:g} and {high:g}")
         if self.bands and len(self.bands) != self.channels:
             raise UserError(f"data.bands names {len(self.bands)} channels, the model's images have {self.channels}")
-        if self.rgb and (len(self.rgb) not in (1, 3) or not all(1 <= each <= self.channels for each in self.rgb)):
+        colors = self.channels - (self.alpha != "none")
+        if self.rgb and (len(self.rgb) not in (1, 3) or not all(1 <= each <= colors for each in self.rgb)):
             raise UserError(
-                f"evaluation.rgb takes one channel (grey) or three (R, G, B) of 1 to {self.channels}, got "
+                f"evaluation.rgb takes one channel (grey) or three (R, G, B) of 1 to {colors}, got "
                 f"{', '.join(map(str, self.rgb))}"
             )
 
@@ -178,9 +179,17 @@ class PixelFormat:
         low, high = self._ends(share)
         return share * (high - low) + low
 
-    def shown_tensor(self, images: torch.Tensor) -> torch.Tensor:
-        """[..., C, H, W] in [-1, 1] -> [..., 1 or 3, H, W]: the channels that are seen, without alpha."""
-        return images if self.channels in (1, 3) and not self.rgb else images[..., list(self.shown), :, :]
+    def shown_tensor(self, images: torch.Tensor, background: Color = WHITE) -> torch.Tensor:
+        """[..., C, H, W] in [-1, 1] -> [..., 1 or 3, H, W]: the channels that are seen, transparency over a colour."""
+        if self.channels in (1, 3) and not self.rgb:
+            return images
+        colors = images[..., list(self.shown), :, :]
+        if self.alpha == "none":
+            return colors
+        behind = to_tensor(to_uint8(Image.new("RGB", (1, 1), background), len(self.shown))).to(images)
+        clear = (1 - images[..., -1:, :, :]) / 2
+        own = colors if self.alpha == "premultiplied" else colors - clear * (colors + 1)
+        return own + clear * (behind + 1)
 
     def preview(self, array: Array) -> Pixels:
         """[H, W, C] in the data's units -> [H, W, 1 or 3] uint8, transparent parts over a checkerboard."""

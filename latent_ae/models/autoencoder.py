@@ -23,6 +23,12 @@ def factor_of(model: Autoencoder) -> int:
     return int(2 ** (len(model.config["block_out_channels"]) - 1))
 
 
+def codebook_size(model: Autoencoder) -> int | None:
+    """The number of codes of a model whose latents are codes; None of one whose latents have a posterior."""
+    size: int | None = model.config.get("num_vq_embeddings")
+    return size
+
+
 def latent_channels(model: Autoencoder) -> int:
     """Of the latents; a VQModel's have as many as the vectors of its codebook."""
     return int(model.config.get("vq_embed_dim") or model.config["latent_channels"])

@@ -5,6 +5,7 @@ import math
 from latent_ae.data import SourceParts, StreamParts
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
+from latent_ae.models.autoencoder import codebook_size
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
 from latent_ae.training.settings import RunConfig
 
@@ -29,7 +30,7 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         lines.append(f"warning: {warning}")
     if (conventions := config.loss.conventions(channels * height * width, math.prod(shape))) is not None:
         lines.append(conventions)
-    if (codes := autoencoder.config.get("num_vq_embeddings")) is not None:
+    if (codes := codebook_size(autoencoder)) is not None:
         positions = shape[1] * shape[2]
         bits = positions * math.log2(codes)
         lines.append(

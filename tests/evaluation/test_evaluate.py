@@ -5,6 +5,7 @@ import math
 import pickle
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -14,6 +15,8 @@ from torch import Tensor
 from latent_ae.evaluation.evaluate import Evaluator, evaluate, measure_latents
 from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.evaluation.report import EvaluationReport
+from latent_ae.evaluation.report_warnings import baseline_warnings, level_warnings
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import factor_of
 
 WORDS = {"data": "noise, held-out", "size_rule": "own size"}
@@ -221,6 +224,113 @@ def test_nearly_constant_images_are_remarked_on_however_high_the_psnr(model: Aut
     constant = evaluate(Evaluator(model, **WORDS), [(torch.full((1, 3, 16, 16), -0.99), ["a"])])
     assert value(constant, "flat_psnr") == 100
     assert any("nearly constant or much too dark" in warning for warning in constant.warnings)
+
+
+def constant_model(channels: int, value: float) -> AutoencoderKL:
+    """A model that decodes everything to one value."""
+    model = AutoencoderKL(channels, channels, block_out_channels=(4,), norm_num_groups=2, latent_channels=2)
+    with torch.no_grad():
+        model.decoder.conv_out.weight.zero_()
+        model.decoder.conv_out.bias.fill_(value)
+    return model
+
+
+def noise(channels: int, count: int = 3) -> Tensor:
+    return torch.rand(count, channels, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def test_errors_of_numbers_are_in_their_own_units() -> None:
+    """Half of each channel's range in place of the values, none of them rounded to the file's integers."""
+    pixels, ids = noise(2), list("abc")
+    form = PixelFormat(2, numbers=True, dtype="int16", ranges=((-1000.0, 3000.0), (0.0, 10.0)), unit="HU")
+    report = evaluate(Evaluator(constant_model(2, 0.0), pixels=form, **WORDS), [(pixels, ids)])
+    shares = (pixels.double().numpy() + 1) / 2
+    errors = np.stack([np.abs(shares[:, 0] - 0.5) * 4000, np.abs(shares[:, 1] - 0.5) * 10], axis=1)
+    found = report.metrics
+    assert value(report, "mae") == pytest.approx(errors.mean(), rel=1e-6)
+    assert value(report, "rmse") == pytest.approx(np.sqrt(np.square(errors).mean((1, 2, 3))).mean(), rel=1e-6)
+    assert value(report, "max_error") == pytest.approx(errors.max(), rel=1e-6)
+    assert {found[name].unit for name in ("mae", "rmse", "max_error")} == {"HU"}
+    assert "int16 in -1000..3000, 0..10 HU" in found["mae"].protocol
+    assert "mae                    " in report.summary()
+    pictures = evaluate(Evaluator(constant_model(2, 0.0), **WORDS), [(pixels, ids)])
+    assert "mae" not in pictures.metrics
+    assert pictures.metrics["psnr"] == found["psnr"]
+
+
+def test_a_perceptual_distance_sees_the_stated_channels_and_psnr_sees_all() -> None:
+    pixels, ids, model = noise(5), list("abc"), constant_model(5, 0.25)
+    distance = build_perceptual("random_features", image_channels=3)
+    reports = {
+        rgb: evaluate(
+            Evaluator(
+                model,
+                pixels=PixelFormat(5, numbers=True, ranges=((0.0, 1.0),), rgb=rgb),
+                perceptual=distance,
+                **WORDS,
+            ),
+            [(pixels, ids)],
+        )
+        for rgb in ((3, 2, 1), (1, 2, 3))
+    }
+    wanted = float(distance(torch.full((3, 3, 16, 16), 0.25), pixels[:, [2, 1, 0]]).mean())
+    swapped, straight = reports[3, 2, 1], reports[1, 2, 3]
+    assert value(swapped, "perceptual") == pytest.approx(wanted, rel=1e-6)
+    assert value(straight, "perceptual") != pytest.approx(wanted, rel=1e-3)
+    assert swapped.metrics["psnr"] == straight.metrics["psnr"]
+    assert swapped.metrics["perceptual"].protocol == f"{distance.protocol}, of channels 3, 2, 1"
+    assert swapped.psnr_by_channel == pytest.approx(
+        [float((10 * torch.log10(4 / (pixels[:, c] - 0.25).square().mean((1, 2)))).mean()) for c in range(5)], rel=1e-5
+    )
+    assert "PSNR by channel" in swapped.summary()
+
+
+def test_a_perceptual_distance_sees_transparent_images_over_the_background() -> None:
+    pixels, distance = noise(4), build_perceptual("random_features", image_channels=3)
+    evaluator = Evaluator(constant_model(4, 0.0), perceptual=distance, background=(0, 255, 0), **WORDS)
+    report = evaluate(evaluator, [(pixels, list("abc"))])
+    green = torch.tensor([-1.0, 1.0, -1.0]).view(1, 3, 1, 1)
+    opacity = (pixels[:, 3:] + 1) / 2
+    over = pixels[:, :3] * opacity + green * (1 - opacity)
+    half = (torch.zeros(1, 3, 1, 1) + green) / 2
+    wanted = float(distance(half.expand(3, 3, 16, 16), over).mean())
+    assert value(report, "perceptual") == pytest.approx(wanted, rel=1e-5)
+    assert report.metrics["perceptual"].protocol.endswith(", of channels 1, 2, 3 over the background")
+    assert report.psnr_by_channel is not None
+    assert len(report.psnr_by_channel) == 4
+
+
+def test_images_that_are_much_alike_are_remarked_on() -> None:
+    """Two levels and little noise: the mean of the other images is as near to an image as a good model."""
+    alike = torch.where(torch.arange(16) < 8, -0.9, 0.9).expand(4, 1, 16, 16) + noise(1, 4) * 0.01
+    report = evaluate(Evaluator(constant_model(1, 0.0), **WORDS), [(alike, list("abcd"))])
+    others = [torch.cat([alike[:i], alike[i + 1 :]]).mean(0) for i in range(4)]
+    mse = float(torch.stack([(alike[i] - others[i]).square().mean() for i in range(4)]).mean())
+    assert value(report, "mean_image_psnr") == pytest.approx(10 * math.log10(4 / mse), abs=1e-4)
+    assert value(report, "mean_image_psnr") > value(report, "flat_psnr") + 30
+    assert report.metrics["mean_image_psnr"].protocol.startswith("as psnr, of the mean squared error over all images")
+    assert baseline_warnings(40.0, 10.0, 42.0, 39.0)[0].startswith(
+        "the model is hardly better than the mean of the other images: over all values its PSNR is 39 dB, that of the "
+        "mean 42 dB"
+    )
+    assert baseline_warnings(40.0, 10.0, 36.0, 39.1) == []
+    one = evaluate(Evaluator(constant_model(1, 0.0), **WORDS), [(alike[:1], ["a"])])
+    assert one.metrics["mean_image_psnr"].reason == "there is only one image"
+
+
+def test_images_of_few_levels_are_counted() -> None:
+    masks = (noise(1, 4) > 0).float() * 2 - 1
+    masks[3] = noise(1, 1)[0]
+    report = evaluate(Evaluator(constant_model(1, 0.0), **WORDS), [(masks, list("abcd"))])
+    (warning,) = [warning for warning in report.warnings if "levels" in warning]
+    assert warning.startswith("3 of 4 images use at most 16 of 256 levels between black and white (the median image 2)")
+    assert "are they masks" in warning
+    wide = PixelFormat(1, numbers=True, dtype="uint16", ranges=((0.0, 65535.0),))
+    (warning,) = level_warnings([16, 3, 200], wide)
+    assert warning.endswith(
+        "the range of 1 channel, uint16 in 0..65535 is too wide: give a narrower data.value_range, or data.percentiles"
+    )
+    assert level_warnings([17, 200, 3], wide) == level_warnings([], wide) == []
 
 
 def test_images_that_could_not_be_used_are_counted(model: AutoencoderKL) -> None:

@@ -106,6 +106,23 @@ def test_an_array_that_does_not_fit_is_refused() -> None:
         PixelFormat(1, numbers=True, bands=(4,)).array(np.zeros((2, 2, 3)))
 
 
+@pytest.mark.parametrize("alpha", ["straight", "premultiplied"])
+def test_networks_see_transparent_pictures_over_a_colour(alpha: str) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
+    background = (10, 200, 90)
+    over = Image.alpha_composite(Image.new("RGBA", (16, 16), (*background, 255)), Image.fromarray(levels))
+    pixels = levels.astype(np.float64) / 127.5 - 1
+    if alpha == "premultiplied":
+        pixels[..., :3] = (levels[..., :3] / 255.0) * (levels[..., 3:] / 255.0) * 2 - 1
+    form = PixelFormat.picture(4, alpha=alpha)
+    seen = form.shown_tensor(torch.from_numpy(pixels).movedim(-1, 0), background)
+    np.testing.assert_allclose((seen.movedim(0, -1) + 1) * 127.5, np.asarray(over)[..., :3], atol=1.01)
+    grey = PixelFormat.picture(4, alpha=alpha, rgb=(2,)).shown_tensor(torch.full((4, 1, 1), -1.0), (50, 50, 50))
+    assert float((grey + 1) * 127.5) == pytest.approx(50)
+    with pytest.raises(UserError, match=r"evaluation\.rgb takes one channel .* of 1 to 3, got 4"):
+        PixelFormat.picture(4, rgb=(4,))
+
+
 def test_the_file_is_read_back(tmp_path) -> None:
     form = PixelFormat(5, numbers=True, dtype="int16", ranges=((-1024.5, 3071),), gamma=1.5, rgb=(3, 2, 1), unit="HU")
     (tmp_path / FILE).write_text(form.to_json())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics.moments import Moments, rounded, rounded_list
+from latent_ae.evaluation.metrics.moments import Moments, merged_if_alike, rounded, rounded_list
 from latent_ae.models.posterior import LOGVAR_RANGE, kl_nats
 
 ACTIVE_VARIANCE = 0.01
@@ -150,7 +150,7 @@ class LatentStatistics:
                 raise ValueError(f"latents must have {expected} channels as those before them, got {got}")
             else:
                 self._sums = self._sums.merged(other._sums)
-                self._units = _merged_if_alike(self._units, other._units)
+                self._units = merged_if_alike(self._units, other._units)
                 self._kl = None if self._kl is None or other._kl is None else self._kl + other._kl
         self.nonfinite_images += other.nonfinite_images
         self.nonfinite_values += other.nonfinite_values
@@ -235,9 +235,3 @@ def _described(sums: LatentSums, of: Literal["sample", "mode"]) -> dict[str, Any
         "channel_mean": rounded_list(sums.moments.mean),
         "channel_std": rounded_list(sums.channel_variance(of).sqrt()),
     }
-
-
-def _merged_if_alike(one: Moments | None, other: Moments | None) -> Moments | None:
-    if one is None or other is None or one.mean.shape != other.mean.shape:
-        return None
-    return one.merged(other)

@@ -1,16 +1,20 @@
-"""Measures of a reconstruction: PSNR, SSIM, MS-SSIM, L1, colour bias, gradient energy, and all of them together.
+"""Measures of a reconstruction: PSNR, SSIM, MS-SSIM, L1, errors in the data's units, colour bias, gradient energy.
 
 Images are [B, C, H, W] in [-1, 1]; a measure is one float32 number per image, [B]. Reconstructions are clamped to
 [-1, 1] first, as they are when they become a file.
 B C H W: images, colour channels, pixels.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from latent_ae.evaluation.metrics.baseline import levels_used
 from latent_ae.evaluation.perceptual import PerceptualDistance
+from latent_ae.io.image import WHITE, Color
+from latent_ae.io.pixel_format import PixelFormat
 
 SSIM_MINIMUM_SIDE = 6  # the 11-pixel window's half, which the border is mirrored by, must fit into the image
 MS_SSIM_MINIMUM_SIDE = (
@@ -22,11 +26,20 @@ FLAT = 1 / 255
 PSNR_LIMIT = 100.0
 """dB; an identical image would make a mean infinite"""
 FLAT_PSNR = "flat_psnr"
-COLOR_BIAS = "color_bias_"
+MEAN_IMAGE_PSNR = "mean_image_psnr"
+COLOR_BIAS, CHANNEL_PSNR = "color_bias_", "psnr_"
 """and the channel's number"""
+LEVELS_USED = "levels_used"
+MAX_ERROR = "max_error"
+IN_UNITS = ("mae", "rmse", MAX_ERROR)
+"""measures in the data's own units"""
 UNITS_AND_PROTOCOLS = {
     "psnr": ("dB", f"data range 2 on [-1, 1], over all pixels and channels; at most {PSNR_LIMIT:g} an image"),
     FLAT_PSNR: ("dB", "as psnr, of an image's own mean colour in place of its reconstruction: a baseline"),
+    MEAN_IMAGE_PSNR: ("dB", "as psnr, of the mean squared error over all images"),
+    "mae": ("", "mean absolute error"),
+    "rmse": ("", "root of an image's mean squared error"),
+    MAX_ERROR: ("", "largest absolute error of any value of any image"),
     "ssim": ("", "torchmetrics on [0, 1], data range 1, 11x11 Gaussian window of sigma 1.5"),
     "ms_ssim": ("", "torchmetrics on [0, 1], data range 1, 5 scales, 11x11 Gaussian window of sigma 1.5"),
     "l1": ("", "mean absolute difference on [-1, 1]"),
@@ -38,13 +51,19 @@ UNITS_AND_PROTOCOLS = {
 
 
 def compare(
-    reconstruction: Tensor, target: Tensor, *, perceptual: PerceptualDistance | None = None
+    reconstruction: Tensor,
+    target: Tensor,
+    *,
+    pixels: PixelFormat,
+    perceptual: PerceptualDistance | None = None,
+    background: Color = WHITE,
 ) -> dict[str, list[Any]]:
     """Two [B, C, H, W] in [-1, 1] -> B values by measure, without measures that their size does not allow.
 
-    A value is None if it is undefined for its image.
+    `pixels` says which channels `perceptual` sees, and, of numbers, what they are in their own units. A value is None
+    if it is undefined for its image.
     """
-    columns = {
+    columns: dict[str, Tensor | None] = {
         "psnr": psnr(reconstruction, target),
         FLAT_PSNR: psnr(target.mean((2, 3), keepdim=True).expand_as(target), target),
         "ssim": ssim(reconstruction, target),
@@ -52,12 +71,32 @@ def compare(
         "l1": l1(reconstruction, target),
     }
     if perceptual is not None and min(target.shape[2:]) >= perceptual.minimum_side:
-        columns["perceptual"] = perceptual(reconstruction, target)
+        columns["perceptual"] = perceptual(
+            pixels.shown_tensor(reconstruction, background), pixels.shown_tensor(target, background)
+        )
     for channel, bias in enumerate(color_bias(reconstruction, target).T):
         columns[f"{COLOR_BIAS}{channel}"] = bias
+    if shows_channels(pixels):
+        for channel in range(pixels.channels):
+            one = slice(channel, channel + 1)
+            columns[f"{CHANNEL_PSNR}{channel}"] = psnr(reconstruction[:, one], target[:, one])
+    if pixels.numbers:
+        columns |= errors_in_units(*(pixels.in_units(images.cpu()) for images in (reconstruction, target)))
     lists: dict[str, list[Any]] = {name: values.tolist() for name, values in columns.items() if values is not None}
+    lists[LEVELS_USED] = levels_used(target)
     lists["gradient_energy_ratio"] = gradient_energy_ratio(reconstruction, target)
     return lists
+
+
+def shows_channels(pixels: PixelFormat) -> bool:
+    """Whether the channels have a PSNR each: there are more than R, G and B, or one of them is alpha."""
+    return pixels.channels > 3 or pixels.alpha != "none"
+
+
+def errors_in_units(reconstruction: Tensor, target: Tensor) -> dict[str, Tensor | None]:
+    """Mean absolute, root mean squared and largest error [B] of two [B, C, H, W] in the data's units."""
+    errors = (reconstruction - target).abs().flatten(1)
+    return {"mae": errors.mean(1), "rmse": errors.square().mean(1).sqrt(), MAX_ERROR: errors.amax(1)}
 
 
 def psnr(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -67,6 +106,11 @@ def psnr(reconstruction: Tensor, target: Tensor) -> Tensor:
     """
     reconstruction, target = comparable(reconstruction, target)
     return 10 * torch.log10(4 / (reconstruction - target).square().mean((1, 2, 3)))
+
+
+def psnr_of(mse: float) -> float:
+    """The PSNR in dB, at most 100, of a mean squared error on [-1, 1]; NaN of NaN."""
+    return PSNR_LIMIT if mse <= 4 / 10 ** (PSNR_LIMIT / 10) else 10 * math.log10(4 / mse)
 
 
 def l1(reconstruction: Tensor, target: Tensor) -> Tensor:
