@@ -37,6 +37,7 @@ from latent_ae.config import ModelConfig, TrainConfig
 from latent_ae.data import Batch
 from latent_ae.errors import UserError
 from latent_ae.evaluation.perceptual import build_perceptual
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import PRESETS, build_autoencoder, factor_of
 from latent_ae.models.bottlenecks.kl import KLBottleneck, KLLossConfig
 from latent_ae.randomness import torch_generator
@@ -89,7 +90,8 @@ class OurStep:
         channels, factor = autoencoder.config["latent_channels"], factor_of(autoencoder)
         self.draws = Draws(seed=SEED, latent_channels=channels, factor=factor, noise_shape=bottleneck.noise_shape)
         accelerator = Accelerator(mixed_precision=setup.precision, cpu=setup.device.type == "cpu")
-        objective = build_objective(autoencoder, bottleneck, config)
+        pixels = PixelFormat.picture(autoencoder.config["in_channels"])
+        objective = build_objective(autoencoder, bottleneck, config, pixels)
         self.training = AutoencoderTraining(
             config, accelerator, StopRequest(), objective, adversary=None, draws=self.draws
         )

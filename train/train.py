@@ -90,7 +90,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     if fresh:
         start_model(autoencoder, config, parts, pixels)
     bottleneck = build_bottleneck(autoencoder, config, parts, pixels, start=fresh, device=accelerator.device)
-    objective = build_objective(autoencoder, bottleneck, config)
+    objective = build_objective(autoencoder, bottleneck, config, pixels)
     adversary = build_adversary(autoencoder, config)
     draws = build_draws(objective.model, config)
     data = TrainingData(parts, config, accelerator, pixels=pixels, factor=draws.factor)

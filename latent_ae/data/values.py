@@ -45,6 +45,31 @@ def pixel_format(
     return found.replace(dtype=dtype, ranges=config.given_ranges() or _measured(config, source, found))
 
 
+def read_as(pixels: PixelFormat, config: DataConfig, model_name: str) -> DataConfig:
+    """The settings of images that are read as a model does: as pictures, or as numbers in its ranges.
+
+    Raises UserError for settings that say otherwise.
+    """
+    given, reads = config.given_ranges(), f"{model_name} reads {pixels.describe()}: leave it out"
+    if given is not None and (not pixels.numbers or given != pixels.ranges):
+        raise DataError(f"data.{'value_range' if config.window is None else 'window'} has no effect, {reads}")
+    if config.percentiles is not None and not pixels.numbers:
+        raise DataError(f"data.percentiles has no effect, {reads}")
+    if config.alpha not in (None, pixels.alpha):
+        raise DataError(f"data.alpha {config.alpha} has no effect, {reads}")
+    if not pixels.numbers:
+        return config
+    own = {
+        "value_range": tuple(end for ends in pixels.ranges for end in ends),
+        "gamma": pixels.gamma,
+        "bands": config.bands or pixels.bands or None,
+        "unit": pixels.unit,
+        **dict.fromkeys(("percentiles", "window")),
+        "per_channel": False,
+    }
+    return config.model_copy(update=own)
+
+
 def _measured(config: DataConfig, source: ImageSource, form: PixelFormat) -> tuple[Range, ...]:
     assert config.percentiles is not None
     count = min(len(source), _IMAGES)

@@ -24,7 +24,6 @@ from latent_ae.evaluation.metrics.latents import LatentStatistics, Scaling
 from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE, compare
 from latent_ae.evaluation.perceptual import PerceptualDistance
 from latent_ae.evaluation.report import EvaluationReport
-from latent_ae.io.image import WHITE, Color
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of, pad_to_factor
 from latent_ae.models.autoencoder import codebook_size
@@ -47,7 +46,6 @@ class Evaluator:
         data: str,
         size_rule: str,
         pixels: PixelFormat | None = None,
-        background: Color = WHITE,
         perceptual: PerceptualDistance | str = "not asked for",
         inception: InceptionFeatures | str = "not asked for",
         equivariance: bool = False,
@@ -57,15 +55,14 @@ class Evaluator:
         """`data` (source and part) and `size_rule` describe what is measured, for the protocol.
 
         `pixels` is what the values of the images mean (None: they are pictures). `perceptual` and `inception` (for
-        rFID) are networks on the model's device, or the reason why there is none; they see transparent parts over
-        `background`. `equivariance` encodes every image six more times. `mode` is what is decoded: the posterior's
-        mode, or a sample whose noise is a function of `seed` and the image's id.
+        rFID) are networks on the model's device, or the reason why there is none. `equivariance` encodes every image
+        six more times. `mode` is what is decoded: the posterior's mode, or a sample whose noise is a function of `seed`
+        and the image's id.
         """
         if mode not in ("mode", "sample"):
             raise ValueError(f"mode must be mode or sample, got {mode!r}")
         self._model, self._mode, self._seed = model, mode, seed
         self._pixels = pixels or PixelFormat.picture(model.config["in_channels"])
-        self._background = background
         self._perceptual = None if isinstance(perceptual, str) else perceptual
         self._inception = None if isinstance(inception, str) else inception
         codes, config = codebook_size(model), model.config
@@ -80,15 +77,14 @@ class Evaluator:
         )
 
     def _protocol(self, data: str, size_rule: str) -> dict[str, str]:
-        seen = _channels_seen(self._pixels)
         return {
             "data": data,
             "size_rule": size_rule,
             "latents": "posterior mode" if self._mode == "mode" else f"posterior sample, seed {self._seed}",
             "pixels": f"{self._pixels.describe()} as [-1, 1], reconstructions clamped to it and not rounded",
             "padding": f"bottom and right to multiples of {factor_of(self._model)} by repeating the edge, cropped back",
-            "perceptual": "none" if self._perceptual is None else self._perceptual.protocol + seen,
-            **({} if self._inception is None else {"rfid": self._inception.protocol + seen}),
+            "perceptual": "none" if self._perceptual is None else self._perceptual.protocol,
+            **({} if self._inception is None else {"rfid": self._inception.protocol}),
             "precision": str(self._model.dtype).removeprefix("torch."),
             "versions": ", ".join(
                 f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers", "torchmetrics")
@@ -117,9 +113,7 @@ class Evaluator:
             latents = encoded.latents if self._mode == "mode" else self._sampled(encoded, sample_ids)
             decoded = decode_latents(self._model, latents)[..., :height, :width].float().clamp(-1, 1)
             target = pixels.to(decoded.device)
-            columns = compare(
-                decoded, target, pixels=self._pixels, perceptual=self._perceptual, background=self._background
-            )
+            columns = compare(decoded, target, pixels=self._pixels, perceptual=self._perceptual)
             if encoded.logvar is not None:
                 nats = kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
                 columns |= {
@@ -140,8 +134,7 @@ class Evaluator:
             padded = pad_to_factor(pixels, factor_of(self._model))
             found.equivariance.update(lambda images: encode_pixels(self._model, images).latents, padded)
         if found.features is not None and self._inception is not None:
-            shown = (self._pixels.shown_tensor(images, self._background) for images in (decoded, target))
-            found.features.update(*(self._inception(images) for images in shown))
+            found.features.update(self._inception(decoded), self._inception(target))
 
     def state(self) -> Measurements:
         """The measurements, picklable for `gather_object`."""
@@ -225,11 +218,3 @@ def _reasons(perceptual: PerceptualDistance | str, inception: InceptionFeatures 
         **dict.fromkeys(("kl_nats", "kl_bits_per_pixel"), "the latents have no posterior"),
         "rfid": inception if isinstance(inception, str) else "",
     }
-
-
-def _channels_seen(pixels: PixelFormat) -> str:
-    """Which channels a network sees, for its protocol; "" where it is all of them."""
-    if pixels.channels in (1, 3) and not pixels.rgb:
-        return ""
-    over = " over the background" if pixels.alpha != "none" else ""
-    return f", of channels {', '.join(str(channel + 1) for channel in pixels.shown)}{over}"

@@ -3,7 +3,7 @@
 options, models' runs -> measure_config -> MeasureConfig, part -> open_part -> ImageSource -> batches
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ from latent_ae.config.section import validate
 from latent_ae.data import SOURCES, AnySource, DataConfig, DataError, DigitsConfig, FolderConfig, evaluation_batches
 from latent_ae.data.source import ImageSource, SourceParts
 from latent_ae.data.sources.folder import FolderImages
+from latent_ae.data.values import read_as
 from latent_ae.errors import UserError
 from latent_ae.io.image import SUFFIXES
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder
+from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.run_folders import run_settings
 
 Part = Literal["heldout", "train", "all"]
@@ -72,6 +74,8 @@ def measure_config(options: dict[str, object], model_names: Sequence[str]) -> tu
     config = override(MeasureConfig, {"data": kept}, options)
     if cut := config.data.given_for_training():
         raise UserError(f"{cut} only crops training images and has no effect here: leave it out")
+    if "data.percentiles" in options:
+        raise UserError("--data.percentiles has no effect: values are read in the model's own range: leave it out")
     return config, "all" if trained is None else "heldout"
 
 
@@ -134,15 +138,37 @@ def asked_for(source: ImageSource, limit: int | None) -> int:
     return len(source) if limit is None else min(limit, len(source))
 
 
+def pixel_format_of(model_name: str, model: Autoencoder, config: MeasureConfig) -> PixelFormat:
+    """What the pixels of a model mean, with the channels that the settings choose. Raises UserError."""
+    pixels = load_pixel_format(model_name, model)
+    if config.evaluation.rgb is not None:
+        pixels = pixels.replace(rgb=config.evaluation.rgb)
+    if config.data.bands is not None:
+        pixels = pixels.replace(bands=config.data.bands)
+    return pixels
+
+
+def reading_as(config: MeasureConfig, formats: Mapping[str, PixelFormat]) -> MeasureConfig:
+    """The settings, reading images as all of the models do. Raises UserError where they differ in it."""
+    (name, pixels), *others = formats.items()
+    for other, form in others:
+        if (form.numbers, form.bands) != (pixels.numbers, pixels.bands):
+            raise UserError(
+                f"{name} reads {pixels.describe()} and {other} {form.describe()}: measure models apart that read "
+                "different files"
+            )
+    return config.model_copy(update={"data": read_as(pixels, config.data, name)})
+
+
 def batches(
-    model: Autoencoder,
+    pixels: PixelFormat,
     source: ImageSource,
     config: MeasureConfig,
     *,
     limit: int | None,
     bad: list[str] | None = None,
 ) -> Iterator[tuple[Tensor, Sequence[str]]]:
-    """Pixels and ids of `limit` images of a source (None: all), spread evenly over it.
+    """Pixels, of the format `pixels`, and ids of `limit` images of a source (None: all), spread evenly over it.
 
     Prints those that cannot be used, and adds their ids to `bad`.
     """
@@ -154,7 +180,7 @@ def batches(
 
     for batch in evaluation_batches(
         source,
-        PixelFormat.picture(model.config["in_channels"]),
+        pixels,
         size=config.evaluation.size,
         background=config.data.background,
         batch_size=config.evaluation.batch_size,

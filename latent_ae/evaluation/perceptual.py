@@ -17,7 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
+from latent_ae.evaluation.view import View
 from latent_ae.evaluation.weight_files import WeightFile
+from latent_ae.io.image import Color
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.tensor_file import read_tensors
 
 # torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
@@ -46,6 +49,13 @@ class PerceptualDistance(nn.Module):
         """images with a smaller side, in pixels, have no distance"""
         self.protocol = protocol
         """network and weights: two numbers may be compared if their protocols are equal"""
+        self.view: View | None = None
+
+    def seeing(self, view: View) -> "PerceptualDistance":
+        """The same distance, of images that it sees through `view`."""
+        self.view = view
+        self.protocol += str(view)
+        return self
 
     def train(self, mode: bool = True) -> "PerceptualDistance":  # noqa: ARG002
         """Stays in eval mode: a loss inside a module that is switched to training must not change."""
@@ -56,6 +66,8 @@ class PerceptualDistance(nn.Module):
 
         Gradient reaches `reconstruction` alone. Raises ValueError for another shape or a side under `minimum_side`.
         """
+        if self.view is not None:
+            reconstruction, target = self.view(reconstruction), self.view(target)
         shape = reconstruction.shape
         if shape != target.shape or len(shape) != 4 or shape[1] != self.image_channels:
             raise ValueError(
@@ -259,3 +271,15 @@ def build_perceptual(name: str, *, image_channels: int, weights_file: Path | Non
     if name not in PERCEPTUAL:
         raise UserError(f"unknown perceptual distance {name!r}: choose from {', '.join(PERCEPTUAL)}")
     return PERCEPTUAL[name](image_channels=image_channels, weights_file=weights_file)
+
+
+def distance_of(
+    name: str, pixels: PixelFormat, *, background: Color, weights_file: str | None, setting: str
+) -> PerceptualDistance:
+    """The distance called `name`, in `setting`, for images of any channels, of which it sees those that are shown.
+
+    Raises UserError where these are not chosen, and as `build_perceptual`.
+    """
+    view = View.chosen(pixels, background, f"{setting} {name}")
+    file = None if weights_file is None else Path(weights_file)
+    return build_perceptual(name, image_channels=view.channels, weights_file=file).seeing(view)

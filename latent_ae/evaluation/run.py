@@ -9,12 +9,26 @@ from tqdm import tqdm
 from latent_ae.config import EvaluationConfig
 from latent_ae.data.source import ImageSource
 from latent_ae.device import best_device
+from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import Evaluator, evaluate
-from latent_ae.evaluation.images import MeasureConfig, Part, asked_for, batches, described, open_part, open_parts
+from latent_ae.evaluation.images import (
+    MeasureConfig,
+    Part,
+    asked_for,
+    batches,
+    described,
+    open_part,
+    open_parts,
+    pixel_format_of,
+    reading_as,
+)
 from latent_ae.evaluation.likelihood import LikelihoodEstimator, check_numbers, check_posterior, fit_std
 from latent_ae.evaluation.metrics.fid import FidUnavailable, InceptionFeatures
-from latent_ae.evaluation.perceptual import PerceptualDistance, PerceptualWeightsMissing, build_perceptual
+from latent_ae.evaluation.perceptual import PerceptualDistance, PerceptualWeightsMissing, distance_of
 from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
+from latent_ae.evaluation.view import View
+from latent_ae.io.image import Color
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.models.hierarchical_prior import check_prior, load_prior
 from latent_ae.models.parts import encoder_identity
@@ -35,24 +49,34 @@ def measure(
 
     Every model is loaded before the first is measured. Raises UserError if a model or the images cannot be loaded.
     """
-    source = open_part(config.data, part)
     models = {name: load_autoencoder(name) for name in model_names}
-    return {name: _measured(model, source, config, part=part, mode=mode) for name, model in models.items()}
+    formats = {name: pixel_format_of(name, model, config) for name, model in models.items()}
+    config = reading_as(config, formats)
+    source = open_part(config.data, part)
+    return {
+        name: _measured(model, formats[name], source, config, part=part, mode=mode) for name, model in models.items()
+    }
 
 
 def _measured(
-    model: Autoencoder, source: ImageSource, config: MeasureConfig, *, part: Part, mode: Literal["mode", "sample"]
+    model: Autoencoder,
+    pixels: PixelFormat,
+    source: ImageSource,
+    config: MeasureConfig,
+    *,
+    part: Part,
+    mode: Literal["mode", "sample"],
 ) -> EvaluationReport:
     """The report of one model, which is on the GPU, if there is one, for as long as it takes."""
     model.to(best_device())
-    networks = build_networks(config.evaluation, model.config["in_channels"])
+    networks = build_networks(config.evaluation, pixels, config.data.background)
     data = described(config.data, part)
-    evaluator = build_evaluator(model, config.evaluation, data=data, networks=networks, mode=mode)
+    evaluator = build_evaluator(model, config.evaluation, pixels=pixels, data=data, networks=networks, mode=mode)
     bad: list[str] = []
     limit = config.evaluation.max_images
     asked = asked_for(source, limit)
     with tqdm(total=asked, unit="image") as bar:
-        report = evaluate(evaluator, batches(model, source, config, limit=limit, bad=bad), progress=bar.update)
+        report = evaluate(evaluator, batches(pixels, source, config, limit=limit, bad=bad), progress=bar.update)
     model.to("cpu")
     return report.with_unusable(bad, asked)
 
@@ -73,10 +97,14 @@ def measure_likelihood(
     posterior, a prior of other latents, and if the model, the prior or the images cannot be loaded.
     """
     check_numbers(samples, std)
-    parts = open_parts(config.data)
-    source = parts.heldout if part == "heldout" else parts.train
     model = load_autoencoder(model_name).to(best_device())
     check_posterior(model)
+    pixels = pixel_format_of(model_name, model, config)
+    if pixels.numbers:
+        raise UserError(f"a likelihood is of 8-bit pictures, and {model_name} reads numbers ({pixels.describe()})")
+    config = reading_as(config, {model_name: pixels})
+    parts = open_parts(config.data)
+    source = parts.heldout if part == "heldout" else parts.train
     prior = None if prior_name is None else load_prior(prior_name).to(model.device)
     if prior is not None:
         check_prior(prior, encoder_identity(model), str(prior_name))
@@ -84,7 +112,7 @@ def measure_likelihood(
     if std is None:
         fitted = asked_for(parts.train, FITTED_IMAGES)
         with tqdm(total=fitted, unit="image", desc="fitting std") as bar:
-            std, count = fit_std(model, batches(model, parts.train, config, limit=fitted), progress=bar.update)
+            std, count = fit_std(model, batches(pixels, parts.train, config, limit=fitted), progress=bar.update)
         rule = f"fitted: the largest mean single-sample ELBO of {count} images of the training part"
     estimator = LikelihoodEstimator(
         model,
@@ -100,9 +128,9 @@ def measure_likelihood(
     limit = config.evaluation.max_images
     asked = asked_for(source, limit)
     with tqdm(total=asked, unit="image") as bar:
-        for pixels, sample_ids in batches(model, source, config, limit=limit, bad=bad):
-            estimator.update(pixels, sample_ids)
-            bar.update(len(pixels))
+        for images, sample_ids in batches(pixels, source, config, limit=limit, bad=bad):
+            estimator.update(images, sample_ids)
+            bar.update(len(images))
     return estimator.report().with_unusable(bad, asked)
 
 
@@ -113,20 +141,26 @@ class Networks(NamedTuple):
     inception: InceptionFeatures | str
 
 
-def build_networks(config: EvaluationConfig, image_channels: int) -> Networks:
-    """The networks that a config asks for. Raises UserError for a wrong file of weights."""
+def build_networks(config: EvaluationConfig, pixels: PixelFormat, background: Color) -> Networks:
+    """The networks that a config asks for. Raises UserError for a wrong file of weights, and for channels unchosen."""
     perceptual: PerceptualDistance | str = "not asked for (evaluation.perceptual none)"
     inception: InceptionFeatures | str = "not asked for (evaluation.fid false)"
     if config.perceptual != "none":
-        file = None if config.perceptual_weights_file is None else Path(config.perceptual_weights_file)
         try:
-            perceptual = build_perceptual(config.perceptual, image_channels=image_channels, weights_file=file)
+            perceptual = distance_of(
+                config.perceptual,
+                pixels,
+                background=background,
+                weights_file=config.perceptual_weights_file,
+                setting="evaluation.perceptual",
+            )
         except PerceptualWeightsMissing as error:
             perceptual = str(error)
     if config.fid:
+        view = View.chosen(pixels, background, "evaluation.fid")
         file = None if config.fid_weights_file is None else Path(config.fid_weights_file)
         try:
-            inception = InceptionFeatures(file)
+            inception = InceptionFeatures(file, view)
         except FidUnavailable as error:
             inception = str(error)
     return Networks(perceptual, inception)
@@ -136,6 +170,7 @@ def build_evaluator(
     model: Autoencoder,
     config: EvaluationConfig,
     *,
+    pixels: PixelFormat,
     data: str,
     networks: Networks,
     mode: Literal["mode", "sample"] = "mode",
@@ -147,6 +182,7 @@ def build_evaluator(
         model,
         data=data,
         size_rule=size_rule(config.size),
+        pixels=pixels,
         perceptual=perceptual if isinstance(perceptual, str) else perceptual.to(model.device),
         inception=inception if isinstance(inception, str) else inception.to(model.device),
         equivariance=config.equivariance,

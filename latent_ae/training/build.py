@@ -11,7 +11,7 @@ from latent_ae.data import SourceParts
 from latent_ae.data.order.buckets import bucket_sizes
 from latent_ae.data.values import pixel_format
 from latent_ae.errors import UserError
-from latent_ae.evaluation.perceptual import PerceptualDistance, build_perceptual
+from latent_ae.evaluation.perceptual import distance_of
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of, latent_channels
 from latent_ae.models.bottlenecks import Bottleneck
@@ -101,15 +101,24 @@ def _start_crops(config: RunConfig, parts: SourceParts, pixels: PixelFormat) -> 
     return torch.stack([samples[number].pixels for number in range(_START_SAMPLES)])
 
 
-def build_objective(autoencoder: Autoencoder, bottleneck: Bottleneck, config: RunConfig) -> Objective:
+def build_objective(
+    autoencoder: Autoencoder, bottleneck: Bottleneck, config: RunConfig, pixels: PixelFormat
+) -> Objective:
     """Autoencoder, bottleneck and loss terms, on the CPU in float32, frozen where the run does not train them.
 
     Raises UserError for what cannot be built.
     """
     trained, loss = config.model.trained, config.loss
     frozen = frozenset() if trained is None else freeze_all_but(autoencoder, trained)
-    distance = build_distance(loss.perceptual, autoencoder.config["in_channels"], loss.perceptual_weights_file)
-    if distance is not None:
+    distance = None
+    if loss.perceptual != "none":
+        distance = distance_of(
+            loss.perceptual,
+            pixels,
+            background=config.data.background,
+            weights_file=loss.perceptual_weights_file,
+            setting="loss.perceptual",
+        )
         _check_sides(
             config,
             autoencoder,
@@ -201,15 +210,6 @@ def _check_sides(config: RunConfig, autoencoder: Autoencoder, *, what: str, leas
             f"{what} needs sides of at least {least} pixels, and data.buckets or loss.equivariance_share bring them "
             f"down to {side}: {remedy}"
         )
-
-
-def build_distance(name: str, image_channels: int, weights_file: str | None) -> PerceptualDistance | None:
-    """The perceptual distance of that name, or None for "none"."""
-    if name == "none":
-        return None
-    return build_perceptual(
-        name, image_channels=image_channels, weights_file=None if weights_file is None else Path(weights_file)
-    )
 
 
 def build_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:

@@ -37,7 +37,7 @@ class Heldout:
         self.config = config
         self.accelerator = accelerator
         self.pixels = pixels
-        self._networks = build_networks(config.evaluation, pixels.channels)
+        self._networks = build_networks(config.evaluation, pixels, config.data.background)
 
     def check(self) -> None:
         """Raises UserError if no image of a part can be measured, which would else be met after the training."""
@@ -86,6 +86,7 @@ class Heldout:
         evaluator = build_evaluator(
             model,
             evaluation,
+            pixels=self.pixels,
             data=f"{self.config.data.source}, held-out part",
             networks=self._networks,
             seed=self.config.seed,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from latent_ae.config.section import validate
-from latent_ae.data import FolderConfig
+from latent_ae.data import DigitsConfig, FolderConfig
 from latent_ae.data.source import DataError
-from latent_ae.data.values import pixel_format
+from latent_ae.data.values import pixel_format, read_as
 from latent_ae.errors import BrokenImage, UserError
 from latent_ae.io.pixel_format import PixelFormat
 
@@ -131,3 +131,41 @@ def test_a_record_of_the_choice_made_before_has_no_word_of_it(tmp_path: Path) ->
     """Latent data sets encoded before images had a range go on."""
     assert {"value_range", "alpha", "unit"}.isdisjoint(settings(tmp_path).choice())
     assert settings(tmp_path, value_range=[0, 9]).choice()["value_range"] == [0, 9]
+
+
+NUMBERS = PixelFormat(
+    2, numbers=True, dtype="int16", ranges=((-1000.0, 3000.0), (0.0, 10.0)), gamma=2.2, bands=(4, 1), unit="HU"
+)
+ENDS = (-1000, 3000, 0, 10)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"percentiles": (1, 99), "per_channel": True}, {"value_range": ENDS}, {"value_range": ENDS, "bands": (1, 2)}],
+)
+def test_numbers_are_read_in_the_ranges_of_the_model(settings: dict) -> None:
+    config = read_as(NUMBERS, DigitsConfig(**settings, workers=2), "runs/ct")
+    assert config.given_ranges() == NUMBERS.ranges
+    assert (config.gamma, config.unit, config.workers) == (2.2, "HU", 2)
+    assert config.bands == settings.get("bands", (4, 1))
+    assert DigitsConfig.model_validate(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
+    ("pixels", "settings", "message"),
+    [
+        (NUMBERS, {"value_range": (0, 10)}, "data.value_range has no effect, runs/ct reads 2 channels, int16 in -1000"),
+        (NUMBERS, {"window": (0, 10)}, "data.window has no effect, runs/ct reads 2 channels"),
+        (PixelFormat.picture(3), {"value_range": (0, 10)}, "data.value_range has no effect, runs/ct reads RGB: leave"),
+        (PixelFormat.picture(3), {"percentiles": (1, 99)}, "data.percentiles has no effect, runs/ct reads RGB"),
+        (PixelFormat.picture(4), {"alpha": "premultiplied"}, "data.alpha premultiplied has no effect, runs/ct reads"),
+    ],
+)
+def test_other_values_than_those_of_the_model_are_refused(pixels: PixelFormat, settings: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_as(pixels, DigitsConfig(**settings), "runs/ct")
+
+
+def test_pictures_stay_pictures() -> None:
+    config = DigitsConfig(alpha="straight")
+    assert read_as(PixelFormat.picture(4), config, "runs/sprites") is config

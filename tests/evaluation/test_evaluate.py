@@ -12,10 +12,14 @@ from diffusers import AutoencoderKL
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
+from latent_ae.config import EvaluationConfig
+from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import Evaluator, evaluate, measure_latents
-from latent_ae.evaluation.perceptual import build_perceptual
+from latent_ae.evaluation.perceptual import build_perceptual, distance_of
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.report_warnings import baseline_warnings, level_warnings
+from latent_ae.evaluation.run import build_networks
+from latent_ae.io.image import WHITE
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import factor_of
 
@@ -261,18 +265,11 @@ def test_errors_of_numbers_are_in_their_own_units() -> None:
 def test_a_perceptual_distance_sees_the_stated_channels_and_psnr_sees_all() -> None:
     pixels, ids, model = noise(5), list("abc"), constant_model(5, 0.25)
     distance = build_perceptual("random_features", image_channels=3)
-    reports = {
-        rgb: evaluate(
-            Evaluator(
-                model,
-                pixels=PixelFormat(5, numbers=True, ranges=((0.0, 1.0),), rgb=rgb),
-                perceptual=distance,
-                **WORDS,
-            ),
-            [(pixels, ids)],
-        )
-        for rgb in ((3, 2, 1), (1, 2, 3))
-    }
+    reports = {}
+    for rgb in (3, 2, 1), (1, 2, 3):
+        form = PixelFormat(5, numbers=True, ranges=((0.0, 1.0),), rgb=rgb)
+        seeing = distance_of("random_features", form, background=WHITE, weights_file=None, setting="")
+        reports[rgb] = evaluate(Evaluator(model, pixels=form, perceptual=seeing, **WORDS), [(pixels, ids)])
     wanted = float(distance(torch.full((3, 3, 16, 16), 0.25), pixels[:, [2, 1, 0]]).mean())
     swapped, straight = reports[3, 2, 1], reports[1, 2, 3]
     assert value(swapped, "perceptual") == pytest.approx(wanted, rel=1e-6)
@@ -287,8 +284,9 @@ def test_a_perceptual_distance_sees_the_stated_channels_and_psnr_sees_all() -> N
 
 def test_a_perceptual_distance_sees_transparent_images_over_the_background() -> None:
     pixels, distance = noise(4), build_perceptual("random_features", image_channels=3)
-    evaluator = Evaluator(constant_model(4, 0.0), perceptual=distance, background=(0, 255, 0), **WORDS)
-    report = evaluate(evaluator, [(pixels, list("abc"))])
+    form = PixelFormat.picture(4)
+    seeing = distance_of("random_features", form, background=(0, 255, 0), weights_file=None, setting="")
+    report = evaluate(Evaluator(constant_model(4, 0.0), perceptual=seeing, **WORDS), [(pixels, list("abc"))])
     green = torch.tensor([-1.0, 1.0, -1.0]).view(1, 3, 1, 1)
     opacity = (pixels[:, 3:] + 1) / 2
     over = pixels[:, :3] * opacity + green * (1 - opacity)
@@ -298,6 +296,26 @@ def test_a_perceptual_distance_sees_transparent_images_over_the_background() -> 
     assert report.metrics["perceptual"].protocol.endswith(", of channels 1, 2, 3 over the background")
     assert report.psnr_by_channel is not None
     assert len(report.psnr_by_channel) == 4
+
+
+def test_the_channels_to_compare_have_to_be_chosen() -> None:
+    five = PixelFormat(5, numbers=True)
+    with pytest.raises(UserError) as error:
+        distance_of("vgg", five, background=WHITE, weights_file=None, setting="loss.perceptual")
+    assert str(error.value) == (
+        "loss.perceptual vgg compares 1 (grey) or 3 (RGB) channels, and the images have 5: give evaluation.rgb, the "
+        "channels to compare, counted from 1, such as --evaluation.rgb 3 2 1"
+    )
+    with pytest.raises(UserError, match=r"^evaluation\.fid compares 1"):
+        build_networks(EvaluationConfig(fid=True), five, WHITE)
+    grey = build_networks(EvaluationConfig(perceptual="random_features"), five.replace(rgb=(5,)), WHITE)
+    assert not isinstance(grey.perceptual, str)
+    assert grey.perceptual.protocol.endswith("1 channels, of channels 5")
+    pixels = noise(5)
+    assert torch.equal(
+        grey.perceptual(pixels, pixels.flip(3)),
+        build_perceptual("random_features", image_channels=1)(pixels[:, 4:], pixels[:, 4:].flip(3)),
+    )
 
 
 def test_images_that_are_much_alike_are_remarked_on() -> None:

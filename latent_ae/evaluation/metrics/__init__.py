@@ -1,6 +1,7 @@
 """Measures of reconstructions, latents and codes.
 
-    quality             PSNR, SSIM, MS-SSIM, L1, gradient energy and colour bias of a reconstruction
+    quality             PSNR, SSIM, MS-SSIM, L1, errors in the data's units, gradient energy and colour bias
+    baseline            the error of the mean image, and the levels that images use
     fid                 rFID: distance between the features of reconstructions and images, as sets
     latents             KL, moments and active units of posteriors
     equivariance        whether latents turn and shrink with the image

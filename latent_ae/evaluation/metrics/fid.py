@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
 from latent_ae.evaluation.metrics.moments import rounded
+from latent_ae.evaluation.view import View
 from latent_ae.evaluation.weight_files import WeightFile
 from latent_ae.io.image import from_tensor
 
@@ -36,8 +37,10 @@ class InceptionFeatures(nn.Module):
     (torchmetrics would antialias by default): the numbers are torch-fidelity's. Grey is repeated to three channels.
     """
 
-    def __init__(self, weights_file: Path | None = None) -> None:
+    def __init__(self, weights_file: Path | None = None, view: View | None = None) -> None:
         """Weights from `weights_file` (torch-fidelity's or pytorch-fid's .pth), else torch hub's cache.
+
+        `view` says which channels of the images are seen; None: they are grey or RGB.
 
         Raises FidUnavailable if there are none or torch-fidelity is not installed, UserError for a wrong file.
         """
@@ -53,9 +56,10 @@ class InceptionFeatures(nn.Module):
         versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torchmetrics", "torch-fidelity"))
         self.protocol = (
             f"{versions}, Inception {INCEPTION.described(path, 'torch-fidelity')}, 2048 features, 8-bit images resized "
-            "to 299x299 as by TensorFlow 1"
+            f"to 299x299 as by TensorFlow 1{view or ''}"
         )
         """network, weights and resize: numbers over equally many images may be compared if their protocols are equal"""
+        self.view = view
         self.inception = _load(path)
 
     def train(self, mode: bool = True) -> "InceptionFeatures":  # noqa: ARG002
@@ -64,7 +68,8 @@ class InceptionFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 1 or 3, H, W], clamped to [-1, 1] => features [B, 2048] float32; NaN for an image with NaN in it."""
+        """[B, C, H, W], clamped to [-1, 1] => features [B, 2048] float32; NaN for an image with NaN in it."""
+        images = images if self.view is None else self.view(images)
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"images must be [B, 1 or 3, H, W], got {list(images.shape)}")
         levels = torch.from_numpy(from_tensor(images.nan_to_num())).movedim(-1, 1).to(images.device)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from latent_ae.evaluation.metrics.baseline import levels_used
 from latent_ae.evaluation.perceptual import PerceptualDistance
-from latent_ae.io.image import WHITE, Color
 from latent_ae.io.pixel_format import PixelFormat
 
 SSIM_MINIMUM_SIDE = 6  # the 11-pixel window's half, which the border is mirrored by, must fit into the image
@@ -56,12 +55,11 @@ def compare(
     *,
     pixels: PixelFormat,
     perceptual: PerceptualDistance | None = None,
-    background: Color = WHITE,
 ) -> dict[str, list[Any]]:
     """Two [B, C, H, W] in [-1, 1] -> B values by measure, without measures that their size does not allow.
 
-    `pixels` says which channels `perceptual` sees, and, of numbers, what they are in their own units. A value is None
-    if it is undefined for its image.
+    `pixels` says what numbers are in their own units, and whether channels have a PSNR each. A value is None if it is
+    undefined for its image.
     """
     columns: dict[str, Tensor | None] = {
         "psnr": psnr(reconstruction, target),
@@ -71,9 +69,7 @@ def compare(
         "l1": l1(reconstruction, target),
     }
     if perceptual is not None and min(target.shape[2:]) >= perceptual.minimum_side:
-        columns["perceptual"] = perceptual(
-            pixels.shown_tensor(reconstruction, background), pixels.shown_tensor(target, background)
-        )
+        columns["perceptual"] = perceptual(reconstruction, target)
     for channel, bias in enumerate(color_bias(reconstruction, target).T):
         columns[f"{COLOR_BIAS}{channel}"] = bias
     if shows_channels(pixels):
