@@ -1,58 +1,14 @@
 """Which loaders of other programs can use a model, why others cannot, and which give wrong results without an error."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from latent_ae.export import rules
 from latent_ae.export.rules import CLASSES, Facts, Rule
 
 if TYPE_CHECKING:
     from latent_ae.models import Autoencoder
-
-
-class Fault(NamedTuple):
-    """Why a model does not work."""
-
-    reason: str
-    silent: bool = False
-    """whether the loader reports no error, and latents or images are wrong"""
-
-
-@dataclass(frozen=True)
-class Network:
-    """The autoencoder that a loader builds before it reads a file: Stable Diffusion's, with 2 layers per level, 32
-    groups and RGB images.
-    """
-
-    widths: tuple[tuple[int, ...], ...] = (rules.STABLE_DIFFUSION,)
-    latent_channels: tuple[int, ...] | None = None
-    """None: as many as the file has"""
-    quant_convs: Literal["both", "none", "as in the file"] = "as in the file"
-    names: Literal["strict", "drops", "fills"] = "strict"
-    """How it treats unexpected and missing tensors. strict: both are errors. drops: ignores unexpected ones, fails for
-    missing ones. fills: ignores unexpected ones, leaves missing ones at random values.
-    """
-
-    def faults(self, facts: Facts) -> Iterator[Fault]:
-        """Why an AutoencoderKL does not fit."""
-        drops, fills = self.names != "strict", self.names == "fills"
-        checks = [(rules.RGB, False), (rules.widths(*self.widths), False)]
-        if self.latent_channels is not None:
-            checks.append((rules.latent_channels(*self.latent_channels), False))
-        checks += [
-            (rules.LAYERS_2, drops if facts.layers > 2 else fills),
-            (rules.GROUPS_32, True),  # no tensor says how many there are
-            (rules.ONLY_MIDDLE_ATTENTION, drops if facts.middle_attention else fills),
-            (rules.SILU, True),
-            {
-                "both": (rules.BOTH_QUANT_CONVS, fills),
-                "none": (rules.NO_QUANT_CONVS, drops),
-                "as in the file": (rules.PAIRED_QUANT_CONVS, drops),
-            }[self.quant_convs],
-        ]
-        yield from (Fault(reason, silent) for rule, silent in checks if (reason := rule.broken_by(facts)))
 
 
 @dataclass(frozen=True)
@@ -90,13 +46,51 @@ class Loader:
     """what it requires: it fails without"""
     unchecked: tuple[Rule, ...] = ()
     """what it requires and does not check: without, it loads and gives wrong results"""
-    network: Network | None = None
-    """what it builds before it reads a file; None: what the config says"""
     warns: tuple[Rule, ...] = ()
     """what does not keep it from working, but should be known"""
     scales: tuple[Scale, ...] | None = None
     """by which it scales latents whatever the config says; None: by this config or the diffusion model's"""
     ignores_shift: bool = False
+
+
+def stable_diffusion(
+    use: str,
+    seen: str,
+    *,
+    scales: tuple[Scale, ...],
+    widths: tuple[tuple[int, ...], ...] = (rules.STABLE_DIFFUSION,),
+    latent_channels: int | None = None,
+    quant_convs: Rule = rules.PAIRED_QUANT_CONVS,
+    names: Literal["strict", "drops", "fills"] = "strict",
+    more: tuple[Rule, ...] = (),
+    warns: tuple[Rule, ...] = (),
+) -> Loader:
+    """A loader that builds Stable Diffusion's autoencoder, with 2 layers per level, 32 groups and RGB images, before it
+    reads a file.
+
+    Args:
+        use: as of a `Loader`, like `seen`, `scales` and `warns`.
+        seen: see `use`.
+        scales: see `use`.
+        widths: of the levels, that it knows.
+        latent_channels: None: as many as the file has.
+        quant_convs: what it requires of the 1x1 convolutions.
+        names: how it treats unexpected and missing tensors. strict: both are errors. drops: ignores unexpected ones,
+            fails for missing ones. fills: ignores unexpected ones, leaves missing ones at random values.
+        more: that it requires besides.
+        warns: see `use`.
+    """
+    fixed = [rules.RGB, rules.widths(*widths)]
+    if latent_channels is not None:
+        fixed.append(rules.latent_channels(latent_channels))
+    unexpected, missing = [rules.AT_MOST_2_LAYERS, rules.NO_OTHER_ATTENTION], [rules.AT_LEAST_2_LAYERS, rules.ATTENTION]
+    (missing if quant_convs is rules.BOTH_QUANT_CONVS else unexpected).append(quant_convs)
+    checked = (unexpected if names == "strict" else []) + (missing if names != "fills" else [])
+    unchecked = [rule for rule in unexpected + missing if rule not in checked]
+    unchecked += [rules.GROUPS_32, rules.SILU]  # which no tensor says
+    return Loader(
+        use, seen, (rules.KL, *more, *fixed, *checked), unchecked=tuple(unchecked), warns=warns, scales=scales
+    )
 
 
 @dataclass(frozen=True)
@@ -120,29 +114,24 @@ class Verdict:
 def judge(name: str, loader: Loader, model: "Autoencoder") -> Verdict:
     """The verdict for one loader, from the model's config alone."""
     facts = Facts(model)
-    faults = list(_faults(loader, facts))
-    works = not faults
-    warnings = (text for rule in loader.warns if (text := rule.broken_by(facts)))
+    failing, wrong = _broken(loader.rules, facts), _broken(loader.unchecked, facts)
+    if of_class := _broken(tuple(rule for rule in loader.rules if rule in CLASSES), facts):
+        failing, wrong = of_class, ()
+    works = not (failing or wrong)
     return Verdict(
         consumer=name,
         works=works,
-        reasons=tuple(fault.reason for fault in faults),
-        silent=not works and all(fault.silent for fault in faults),
-        warnings=(*warnings, *_scaling(loader, facts)) if works else (),
+        reasons=(*failing, *wrong),
+        silent=bool(wrong) and not failing,
+        warnings=(*_broken(loader.warns, facts), *_scaling(loader, facts)) if works else (),
         note=loader.use if works else "",
         seen=loader.seen,
     )
 
 
-def _faults(loader: Loader, facts: Facts) -> Iterator[Fault]:
-    broken = [(rule, reason) for rule in loader.rules if (reason := rule.broken_by(facts))]
-    if of_class := [Fault(reason) for rule, reason in broken if rule in CLASSES]:
-        yield from of_class
-        return
-    yield from (Fault(reason) for _, reason in broken)
-    yield from (Fault(reason, silent=True) for rule in loader.unchecked if (reason := rule.broken_by(facts)))
-    if loader.network is not None:
-        yield from loader.network.faults(facts)
+def _broken(rules: tuple[Rule, ...], facts: Facts) -> tuple[str, ...]:
+    """The reasons of the rules that do not hold."""
+    return tuple(reason for rule in rules if (reason := rule.broken_by(facts)))
 
 
 def _scaling(loader: Loader, facts: Facts) -> list[str]:

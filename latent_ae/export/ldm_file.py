@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latent_ae.export import rules
-from latent_ae.export.compat import FLUX, SD, SD3, XL, Loader, Network, Scale, judge
+from latent_ae.export.compat import FLUX, SD, SD3, XL, Loader, Scale, judge, stable_diffusion
 from latent_ae.export.exporter import VARIANTS, Exporter
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def _fixed(
     channels: int, seen: str, *scales: Scale, use: str = _FILE, names: Literal["strict", "drops", "fills"] = "strict"
 ) -> Loader:
     """A loader that builds the autoencoder of SD and SDXL (4 channels), or SD3 and FLUX.1 (16), then reads a file."""
-    network = Network(latent_channels=(channels,), quant_convs="both" if channels == 4 else "none", names=names)
-    return Loader(use, seen, rules=(rules.KL,), network=network, scales=scales)
+    quant_convs = rules.BOTH_QUANT_CONVS if channels == 4 else rules.NO_QUANT_CONVS
+    return stable_diffusion(use, seen, scales=scales, latent_channels=channels, quant_convs=quant_convs, names=names)
 
 
 FROM_SINGLE_FILE = Loader(
@@ -63,15 +63,16 @@ LOADERS = {
         rules=(rules.KL, *_LDM_RULES, rules.PAIRED_QUANT_CONVS),
         unchecked=_LDM_UNCHECKED,
     ),
-    "ComfyUI VAELoader": Loader(
+    "ComfyUI VAELoader": stable_diffusion(
         _FILE,
         "run, ComfyUI 0.3.64 (a125cd8, 2025-10-11)",
-        rules=(rules.KL, rules.mistaken(64, "mistaken for HunyuanImage's, since 0.3.58 (2025-09)")),
-        network=Network(widths=(rules.STABLE_DIFFUSION, rules.FACTOR_4), names="fills"),
+        scales=(SD, XL, SD3, FLUX),
+        widths=(rules.STABLE_DIFFUSION, rules.FACTOR_4),
+        names="fills",
+        more=(rules.mistaken(64, "mistaken for HunyuanImage's, since 0.3.58 (2025-09)"),),
         warns=(
             rules.mistaken(32, "versions of 2025-10 and 2025-11 (0.3.63 until FLUX.2) mistake them for HunyuanVideo's"),
         ),
-        scales=(SD, XL, SD3, FLUX),
     ),
     "A1111, SD and SDXL": _fixed(4, _A1111, SD, XL),
     "A1111, SD3": _fixed(16, _A1111, SD3),

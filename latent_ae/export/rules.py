@@ -103,7 +103,10 @@ SCALING_IS_NUMBER = Rule(lambda model: model.scaling is not None, "needs scaling
 # The layers.
 SILU = Rule(lambda model: model.activation == "silu", "needs the activation silu, got {model.activation}")
 GROUPS_32 = Rule(lambda model: model.groups == 32, "needs 32 normalisation groups, got {model.groups}")
-LAYERS_2 = Rule(lambda model: model.layers == 2, "needs 2 layers per level, got {model.layers}")
+AT_LEAST_2_LAYERS, AT_MOST_2_LAYERS = (
+    Rule(holds, "needs 2 layers per level, got {model.layers}")
+    for holds in (lambda model: model.layers >= 2, lambda model: model.layers <= 2)
+)
 MULTIPLES = Rule(
     lambda model: not any(width % model.widths[0] for width in model.widths),
     "needs widths that are multiples of the first, got {model.listed_widths}",
@@ -121,9 +124,12 @@ def widths(*known: tuple[int, ...]) -> Rule:
 MIDDLE_ATTENTION = Rule(lambda model: model.middle_attention, "needs attention in the middle block")
 NO_LEVEL_ATTENTION = Rule(lambda model: not model.level_attention, "has no attention in levels, this model has")
 LEVEL_ATTENTION_DROPPED = Rule(lambda model: not model.level_attention, "its key map leaves out attention in levels")
-ONLY_MIDDLE_ATTENTION = Rule(
-    lambda model: model.middle_attention and not model.level_attention,
-    "needs attention in the middle block and nowhere else",
+ATTENTION, NO_OTHER_ATTENTION = (
+    Rule(holds, "needs attention in the middle block and nowhere else")
+    for holds in (
+        lambda model: model.middle_attention,
+        lambda model: not (model.middle_attention and model.level_attention),
+    )
 )
 SAME_ATTENTION = Rule(
     lambda model: model.down_attention == model.up_attention,

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import ModelConfig
 from latent_ae.export import EXPORTERS, compat
-from latent_ae.export.compat import Network, Verdict
+from latent_ae.export.compat import Verdict
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from tests.export.conftest import Run
@@ -240,7 +240,6 @@ def test_there_is_no_loader_of_a_single_vq_file() -> None:
 
 
 def test_a_network_without_a_number_of_channels_takes_what_the_file_has() -> None:
-    assert Network().latent_channels is None
     assert built(**NONE, latent_channels=5)[COMFY].works
 
 
