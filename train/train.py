@@ -38,7 +38,7 @@ from latent_ae.training.checkpoint.data_record import begin_run, checked_data
 from latent_ae.training.checkpoint.resume import CHANGED_DATA, held_run, resume_or_finish
 from latent_ae.training.checkpoint.state import AutoencoderState
 from latent_ae.training.data import TrainingData
-from latent_ae.training.describe import describe_run
+from latent_ae.training.describe import LOOKED_AT, describe_levels, describe_run
 from latent_ae.training.distributed import describe_processes
 from latent_ae.training.engine import Training, run_program, started_processes
 from latent_ae.training.gan.discriminator_side import LAST_LAYER, NOTHING_DUE, Adversary
@@ -100,7 +100,9 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other
-    crop = data.crops(1)
+    crops = data.crops(LOOKED_AT)
+    say(describe_levels(crops, pixels))
+    crop = crops[:1]
     say(preflight(objective, crop, draws.noise([0], crop.shape), weights_at(None, config.loss), adversary))
     if only_preflight:
         return 0

@@ -1,13 +1,21 @@
 """What a run says of itself at its start."""
 
 import math
+import statistics
+
+from torch import Tensor
 
 from latent_ae.data import SourceParts, StreamParts
+from latent_ae.evaluation.metrics.baseline import LEVELS, levels_used
+from latent_ae.evaluation.report_warnings import level_warnings
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.models.autoencoder import codebook_size
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
 from latent_ae.training.settings import RunConfig
+
+LOOKED_AT = 16
+"""training crops whose levels are counted"""
 
 
 def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder, pixels: PixelFormat) -> str:
@@ -38,6 +46,13 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
             f"{bits:g} bits, {bits / (height * width):.3g} bits per pixel"
         )
     return "\n".join(lines)
+
+
+def describe_levels(crops: Tensor, pixels: PixelFormat) -> str:
+    """How many levels between black and white training crops [B, C, H, W] use, and a warning if it is few."""
+    levels = levels_used(crops)
+    line = f"levels: the median of {len(crops)} training crops uses {statistics.median_low(levels)} of {LEVELS}"
+    return "\n".join([line, *(f"warning: {warning}" for warning in level_warnings(levels, pixels))])
 
 
 def _amount(parts: SourceParts) -> str:

@@ -341,14 +341,14 @@ def test_images_of_few_levels_are_counted() -> None:
     masks[3] = noise(1, 1)[0]
     report = evaluate(Evaluator(constant_model(1, 0.0), **WORDS), [(masks, list("abcd"))])
     (warning,) = [warning for warning in report.warnings if "levels" in warning]
-    assert warning.startswith("3 of 4 images use at most 16 of 256 levels between black and white (the median image 2)")
+    assert warning.startswith("3 of 4 images use at most 17 of 256 levels between black and white (the median image 2)")
     assert "are they masks" in warning
     wide = PixelFormat(1, numbers=True, dtype="uint16", ranges=((0.0, 65535.0),))
     (warning,) = level_warnings([16, 3, 200], wide)
     assert warning.endswith(
         "the range of 1 channel, uint16 in 0..65535 is too wide: give a narrower data.value_range, or data.percentiles"
     )
-    assert level_warnings([17, 200, 3], wide) == level_warnings([], wide) == []
+    assert level_warnings([18, 200, 3], wide) == level_warnings([], wide) == []
 
 
 def test_images_that_could_not_be_used_are_counted(model: AutoencoderKL) -> None:

@@ -170,6 +170,7 @@ def test_preflight_only_prints_the_table_and_writes_nothing(
     assert main(arguments(tmp_path, 5, "--preflight", "only")) == 0
     out = capsys.readouterr().out
     assert "gradient norm" in out
+    assert "levels: the median of 16 training crops uses " in out
     assert "perceptual" in out
     assert not (tmp_path / "run").exists()
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from latent_ae.evaluation.metrics.moments import Moments, merged_if_alike, rounded
 
 LEVELS = 256
-FEW_LEVELS = 16
+FEW_LEVELS = 17
+"""what 12-bit values use in the range of 16 bits, and 4-bit images in any"""
 _MEAN_IMAGE_VALUES = 1 << 24
 """of the largest image whose mean is taken pixel by pixel: the sums are two float64 values each"""
 
