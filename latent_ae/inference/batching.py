@@ -17,8 +17,8 @@ Grid = tuple[int, int]
 Tick = Callable[[float], None]
 """called between pieces of work with the share that is done; what it raises ends the work"""
 
-_COPIES = 5
-"""float32 copies of an image that are alive while it is padded, blended, clamped and rounded"""
+_COPIES, _COPIES_OF_NUMBERS = 5, 9
+"""float32 copies of an image that are alive while it is padded, blended, clamped and rounded, numbers in float64"""
 _BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 1024 * 1024}
 
 
@@ -26,9 +26,25 @@ class Runner:
     """Runs a side of a model. Sizes are grids of latent positions, of `factor` pixels a side each."""
 
     def __init__(
-        self, side: Side, *, channels: int, factor: int, tiling: Tiling | None, memory_bytes: int | None
+        self,
+        side: Side,
+        *,
+        channels: int,
+        factor: int,
+        tiling: Tiling | None,
+        memory_bytes: int | None,
+        numbers: bool = False,
     ) -> None:
-        """`channels` are those of the inputs; `memory_bytes` is what a call may take, None what is free then."""
+        """Prepare to run a side.
+
+        Args:
+            side: of the model, in its precision.
+            channels: of the inputs.
+            factor: of the model.
+            tiling: of large inputs; None: never.
+            memory_bytes: what a call may take; None: what is free then.
+            numbers: whether images are numbers, whose units take more memory to compute than 8-bit levels.
+        """
         encodes = isinstance(side.module, EncoderSide)
         self.side = side
         self._verb = "encoding" if encodes else "decoding"
@@ -37,6 +53,7 @@ class Runner:
         self._scale_in, self._scale_out = (factor, 1) if encodes else (1, factor)
         self._tiling = tiling
         self._memory_bytes = memory_bytes
+        self._copies = _COPIES_OF_NUMBERS if numbers else _COPIES
         positions = _BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // factor**2
         self._batch_positions = 0 if side.form.precision == "exact" else positions
         side_length = math.isqrt(positions) if tiling is None else tiling.tile
@@ -131,7 +148,7 @@ class Runner:
 
     def _image_bytes(self, grid: Grid, count: int) -> int:
         values = max(self._channels * self._scale_in**2, self.side.module.channels * self._scale_out**2)
-        return _COPIES * count * 4 * values * grid[0] * grid[1]
+        return self._copies * count * 4 * values * grid[0] * grid[1]
 
 
 def shares_of(tick: Tick | None, work: Sequence[int]) -> Iterator[Callable[[float], None]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from diffusers import VQModel
 from torch import Tensor
@@ -19,9 +20,10 @@ from latent_ae.inference.memory import Plan
 from latent_ae.inference.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Precision, SideName, choose
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.tiling import Seam, Tiling
-from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents
+from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.models import Autoencoder, factor_of, latent_channels, load_autoencoder, pad_to_factor
+from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
 from latent_ae.models.posterior import sample_posterior, split_moments
@@ -36,8 +38,8 @@ _ENCODING_SHARE = 0.3
 class Decoded(NamedTuple):
     """A decoded image."""
 
-    image: Pixels
-    """[H,W,C] uint8"""
+    image: Array
+    """[H,W,C] in the units and dtype of the model's pixel format"""
     compute: Compute
     seam_db: float | None
     """PSNR of its tiles to one another where they overlap; None where it went through whole"""
@@ -54,6 +56,7 @@ class Codec:
         model: Autoencoder,
         *,
         name: str,
+        pixel_format: PixelFormat | None = None,
         precision: Precision | None = None,
         tile: int | None = None,
         memory_bytes: int | None = None,
@@ -63,6 +66,7 @@ class Codec:
         Args:
             model: in float32, on its device.
             name: for people.
+            pixel_format: of the images; None: pictures of the model's channels.
             precision: of both sides: `auto`, `exact` (float32, and every image alone: the same bits in any batch, and
                 in any process of as many threads), `fp32`, `bf16` or `fp16`. None: `fp32` for the encoder, because
                 latents are kept, and `auto` for the decoder.
@@ -70,7 +74,8 @@ class Codec:
                 None: never; an image that does not fit into memory is refused.
             memory_bytes: that a call may take by prediction; None: what is free at that time.
 
-        Raises UserError for a precision that the device cannot compute and a tile that is too small.
+        Raises UserError for a precision that the device cannot compute, a tile that is too small, and a pixel format
+        of another number of channels.
         """
         self.model = model.eval()
         self.name = name
@@ -78,6 +83,11 @@ class Codec:
         self.identity = encoder_identity(model)
         self.factor = factor_of(model)
         self.channels = int(model.config["in_channels"])
+        self.pixel_format = pixel_format or PixelFormat.picture(self.channels)
+        if self.pixel_format.channels != self.channels:
+            raise UserError(
+                f"the pixel format has {self.pixel_format.channels} channels, the model {name} takes {self.channels}"
+            )
         self.codebook = Codebook(model.quantize.embedding) if isinstance(model, VQModel) else None
         self.is_vq = self.codebook is not None
         self.codebook_size = self.codebook.size if self.codebook else None
@@ -86,8 +96,10 @@ class Codec:
         self.shift_factor: float | None = model.config.get("shift_factor")
         self.tile = tile
         self.tiling = None if tile is None else Tiling.of_pixels(tile, self.factor)
-        encoder, decoder, self.precision = choose(model, precision or ENCODER_DEFAULT, precision or DECODER_DEFAULT)
-        runner = partial(Runner, factor=self.factor, tiling=self.tiling, memory_bytes=memory_bytes)
+        asked = precision or ENCODER_DEFAULT, precision or DECODER_DEFAULT
+        encoder, decoder, self.precision = choose(model, *asked, bits=16 if self.pixel_format.is_deep else 8)
+        numbers = self.pixel_format.numbers
+        runner = partial(Runner, factor=self.factor, tiling=self.tiling, memory_bytes=memory_bytes, numbers=numbers)
         self._encoder = runner(encoder, channels=self.channels)
         self._decoder = runner(decoder, channels=self.latent_channels)
 
@@ -103,10 +115,12 @@ class Codec:
     ) -> "Codec":
         """Load a model directory, hub id or single file onto a device (None: the CPU).
 
-        The rest is as in the constructor. Raises ModelError if there is no such model.
+        The rest is as in the constructor. Raises ModelError if there is no such model, UserError if nothing says what
+        the pixels of its images mean.
         """
         model = load_autoencoder(name).to(device or "cpu")
-        return cls(model, name=name, precision=precision, tile=tile, memory_bytes=memory_bytes)
+        form = load_pixel_format(name, model)
+        return cls(model, name=name, pixel_format=form, precision=precision, tile=tile, memory_bytes=memory_bytes)
 
     @torch.no_grad()
     def seconds_per_pixel(self) -> tuple[float, float]:
@@ -135,58 +149,60 @@ class Codec:
         self._decoder.batches([self._grid(*size) for size in sizes])
 
     def encode(
-        self, images: Sequence[Pixels], *, seed: int | None = None, logvar: bool = False, tick: Tick | None = None
+        self, images: Sequence[Array], *, seed: int | None = None, logvar: bool = False, tick: Tick | None = None
     ) -> list[Latents]:
-        """Images [H,W,C] uint8 of any sizes => the latents of each (N = 1), in their order.
+        """Images [H,W,C] of any sizes => the latents of each (N = 1), in their order.
 
         A side that the model's factor does not divide is padded at its end by repeating the last row or column.
 
         Args:
-            images: with the model's number of channels.
+            images: in the units of the pixel format: uint8 for pictures, any type for numbers, which are clipped to
+                the format's range.
             seed: of a sample from the posterior, image i's being the seed's i-th; None: the posterior's mode.
             logvar: also keep the posterior's log-variance.
             tick: is called as the work goes on.
 
-        Raises DoesNotFit before anything is encoded, and UserError for another number of channels.
+        Raises DoesNotFit before anything is encoded, and UserError for another number of channels and for values that
+        are not finite.
         """
         for image in images:
-            if image.shape[2] != self.channels:
-                raise UserError(
-                    f"the image has {image.shape[2]} channels, the model {self.name} takes {self.channels}: convert it"
-                )
+            self._check(image)
         grids = [self._grid(*image.shape[:2]) for image in images]
         done = {
             place: self._latents(outputs, images[place], seed, place, logvar=logvar)
             for place, outputs, _ in self._run(
-                "encoder", grids, lambda place: pad_to_factor(to_tensor(images[place])[None], self.factor), tick
+                "encoder",
+                grids,
+                lambda place: pad_to_factor(self.pixel_format.to_tensor(images[place])[None], self.factor),
+                tick,
             )
         }
         return [done[place] for place in range(len(images))]
 
-    def decode(self, latents: Sequence[Latents], *, tick: Tick | None = None) -> list[Pixels]:
+    def decode(self, latents: Sequence[Latents], *, tick: Tick | None = None) -> list[Array]:
         """The images of `decode_measured`."""
         return [each.image for each in self.decode_measured(latents, tick=tick)]
 
     def decode_measured(self, latents: Sequence[Latents], *, tick: Tick | None = None) -> list[Decoded]:
         """Latents of any sizes => their images, those of the first Latents first, and how each was decoded.
 
-        Raises WrongEncoder for latents of another encoder, UserError for others that are not this model's, and
-        DoesNotFit, all before anything is decoded.
+        Raises WrongEncoder for latents of another encoder or of other pixels, UserError for others that are not this
+        model's, and DoesNotFit, all before anything is decoded.
         """
         sizes = [(each.height, each.width) for each in latents for _ in range(each.count)]
         vectors = [vector for each in latents for vector in self._decodable(each).split(1)]
         done: dict[int, Decoded] = {}
         for place, pixels, seam_db in self._decode(vectors, tick):
             height, width = sizes[place]
-            image = from_tensor(pixels[0, :, :height, :width])
+            image = self.pixel_format.from_tensor(pixels[0, :, :height, :width])
             done[place] = Decoded(image, self.compute("decoder", height, width), seam_db)
         return [done[place] for place in range(len(sizes))]
 
-    def reconstruct(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Pixels]:
+    def reconstruct(self, images: Sequence[Array], *, tick: Tick | None = None) -> list[Array]:
         """The images of `reconstruct_measured`."""
         return [each.image for each in self.reconstruct_measured(images, tick=tick)]
 
-    def reconstruct_measured(self, images: Sequence[Pixels], *, tick: Tick | None = None) -> list[Decoded]:
+    def reconstruct_measured(self, images: Sequence[Array], *, tick: Tick | None = None) -> list[Decoded]:
         """Encode images and decode their latents. Raises as `encode` does."""
         self.require_room([(image.shape[0], image.shape[1]) for image in images])
         first = None if tick is None else part_of(tick, 0.0, _ENCODING_SHARE)
@@ -246,7 +262,7 @@ class Codec:
             seam_db = None if seam is None else seam.decibel  # an image that is tiled is a batch of its own
             yield from ((place, each, seam_db) for place, each in zip(batch, outputs.split(1), strict=True))
 
-    def _latents(self, outputs: Tensor, image: Pixels, seed: int | None, place: int, *, logvar: bool) -> Latents:
+    def _latents(self, outputs: Tensor, image: Array, seed: int | None, place: int, *, logvar: bool) -> Latents:
         """The encoder's outputs [1,...] for one image as its latents."""
         kind: Kind = "mean"
         spread = None
@@ -268,13 +284,24 @@ class Codec:
             codebook_size=self.codebook_size,
             scaling_factor=self.scaling_factor,
             shift_factor=self.shift_factor,
+            pixel_format=None if self.pixel_format.is_default else self.pixel_format,
             model=model_name(self.name),
             compute=self.compute("encoder", image.shape[0], image.shape[1]),
         )
 
+    def _check(self, image: Array) -> None:
+        """Raise UserError for an image that `encode` does not take."""
+        channels = image.shape[2] if image.ndim == 3 else 0
+        if channels != self.channels:
+            what = f"has {channels} channels" if channels else f"is an array {list(image.shape)} and not [H,W,C]"
+            raise UserError(f"the image {what}, the model {self.name} takes {self.channels} channels: convert it")
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise UserError(f"the image holds {int((~np.isfinite(image)).sum())} values that are not finite")
+
     def _decodable(self, latents: Latents) -> Tensor:
         """The vectors [N,c,h,w] to decode, after the checks of `decode_measured`."""
         latents.require_encoder(self.identity)
+        latents.require_pixels(self.pixel_format)
         if min(latents.padding) < 0 or latents.factor != self.factor:
             h, w = latents.grid
             raise UserError(

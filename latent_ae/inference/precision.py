@@ -8,6 +8,7 @@ is made of them, an error in pixels ends there.
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -29,7 +30,8 @@ DECODER_DEFAULT: Precision = "auto"
 LATENT_ERROR = 0.01
 """largest accepted error of latents: norm of the difference from float32's over their norm"""
 PIXEL_DECIBEL = 45.0
-"""lowest accepted PSNR of decoded pixels to float32's, peak to peak 2; 45 dB is off by half a level of 256"""
+"""lowest accepted PSNR of decoded 8-bit pixels to float32's, peak to peak 2; 45 dB is off by half a level of 256"""
+_DECIBEL_PER_BIT = 20 * math.log10(2)
 
 _PICTURE = 64
 """pixels a side of the test picture, rounded up to a multiple of the model's factor"""
@@ -105,12 +107,14 @@ def form_of(precision: str, device: torch.device) -> Format:
 
 
 @torch.no_grad()
-def choose(model: Autoencoder, encoder: Precision, decoder: Precision) -> tuple[Side, Side, PrecisionReport]:
+def choose(
+    model: Autoencoder, encoder: Precision, decoder: Precision, *, bits: int = 8
+) -> tuple[Side, Side, PrecisionReport]:
     """Both sides of a float32 model in the precisions asked for, on the model's device.
 
     `auto` takes the fastest format of the device that passes the check, float32 if none does. What is asked for by name
     is taken even if it fails the check; the report says so. The check encodes and decodes one picture of 64 pixels a
-    side: a second for Stable Diffusion's architecture on a CPU.
+    side: a second for Stable Diffusion's architecture on a CPU. Decoded pixels may be off by half a level of `bits`.
 
     Raises UserError for a precision that the device cannot compute.
     """
@@ -126,8 +130,9 @@ def choose(model: Autoencoder, encoder: Precision, decoder: Precision) -> tuple[
             picture = photo_like(int(model.config["in_channels"]), _picture_side(model))
             moments = Side(encoder_module, Format("fp32"))(picture)
             probes = [picture, moments[:, : encoder_module.channels]]
-        encoder_choice = _choose(encoder_module, "encoder", encoder, candidates[0], probes[:1])
-        decoder_choice = _choose(decoder_module, "decoder", decoder, candidates[1], probes[1:])
+        choice = partial(_choose, pixel_decibel=PIXEL_DECIBEL + (bits - 8) * _DECIBEL_PER_BIT)
+        encoder_choice = choice(encoder_module, "encoder", encoder, candidates[0], probes[:1])
+        decoder_choice = choice(decoder_module, "decoder", decoder, candidates[1], probes[1:])
     sides = Side(encoder_module, encoder_choice.chosen), Side(decoder_module, decoder_choice.chosen)
     return *sides, PrecisionReport(encoder_choice, decoder_choice)
 
@@ -138,6 +143,8 @@ def _choose(
     asked: Precision,
     candidates: list[Format],
     probe: list[Tensor],
+    *,
+    pixel_decibel: float,
 ) -> SideChoice:
     """`probe` holds what the candidates are tried on, if there are any."""
     device = next(module.parameters()).device
@@ -153,7 +160,7 @@ def _choose(
                 raise
             reason = str(error).partition("\n")[0]
             raise UserError(f"the {name} cannot run in {asked} on {device} ({reason}): take precision auto") from error
-        trials.append(_trial(form, name, outputs[:, : module.channels], reference[:, : module.channels]))
+        trials.append(_trial(form, name, outputs[:, : module.channels], reference[:, : module.channels], pixel_decibel))
         if trials[-1].passed:
             break
     named = "fp32" if asked == "auto" else asked
@@ -181,13 +188,13 @@ def _picture_side(model: Autoencoder) -> int:
     return -(-_PICTURE // factor) * factor
 
 
-def _trial(form: Format, name: str, outputs: Tensor, reference: Tensor) -> Trial:
+def _trial(form: Format, name: str, outputs: Tensor, reference: Tensor, pixel_decibel: float) -> Trial:
     # Written so that NaN fails.
     if name == "encoder":
         error = _relative(outputs, reference)
         return Trial(form, error, error <= LATENT_ERROR)
     error = _psnr(outputs, reference)
-    return Trial(form, error, error >= PIXEL_DECIBEL)
+    return Trial(form, error, error >= pixel_decibel)
 
 
 def _relative(outputs: Tensor, reference: Tensor) -> float:

@@ -70,8 +70,10 @@ class PixelFormat:
         if len(self.ranges) not in (1, self.channels):
             raise UserError(f"expected one range, or {self.channels} (one a channel), got {len(self.ranges)}")
         for low, high in self.ranges:
-            if not low < high:
+            if not -np.inf < low < high < np.inf:
                 raise UserError(f"a range of values needs low < high, got {low:g} and {high:g}")
+        if not 0 < self.gamma < np.inf:
+            raise UserError(f"gamma is a number above 0, got {self.gamma:g}")
         if self.bands and len(self.bands) != self.channels:
             raise UserError(f"data.bands names {len(self.bands)} channels, the model's images have {self.channels}")
         colors = self.channels - (self.alpha != "none")
@@ -91,6 +93,11 @@ class PixelFormat:
     def is_default(self) -> bool:
         """Whether these are grey or RGB pictures, which need no file to tell."""
         return self.channels in (1, 3) and self == PixelFormat(self.channels)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether values have more than 8 bits."""
+        return np.dtype(self.dtype).itemsize > 1
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -207,6 +214,10 @@ class PixelFormat:
     def replace(self, **changes: Any) -> "PixelFormat":
         """The format with some fields changed. Raises UserError."""
         return replace(self, **changes)
+
+    def decodes_as(self, other: "PixelFormat") -> bool:
+        """Whether both give the same values: they may differ in what they are read from, and how they are shown."""
+        return self.replace(bands=(), rgb=(), unit="") == other.replace(bands=(), rgb=(), unit="")
 
     def describe(self) -> str:
         """For people: "3 channels, float32 in 0..4000 reflectance"."""

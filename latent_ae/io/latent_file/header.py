@@ -88,6 +88,7 @@ class Header:
     sources: tuple[str, ...]
     model: str
     compute: Compute | None
+    pixel_format: Mapping[str, object] | None
     versions: Mapping[str, str]
     tensors: Mapping[str, StoredTensor]
     length: int
@@ -157,6 +158,7 @@ def describe(path: Path, *, limits: Limits = LIMITS) -> dict[str, object]:
         "bytes": header.length + sum(tensor.end - tensor.start for tensor in header.tensors.values()),
         "bits_per_pixel": 8 * (main.end - main.start) / (main.shape[0] * header.height * header.width),
         "compute": None if header.compute is None else header.compute.to_json(),
+        "pixel_format": header.pixel_format,
         "encoder": header.encoder,
         "model": header.model,
         "scaling_factor": header.scaling_factor,
@@ -192,6 +194,7 @@ def parse_header(text: bytes, body: int, *, limits: Limits) -> Header:
         sources=values.sources("sources", main.shape[0]),
         model=values.text("model"),
         compute=values.compute("compute"),
+        pixel_format=values.pixel_format("pixel_format"),
         versions=values.texts("versions"),
         tensors=tensors,
         length=8 + len(text),

@@ -5,8 +5,8 @@
               latent_format_version_0  empty: tells ComfyUI that the latents are raw
         or    indices                  [N,h,w] uint16, int32 for codebooks of more than 65,536 codes
     metadata  `latent_ae.schema` = 1, kind, encoder (its identity), height, width, factor, codebook_size,
-              scaling_factor and shift_factor (recorded, not applied), seed, sources, model, versions, and `compute`,
-              how the encoder ran (missing in older files)
+              scaling_factor and shift_factor (recorded, not applied), seed, sources, model, versions, `compute`, how
+              the encoder ran (missing in older files), and `pixel_format` of images that are not grey or RGB pictures
 
 Metadata are strings: words as they are, the rest as JSON. All N images of a file have one size. Latents cover it from
 the upper left; what stands over at the bottom and right is padding. Reading needs no model, and nothing is allocated
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from latent_ae._version import __version__
+from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
 from latent_ae.io.latent_file.header import (
     FLOATS,
@@ -44,6 +45,7 @@ from latent_ae.io.latent_file.header import (
     read_header,
 )
 from latent_ae.io.latent_file.metadata import PREFIX, TEXT_LENGTH, Compute, LatentFileError
+from latent_ae.io.pixel_format import PixelFormat
 
 __all__ = [
     "DTYPES",
@@ -124,6 +126,8 @@ class Latents:
     """of the libraries that made them"""
     compute: Compute | None = None
     """how the encoder ran; None if it is not known"""
+    pixel_format: PixelFormat | None = None
+    """of the images; None for grey or RGB pictures"""
 
     @property
     def count(self) -> int:
@@ -160,6 +164,18 @@ class Latents:
             raise WrongEncoder(
                 f"these latents are of the encoder {self.encoder[:16]}{of}, the model's encoder is {identity[:16]}: "
                 f"decode them with the model that made them; {FOREIGN_ADVICE}"
+            )
+
+    def require_pixels(self, pixel_format: PixelFormat) -> None:
+        """Raise LatentFileError unless these are latents of images of a model's pixel format."""
+        channels, own = pixel_format.channels, self.pixel_format
+        if own is None and channels in (1, 3):
+            own = PixelFormat.picture(channels)
+        if own is None or not own.decodes_as(pixel_format):
+            what = "grey or RGB" if own is None else own.describe()
+            raise LatentFileError(
+                f"these latents are of images of {what}, the model's are of {pixel_format.describe()}: decode them "
+                "with the model that made them"
             )
 
 
@@ -259,6 +275,8 @@ def _metadata(latents: Latents) -> dict[str, str]:
     }
     if latents.compute is not None:
         given["compute"] = latents.compute.to_json()
+    if latents.pixel_format is not None:
+        given["pixel_format"] = latents.pixel_format.to_json()
     # Words as they are, the rest as JSON: safetensors keeps strings alone.
     return {PREFIX + name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
 
@@ -266,6 +284,12 @@ def _metadata(latents: Latents) -> dict[str, str]:
 def _latents(header: Header, data: memoryview) -> Latents:
     main = tensor_of(header.main, data)
     logvar = header.tensors.get("latent_logvar")
+    pixel_format = None
+    if header.pixel_format is not None:
+        try:
+            pixel_format = PixelFormat.from_json(json.dumps(header.pixel_format), f"{PREFIX}pixel_format")
+        except UserError as error:
+            raise LatentFileError(f"not a latent file: {error}") from None
     if header.kind == "vq_indices":
         main = main.to(torch.int64)
         _check_codes(main, header.codebook_size)
@@ -284,6 +308,7 @@ def _latents(header: Header, data: memoryview) -> Latents:
         sources=header.sources,
         model=header.model,
         compute=header.compute,
+        pixel_format=pixel_format,
         versions=header.versions,
     )
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeGuard
 
@@ -14,6 +14,8 @@ PREFIX = "latent_ae."
 TEXT_LENGTH = 1024
 """characters of a text for people"""
 
+_MOST_CHANNELS, _LARGEST = 64, 1e300
+_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
 _IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -98,6 +100,18 @@ class Metadata:
             self._refuse(name, value, "a precision, and either a tile's side in pixels and several tiles or null and 1")
         return Compute(precision, tile, tiles)
 
+    def pixel_format(self, name: str) -> Mapping[str, object] | None:
+        """The fields of `latent_ae.io.pixel_format.PixelFormat`; None in files without, of grey or RGB pictures."""
+        if PREFIX + name not in self._strings:
+            return None
+        value = self._json(name)
+        if not isinstance(value, dict) or value.keys() != _PIXEL_FIELDS.keys():
+            self._refuse(name, value, f"an object of {', '.join(_PIXEL_FIELDS)}")
+        for field, fits in _PIXEL_FIELDS.items():
+            if not fits(value[field]):
+                self._refuse(f"{name}.{field}", value[field], f"what a pixel format has as {field}")
+        return value
+
     def sources(self, name: str, count: int) -> tuple[str, ...]:
         """The sha256 of `count` files, or none."""
         value = self._json(name)
@@ -131,6 +145,30 @@ class Metadata:
 def is_text(value: object) -> bool:
     """Whether something is a line that can be shown to people without harm to their terminal."""
     return isinstance(value, str) and len(value) <= TEXT_LENGTH and value.isprintable()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
+def _are_ranges(value: object) -> bool:
+    if not isinstance(value, list) or len(value) > _MOST_CHANNELS:
+        return False
+    return all(isinstance(each, list) and len(each) == 2 and all(map(_is_number, each)) for each in value)
+
+
+_PIXEL_FIELDS: Mapping[str, Callable[[object], bool]] = {
+    "channels": lambda value: whole_numbers([value], most=1),
+    "numbers": lambda value: isinstance(value, bool),
+    "dtype": _DTYPES.__contains__,
+    "ranges": _are_ranges,
+    "gamma": _is_number,
+    "bands": lambda value: whole_numbers(value, most=_MOST_CHANNELS),
+    "alpha": ("none", "straight", "premultiplied").__contains__,
+    "rgb": lambda value: whole_numbers(value, most=3),
+    "unit": is_text,
+}
+"""the kind of each field of a pixel format, without torch; whether they fit together is the class's to say"""
 
 
 def header_entries(text: bytes) -> dict[str, object]:

@@ -29,6 +29,7 @@ from latent_ae.io.latent_file.latents import (
     to_bytes,
     write_latents,
 )
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
 
@@ -126,6 +127,41 @@ def test_equal_latents_give_equal_bytes() -> None:
     assert names[6:] == ["codebook_size", "scaling_factor", "shift_factor", "seed", "sources", "model", "versions"]
 
 
+NUMBERS = PixelFormat(
+    5,
+    numbers=True,
+    dtype="float32",
+    ranges=tuple((0.0, float(top)) for top in range(1, 6)),
+    gamma=2.2,
+    bands=(1, 2, 3, 4, 7),
+    rgb=(3, 2, 1),
+    unit="reflectance",
+)
+
+
+@pytest.mark.parametrize("form", [NUMBERS, PixelFormat.picture(4, alpha="premultiplied"), PixelFormat.picture(2)])
+def test_the_pixel_format_is_in_the_file(tmp_path: Path, form: PixelFormat) -> None:
+    latents = dataclasses.replace(kl(), pixel_format=form)
+    assert from_bytes(to_bytes(latents)).pixel_format == form
+    write_latents(tmp_path / "a.safetensors", latents)
+    assert describe(tmp_path / "a.safetensors")["pixel_format"] == json.loads(form.to_json())
+
+
+def test_latents_of_other_pixels_are_refused_with_both() -> None:
+    grey, numbers = PixelFormat.picture(1), dataclasses.replace(kl(), pixel_format=NUMBERS)
+    for form in (grey, PixelFormat.picture(3, rgb=(1,))):
+        kl().require_pixels(form)
+    numbers.require_pixels(NUMBERS.replace(rgb=(1,), unit="", bands=()))
+    for latents, form, message in (
+        (numbers, grey, r"of images of 5 channels, float32 in 0\.\.1, .* reflectance, gamma 2\.2, .* are of grey:"),
+        (kl(), NUMBERS, "of images of grey or RGB, the model's are of 5 channels, float32"),
+        (kl(), PixelFormat.picture(4), r"grey or RGB, the model's are of RGBA \(straight alpha\)"),
+        (numbers, NUMBERS.replace(gamma=1.0), "gamma 2.2, the model's are of 5"),
+    ):
+        with pytest.raises(LatentFileError, match=message):
+            latents.require_pixels(form)
+
+
 def test_the_header_alone_says_what_is_in_a_file(tmp_path: Path) -> None:
     write_latents(tmp_path / "a.safetensors", kl("sample", logvar=True), dtype="float16")
     told = describe(tmp_path / "a.safetensors")
@@ -136,7 +172,7 @@ def test_the_header_alone_says_what_is_in_a_file(tmp_path: Path) -> None:
     sizes = {"height": 7, "width": 9, "grid": [2, 3], "factor": 4, "padding": [1, 3]}
     values = {"kind": "sample", "images": 2, "channels": 3, "dtype": "F16", "logvar_dtype": "F16"}
     model = {"encoder": ENCODER, "model": "runs/digits/model", "scaling_factor": 0.18215, "shift_factor": 0.0}
-    others = {"codebook_size": None, "seed": 5, "sources": list(SOURCES), "compute": None}
+    others = {"codebook_size": None, "seed": 5, "sources": list(SOURCES), "compute": None, "pixel_format": None}
     assert rest == sizes | values | model | others
 
 

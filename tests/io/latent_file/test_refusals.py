@@ -21,6 +21,7 @@ from latent_ae.io.latent_file.latents import (
     read_latents,
     to_bytes,
 )
+from latent_ae.io.pixel_format import PixelFormat
 from tests.io.latent_file.test_latents import ENCODER, kl, normal, parts, vq
 
 
@@ -58,6 +59,11 @@ def entry(**values: object) -> Callable[[dict[str, Any]], object]:
 
 def metadata(**values: str) -> Callable[[dict[str, Any]], object]:
     return lambda header: header["__metadata__"].update({f"latent_ae.{name}": value for name, value in values.items()})
+
+
+def pixels(**values: object) -> Callable[[dict[str, Any]], object]:
+    form = json.loads(PixelFormat(5, numbers=True, dtype="float32", ranges=((0.0, 1.0),)).to_json())
+    return metadata(pixel_format=json.dumps(form | values))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +119,19 @@ def metadata(**values: str) -> Callable[[dict[str, Any]], object]:
         (metadata(compute='{"precision": "fp32", "tile": null, "tiles": 2}'), "expected a precision, and either"),
         (metadata(compute='{"precision": "fp32", "tile": true, "tiles": 2}'), "expected a precision, and either"),
         (metadata(compute='{"precision": "fp32", "tile": 512, "tiles": 1}'), "expected a precision, and either"),
+        (pixels(more=1), "expected an object of channels, numbers, dtype, ranges"),
+        (pixels(channels=65), "latent_ae.pixel_format cannot be read: images have 1 to 64 channels, got 65"),
+        (pixels(channels=True), "latent_ae.pixel_format.channels is True"),
+        (pixels(dtype="object"), "latent_ae.pixel_format.dtype is 'object'"),
+        (pixels(ranges=[[0, 1]] * 3), "expected one range, or 5 (one a channel), got 3"),
+        (pixels(ranges=[[0, 1]] * 65), "latent_ae.pixel_format.ranges is [[0, 1]"),
+        (pixels(ranges=[[1, 0]]), "a range of values needs low < high, got 1 and 0"),
+        (pixels(gamma=10**400), "latent_ae.pixel_format.gamma is 1000"),
+        (pixels(gamma=-1), "gamma is a number above 0, got -1"),
+        (pixels(alpha="some"), "latent_ae.pixel_format.alpha is 'some'"),
+        (pixels(rgb=[6]), "of 1 to 5, got 6"),
+        (pixels(unit="\x1b]0;hello"), "latent_ae.pixel_format.unit is '\\x1b]0;hello'"),
+        (metadata(pixel_format="[]"), "latent_ae.pixel_format is [], expected an object"),
     ],
 )
 def test_a_header_that_is_not_right_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
