@@ -52,7 +52,7 @@ def test_tasks_read_the_pixels_that_every_way_reads() -> None:
 
 @pytest.mark.parametrize("command", ["encode", "reconstruct"])
 def test_the_numbers_add_up_to_the_files_that_were_found(command: str, models: Path, photos: Path, run: Run) -> None:
-    for name in ("phone.HEIC", "sub/other.heic", "scene.exr", "all.zip", "notes"):
+    for name in ("phone.CR2", "sub/other.cr2", "scene.exr", "all.zip", "notes"):
         (photos / name).write_bytes(b"")
     (photos / "broken.png").write_bytes(b"words")
     words = (command, photos, "-o", photos, "--model", models / "kl", *FP32)
@@ -62,14 +62,14 @@ def test_the_numbers_add_up_to_the_files_that_were_found(command: str, models: P
         status, said, errors = run(*words)
         assert (status, len(errors)) == (1, 1)
         assert counts(said.strip()) == [made, 13, kept, 1, 5]
-        assert said.strip().endswith("not read: .heic (2), .exr (1), .zip (1), no suffix (1)")
+        assert said.strip().endswith("not read: .cr2 (2), .exr (1), .zip (1), no suffix (1)")
 
 
 def test_a_folder_without_images_says_what_is_in_it(models: Path, tmp_path: Path, run: Run) -> None:
-    (tmp_path / "a.heic").write_bytes(b"")
+    (tmp_path / "a.cr2").write_bytes(b"")
     status, _, (error,) = run("encode", tmp_path, "-o", tmp_path / "out", "--model", models / "kl", *FP32)
     assert status == 2
-    assert error.endswith(": it holds .heic (1)")
+    assert error.endswith(": it holds .cr2 (1)")
 
 
 FRAMES = {

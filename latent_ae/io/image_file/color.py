@@ -63,7 +63,7 @@ def declared_profile(image: Image.Image) -> Profile | None:
     stream: IO[bytes] | None = getattr(image, "fp", None)
     icc = image.info.get("icc_profile")
     codes = None
-    if stream is not None and image.format in ("PNG", "JPEG2000", "AVIF", "BMP"):
+    if stream is not None and image.format in ("PNG", "JPEG2000", "AVIF", "HEIF", "BMP"):
         with place_kept(stream):
             if image.format == "PNG":
                 ahead = takewhile(lambda part: part.name != b"IDAT", png_chunks(stream))  # pixels may be many chunks

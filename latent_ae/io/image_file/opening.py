@@ -4,8 +4,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -13,13 +15,31 @@ from latent_ae.errors import BrokenImage, UserError
 from latent_ae.io.image_file import tiff
 from latent_ae.io.image_file.containers import place_kept, png_chunks
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
+
+class Plugin(NamedTuple):
+    """A package that teaches PIL a format."""
+
+    kind: str
+    """as in _OTHERS"""
+    module: str
+    extra: str
+    """of latent-ae, which installs it"""
+    suffixes: tuple[str, ...]
+
+
+PLUGINS = {
+    "HEIF": Plugin("a HEIC", "pillow_heif", "heic", (".heic", ".heif", ".hif")),
+    "JXL": Plugin("a JPEG XL", "pillow_jxl", "jxl", (".jxl",)),
+}
+"""by PIL's names of what packages of their own read"""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP", *PLUGINS)
 """PIL's names of what is read: rasters only. EPS would start Ghostscript on a stranger's program."""
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm"}
     | {".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"}
+    | {suffix for plugin in PLUGINS.values() if find_spec(plugin.module) for suffix in plugin.suffixes}
 )
-"""File name endings, in lower case, of the files in FORMATS."""
+"""File name endings, in lower case, of the files in FORMATS whose package is installed."""
 
 HEAD = 352
 """bytes at the start of a file that tell which kind it is"""
@@ -46,10 +66,17 @@ _OTHERS = (
     (0, b"\x89HDF", "an HDF5 file"),
     (0, b"SIMPLE  =", "a FITS file"),
     (128, b"DICM", "a DICOM file"),
+    *((344, start, "a NIfTI volume") for start in (b"n+1\0", b"ni1\0")),
+    *((4, start, "a NIfTI volume") for start in (b"n+2\0", b"ni2\0")),
+    (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"version https://git-lfs", "a pointer of Git LFS, whose file was never fetched (git lfs pull)"),
     *((0, start, "a web page") for start in (b"<!DOCTYPE html", b"<!doctype html", b"<html")),
 )
 """(place, bytes, what the file is) of files that are met where images are expected, and are not read"""
+
+
+_NUMBERS = ("an OpenEXR file", "a NumPy array", "a DICOM file", "a NIfTI volume")
+"""what `latent_ae.io.rasters` reads"""
 
 
 def other_kind(head: bytes) -> str | None:
@@ -107,20 +134,36 @@ def opened(
     With `limited` it may have no more pixels than PIL holds to be safe (`PIL.Image.MAX_IMAGE_PIXELS`). Whatever PIL
     raises in the block, for a file that is damaged or none of `formats`, becomes a BrokenImage.
     """
-    with broken_image_errors(file), reading(limited=limited):
-        try:
-            with Image.open(file, formats=formats) as image:
-                yield image
-        except UnidentifiedImageError:
-            raise BrokenImage(_why_unknown(file, formats)) from None
+    with broken_image_errors(file, formats), reading(limited=limited), _identified(file, formats, limited) as image:
+        yield image
+
+
+def _identified(file: Path | BinaryIO, formats: tuple[str, ...], limited: bool) -> Image.Image:
+    try:
+        return Image.open(file, formats=tuple(name for name in formats if name not in PLUGINS))
+    except UnidentifiedImageError:
+        kind = other_kind(_head(file))
+        name = next((name for name, plugin in PLUGINS.items() if plugin.kind == kind), None)
+        # JPEG XL is decoded before its size can be checked.
+        if name is None or name not in formats or limited or not find_spec(PLUGINS[name].module):
+            raise
+    plugin = import_module(PLUGINS[name].module)
+    if name == "HEIF":
+        plugin.register_heif_opener()
+    try:
+        return Image.open(file, formats=(name,))
+    except Exception as error:  # whatever the package raises says less
+        raise BrokenImage(f"it is {kind}, and it is damaged") from error
 
 
 @contextmanager
-def broken_image_errors(file: Path | BinaryIO) -> Iterator[None]:
+def broken_image_errors(file: Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Iterator[None]:
     """Turn whatever a library raises for a damaged or hostile file into a BrokenImage that names the file."""
     name = str(file) if isinstance(file, Path) else None
     try:
         yield
+    except UnidentifiedImageError:
+        raise BrokenImage(_why_unknown(file, formats), name) from None
     except BrokenImage as error:
         raise BrokenImage(error.reason, error.name or name) from error.__cause__
     except FileNotFoundError:
@@ -133,18 +176,33 @@ def broken_image_errors(file: Path | BinaryIO) -> Iterator[None]:
         raise BrokenImage(str(error) or type(error).__name__, name) from error
 
 
+def _head(file: Path | BinaryIO) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            return stream.read(HEAD)
+    with place_kept(file):
+        file.seek(0)
+        return file.read(HEAD)
+
+
 def _why_unknown(file: Path | BinaryIO, formats: tuple[str, ...]) -> str:
     if isinstance(file, Path):
         with file.open("rb") as stream:
             return _why_unknown(stream, formats)
+    kind = other_kind(_head(file))
+    if kind in _NUMBERS:
+        return (
+            f"it is {kind}, which holds numbers: state their range (data.value_range, data.percentiles or data.window)"
+        )
+    if kind is not None:
+        plugin = next((plugin for plugin in PLUGINS.values() if plugin.kind == kind), None)
+        install = (
+            f', or pip install "latent-ae[{plugin.extra}]"' if plugin and not find_spec(plugin.module) else " first"
+        )
+        return f"it is {kind}, which is not read: convert it to PNG or JPEG{install}"
     with place_kept(file):
-        file.seek(0)
-        head = file.read(HEAD)
-        if (kind := other_kind(head)) is not None:
-            return f"it is {kind}, which is not read: convert it to PNG or JPEG first"
-        if "TIFF" in formats and (reason := tiff.why_unknown(file)) is not None:
-            return reason
-    return f"it is none of {', '.join(formats)}, or its header is damaged"
+        reason = tiff.why_unknown(file) if "TIFF" in formats else None
+    return reason or f"it is none of {', '.join(formats)}, or its header is damaged"
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from latent_ae.io.image_file.containers import boxes, contents
 from latent_ae.io.image_file.opening import FORMATS, SUFFIXES, frame_count, opened, upright, upright_size
 from latent_ae.io.rasters.raster import PageHeader, Raster, RasterFile, refuse_axis
 
-_FORMATS = tuple(name for name in FORMATS if name != "TIFF")
+_FORMATS = tuple(name for name in FORMATS if name not in ("TIFF", "JXL"))  # of JPEG XL, PIL does not tell the bits
 _KINDS: dict[str, tuple[int, np.dtype[Any]]] = {
     "1": (1, np.dtype(np.uint8)),
     "L": (1, np.dtype(np.uint8)),
@@ -34,7 +34,7 @@ _FEWER_BITS = {"L;2": 85, "L;4": 17}
 
 
 class PictureFile(RasterFile):
-    suffixes = tuple(sorted(SUFFIXES - {".tif", ".tiff"}))
+    suffixes = tuple(sorted(SUFFIXES - {".tif", ".tiff", ".jxl"}))
     pages = 1
 
     @staticmethod
@@ -102,7 +102,7 @@ def _bits(image: Image.Image, stream: BinaryIO) -> float:
         args = image.tile[0].args  # type: ignore[attr-defined]
         top = args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 1 else 255
         return float(np.log2(top + 1))
-    if image.format in ("JPEG2000", "AVIF"):
+    if image.format in ("JPEG2000", "AVIF", "HEIF"):
         path = (b"jp2h", b"ihdr") if image.format == "JPEG2000" else (b"meta", b"iprp", b"ipco", b"pixi")
         for part in boxes(stream, path):
             data = contents(stream, part)

@@ -55,10 +55,10 @@ def test_files_that_are_not_used_are_counted_and_named_at_the_start_of_a_run(tmp
     assert parts_of(tmp_path).left_out == ""
     (tmp_path / "a/z.txt").write_text("of no image here")
     assert parts_of(tmp_path).left_out == "1 file is no image that is used: .txt (1)"
-    for name in ("one.HEIC", "c d/two.heic", "all.zip", "scene.exr"):
+    for name in ("one.CR2", "c d/two.cr2", "all.zip", "scene.exr"):
         (tmp_path / name).write_bytes(b"")
     parts = parts_of(tmp_path)
-    assert parts.left_out == "5 files are no images that are used: .heic (2), .exr (1), .txt (1), .zip (1)"
+    assert parts.left_out == "5 files are no images that are used: .cr2 (2), .exr (1), .txt (1), .zip (1)"
     config = RunConfig(name="x", data=FolderConfig(path=str(tmp_path)))
     model = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16)
     assert parts.left_out in describe_run(config, parts, model, PixelFormat.picture(3))

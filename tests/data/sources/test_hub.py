@@ -141,9 +141,9 @@ def test_a_local_imagefolder_with_splits_and_a_broken_file(tmp_path: Path) -> No
 def test_files_that_datasets_drops_are_counted(tmp_path: Path) -> None:
     write_images(tmp_path, ["train/a.png", "train/b.png", "validation/c.png"])
     assert parts_of(tmp_path).left_out == ""
-    for name in ("train/phone.HEIC", "validation/scene.exr2"):
+    for name in ("train/phone.CR2", "validation/scene.exr2"):
         (tmp_path / name).write_bytes(b"")
-    assert parts_of(tmp_path).left_out == "2 files are no images that are used: .exr2 (1), .heic (1)"
+    assert parts_of(tmp_path).left_out == "2 files are no images that are used: .cr2 (1), .exr2 (1)"
 
 
 def test_images_in_an_archive_are_not_left_out(tmp_path: Path) -> None:
