@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _EXTRA = ("gradio", "prometheus_client")
 """what only the extra `app` installs"""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(
@@ -33,7 +34,8 @@ def serve(
     tile: int | None = None,
 ) -> None:
     """Serve models, given as in `Codec.load`, until SIGTERM or SIGINT. Raises UserError."""
-    signals = _Signals()
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
     try:
         if missing := [name for name in _EXTRA if find_spec(name) is None]:
             raise UserError(f"the app needs {' and '.join(missing)}: pip install 'latent-ae[app]'")
@@ -61,7 +63,7 @@ def serve(
             sys.stdout.write("".join(f"{line}\n" for line in lines))
             sys.stdout.flush()
             try:
-                signals.wait()
+                threading.Event().wait()
             finally:
                 running.close()
     except _Stopped:
@@ -79,25 +81,11 @@ def model_line(model: "ModelInfo") -> str:
 
 
 class _Stopped(BaseException):
-    """SIGTERM or SIGINT came before the server answered."""
+    """SIGTERM or SIGINT came."""
 
 
-class _Signals:
-    """SIGTERM and SIGINT end the server once it answers, and the start before; a second one ends the process."""
-
-    def __init__(self) -> None:
-        self._came = threading.Event()
-        self._waiting = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def wait(self) -> None:
-        """Return after one of them."""
-        self._waiting = True
-        self._came.wait()
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """End the server, or its start; a second signal ends the process."""
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-        self._came.set()
-        if not self._waiting:
-            raise _Stopped
+    raise _Stopped

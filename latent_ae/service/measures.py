@@ -50,14 +50,6 @@ class Perceptual(NamedTuple):
         return cls(None, reason)
 
 
-class Compressed(NamedTuple):
-    """An image after JPEG or WebP."""
-
-    image: Pixels
-    bytes: int
-    quality: int
-
-
 def measure(
     got: Pixels, wanted: Pixels, perceptual: Perceptual, check: Callable[[], None]
 ) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -136,22 +128,20 @@ def baselines(
     max_bytes = min(size.bytes for size in sizes if size.what != "upload")
     found = []
     for name in _QUALITIES:
-        best = best_within(name, image, max_bytes, check)
-        if best is not None:
-            metrics, _ = measure(best.image, image, perceptual, check)
-            reached = best.bytes <= max_bytes
-            found.append(Baseline(name, best.image, best.bytes, best.quality, metrics, reached))
+        if max(image.shape[:2]) <= _MAX_SIDE[name]:  # else the format cannot hold the image
+            data, quality = best_within(name, image, max_bytes, check)
+            with Image.open(io.BytesIO(data)) as decoded:
+                got = to_uint8(decoded, image.shape[2])
+            metrics, _ = measure(got, image, perceptual, check)
+            found.append(Baseline(name, got, len(data), quality, metrics, reached=len(data) <= max_bytes))
     return tuple(found)
 
 
-def best_within(name: str, image: Pixels, max_bytes: int, check: Callable[[], None]) -> Compressed | None:
-    """[H,W,C] after JPEG or WebP at the highest quality whose file has at most `max_bytes`.
+def best_within(name: str, image: Pixels, max_bytes: int, check: Callable[[], None]) -> tuple[bytes, int]:
+    """The file of [H,W,C] as JPEG or WebP at the highest quality that takes at most `max_bytes`, and that quality.
 
-    At the lowest quality if that takes more; None for an image that the format cannot hold. `check` is called before
-    each attempt; what it raises ends the search.
+    At the lowest quality if that takes more. `check` is called before each attempt; what it raises ends the search.
     """
-    if max(image.shape[:2]) > _MAX_SIDE[name]:
-        return None
     picture = to_pil(image)
     low, high = _QUALITIES[name]
 
@@ -169,5 +159,4 @@ def best_within(name: str, image: Pixels, max_bytes: int, check: Callable[[], No
             best, data, low = middle, file, middle
         else:
             high = middle - 1
-    with Image.open(io.BytesIO(data)) as decoded:
-        return Compressed(to_uint8(decoded, image.shape[2]), len(data), best)
+    return data, best
