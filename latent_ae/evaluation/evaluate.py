@@ -37,7 +37,7 @@ Batches = Iterable[tuple[Tensor, Sequence[str]]]
 
 
 class Evaluator:
-    """Measures batch by batch; what several processes measured merges to what one would have measured."""
+    """Measures batch by batch; `measurements` of several processes merge to what one would have measured."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Evaluator:
         self._perceptual = None if isinstance(perceptual, str) else perceptual
         self._inception = None if isinstance(inception, str) else inception
         codes, config = codebook_size(model), model.config
-        self._found = Measurements(
+        self.measurements = Measurements(
             self._protocol(data, size_rule),
             _reasons(perceptual, inception),
             self._pixels,
@@ -91,22 +91,12 @@ class Evaluator:
             ),
         }
 
-    @property
-    def protocol(self) -> dict[str, str]:
-        """What is measured, and how."""
-        return self._found.protocol
-
-    @property
-    def per_image(self) -> dict[str, dict[str, float]]:
-        """Values by metric of every image, in the order of the ids; without metrics that its size does not allow."""
-        return dict(sorted(self._found.rows.items()))
-
     def update(self, pixels: Tensor, sample_ids: Sequence[str]) -> None:
         """Measure [B, C, H, W] float32 pixels in [-1, 1]. Raises ValueError for others or an image seen before."""
         _check(self._model, pixels)
         if len(sample_ids) != len(pixels):
             raise ValueError(f"every image needs an id, got {len(pixels)} images and {len(sample_ids)} ids")
-        self._found.refuse_repeated(sample_ids)
+        self.measurements.refuse_repeated(sample_ids)
         height, width = pixels.shape[2:]
         with inference(self._model):
             encoded = encode_pixels(self._model, pixels)
@@ -121,11 +111,11 @@ class Evaluator:
                     "kl_bits_per_pixel": (nats / (math.log(2) * height * width)).tolist(),
                 }
             self._gather(encoded, pixels, decoded, target)
-        self._found.add(columns, sample_ids)
+        self.measurements.add(columns, sample_ids)
 
     def _gather(self, encoded: Encoded, pixels: Tensor, decoded: Tensor, target: Tensor) -> None:
         """Update the statistics that have no value per image."""
-        found = self._found
+        found = self.measurements
         found.mean_image.update(pixels)
         found.latents.update(encoded.latents, encoded.logvar)
         if found.codebook is not None and encoded.codes is not None:
@@ -135,22 +125,6 @@ class Evaluator:
             found.equivariance.update(lambda images: encode_pixels(self._model, images).latents, padded)
         if found.features is not None and self._inception is not None:
             found.features.update(self._inception(decoded), self._inception(target))
-
-    def state(self) -> Measurements:
-        """The measurements, picklable for `gather_object`."""
-        return self._found
-
-    def merge(self, states: Iterable[Measurements]) -> None:
-        """Add the states of other processes, without that of this one.
-
-        Raises ValueError if their protocol differs or an image was measured twice.
-        """
-        for state in states:
-            self._found.merge(state)
-
-    def report(self, *, complete: bool = True) -> EvaluationReport:
-        """The report of all measurements so far. Raises UserError if there are none."""
-        return self._found.report(complete=complete)
 
     def _sampled(self, encoded: Encoded, sample_ids: Sequence[str]) -> Tensor:
         mean, logvar = encoded.latents, encoded.logvar
@@ -164,24 +138,17 @@ class Evaluator:
 
 
 def evaluate(
-    evaluator: Evaluator,
-    batches: Batches,
-    *,
-    progress: Callable[[int], object] | None = None,
-    stop: Callable[[], bool] | None = None,
+    evaluator: Evaluator, batches: Batches, *, progress: Callable[[int], object] | None = None
 ) -> EvaluationReport:
-    """Measure every batch in this process.
+    """Measure every batch in this process; `progress` is called with the number of images of each.
 
-    `progress` is called with the number of images of each batch. `stop` is called before each batch; once it returns
-    True, the report so far is returned with `complete` False. Raises UserError if there is no image.
+    Raises UserError if there is no image.
     """
     for pixels, sample_ids in batches:
-        if stop is not None and stop():
-            return evaluator.report(complete=False)
         evaluator.update(pixels, sample_ids)
         if progress is not None:
             progress(len(pixels))
-    return evaluator.report()
+    return evaluator.measurements.report()
 
 
 def measure_latents(

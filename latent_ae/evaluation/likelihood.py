@@ -8,7 +8,6 @@ B C H W: images, channels, pixels; K: draws from an image's posterior.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from latent_ae.evaluation.report import LikelihoodReport, likelihood_report
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.autoencoder import class_name, codebook_size
 from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.posterior import LOGVAR_RANGE, sample_posterior
 from latent_ae.randomness import place_of, torch_generator
 
@@ -29,31 +29,6 @@ STD_RANGE = (1e-6, 1e3)
 FITTED_VALUES = 2**13
 """number of pixel values of an image, evenly spread, that the standard deviation is fitted to"""
 _SEARCH_RANGE = (1e-4, 10.0)
-_SEARCH_STEPS = 32  # leave 2e-6 of the range's logarithm
-
-
-class FittedStd(NamedTuple):
-    """A standard deviation, and the number of images on which it was found."""
-
-    std: float
-    images: int
-
-
-class LatentPrior(Protocol):
-    """A distribution of raw latents [c, h, w] other than N(0, I), `models.hierarchy.HierarchicalPrior` for one."""
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """c, h, w."""
-
-    @property
-    def noise_values(self) -> int:
-        """Values from N(0, 1) that an estimate of a density is made with."""
-
-    def log_density(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """[k, c, h, w] and [k, noise_values], float64 on the CPU => [k] float64 there: the log of an unbiased estimate
-        of p(z).
-        """
 
 
 class LikelihoodEstimator:
@@ -69,7 +44,7 @@ class LikelihoodEstimator:
         size_rule: str,
         samples: int = 64,
         seed: int = 0,
-        prior: LatentPrior | None = None,
+        prior: HierarchicalPrior | None = None,
         prior_name: str = "N(0, I)",
     ) -> None:
         """`std` is that of p(x|z) on [-1, 1]; `samples` is the largest K; `prior` is p(z), N(0, I) if None.
@@ -143,7 +118,7 @@ class LikelihoodEstimator:
                 log_prior=None if self._prior is None else partial(self._log_prior, self._prior, sample_id),
             )
 
-    def _log_prior(self, prior: LatentPrior, sample_id: str, z: Tensor, draws: range) -> Tensor:
+    def _log_prior(self, prior: HierarchicalPrior, sample_id: str, z: Tensor, draws: range) -> Tensor:
         shape = torch.Size([prior.noise_values])
         noise = [_noise(self._seed, sample_id, draw, shape, purpose="likelihood prior") for draw in draws]
         return prior.log_density(z, torch.stack(noise))
@@ -157,8 +132,8 @@ class LikelihoodEstimator:
 
 def fit_std(
     model: Autoencoder, batches: Batches, *, seed: int = 0, progress: Callable[[int], object] | None = None
-) -> FittedStd:
-    """The standard deviation that maximises the mean single-sample ELBO over all images of `batches`.
+) -> tuple[float, int]:
+    """The standard deviation that maximises the mean single-sample ELBO over all images of `batches`; their number.
 
     Each image has one draw, the first that LikelihoodEstimator would take; only log p(x|z) depends on the standard
     deviation. Of large images FITTED_VALUES values stand for all. Raises UserError without images or a posterior, and
@@ -183,29 +158,15 @@ def fit_std(
     if not levels:
         raise UserError("no standard deviation can be fitted: no image of the training part can be used; give --std")
     level, mu, weight = torch.cat(levels), torch.cat(means), torch.cat(weights)
-    low, high = map(math.log, _SEARCH_RANGE)
-    found = _highest(lambda x: float(log_probability(level, mu, math.exp(x)) @ weight), low, high)
-    return FittedStd(math.exp(found), len(levels))
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - no other measure needs it
 
-
-def _highest(function: Callable[[float], float], low: float, high: float) -> float:
-    """The position of a function's only maximum, by golden section search.
-
-    A Gaussian's log-likelihood is concave in the logarithm of its standard deviation, which is what is searched.
-    """
-    ratio = (math.sqrt(5) - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = function(left), function(right)
-    for _ in range(_SEARCH_STEPS):
-        if at_left < at_right:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = function(right)
-        else:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = function(left)
-    return (low + high) / 2
+    # A Gaussian's log-likelihood is concave in the logarithm of its standard deviation, which is what is searched.
+    found = minimize_scalar(
+        lambda x: -float(log_probability(level, mu, math.exp(x)) @ weight),
+        bounds=tuple(map(math.log, _SEARCH_RANGE)),
+        options={"xatol": 1e-6},
+    )
+    return math.exp(found.x), len(levels)
 
 
 def check_numbers(samples: int, std: float | None) -> None:

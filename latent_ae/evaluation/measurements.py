@@ -77,10 +77,10 @@ class Measurements:
             shown = f"{repeated[0]!a} is here already" if repeated else "an id occurs twice in a batch"
             raise UserError(f"every image may be measured once, but {shown}: shard the data set without padding")
 
-    def report(self, *, complete: bool) -> EvaluationReport:
+    def report(self) -> EvaluationReport:
         """The report of all images so far. Raises UserError if there are none."""
         if not self.rows:
-            raise UserError("nothing was measured: no image of the data set can be used, or none came before the stop")
+            raise UserError("nothing was measured: no image of the data set can be used")
         found = {
             name: self._metric(name) for name in UNITS_AND_PROTOCOLS if self.pixels.numbers or name not in IN_UNITS
         }
@@ -100,7 +100,6 @@ class Measurements:
             warnings += codebook_warnings(codebook)
         return EvaluationReport(
             images=len(self.rows),
-            complete=complete,
             protocol=self.protocol,
             metrics=found,
             color_bias=self._by_channel(COLOR_BIAS),

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,8 +49,8 @@ class EvaluationReport(_Report):
     """Measures of one model on a part of a data set."""
 
     images: int
-    complete: bool
-    """False if the evaluation was stopped before the last image"""
+    complete: Literal[True] = True
+    """an evaluation that is stopped has no report"""
     protocol: dict[str, str]
     metrics: dict[str, Metric]
     color_bias: tuple[float | None, ...]
@@ -67,7 +67,7 @@ class EvaluationReport(_Report):
 
     def summary(self) -> str:
         """A table for the terminal."""
-        lines = [f"{self.protocol['data']}: {self.images} images{'' if self.complete else ' (stopped early)'}"]
+        lines = [f"{self.protocol['data']}: {self.images} images"]
         for name, metric in self.metrics.items():
             value = f"- ({metric.reason})" if metric.value is None else f"{metric.value:.5g} {metric.unit}".rstrip()
             lines.append(f"  {name:<22} {value}")

@@ -99,12 +99,14 @@ class Heldout:
                     break
                 evaluator.update(pixels, sample_ids)
                 bar.update(len(pixels) * self.accelerator.num_processes)
-        states = gather_from_processes((stop(), evaluator.state(), bad), self.accelerator)
+        states = gather_from_processes((stop(), evaluator.measurements, bad), self.accelerator)
         if any(stopped for stopped, *_ in states):
             return None
-        others = [state for rank, (_, state, _) in enumerate(states) if rank != self.accelerator.process_index]
-        evaluator.merge(others)
-        return evaluator.report().with_unusable(sorted(sample_id for *_, ids in states for sample_id in ids), total)
+        for rank, (_, measured, _) in enumerate(states):
+            if rank != self.accelerator.process_index:
+                evaluator.measurements.merge(measured)
+        report = evaluator.measurements.report()
+        return report.with_unusable(sorted(sample_id for *_, ids in states for sample_id in ids), total)
 
     def validate(self, state: AutoencoderState, logbook: Logbook, stop: Callable[[], bool]) -> bool:
         """Evaluate in the middle of a run: one line, the measures at the tracker, and the best weights kept.

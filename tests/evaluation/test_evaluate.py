@@ -105,9 +105,10 @@ def test_shards_equal_one_process_exactly(model: AutoencoderKL, mode: str) -> No
             for batch in batches()[rank::3]:
                 shard.update(*batch)
         first, *others = [shards[rank] for rank in order]
-        first.merge(pickle.loads(pickle.dumps([other.state() for other in others])))
-        assert first.report() == whole
-        assert list(first.per_image) == [f"image/{i:03}" for i in range(10)]
+        for other in others:
+            first.measurements.merge(pickle.loads(pickle.dumps(other.measurements)))
+        assert first.measurements.report() == whole
+        assert sorted(first.measurements.rows) == [f"image/{i:03}" for i in range(10)]
         assert whole.metrics["psnr"].images == 10
 
 
@@ -122,7 +123,7 @@ def test_sampled_latents_follow_from_the_id_alone(model: AutoencoderKL) -> None:
         evaluator = Evaluator(model, mode="sample", seed=seed, **WORDS)
         for i in order:
             evaluator.update(images(1), [names[i]])
-        assert evaluator.protocol["latents"] == f"posterior sample, seed {seed}"
+        assert evaluator.measurements.protocol["latents"] == f"posterior sample, seed {seed}"
         return torch.cat([drawn[order.index(i)] for i in range(3)])
 
     first = latents([0, 1, 2])
@@ -143,7 +144,7 @@ def test_sizes_that_the_factor_does_not_divide(model: AutoencoderKL) -> None:
         rebuilt = model.decode(posterior.mode()).sample[:, :, :13]
     evaluator = Evaluator(model, **WORDS)
     evaluator.update(pixels, ["odd"])
-    row = evaluator.per_image["odd"]
+    row = evaluator.measurements.rows["odd"]
     assert row["l1"] == pytest.approx(float((rebuilt.clamp(-1, 1) - pixels).abs().mean()), rel=1e-5)
     assert row["kl_bits_per_pixel"] == pytest.approx(float(posterior.kl()) / math.log(2) / (13 * 18), rel=1e-5)
     assert report.latents is not None
@@ -166,8 +167,8 @@ def test_ms_ssim_is_the_mean_over_the_images_that_have_it(model: AutoencoderKL) 
     evaluator = Evaluator(model, **WORDS)
     for batch in [(images(1, 176, 176), ["large"]), *batches(4)]:
         evaluator.update(*batch)
-    found = evaluator.report().metrics
-    assert found["ms_ssim"].value == evaluator.per_image["large"]["ms_ssim"]
+    found = evaluator.measurements.report().metrics
+    assert found["ms_ssim"].value == evaluator.measurements.rows["large"]["ms_ssim"]
     assert (found["ms_ssim"].images, found["psnr"].images) == (1, 5)
 
 
@@ -408,12 +409,10 @@ def test_values_that_are_not_finite_do_not_hide(model: AutoencoderKL) -> None:
     assert None in report.color_bias  # and not 0, which would be perfect
 
 
-def test_stop_and_progress(model: AutoencoderKL) -> None:
+def test_progress_is_the_number_of_images_of_each_batch(model: AutoencoderKL) -> None:
     done: list[int] = []
-    report = evaluate(Evaluator(model, **WORDS), batches(), progress=done.append, stop=lambda: len(done) == 2)
-    assert done == [2, 2]
-    assert (report.images, report.complete) == (4, False)
-    assert "4 images (stopped early)" in report.summary()
+    report = evaluate(Evaluator(model, **WORDS), batches(), progress=done.append)
+    assert (done, report.images) == ([2] * 5, 10)
     done.clear()
     assert measure_latents(model, batches(), progress=done.append).images == sum(done) == 10
 
@@ -421,7 +420,7 @@ def test_stop_and_progress(model: AutoencoderKL) -> None:
 def test_what_cannot_be_measured_is_refused(model: AutoencoderKL) -> None:
     evaluator = Evaluator(model, **WORDS)
     with pytest.raises(ValueError, match="nothing was measured"):
-        evaluator.report()
+        evaluator.measurements.report()
     for pixels, expected in {
         images(1)[:, :1]: r"must be \[B, 3, H, W\] float32, got \(1, 1, 16, 16\)",
         images(1).double(): "torch.float64",
@@ -444,11 +443,11 @@ def test_an_image_is_measured_once(model: AutoencoderKL) -> None:
     evaluator.update(images(2), ["a", "b"])
     other.update(images(1), ["b"])
     with pytest.raises(ValueError, match="'b' is here already: shard the data set without padding"):
-        evaluator.merge([other.state()])
+        evaluator.measurements.merge(other.measurements)
     with pytest.raises(ValueError, match="'a' is here already"):
         evaluator.update(images(1), ["a"])
     with pytest.raises(ValueError, match="an id occurs twice"):
         evaluator.update(images(2), ["c", "c"])
-    assert evaluator.report().images == 2
+    assert evaluator.measurements.report().images == 2
     with pytest.raises(ValueError, match="must follow one protocol"):
-        evaluator.merge([Evaluator(model, mode="sample", **WORDS).state()])
+        evaluator.measurements.merge(Evaluator(model, mode="sample", **WORDS).measurements)

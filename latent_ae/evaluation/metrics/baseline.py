@@ -6,7 +6,7 @@ B C H W: images, channels, pixels.
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics.moments import Moments, merged_if_alike, rounded
+from latent_ae.evaluation.metrics.moments import Moments, merged, merged_if_alike, rounded
 
 LEVELS = 256
 FEW_LEVELS = 17
@@ -51,12 +51,9 @@ class MeanImageStatistics:
 
     def merge(self, other: "MeanImageStatistics") -> None:
         """Add the images of `other`, with as many channels."""
-        if self._colors is None or other._colors is None:
-            if self._colors is None:
-                self._colors, self._pixels = other._colors, other._pixels
-        else:
-            self._colors = self._colors.merged(other._colors)
-            self._pixels = merged_if_alike(self._pixels, other._pixels)
+        both = self._colors is not None and other._colors is not None
+        self._pixels = (merged_if_alike if both else merged)(self._pixels, other._pixels)
+        self._colors = merged(self._colors, other._colors)
         self._within += other._within
 
     @property

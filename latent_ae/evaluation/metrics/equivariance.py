@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latent_ae.evaluation.metrics.moments import Moments, rounded
+from latent_ae.evaluation.metrics.moments import Moments, merged, rounded
 
 Encode = Callable[[Tensor], Tensor]
 """pixels [B, C, H, W] in [-1, 1] => latents [B, c, H / factor, W / factor], without randomness"""
@@ -136,14 +136,7 @@ class _Sums:
         )
 
     def merge(self, other: "_Sums") -> None:
-        if self.latents is None or other.latents is None:
-            latents = self.latents or other.latents
-        elif len(self.latents.mean) != len(other.latents.mean):
-            expected, got = len(self.latents.mean), len(other.latents.mean)
-            raise ValueError(f"latents must have {expected} channels as those before them, got {got}")
-        else:
-            latents = self.latents.merged(other.latents)
-        self.latents = latents
+        self.latents = merged(self.latents, other.latents)
         self.images += other.images
         self.nonfinite_images += other.nonfinite_images
         self.squares += other.squares

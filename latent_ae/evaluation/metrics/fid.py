@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
-from latent_ae.evaluation.metrics.moments import rounded
+from latent_ae.evaluation.metrics.moments import merged, rounded
 from latent_ae.evaluation.view import View
 from latent_ae.evaluation.weight_files import WeightFile
 from latent_ae.io.image import from_tensor
@@ -98,7 +98,7 @@ class FrechetStatistics:
     def update(self, reconstructions: Tensor, targets: Tensor) -> None:
         """Add the features of a batch of reconstructions and of their images, [B, D] each.
 
-        Raises ValueError for other shapes or another D.
+        Raises ValueError for other shapes.
         """
         if reconstructions.shape != targets.shape or targets.ndim != 2:
             raise ValueError(
@@ -113,16 +113,9 @@ class FrechetStatistics:
         self.merge(batch)
 
     def merge(self, other: "FrechetStatistics") -> None:
-        """Add the images of `other`. Raises ValueError if its features have another D."""
-        if other._reconstructions is not None and other._targets is not None:
-            if self._reconstructions is None or self._targets is None:
-                self._reconstructions, self._targets = other._reconstructions, other._targets
-            elif len(self._targets.mean) != len(other._targets.mean):
-                expected, got = len(self._targets.mean), len(other._targets.mean)
-                raise ValueError(f"there must be {expected} features as before, got {got}")
-            else:
-                self._reconstructions = self._reconstructions.merged(other._reconstructions)
-                self._targets = self._targets.merged(other._targets)
+        """Add the images of `other`, with as many features."""
+        self._reconstructions = merged(self._reconstructions, other._reconstructions)
+        self._targets = merged(self._targets, other._targets)
         self.images += other.images
         self.nonfinite_images += other.nonfinite_images
 

@@ -145,9 +145,6 @@ class LatentStatistics:
         if other._sums is not None:
             if self._sums is None:
                 self._sums, self._units, self._kl = other._sums, other._units, other._kl
-            elif self._sums.variance.shape != other._sums.variance.shape:
-                got, expected = len(other._sums.variance), len(self._sums.variance)
-                raise ValueError(f"latents must have {expected} channels as those before them, got {got}")
             else:
                 self._sums = self._sums.merged(other._sums)
                 self._units = merged_if_alike(self._units, other._units)

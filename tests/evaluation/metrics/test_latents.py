@@ -130,7 +130,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the mode latents' standard deviation is 0\.0"):
         constant.scaling("mode")
     assert constant.scaling() == (1.0, 1.0)
-    with pytest.raises(ValueError, match="must have 1 channels as those before them, got 3"):
+    with pytest.raises(ValueError, match=r"must be \[1\] as before, got \[3\]"):
         constant.update(*posteriors(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"must be \[B, c, h, w\] of one shape"):
         constant.update(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3))
