@@ -113,7 +113,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         for damage in work.damaged:
             together.say(f"{damage}: the shard is made again")
         if source.left_out:
-            together.say(source.left_out)
+            together.say(str(source.left_out))
         together.say(describe(wanted, folder, len(work.missing), accelerator))
 
         # -- the shards of this process

@@ -83,7 +83,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
             return 0
 
     # -- data, model, losses
-    parts, fresh = config.data.open(), checkpoint is None
+    parts, fresh = config.data.open().for_training(), checkpoint is None
     record = None if only_preflight else checked_data(config, parts, checkpoint, invocation.resume, accelerator)
     autoencoder = build_model(config)
     pixels = build_pixel_format(config, parts, autoencoder, checkpoint)

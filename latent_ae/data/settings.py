@@ -181,10 +181,31 @@ class FilesConfig(DataConfig):
 
     path: str
     """file or folder of the images"""
-    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """share of the images held out, by a hash of their id"""
+    heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """share of the images held out, by a hash of their id, where no split is; 0 holds out none, to measure all"""
+    heldout_path: str | None = None
+    """images to hold out that lie elsewhere; then no split and no share of data.path is held out"""
+    train_split: str | None = None
+    """split to train on, "train" by default"""
+    heldout_split: str | None = None
+    """split to hold out; default: "validation" or "test", or else a share of the training split"""
+    split_column: str | None = None
+    """column of a table that says which split a row is in; folder takes "split" where there is one"""
+
+    @model_validator(mode="after")
+    def _one_choice_of_heldout(self) -> Self:
+        given = [name for name in ("heldout_path", "heldout_split") if getattr(self, name) is not None]
+        given += ["heldout_share"] if self.heldout_share != type(self).model_fields["heldout_share"].default else []
+        if len(given) > 1:
+            raise ValueError(f"data.{given[1]} has no effect with data.{given[0]}: leave out one of them")
+        return self
 
     @property
     def data_name(self) -> str:
         """With the name of the file or folder."""
         return f"{self.source} {Path(self.path).name}"
+
+    def choice(self) -> dict[str, object]:
+        """Without settings that were not given and that earlier versions do not know."""
+        later = {"heldout_path", "train_split", "heldout_split", "split_column", "path_column"}
+        return {name: value for name, value in super().choice().items() if name not in later or value is not None}

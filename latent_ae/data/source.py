@@ -2,10 +2,11 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,14 +91,35 @@ class StoredImages(Protocol):
         ...
 
 
+class LeftOut(Counter[str]):
+    """How many of the files and images found are in no part, by the reason."""
+
+    def __add__(self, other: Counter[str]) -> "LeftOut":  # type: ignore[override]  # of the same class
+        """Both, without reasons that count nothing."""
+        return LeftOut(super().__add__(other))
+
+    def __str__(self) -> str:
+        """In a line, the most frequent reason first; "" if nothing is left out."""
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.most_common())
+        return f"{self.total():,} left out: {reasons}" if reasons else ""
+
+
 @dataclass(frozen=True)
 class SourceParts:
-    """One source in two parts that share no image."""
+    """One source in two parts that share no image. What was found is in one of them or is left out."""
 
     train: ImageSource
     heldout: ImageSource
-    left_out: str = field(default="", kw_only=True)
-    """files that are not used, by number and suffix; '' if there are none or it is not known"""
+    left_out: LeftOut = field(default_factory=LeftOut, kw_only=True)
+    """what is in neither part"""
+
+    def for_training(self) -> Self:
+        """Itself. Raises DataError if a part has no images."""
+        if not len(self.train):
+            raise DataError("no images to train on: all are held out; data.train_split names the split to train on")
+        if not len(self.heldout):
+            raise DataError("no images are held out to measure on: give data.heldout_share or data.heldout_path")
+        return self
 
 
 def as_picture(image: "Image.Image | NDArray[Any]") -> Image.Image:
@@ -130,10 +152,12 @@ def hash_place(sample_id: str) -> float:
 
 
 def split_by_hash(sample_ids: Iterable[str], share: float, what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted indices of the (training, held-out) images. `what` names the data in errors.
+    """Sorted indices of the (training, held-out) images. `what` names the data in errors. A share of 0 holds out none.
 
     Raises DataError if a part is empty, with a share for which it is not.
     """
+    if share == 0:
+        return np.arange(sum(1 for _ in sample_ids)), np.arange(0)
     places = np.fromiter((hash_place(sample_id) for sample_id in sample_ids), np.float64)
     if len(places) < 2:
         raise DataError(f"{what} holds {len(places)} images, needs two or more: one to train on and one to hold out")

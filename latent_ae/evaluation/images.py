@@ -13,12 +13,11 @@ from tqdm import tqdm
 from latent_ae.config import EvaluationConfig, Section
 from latent_ae.config.command_line import override
 from latent_ae.config.section import validate
-from latent_ae.data import SOURCES, AnySource, DataConfig, DataError, DigitsConfig, FolderConfig, evaluation_batches
+from latent_ae.data import SOURCES, AnySource, DataConfig, DigitsConfig, evaluation_batches
+from latent_ae.data.settings import FilesConfig
 from latent_ae.data.source import ImageSource, SourceParts
-from latent_ae.data.sources.folder import FolderImages
 from latent_ae.data.values import read_as
 from latent_ae.errors import UserError
-from latent_ae.io.image import SUFFIXES
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder
 from latent_ae.models.loading import load_pixel_format
@@ -108,15 +107,13 @@ def _common(runs: dict[str, DataConfig], model_names: Sequence[str]) -> DataConf
 
 
 def open_part(data: DataConfig, part: Part) -> ImageSource:
-    """The images of a part, or the one image at a path. Raises DataError."""
-    if isinstance(data, FolderConfig) and (file := Path(data.path).expanduser()).is_file():
-        if part != "all":
-            raise DataError(f"data.path {file} is one image, of which no part is held out: leave --part out")
-        if file.suffix.lower() in SUFFIXES:
-            return FolderImages(file.parent, [file.name])
-    parts = open_parts(data)
+    """The images of a part. Raises DataError."""
     if part == "all":
+        if isinstance(data, FilesConfig) and data.heldout_path is None and data.heldout_split is None:
+            data = data.model_copy(update={"heldout_share": 0})
+        parts = open_parts(data)
         return JoinedSource([parts.train, parts.heldout])
+    parts = open_parts(data)
     return parts.heldout if part == "heldout" else parts.train
 
 
@@ -124,7 +121,7 @@ def open_parts(data: DataConfig) -> SourceParts:
     """The parts of a data source; prints which files it does not use. Raises DataError."""
     parts = data.open()
     if parts.left_out:
-        tqdm.write(parts.left_out)
+        tqdm.write(str(parts.left_out))
     return parts
 
 

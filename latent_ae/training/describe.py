@@ -56,7 +56,7 @@ def describe_levels(crops: Tensor, pixels: PixelFormat) -> str:
 
 
 def _amount(parts: SourceParts) -> str:
-    if isinstance(parts, StreamParts):  # to count its images would be to read them all
-        return f"{len(parts.stream):,} shards"
     left_out = f"; {parts.left_out}" if parts.left_out else ""
+    if isinstance(parts, StreamParts):  # to count its images would be to read them all
+        return f"{len(parts.stream):,} shards{left_out}"
     return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images{left_out}"

@@ -103,12 +103,11 @@ def test_all_images_are_the_parts_together_and_one_image_is_all_of_itself(folder
         [source.sample_id(index) for index in range(len(source))]
         for source in (open_part(data, "train"), open_part(data, "heldout"), open_part(data, "all"))
     )
-    assert every == train + heldout
-    assert sorted(every) == [f"{number:02}.png" for number in range(12)]
+    assert every == sorted(train + heldout) == [f"{number:02}.png" for number in range(12)]
     one = FolderConfig(path=str(folder / "07.png"))
     image = open_part(one, "all")
     assert (len(image), image.sample_id(0), image.load(0).size) == (1, "07.png", (16, 16))
-    with pytest.raises(UserError, match=r"07\.png is one image, of which no part is held out"):
+    with pytest.raises(UserError, match=r"07\.png holds 1 images, needs two or more"):
         open_part(one, "heldout")
 
 

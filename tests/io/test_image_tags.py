@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_ae.data.sources.folder import FolderImages
+from latent_ae.data.sources.folder_images import FolderImages
 from latent_ae.data.sources.shards import StoredImage
 from latent_ae.io.image import BrokenImage, open_image, remarks, to_uint8
 from latent_ae.io.image_header import header_size

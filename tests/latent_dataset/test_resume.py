@@ -206,7 +206,7 @@ def test_tiles_are_counted_and_written_down(models: Path, pictures: Path, tmp_pa
         ({"batch_size": 4}, "batch_size has no effect with precision exact"),
         ({"tile": 256, "resolution": 256}, "tile 256 has no effect on images of resolution 256"),
         ({"tile": "on"}, "tile"),
-        ({"label_column": "fine"}, "label_column has an effect only with data.source hub, got digits"),
+        ({"label_column": "fine"}, "label_column has an effect only with data.source folder or hub, got digits"),
         ({"data": {"source": "stream", "path": "x"}}, "data.source stream cannot be turned into latents"),
     ],
 )

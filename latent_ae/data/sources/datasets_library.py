@@ -1,80 +1,192 @@
 """Finding data sets, splits and images with the `datasets` library, for the sources `hub` and `stream`."""
 
+import glob
 import io
+import os
+import posixpath
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import fsspec
 from PIL import Image
-from pydantic import model_validator
 
 from latent_ae.data.settings import FilesConfig
-from latent_ae.data.source import DataError
-from latent_ae.io.image import BrokenImage, open_image
+from latent_ae.data.source import DataError, LeftOut
+from latent_ae.data.sources.files import (
+    Files,
+    find_files,
+    is_address,
+    is_pattern,
+    join,
+    normal,
+    opened,
+    plain,
+    suffix_of,
+)
+from latent_ae.data.sources.splits import OUTSIDE, folder_splits
+from latent_ae.data.sources.tables import is_metadata, no_images
+from latent_ae.io.image import SUFFIXES, BrokenImage, open_image
+from latent_ae.io.paths import count_by_suffix
 
+TABLE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+"""the builders of `datasets` for single files, by suffix"""
+IMAGES, TARS = "imagefolder", "webdataset"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_CARDS = ("README.md", "config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+"""files that describe a data set"""
 
 
 class DatasetConfig(FilesConfig):
     """Settings of both sources."""
 
     path: str
-    """a data set's name at the hub (or NAME:CONFIGURATION), or a local parquet, arrow or imagefolder path; stream also
-    webdataset tars"""
+    """a data set's name at the hub (or NAME:CONFIGURATION), a local parquet, arrow or imagefolder path, a pattern or
+    list (.txt) of such files, or an address such as s3://BUCKET/FOLDER; stream reads webdataset tars in order"""
     image_column: str | None = None
     """column of the images; found by its type if there is only one"""
-    train_split: str | None = None
-    """split to train on, "train" by default"""
-    heldout_split: str | None = None
-    """split to hold out; default: "validation" or "test", or else a share of the training split"""
-
-    @model_validator(mode="after")
-    def _share_has_effect(self) -> Self:
-        if self.heldout_split is not None and "heldout_share" in self.model_dump(exclude_defaults=True):
-            raise ValueError("data.heldout_share has no effect with data.heldout_split: leave out one of them")
-        return self
 
 
-def choose_splits(
-    names: Sequence[str], *, train_split: str | None, heldout_split: str | None, what: str
-) -> tuple[str, str | None]:
-    """Names of the training split and of the held-out split, None if a share of the training split is held out.
+@dataclass(frozen=True)
+class Opened:
+    """A data set of the `datasets` library that was found but not read."""
 
-    Defaults are "train" (or the only split) and "validation" or else "test". `what` names the data in errors. Raises
-    DataError for a name that does not exist.
-    """
-    train_name = train_split or (names[0] if len(names) == 1 else "train")
-    if train_name not in names:
-        setting = "data.train_split" if train_split else "data.train_split (unset, so)"
-        raise DataError(f"{what}: {setting} {train_name} is not among its splits: {', '.join(names)}")
-    others = [name for name in ("validation", "test") if name in names and name != train_name]
-    heldout_name = heldout_split or (others[0] if others else None)
-    if heldout_name is not None and heldout_name not in names:
-        raise DataError(f"{what}: data.heldout_split {heldout_name} is not among its splits: {', '.join(names)}")
-    if heldout_name == train_name:
-        raise DataError(
-            f"{what}: the training split {train_name} is also data.heldout_split: name another or leave out"
+    builder: Any
+    """datasets.DatasetBuilder"""
+    files: Files | None
+    """all that lie where the data set does; None for one at the hub"""
+
+    @property
+    def kind(self) -> str:
+        """What it is made of: parquet, arrow, webdataset, imagefolder, or another builder of `datasets`."""
+        return str(self.builder.name)
+
+    @property
+    def data_files(self) -> dict[str, list[str]]:
+        """The files of each split."""
+        return {
+            str(name): [str(file) for file in files] for name, files in (self.builder.config.data_files or {}).items()
+        }
+
+    @property
+    def root(self) -> str:
+        """The folder or address of the files, "" at the hub."""
+        root = "" if self.files is None else self.files.root
+        return root if is_address(root) else str(Path(root).resolve())
+
+    def left_out(self, rows: dict[str, int | None]) -> LeftOut:
+        """The files in no split, and image files without a row in the metadata, if the number of `rows` is known."""
+        if self.files is None:
+            return LeftOut()
+        splits = {name: {_real(file) for file in files} for name, files in self.data_files.items()}
+        used = set().union(*splits.values())
+        rest = [name for name in self.files.names if _real(self.files.place(name)) not in used]
+        rest = [name for name in rest if not is_metadata(name) and posixpath.basename(name) not in _CARDS]
+        no_split = (
+            OUTSIDE if self.kind == IMAGES else f"in none of the splits {', '.join(splits)} by the names of files"
         )
-    return train_name, heldout_name
+        left_out = no_images(Path(name) for name in rest if not self.is_of_kind(name))
+        left_out += LeftOut({no_split: sum(map(self.is_of_kind, rest))})
+        for name, files in splits.items():
+            known = rows.get(name)
+            if self.kind == IMAGES and known is not None and not any(suffix_of(file) == ".zip" for file in files):
+                there = sum(1 for file in files if not is_metadata(file))
+                left_out += LeftOut({"without a row in the metadata beside them": max(0, there - known)})
+        return left_out
+
+    def is_of_kind(self, name: str) -> bool:
+        """Whether a file is one of those that the data set is made of, by its ending."""
+        if self.kind == IMAGES:
+            return suffix_of(name) in self.builder.EXTENSIONS
+        return TABLE_KINDS.get(suffix_of(name)) == self.kind
 
 
-def locate(path: str, tables: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """The `path` and the keywords of `datasets.load_dataset` for a `data.path`.
+def open_builder(path: str, setting: str) -> Opened:
+    """Find a data set: a folder, file, list, pattern or address, or NAME at the hub (NAME:CONFIGURATION).
 
-    `tables` has the builders of single files by suffix. Raises DataError if `path` neither exists nor is a hub name.
+    In a folder of images the names of files divide into splits only if every image is in one, else those of folders do.
+    Raises DataError.
     """
-    place, configuration = _parted(path)
-    local = Path(place).expanduser()
-    if local.is_file():
-        if local.suffix not in tables:
-            raise DataError(f"data.path {path} must be a folder or end in {' or '.join(tables)}, got {local.name}")
-        return tables[local.suffix], {"data_files": str(local)}
-    if not local.is_dir() and not _HUB_NAME.fullmatch(path):
-        raise DataError(f"data.path {path} does not exist (from {Path.cwd()}), and is not a hub name (OWNER/NAME)")
-    return str(local) if local.is_dir() else place, {"name": configuration} if configuration else {}
+    import datasets  # noqa: PLC0415 - takes seconds, and few sources need it
+
+    place, configuration = _parted(plain(path))
+    try:
+        if is_address(place) or is_pattern(place) or (suffix_of(place) == ".txt" and Path(place).is_file()):
+            files = find_files(path, setting)
+            return _of_files(files, f"{setting} {path}", folder=files.root == normal(place))
+        if Path(place).is_file():
+            if suffix_of(place) not in TABLE_KINDS:
+                name = posixpath.basename(place)
+                raise DataError(f"{setting} {path} must be a folder or end in {' or '.join(TABLE_KINDS)}, got {name}")
+            builder = datasets.load_dataset_builder(TABLE_KINDS[suffix_of(place)], data_files=place)
+            return Opened(builder, find_files(place, setting))
+        if Path(place).is_dir():
+            files = find_files(place, setting)
+            opened = Opened(datasets.load_dataset_builder(place, name=configuration), files)
+            if configuration or _divides(opened, place):
+                return opened
+            patterns = _folder_patterns([name for name in files.names if opened.is_of_kind(name)])
+            return Opened(datasets.load_dataset_builder(place, data_files=patterns), files)
+        if not _HUB_NAME.fullmatch(path):
+            raise DataError(f"{setting} {path} does not exist (from {Path.cwd()}), and is not a hub name (OWNER/NAME)")
+        return Opened(datasets.load_dataset_builder(place, name=configuration), None)
+    except DataError:
+        raise
+    except Exception as error:  # datasets' own are of many kinds
+        raise unreadable(path, error) from error
+
+
+def _of_files(files: Files, what: str, *, folder: bool) -> Opened:
+    """A data set of files that `datasets` does not find by itself; with `folder`, of all at one address."""
+    import datasets  # noqa: PLC0415
+    from datasets.data_files import get_data_patterns  # noqa: PLC0415
+
+    found = Counter(kind for name in files.names if (kind := _kind(name)) is not None)
+    if not found:
+        there = count_by_suffix(map(Path, files.names)) or "nothing"
+        raise DataError(f"{what} holds no files of images that are read here: there is {there}")
+    kind = max(found, key=lambda kind: (kind != IMAGES, found[kind]))
+    names = [name for name in files.names if _kind(name) == kind]
+    if folder:
+        patterns = _folder_patterns(names) if kind == IMAGES else get_data_patterns(files.root)
+        data_files = {str(split): [join(files.root, each) for each in few] for split, few in patterns.items()}
+    else:
+        splits = folder_splits(names).splits.items()
+        data_files = {split: [glob.escape(files.place(name)) for name in few] for split, few in splits}
+    return Opened(datasets.load_dataset_builder(kind, data_files=data_files), files)
+
+
+def _divides(opened: Opened, place: str) -> bool:
+    """Whether the splits of `datasets` have every image of a folder once, or are those of its README.md."""
+    if opened.kind != IMAGES or opened.files is None:
+        return True
+    with suppress(OSError, UnicodeDecodeError):
+        if "data_files:" in Path(place, "README.md").read_text(encoding="utf-8"):
+            return True
+    used = [file for files in opened.data_files.values() for file in files]
+    there = {_real(opened.files.place(name)) for name in opened.files.names if opened.is_of_kind(name)}
+    return len(used) == len(set(used)) and there <= {_real(file) for file in used}
+
+
+def _folder_patterns(images: Sequence[str]) -> dict[str, list[str]]:
+    """The files of each split of a folder of images, by its folders alone."""
+    found = folder_splits(images)
+    if found.depth is None:
+        return {"train": ["**"]}
+    above = "*/" * found.depth
+    return {split: [f"{above}{folder}/**" for folder in folders] for split, folders in found.folders.items()}
+
+
+def _kind(name: str) -> str | None:
+    suffix = suffix_of(name)
+    return IMAGES if suffix in SUFFIXES else TABLE_KINDS.get(suffix)
+
+
+def _real(file: str) -> str:
+    return file if is_address(file) else os.path.realpath(file)
 
 
 def unreadable(path: str, error: Exception) -> DataError:
@@ -111,12 +223,12 @@ def stored_content(stored: dict[str, Any] | None, sample_id: str) -> bytes:
     return file.read_bytes() if isinstance(file, Path) else file.getvalue()
 
 
-def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str] = ()) -> tuple[Any, str]:
+def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str | None] = ()) -> tuple[Any, str]:
     """The data set with only its image column, of undecoded images, and the column's name.
 
-    `wanted` may also be a column with the bytes of image files. The columns `keep` are kept where they exist. Raises
-    DataError if `wanted` holds no images or, if it is None, unless exactly one column does; the message lists the
-    columns.
+    A row may have one image or a list of them. `wanted` may also be a column with the bytes of image files. The columns
+    `keep` are kept where they exist. Raises DataError if `wanted` holds no images or, if it is None, unless exactly one
+    column does; the message lists the columns.
     """
     import datasets  # noqa: PLC0415
 
@@ -124,7 +236,8 @@ def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str
     features = dataset.features or dict.fromkeys(next(iter(dataset), {}))
     listing = ", ".join(f"{name} ({type_name(feature)})" for name, feature in features.items())
     found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    of_bytes = [name for name, feature in features.items() if _holds_bytes(feature)]
+    found = found or [name for name, feature in features.items() if _holds_images(feature)]
+    of_bytes = [name for name, feature in features.items() if _holds_bytes(_in_list(feature))]
     if wanted is not None and wanted not in (*found, *of_bytes):
         problem = "is no column" if wanted not in features else "does not hold images"
         raise DataError(f"{what}: data.image_column {wanted} {problem}; its columns are {listing}")
@@ -133,9 +246,11 @@ def image_column(dataset: Any, wanted: str | None, what: str, keep: Sequence[str
         advice = f": name one as data.image_column ({', '.join(choice)})" if choice else ""
         raise DataError(f"{what}: {len(found) or 'no'} columns hold images{advice}; its columns are {listing}")
     column = wanted or found[0]
-    kept = [column, *(name for name in keep if name in features)]
+    kept = [column, *(name for name in keep if name in features and name != column)]
     # Undecoded, so that open_image decodes them and a broken image concerns its row alone.
-    return dataset.with_format(None).select_columns(kept).cast_column(column, datasets.Image(decode=False)), column
+    undecoded: Any = datasets.Image(decode=False)
+    undecoded = undecoded if _in_list(features[column]) is features[column] else datasets.List(undecoded)
+    return dataset.with_format(None).select_columns(kept).cast_column(column, undecoded), column
 
 
 def stored_file(stored: dict[str, Any] | None, sample_id: str) -> Path | io.BytesIO:
@@ -144,19 +259,16 @@ def stored_file(stored: dict[str, Any] | None, sample_id: str) -> Path | io.Byte
         raise BrokenImage("the row holds no image", sample_id)
     if stored["bytes"] is not None:
         return io.BytesIO(stored["bytes"])
-    if "://" not in stored["path"]:
-        return Path(stored["path"])
     try:
-        with fsspec.open(stored["path"]) as file:  # at the hub or in an archive
-            return io.BytesIO(file.read())
-    except (OSError, KeyError) as error:  # a zip without the file is a KeyError
-        raise BrokenImage(f"{type(error).__name__}: {error}", sample_id) from error
+        return opened(stored["path"])  # at the hub or in an archive
+    except BrokenImage as error:
+        raise BrokenImage(error.reason, sample_id) from error
 
 
 def _parted(path: str) -> tuple[str, str | None]:
     """A folder or hub name, and the configuration after a colon, if any."""
     place, colon, configuration = path.rpartition(":")
-    if not colon or Path(path).expanduser().exists():
+    if not colon or is_address(path) or Path(path).expanduser().exists():
         return path, None
     return place, configuration
 
@@ -173,6 +285,27 @@ def _unreadable(path: str, local: Path, cause: BaseException) -> str:
 
 def _holds_bytes(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether a column has images as `datasets` or other writers (a struct of bytes and path) store them, or lists."""
+    import datasets  # noqa: PLC0415
+
+    inner = _in_list(feature)
+    if isinstance(inner, dict):
+        return "bytes" in inner and inner.keys() <= {"bytes", "path"} and _holds_bytes(inner["bytes"])
+    return isinstance(inner, datasets.Image)
+
+
+def _in_list(feature: Any) -> Any:
+    """The type of the values in a column of lists; that of another column itself."""
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+
+
+def class_names(feature: Any, values: Sequence[Any]) -> list[Any]:
+    """The values of a column, those of a column of classes by their names."""
+    names = getattr(feature, "names", None)
+    return [names[value] if names and value is not None else value for value in values]
 
 
 def type_name(feature: Any) -> str:

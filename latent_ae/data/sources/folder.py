@@ -1,158 +1,195 @@
-"""A tree of image files, and its files that are not used."""
+"""The source `folder`: image files, in a tree or named by a list, a table or a pattern."""
 
 import os
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
-from typing import Literal
-
-from PIL import Image
+import posixpath
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 from latent_ae.data.settings import FilesConfig
-from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
-from latent_ae.io.image import SUFFIXES, BrokenImage, open_image
-from latent_ae.io.image_header import header_size
+from latent_ae.data.source import DataError, LeftOut, SourceParts, split_by_hash
+from latent_ae.data.sources.files import Files, content, exists, find_files, is_pattern, listed, plain, suffix_of
+from latent_ae.data.sources.folder_images import FolderImages
+from latent_ae.data.sources.splits import (
+    HELDOUT,
+    HELDOUT_PREFIX,
+    OUTSIDE,
+    FolderSplits,
+    choose_splits,
+    folder_splits,
+    rows_by_split,
+    unused_split,
+)
+from latent_ae.data.sources.tables import (
+    LABEL_COLUMN,
+    PATH_COLUMNS,
+    SPLIT_COLUMN,
+    TABLES,
+    Row,
+    as_numbers,
+    by_name,
+    is_metadata,
+    no_images,
+    read_table,
+)
+from latent_ae.io.image import SUFFIXES
 from latent_ae.io.paths import count_by_suffix
 
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "README.md")
-"""what `datasets` itself reads beside images"""
+REPEATED = "named by more than one line of the list"
+"""the reason why a line of a list adds no image"""
 
 
-class FolderImages:
-    """Image files below a folder; an id is the path relative to it, with forward slashes."""
+@dataclass(frozen=True)
+class _Found:
+    """The images of a path, and what else is there."""
 
-    def __init__(self, root: Path, relative: list[str], label_names: tuple[str, ...] = ()) -> None:
-        """`label_names` are the names of the folders right below `root` that hold images, sorted."""
-        self._root = root
-        self._relative = relative
-        self.label_names = label_names
+    files: Files
+    images: list[str]
+    """names, sorted"""
+    rows: dict[str, Row]
+    """of the table or metadata, by the name of the image"""
+    others: LeftOut
+    """files that are no images, and the like"""
 
-    def __len__(self) -> int:
-        return len(self._relative)
+    @property
+    def has_labels(self) -> bool:
+        """Whether the rows have labels."""
+        return any(row.get(LABEL_COLUMN) not in (None, "") for row in self.rows.values())
 
-    def sample_id(self, index: int) -> str:
-        """The path relative to the folder, which may be moved."""
-        return self._relative[index]
+    def rows_of(self, names: list[str]) -> list[Row] | None:
+        """The row of each image; None without a table."""
+        return [self.rows.get(name, {}) for name in names] if self.rows else None
 
-    def load(self, index: int) -> Image.Image:
-        """Raises BrokenImage, also for a file that was removed."""
-        return open_image(self._root / self._relative[index])
+    def splits(self, column: str | None, what: str) -> FolderSplits:
+        """Images by split: of a column, or else of folders. Raises DataError for a column that is missing."""
+        named = column or SPLIT_COLUMN
+        values = {name: str(row[named]) for name, row in self.rows.items() if row.get(named) not in (None, "")}
+        if not values and column is not None:
+            raise DataError(f"{what}: data.split_column {column} is in no table or metadata of the images")
+        found = folder_splits(self.images)
+        if not values:
+            return found
+        rows = rows_by_split([values.get(name) for name in self.images])
+        return replace(
+            found, splits={split: [self.images[row] for row in few] for split, few in rows.items()}, outside=[]
+        )
 
-    def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of the upright image, from its header. Raises BrokenImage."""
-        return header_size(self._root / self._relative[index])
-
-    def stored(self) -> Iterator[tuple[str, int]]:
-        """(id, size of the file). On a network file system each size is a round trip, so threads read many at once."""
-        parts = [self._relative[first : first + 1000] for first in range(0, len(self), 1000)]
-        with ThreadPoolExecutor(16) as pool:
-            for names, sizes in zip(parts, pool.map(self._sizes, parts), strict=True):
-                yield from zip(names, sizes, strict=True)
-
-    def stored_bytes(self, index: int) -> bytes:
-        """The file's content. Raises OSError."""
-        return (self._root / self._relative[index]).read_bytes()
-
-    def _sizes(self, names: list[str]) -> list[int]:
-        return [file_size(self._root / name) for name in names]
-
-    def label(self, index: int) -> int | None:
-        """Number of the image's folder directly below the root; None for an image in the root."""
-        name = _top_folder(self._relative[index])
-        return None if name is None else bisect_left(self.label_names, name)
-
-    def caption(self, index: int) -> str | None:
-        """Content of the text file beside the image (`a/cat.txt` of `a/cat.jpg`); None if there is none.
-
-        Raises BrokenImage if it cannot be read.
-        """
-        file = (self._root / self._relative[index]).with_suffix(".txt")
-        try:
-            return file.read_text(encoding="utf-8-sig").strip()  # Windows' editors put a mark before the text
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BrokenImage(f"its caption {file.name} cannot be read: {error}", self._relative[index]) from error
+    def classes(self, names: list[str], depth: int | None) -> list[Any]:
+        """Of each image: its label in the table, or else the top folder, not counting that of a split at `depth`."""
+        if self.has_labels:
+            return [self.rows.get(name, {}).get(LABEL_COLUMN) for name in names]
+        above = [name.split("/")[:-1] for name in names]
+        above = [[*path[:depth], *path[depth + 1 :]] for path in above] if depth is not None else above
+        return [path[0] if path else None for path in above]
 
 
 class FolderConfig(FilesConfig):
-    """folder: a tree of image files."""
+    """folder: image files."""
 
     source: Literal["folder"] = "folder"
     path: str
-    """a tree of images"""
+    """a tree of images, a pattern (DIR/**/*.png), a file list (.txt), a table (.csv, .jsonl) or an s3:// address"""
+    path_column: str | None = None
+    """column of a table with the paths of the images; by default file_name, path, file, filename or image"""
+
+    has_columns = True
 
     def open(self) -> SourceParts:
-        """Images sorted by relative path; those whose path hashes below `heldout_share` are held out.
+        """Images sorted by their path below the folder.
 
-        Files and folders whose names start with a dot are passed over (`._photo.jpg` of macOS is no photo). Links to
-        folders are followed, each folder once. Raises DataError.
+        Those of `heldout_path` are held out, or else of the split validation or test, or else those whose path hashes
+        below `heldout_share`. Splits are those of a column, or folders. Raises DataError.
         """
-        root = Path(self.path).expanduser()
-        what = f"data.path {root}"
-        if not root.exists():
-            raise DataError(f"{what} does not exist (from {Path.cwd()}): give a folder of images")
-        if not root.is_dir():
-            raise DataError(f"{what} is a file, not a folder: give the folder that holds the images")
-        files = [path.relative_to(root).as_posix() for path in visible_files(root)]
-        images = sorted(path for path in files if Path(path).suffix.lower() in SUFFIXES)
+        what = f"data.path {self.path}"
+        found = self._find(self.path, "data.path")
+        apart = None if self.heldout_path is None else self._find(self.heldout_path, "data.heldout_path")
+        if apart is not None:
+            taken = {os.path.realpath(apart.files.place(name)) for name in apart.images}
+            rest = [name for name in found.images if os.path.realpath(found.files.place(name)) not in taken]
+            found = replace(found, images=rest)
+        splits = found.splits(self.split_column, what)
+        train_name, heldout_name = choose_splits(
+            list(splits.splits), train_split=self.train_split, heldout_split=self.heldout_split, what=what
+        )
+        train, heldout, known = splits.splits[train_name], [], found
+        if apart is not None:
+            heldout_name, heldout, known = None, apart.images, apart
+        elif heldout_name is not None:
+            heldout = splits.splits[heldout_name]
+        elif train_name in HELDOUT and self.train_split is None:  # there is nothing to train on
+            train, heldout = [], train
+        else:
+            parts = split_by_hash(train, self.heldout_share, what)
+            train, heldout = ([train[index] for index in part] for part in parts)
+        left_out = found.others + LeftOut({OUTSIDE: len(splits.outside)})
+        unused = splits.splits.keys() - {train_name, heldout_name}
+        left_out.update({unused_split(name): len(splits.splits[name]) for name in unused})
+        return SourceParts(*_parts(found, train, known, heldout, splits.depth), left_out=left_out)
+
+    def _find(self, path: str, setting: str) -> _Found:
+        """The images of a path with their rows. Raises DataError."""
+        what, place = f"{setting} {path}", plain(path)
+        if suffix_of(place) in TABLES and not is_pattern(place) and exists(place):
+            files, rows = self._table(place, what)
+        else:
+            files = find_files(path, setting)
+            rows = _metadata(files)
+        images = [name for name in files.names if suffix_of(name) in SUFFIXES]
         if not images:
-            there = f"its {len(files)} files end in {count_by_suffix(map(Path, files))}" if files else "it is empty"
+            count = len(files.names)
+            there = f"its {count} files end in {count_by_suffix(map(Path, files.names))}" if count else "it is empty"
             raise DataError(f"{what} holds no images: {there}; images end in {', '.join(sorted(SUFFIXES))}")
-        train, heldout = split_by_hash(images, self.heldout_share, what)
-        captions = {Path(path).with_suffix(".txt").as_posix() for path in images}
-        others = sorted(set(files) - set(images) - captions)
-        folders = tuple(sorted({name for path in images if (name := _top_folder(path)) is not None}))
-        parts = (FolderImages(root, [images[index] for index in part], folders) for part in (train, heldout))
-        return SourceParts(*parts, left_out=describe_left_out(others))
+        beside = {name for name in files.names if is_metadata(name)}
+        beside |= {posixpath.splitext(name)[0] + ".txt" for name in images}
+        others = [Path(name) for name in files.names if name not in beside and suffix_of(name) not in SUFFIXES]
+        return _Found(files, images, rows, no_images(others) + LeftOut({REPEATED: files.repeated}))
+
+    def _table(self, place: str, what: str) -> tuple[Files, dict[str, Row]]:
+        """The files that a table names, and its rows. Raises DataError."""
+        rows = read_table(place, content(place))
+        columns = list(rows[0]) if rows else []
+        column = self.path_column or next((name for name in PATH_COLUMNS if name in columns), None)
+        if column not in columns:
+            wanted = column or f"one of {', '.join(PATH_COLUMNS)}"
+            raise DataError(
+                f"{what} has the columns {', '.join(columns)}, expected {wanted}: name it as data.path_column"
+            )
+        files = listed(place, {number: str(row[column]) for number, row in enumerate(rows, 2)}, what)
+        return files, dict(zip(files.lines or (), rows, strict=True))
 
 
-def _top_folder(relative: str) -> str | None:
-    top, slash, _ = relative.partition("/")
-    return top if slash else None
+def _metadata(files: Files) -> dict[str, Row]:
+    """The rows of the tables metadata.* beside images, by the image's name."""
+    rows: dict[str, Row] = {}
+    for name in filter(is_metadata, files.names):
+        for row in read_table(name, content(files.place(name))):
+            if path := row.get(PATH_COLUMNS[0]):
+                rows[posixpath.normpath(posixpath.join(posixpath.dirname(name), str(path)))] = row
+    return rows
 
 
-def describe_left_out(files: Sequence[str]) -> str:
-    """Files that are not used, for `SourceParts.left_out`."""
-    if not files:
-        return ""
-    what = "1 file is no image that is" if len(files) == 1 else f"{len(files):,} files are no images that are"
-    return f"{what} used: {count_by_suffix(map(PurePath, files))}"
-
-
-def files_without_row(folder: Path, row_paths: Iterable[str]) -> str:
-    """The files of a folder of images that `datasets` left out without a message.
-
-    `row_paths` are the paths in its image column. '' if there are none, or if the folder holds tables, not images.
-    """
-    files = [path for path in visible_files(folder) if path.name not in _METADATA] if folder.is_dir() else []
-    if not any(path.suffix.lower() in SUFFIXES for path in files):  # tables and archives hold the images themselves
-        return ""
-    # A row of an archive has the path zip://a.png::/folder/images.zip.
-    rows = {os.path.realpath(path.rpartition("::")[2]) for path in row_paths}
-    return describe_left_out([path.as_posix() for path in files if os.path.realpath(path) not in rows])
-
-
-def visible_files(root: Path) -> Iterator[Path]:
-    """Every file whose path has no hidden part, each real folder once: by its own path, else by its first link."""
-    visited: set[str] = set()
-    pending = [root]
-    while pending:
-        links: list[Path] = []
-        for start in pending:
-            for folder, names, files in os.walk(start, onerror=_refuse):  # does not enter links
-                real = os.path.realpath(folder)
-                if real in visited:
-                    names.clear()
-                    continue
-                visited.add(real)
-                names[:] = [name for name in names if not name.startswith(".")]
-                links += [path for name in names if (path := Path(folder, name)).is_symlink()]
-                yield from (Path(folder, name) for name in files if not name.startswith("."))
-        pending = sorted(links)
-
-
-def _refuse(error: OSError) -> None:
-    # os.walk skips folders that it may not read, which would change the data set silently.
-    raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
+def _parts(
+    found: _Found, train: list[str], apart: _Found, heldout: list[str], depth: int | None
+) -> tuple[FolderImages, FolderImages]:
+    """Both parts, in which classes have the same numbers; `apart` is where the images that are held out lie."""
+    classes = [*found.classes(train, depth), *apart.classes(heldout, depth if apart is found else None)]
+    numbers = as_numbers(classes) if found.has_labels or apart.has_labels else None
+    labels, label_names = by_name(classes) if numbers is None else (numbers, ())
+    below = apart.files.place("").startswith(found.files.place(""))
+    return (
+        FolderImages(
+            found.files.root,
+            train,
+            label_names=label_names,
+            labels=labels[: len(train)],
+            rows=found.rows_of(train),
+        ),
+        FolderImages(
+            found.files.root if below else apart.files.root,
+            [apart.files.place(name).removeprefix(found.files.place("")) for name in heldout] if below else heldout,
+            prefix="" if below else HELDOUT_PREFIX,
+            label_names=label_names,
+            labels=labels[len(train) :],
+            rows=apart.rows_of(heldout),
+        ),
+    )

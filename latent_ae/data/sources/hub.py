@@ -1,36 +1,39 @@
 """Data sets in the formats of the `datasets` library: on the disk, or by name from the Hugging Face hub."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from PIL import Image
 
-from latent_ae.data.source import DataError, SourceParts, file_size, split_by_hash
+from latent_ae.data.source import DataError, LeftOut, SourceParts, file_size, split_by_hash
 from latent_ae.data.sources.datasets_library import (
+    TARS,
     DatasetConfig,
-    choose_splits,
+    Opened,
+    class_names,
     image_column,
-    locate,
+    open_builder,
     open_stored,
     stored_content,
     stored_file,
     type_name,
     unreadable,
 )
-from latent_ae.data.sources.folder import files_without_row
+from latent_ae.data.sources.files import plain
+from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose_splits, only_split, rows_by_split, unused_split
+from latent_ae.data.sources.tars import COLUMNS as TAR_COLUMNS
+from latent_ae.data.sources.tars import tar_dataset
 from latent_ae.io.image import BrokenImage
 from latent_ae.io.image_header import header_size
-
-_TABLES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 class HubImages:
     """The image column of rows of one split.
 
     An id is `SPLIT/ROW`, the row as 8 digits. It stays the same as long as the split holds the same rows in the same
-    order; adding rows at its end changes none.
+    order; adding rows at its end changes none. Image K of a row that has a list of them is `SPLIT/ROW#K`.
     """
 
     def __init__(self, dataset: Any, column: str, split: str, rows: Sequence[int], *, whole: Any = None) -> None:
@@ -39,17 +42,23 @@ class HubImages:
         """
         self._dataset, self._whole = dataset, whole
         self._column, self._split, self._rows = column, split, rows
+        self._places: list[int] | None = None
+        """of each image in the list of its row"""
+        if (lengths := _lengths(dataset, column)) is not None:
+            self._rows = [row for row in rows for _ in range(lengths[row])]
+            self._places = [place for row in rows for place in range(lengths[row])]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def sample_id(self, index: int) -> str:
-        """`SPLIT/ROW`."""
-        return _row_id(self._split, self._rows[index])
+        """`SPLIT/ROW` or `SPLIT/ROW#K`."""
+        name = _row_id(self._split, self._rows[index])
+        return name if self._places is None else f"{name}#{self._places[index]}"
 
     def load(self, index: int) -> Image.Image:
         """Raises BrokenImage also for a row without an image."""
-        return open_stored(self._dataset[int(self._rows[index])][self._column], self.sample_id(index))
+        return open_stored(self._content(index), self.sample_id(index))
 
     def column(self, name: str) -> "HubColumn":
         """Another column of the images. Raises DataError if it does not exist."""
@@ -63,18 +72,26 @@ class HubImages:
         """(height, width) of the upright image, from its header. Raises BrokenImage."""
         sample_id = self.sample_id(index)
         try:
-            return header_size(stored_file(self._dataset[int(self._rows[index])][self._column], sample_id))
+            return header_size(stored_file(self._content(index), sample_id))
         except BrokenImage as error:
             raise BrokenImage(error.reason, sample_id) from error
 
     def stored(self) -> Iterator[tuple[str, int]]:
         """(id, bytes) of every row, without reading the images."""
+        if self._places is not None:
+            return ((self.sample_id(index), -1) for index in range(len(self)))
         sizes = _stored_sizes(self._dataset, self._column)
         return ((self.sample_id(index), sizes[row]) for index, row in enumerate(self._rows))
 
     def stored_bytes(self, index: int) -> bytes:
         """The image file in a row. Raises BrokenImage, OSError."""
-        return stored_content(self._dataset[int(self._rows[index])][self._column], self.sample_id(index))
+        return stored_content(self._content(index), self.sample_id(index))
+
+    def _content(self, index: int) -> dict[str, Any] | None:
+        """{"bytes", "path"} of an image; None if its row holds none."""
+        stored = self._dataset[int(self._rows[index])][self._column]
+        found: dict[str, Any] | None = stored if self._places is None else stored[self._places[index]]
+        return found
 
 
 class HubColumn:
@@ -101,37 +118,100 @@ class HubConfig(DatasetConfig):
     def open(self) -> SourceParts:
         """Open `data.path`: a parquet or arrow file, a folder of them, of images or of `save_to_disk`, or a hub name.
 
-        A folder or hub name with several configurations takes one of them as `PATH:CONFIGURATION`. A validation or test
-        split is held out if there is one (`data.heldout_split` names another), else the rows of the training split
-        whose id hashes below `heldout_share`. Only a hub name uses the network. Raises DataError.
+        A folder or hub name with several configurations takes one of them as `PATH:CONFIGURATION`. The images of
+        `data.heldout_path` are held out, or else a validation or test split (`data.heldout_split` names another), or
+        else the rows of the training split whose id hashes below `heldout_share`. Only a hub name uses the network.
+        Raises DataError.
         """
         what = f"data.path {self.path}"
-        splits = _open_splits(self.path)
+        splits, left_out = self._splits(self.path, "data.path")
+        if self.split_column is not None:
+            splits = _divided(splits, self.split_column, what)
         train_name, heldout_name = choose_splits(
             list(splits), train_split=self.train_split, heldout_split=self.heldout_split, what=what
         )
-        left_out = _left_out(Path(self.path).expanduser(), splits, self.image_column, what)
-        names = [train_name] if heldout_name is None else [train_name, heldout_name]
-        images = {name: image_column(splits[name], self.image_column, what) for name in names}
-        if heldout_name is None:
-            ids = (_row_id(train_name, row) for row in range(len(splits[train_name])))
-            train, heldout = split_by_hash(ids, self.heldout_share, f"{what}, split {train_name}")
-            places = [(train_name, train.tolist()), (train_name, heldout.tolist())]
+        train = splits[train_name].with_images(self.image_column, what)
+        if self.heldout_path is not None:
+            heldout_name = None
+            apart, more = self._splits(self.heldout_path, "data.heldout_path")
+            heldout = only_split(apart, f"data.heldout_path {self.heldout_path}")
+            heldout = replace(heldout, name=f"{HELDOUT_PREFIX}{heldout.name}").with_images(self.image_column, what)
+            left_out += more
+        elif heldout_name is not None:
+            heldout = splits[heldout_name].with_images(self.image_column, what)
         else:
-            places = [(name, range(len(splits[name]))) for name in names]
-        parts = (HubImages(*images[name], name, rows, whole=splits[name]) for name, rows in places)
-        return SourceParts(*parts, left_out=left_out)
+            parts = split_by_hash(
+                (_row_id(train.name, row) for row in train.rows), self.heldout_share, f"{what}, split {train_name}"
+            )
+            train, heldout = (replace(train, rows=[train.rows[each] for each in part.tolist()]) for part in parts)
+        left_out.update(
+            {unused_split(name): len(splits[name].rows) for name in splits.keys() - {train_name, heldout_name}}
+        )
+        return SourceParts(train.part(), heldout.part(), left_out=left_out)
+
+    def _splits(self, path: str, setting: str) -> "tuple[dict[str, _Split], LeftOut]":
+        """The splits of a data set by name, and its files that are in none. Raises DataError."""
+        import datasets  # noqa: PLC0415 - takes seconds, and few sources need it
+
+        local, left_out = Path(plain(path)), LeftOut()
+        try:
+            if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+                loaded = datasets.load_from_disk(str(local))
+            else:
+                opened = open_builder(path, setting)
+                loaded = self._loaded(opened)
+                left_out = opened.left_out({str(name): len(dataset) for name, dataset in loaded.items()})
+        except DataError:
+            raise
+        except Exception as error:  # an empty table is an IndexError, a damaged one an ArrowInvalid, ...
+            raise unreadable(path, error) from error
+        found = {str(loaded.split or "train"): loaded} if isinstance(loaded, datasets.Dataset) else loaded
+        return {str(name): _Split(str(name), rows, range(len(rows))) for name, rows in found.items()}, left_out
+
+    def _loaded(self, opened: Opened) -> dict[str, Any]:
+        """The data set of each split, unpacked into the cache of `datasets`."""
+        if opened.kind != TARS:
+            opened.builder.download_and_prepare()
+            return dict(opened.builder.as_dataset())
+        files = opened.builder.config.data_files
+        return {
+            str(name): tar_dataset(tars, self.image_column, version=str(files[name].origin_metadata))
+            for name, tars in opened.data_files.items()
+        }
 
 
-def _left_out(folder: Path, splits: dict[str, Any], wanted: str | None, what: str) -> str:
-    """The files of a folder of images that are in no row of any split."""
-    paths: list[str] = []
-    for dataset in splits.values() if folder.is_dir() else ():
-        with suppress(DataError):  # a split without images may be one that is not used
-            images, column = image_column(dataset, wanted, what)
-            for chunk in images.data.column(column).chunks:
-                paths += filter(None, chunk.field("path").to_pylist())
-    return files_without_row(folder, paths)
+@dataclass(frozen=True)
+class _Split:
+    """Rows of a data set."""
+
+    name: str
+    """of the split that `datasets` has them in, which begins their ids"""
+    dataset: Any
+    """a datasets.Dataset"""
+    rows: Sequence[int]
+    images: Any = None
+    """the data set of its undecoded images alone"""
+    column: str = ""
+
+    def with_images(self, wanted: str | None, what: str) -> Self:
+        """The split, its column of images found. Raises DataError."""
+        of_tars = self.dataset.features.keys() == TAR_COLUMNS
+        images, column = image_column(self.dataset, None if of_tars else wanted, what)
+        return replace(self, images=images, column=column)
+
+    def part(self) -> HubImages:
+        """The images of the rows."""
+        return HubImages(self.images, self.column, self.name, self.rows, whole=self.dataset)
+
+
+def _divided(splits: dict[str, _Split], column: str, what: str) -> dict[str, _Split]:
+    """The rows of a data set of one split by the values of a column. Raises DataError."""
+    split = only_split(splits, what)
+    if column not in split.dataset.features:
+        listing = ", ".join(split.dataset.features)
+        raise DataError(f"{what}: data.split_column {column} is no column; its columns are {listing}")
+    values = class_names(split.dataset.features[column], split.dataset.select_columns([column])[:][column])
+    return {name: replace(split, rows=rows) for name, rows in rows_by_split(values).items()}
 
 
 def _stored_sizes(dataset: Any, column: str) -> list[int]:
@@ -151,24 +231,17 @@ def _stored_sizes(dataset: Any, column: str) -> list[int]:
     return sizes if order is None else [sizes[row] for row in order.column(0).to_pylist()]
 
 
-def _open_splits(path: str) -> dict[str, Any]:
-    """Split name -> datasets.Dataset."""
-    import datasets  # noqa: PLC0415 - takes seconds, and no other source needs it
+def _lengths(dataset: Any, column: str) -> list[int] | None:
+    """How many images each row has; None where it has one, and not a list."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
 
-    local = Path(path).expanduser()
-    try:
-        if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
-            loaded = datasets.load_from_disk(str(local))
-        else:
-            place, keywords = locate(path, _TABLES)
-            loaded = datasets.load_dataset(place, **keywords)
-    except DataError:
-        raise
-    except Exception as error:  # an empty table is an IndexError, a damaged one an ArrowInvalid, ...
-        raise unreadable(path, error) from error
-    if isinstance(loaded, datasets.Dataset):
-        return {str(loaded.split or "train"): loaded}
-    return {str(name): dataset for name, dataset in loaded.items()}
+    values = dataset.data.column(column)
+    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        return None
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_pylist()
+    order = dataset._indices
+    return lengths if order is None else [lengths[row] for row in order.column(0).to_pylist()]
 
 
 def _row_id(split: str, row: int) -> str:

@@ -6,7 +6,7 @@ A data set is a list of shards, a shard a list of rows. `datasets` opens them, o
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +17,9 @@ from PIL import Image
 
 from latent_ae.data.source import DataError, SourceParts, file_size, hash_place
 from latent_ae.data.sources.datasets_library import open_stored, stored_content
+from latent_ae.data.sources.tars import KEY
 from latent_ae.randomness import numpy_generator
 
-KEY = "__key__"
-"""datasets' column with the name that the files of one webdataset sample share"""
 _ROWS_AT_ONCE = 16
 _READ_SIDE_BY_SIDE = 16
 _HUB_PREFIX = re.compile(r"[a-z0-9]+://datasets/[^@]+@[^/]+/")
@@ -45,25 +44,38 @@ class Shards:
 
     Ids are `FILE/KEY` for tar shards (the sample's file names without their endings), the path of an image file that
     is no part of an archive, and `FILE/ROW` for tables, the row as 8 digits; FILE is relative to the data set's
-    folder. They stay the same as long as the files keep their names and rows.
+    folder. Image K of a row that has a list of them is `FILE/ROW#K`. They stay the same as long as the files keep their
+    names and rows.
     """
 
-    def __init__(self, dataset: Any, column: str, files: Sequence[str], *, root: str, split: str, what: str) -> None:
+    def __init__(
+        self, dataset: Any, column: str, files: Sequence[str], *, root: str, split: str, what: str, prefix: str = ""
+    ) -> None:
         """`dataset` is a datasets.IterableDataset whose `column` has undecoded images, `files` are its shards' files
         below `root`, and `what` names the data in errors. Without `files`, shards are named by split and number.
+        `prefix` begins the ids.
         """
         self.what = what
         self._dataset = dataset
         self._column = column
         self._root = root
         self._files = files
-        self._names = [_below(file, root) for file in files] or [f"{split}/{i:05d}" for i in range(len(self))]
+        names = [_below(file, root) for file in files] or [f"{split}/{i:05d}" for i in range(len(self))]
+        self._names = [f"{prefix}{name}" for name in names]
+        self._prefix = prefix
         self._places = (0.0, 1.0)
+        self._rows: tuple[str, frozenset[Any]] | None = None
 
     def part(self, low: float, high: float) -> Self:
         """The rows whose `hash_place` is in [low, high)."""
         part = copy(self)
         part._places = (low, high)
+        return part
+
+    def only(self, column: str, values: Collection[Any]) -> Self:
+        """The rows with one of these values in a column."""
+        part = copy(self)
+        part._rows = (column, frozenset(values))
         return part
 
     def __len__(self) -> int:
@@ -85,21 +97,26 @@ class Shards:
                 yield name, -1
 
     def images(self, shard: int, first_row: int = 0) -> Iterator[tuple[int, StoredImage]]:
-        """(row, image) of a shard in order, from `first_row`. Raises DataError if it is truncated or damaged.
+        """(place, image) of a shard in order, from place `first_row`: its row where each row has one image. Raises
+        DataError if the shard is truncated or damaged.
 
-        The rows before `first_row` are read but not decoded, as a tar has no index.
+        The images before are read but not decoded, as a tar has no index.
         """
-        name, row = self._names[shard], 0
+        name, row, place = self._names[shard], 0, 0
         self._check_end(shard)
         try:
             # Not iter(dataset): in a loader's worker that would divide the rows a second time.
             for rows in self._dataset.shard(num_shards=len(self), index=shard).iter(batch_size=_ROWS_AT_ONCE):
-                for place, content in enumerate(rows[self._column]):
-                    if row >= first_row:
-                        key = rows[KEY][place] if KEY in rows else None
-                        sample_id = self._sample_id(name, row, key, content)
-                        if self._places[0] <= hash_place(sample_id) < self._places[1]:
-                            yield row, StoredImage(sample_id, content)
+                for index, content in enumerate(rows[self._column]):
+                    name_of_row = self._sample_id(name, row, rows[KEY][index] if KEY in rows else None, content)
+                    taken = self._places[0] <= hash_place(name_of_row) < self._places[1] and self._takes(rows, index)
+                    for number, each in enumerate(content if isinstance(content, list) else [content]):
+                        if taken and place >= first_row:
+                            image = StoredImage(
+                                f"{name_of_row}#{number}" if isinstance(content, list) else name_of_row, each
+                            )
+                            yield place, image
+                        place += 1
                     row += 1
         except DataError:
             raise
@@ -109,11 +126,14 @@ class Shards:
                 f"{' '.join(str(error).split())}: get it again or take it out"
             ) from error
 
-    def _sample_id(self, name: str, row: int, key: str | None, content: dict[str, Any] | None) -> str:
+    def _takes(self, rows: Mapping[str, Sequence[Any]], index: int) -> bool:
+        return self._rows is None or rows[self._rows[0]][index] in self._rows[1]
+
+    def _sample_id(self, name: str, row: int, key: str | None, content: Any) -> str:
         if key is not None:
             return f"{name}/{key}"
-        if not self._files and content is not None and content["bytes"] is None and content["path"] is not None:
-            return _below(content["path"], self._root)
+        if not self._files and isinstance(content, dict) and content["bytes"] is None and content["path"] is not None:
+            return self._prefix + _below(content["path"], self._root)
         return f"{name}/{row:08d}"
 
     def _check_end(self, shard: int) -> None:
@@ -192,6 +212,10 @@ class StreamParts(SourceParts):
     shuffle_block: int
     """images of each that are shuffled in memory"""
 
+    def for_training(self) -> Self:
+        """Itself: a stream has a first image, and to count those that are held out would be to read them."""
+        return self
+
 
 def _below(file: str, root: str) -> str:
     """A file's path relative to the data set's folder, with forward slashes, on the disk or at the hub."""
@@ -199,6 +223,6 @@ def _below(file: str, root: str) -> str:
     if archive:  # zip://a/b.png::/data/c.zip
         return f"{_below(archive, root)}/{inner.split('://')[-1]}"
     if "://" in file:
-        return _HUB_PREFIX.sub("", file)
+        return _HUB_PREFIX.sub("", file.removeprefix(f"{root}/"))
     resolved = Path(file).resolve()
     return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else resolved.name

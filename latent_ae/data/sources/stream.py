@@ -1,5 +1,6 @@
 """The source `stream`: data sets that are read in order from where they lie, without unpacking them to a disk."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -7,11 +8,23 @@ from pydantic import model_validator
 
 from latent_ae.config.section import Count
 from latent_ae.data.settings import DataConfig
-from latent_ae.data.source import DataError
-from latent_ae.data.sources.datasets_library import DatasetConfig, choose_splits, image_column, locate, unreadable
-from latent_ae.data.sources.shards import KEY, CollectedImages, Shards, StreamParts
-
-_FILES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+from latent_ae.data.source import DataError, LeftOut
+from latent_ae.data.sources.datasets_library import (
+    IMAGES,
+    TABLE_KINDS,
+    TARS,
+    DatasetConfig,
+    Opened,
+    class_names,
+    image_column,
+    open_builder,
+    unreadable,
+)
+from latent_ae.data.sources.files import plain, suffix_of
+from latent_ae.data.sources.shards import CollectedImages, Shards, StreamParts
+from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose_splits, only_split, rows_by_split, unused_split
+from latent_ae.data.sources.tables import is_metadata
+from latent_ae.data.sources.tars import KEY, tar_dataset
 
 
 class StreamConfig(DatasetConfig):
@@ -40,52 +53,105 @@ class StreamConfig(DatasetConfig):
     def open(self) -> StreamParts:
         """Open `data.path`: webdataset tars, parquet or arrow files, a folder of them, or a hub name.
 
-        Splits, held-out images and configurations are those of `hub`. No more than the first rows are read here.
-        Raises DataError.
+        Splits, held-out images and configurations are those of `hub`. No more than the first rows are read here, the
+        metadata of a folder of images, and `split_column`. Raises DataError.
         """
         what = f"data.path {self.path}"
-        splits, files, root = _open_splits(self.path)
+        splits, left_out = self._splits(self.path, "data.path")
         train_name, heldout_name = choose_splits(
             list(splits), train_split=self.train_split, heldout_split=self.heldout_split, what=what
         )
-
-        def shards(split: str) -> Shards:
-            dataset, column = image_column(splits[split], self.image_column, what, keep=[KEY])
-            named = files[split] if len(files[split]) == dataset.num_shards else []
-            return Shards(dataset, column, named, root=root, split=split, what=f"{what}, split {split}")
-
-        train = shards(train_name)
-        if heldout_name is None:
-            train, heldout = train.part(self.heldout_share, 1.0), train.part(0.0, self.heldout_share)
+        train = splits[train_name].shards
+        if self.heldout_path is not None:
+            heldout_name = None
+            apart, more = self._splits(self.heldout_path, "data.heldout_path", prefix=HELDOUT_PREFIX)
+            heldout, left_out = only_split(apart, f"data.heldout_path {self.heldout_path}").shards, left_out + more
+        elif heldout_name is not None:
+            heldout = splits[heldout_name].shards
         else:
-            heldout = shards(heldout_name)
+            train, heldout = train.part(self.heldout_share, 1.0), train.part(0.0, self.heldout_share)
         if not any(True for shard in range(len(train)) for _ in train.images(shard)):
             raise DataError(
                 f"{train.what} holds no images to train on: its {len(train)} shards are empty or all held out"
             )
+        unused = (splits[name] for name in splits.keys() - {train_name, heldout_name})
         return StreamParts(
             CollectedImages(train, self.collected_images),
             CollectedImages(heldout, self.collected_images),
+            left_out=sum((split.unused for split in unused), left_out),
             stream=train,
             streams=self.streams,
             shuffle_block=self.shuffle_block,
         )
 
+    def _splits(self, path: str, setting: str, prefix: str = "") -> "tuple[dict[str, _Split], LeftOut]":
+        """The splits of a data set by name, and its files that are in none. Raises DataError."""
+        what, local = f"{setting} {path}", Path(plain(path))
+        if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+            raise DataError(f"{what} was written by save_to_disk, which needs no stream: take data.source hub")
+        opened = open_builder(path, setting)
+        try:
+            if opened.kind == TARS:
+                found = {name: tar_dataset(files, self.image_column) for name, files in opened.data_files.items()}
+            else:
+                found = {str(name): dataset for name, dataset in opened.builder.as_streaming_dataset().items()}
+            counts = {name: _count(opened, name, dataset) for name, dataset in found.items()}
+        except DataError:
+            raise
+        except Exception as error:  # datasets' own are of many kinds
+            raise unreadable(path, error) from error
+        # Other formats (folders of images, say) do not make one shard of each file.
+        files = opened.data_files if opened.kind in TABLE_KINDS.values() else {}
+        splits: dict[str, _Split] = {}
+        for name, whole in found.items():
+            wanted = None if opened.kind == TARS else self.image_column
+            dataset, column = image_column(whole, wanted, what, keep=[KEY, self.split_column])
+            named = files.get(name, []) if len(files.get(name, [])) == dataset.num_shards else []
+            root, where = opened.root, f"{what}, split {name}"
+            shards = Shards(dataset, column, named, root=root, split=name, what=where, prefix=prefix)
+            splits[name] = _Split(name, shards, counts[name])
+        if self.split_column is not None and setting == "data.path":
+            splits = _divided(only_split(splits, what), found[next(iter(found))], self.split_column, what)
+        return splits, opened.left_out(counts)
 
-def _open_splits(path: str) -> tuple[dict[str, Any], dict[str, list[str]], str]:
-    """Split name -> datasets.IterableDataset and -> its files, and the folder they lie in."""
-    import datasets  # noqa: PLC0415 - takes seconds, and few other sources need it
 
-    local = Path(path).expanduser()
-    if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
-        raise DataError(f"data.path {path} was written by save_to_disk, which needs no stream: take data.source hub")
-    place, keywords = locate(path, _FILES)
-    try:
-        builder = datasets.load_dataset_builder(place, **keywords)
-        splits = {str(name): dataset for name, dataset in builder.as_streaming_dataset().items()}
-    except Exception as error:
-        raise unreadable(path, error) from error
-    # Other formats (folders of images, say) do not make one shard of each file.
-    data_files = (builder.config.data_files or {}) if builder.name in _FILES.values() else {}
-    files = {name: [str(file) for file in data_files.get(name, [])] for name in splits}
-    return splits, files, str(local.resolve().parent if local.is_file() else local.resolve())
+@dataclass(frozen=True)
+class _Split:
+    """One split of a stream."""
+
+    name: str
+    shards: Shards
+    images: int | None
+    """None where only reading them all would tell"""
+
+    @property
+    def unused(self) -> LeftOut:
+        """What it adds to what is left out where it is in no part."""
+        if self.images is None:
+            return LeftOut({f"shards {unused_split(self.name)}": len(self.shards)})
+        return LeftOut({unused_split(self.name): self.images})
+
+
+def _count(opened: Opened, split: str, dataset: Any) -> int | None:
+    """How many images a split of a folder of image files has; None for another format, or with archives."""
+    files = opened.data_files.get(split, [])
+    if opened.kind != IMAGES or any(suffix_of(file) == ".zip" for file in files):
+        return None
+    if not any(map(is_metadata, files)):
+        return len(files)
+    import datasets  # noqa: PLC0415
+
+    undecoded = dataset.cast_column("image", datasets.Image(decode=False))
+    return sum(1 for _ in undecoded)  # the metadata are read, not the images
+
+
+def _divided(split: _Split, dataset: Any, column: str, what: str) -> dict[str, _Split]:
+    """The rows of a data set of one split by the values of a column, which is read. Raises DataError."""
+    if column not in (features := dataset.features or {}):
+        raise DataError(f"{what}: data.split_column {column} is no column; its columns are {', '.join(features)}")
+    values = [row[column] for row in dataset.select_columns([column])]
+    names = rows_by_split(class_names(features[column], values))
+    return {
+        name: _Split(name, split.shards.only(column, {values[row] for row in rows}), len(rows))
+        for name, rows in names.items()
+    }

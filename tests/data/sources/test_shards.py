@@ -209,7 +209,7 @@ def test_data_without_an_image_column_lists_its_columns(tmp_path: Path) -> None:
     write_tar(tmp_path / "tars" / "train.tar", [])
     with tarfile.open(tmp_path / "tars" / "train.tar", "w") as archive:
         archive.add(tmp_path / "text" / "train.jsonl", "a.txt")
-    with pytest.raises(DataError, match=r"its columns are .*txt \(Value string\)"):
+    with pytest.raises(DataError, match=r"train.tar begins with files that end in \.txt, expected images"):
         opened(tmp_path / "tars")
 
 
@@ -218,7 +218,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="empty cannot be read as a data set of images: EmptyDatasetError"):
         opened(tmp_path / "empty")
     write_tar(tmp_path / "none" / "train.tar", [])
-    with pytest.raises(DataError, match="none cannot be read as a data set of images"):
+    with pytest.raises(DataError, match=r"train\.tar begins with no files, expected images"):
         opened(tmp_path / "none")
     table([{"bytes": encoded(0), "path": None}]).select([]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(DataError, match="split train holds no images to train on: its 1 shards are empty or all held"):

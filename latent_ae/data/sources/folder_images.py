@@ -1,0 +1,107 @@
+"""Image files by number."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from latent_ae.data.source import DataError
+from latent_ae.data.sources.files import content, join, opened, sizes
+from latent_ae.data.sources.tables import CAPTION_COLUMNS, Row, as_numbers
+from latent_ae.io.image import BrokenImage, open_image
+from latent_ae.io.image_header import header_size
+
+
+class FolderImages:
+    """Image files below a folder; an id is the path relative to it, with forward slashes."""
+
+    def __init__(
+        self,
+        root: Path | str,
+        names: Sequence[str],
+        *,
+        prefix: str = "",
+        label_names: tuple[str, ...] = (),
+        labels: Sequence[int | None] | None = None,
+        rows: Sequence[Row] | None = None,
+    ) -> None:
+        """`root` is a folder or an address, `names` are paths below it, and `prefix` begins their ids. `labels` and
+        `rows` (of a table or metadata) are those of each image; `label_names` are the names of the numbers.
+        """
+        self._root, self._names, self._prefix = str(root), names, prefix
+        self._labels, self._rows = labels, rows
+        self.label_names = label_names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def sample_id(self, index: int) -> str:
+        """The path relative to the folder, which may be moved."""
+        return self._prefix + self._names[index]
+
+    def load(self, index: int) -> Image.Image:
+        """Raises BrokenImage, also for a file that was removed."""
+        place = self._place(index)
+        try:
+            return open_image(opened(place))
+        except BrokenImage as error:
+            raise BrokenImage(error.reason, place) from error
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the upright image, from its header. Raises BrokenImage."""
+        return header_size(opened(self._place(index)))
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """(id, size of the file)."""
+        found = sizes([self._place(index) for index in range(len(self))])
+        return ((self.sample_id(index), size) for index, size in enumerate(found))
+
+    def stored_bytes(self, index: int) -> bytes:
+        """The file's content. Raises OSError, BrokenImage."""
+        file = opened(self._place(index))
+        return file.read_bytes() if isinstance(file, Path) else file.getvalue()
+
+    def label(self, index: int) -> int | None:
+        """Number of the image's class; None for an image without one."""
+        return None if self._labels is None else self._labels[index]
+
+    def caption(self, index: int) -> str | None:
+        """The image's caption in its table, or else the text file beside it (`a/cat.txt` of `a/cat.jpg`); None if there
+        is neither. Raises BrokenImage if the text file cannot be read.
+        """
+        row = {} if self._rows is None else self._rows[index]
+        if (text := next((row[name] for name in CAPTION_COLUMNS if row.get(name)), None)) is not None:
+            return str(text)
+        place = self._place(index)
+        file = place.removesuffix(Path(place).suffix) + ".txt"
+        try:
+            return content(file).decode("utf-8-sig").strip()  # Windows' editors put a mark before the text
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            name = Path(file).name
+            raise BrokenImage(f"its caption {name} cannot be read: {error}", self.sample_id(index)) from error
+
+    def column(self, name: str) -> "TableColumn":
+        """Another column of the table or metadata of the images. Raises DataError if it does not exist."""
+        columns = sorted({column for row in self._rows or () for column in row})
+        if name not in columns:
+            there = f"; their columns are {', '.join(columns)}" if columns else ": they have no table or metadata"
+            raise DataError(f"{name} is no column of the images in {self._root}{there}")
+        return TableColumn([row.get(name) for row in self._rows or ()])
+
+    def _place(self, index: int) -> str:
+        return join(self._root, self._names[index])
+
+
+class TableColumn:
+    """Values of a column by the index of the image."""
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._values = as_numbers(values) or values  # those of a CSV file are texts
+
+    def __getitem__(self, index: int) -> Any:
+        return self._values[index]
