@@ -81,7 +81,8 @@ class TiffFile(RasterFile):
         nodata = tags.tags.valueof(_GDAL_NODATA)
         if nodata is not None:
             remarks.append(f"marks missing values as {str(nodata).strip()}, which are read as such numbers")
-        return Raster(_upright(values, _orientation(tags)), remarks=tuple(remarks))
+        notes: Any = self._tiff.shaped_metadata or ({},)  # where `write_raster` records the unit
+        return Raster(_upright(values, _orientation(tags)), str(notes[0].get("unit", "")), tuple(remarks))
 
 
 def _check(tags: Any, size: int) -> None:

@@ -39,7 +39,8 @@ def ramp(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     if kind.kind == "f":
         return np.linspace(-3.5, 60000, count).astype(kind).reshape(shape)
     low, high = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
-    return np.array([low + (high - low) * place // (count - 1) for place in range(count)], kind).reshape(shape)
+    steps = np.arange(count, dtype="u8") * np.uint64((high - low) // (count - 1))
+    return (steps + np.uint64(low % 2**64)).astype(kind).reshape(shape)  # modulo the type's range
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
