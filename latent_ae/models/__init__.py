@@ -12,11 +12,13 @@ from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import ModelConfig
 from latent_ae.io.pixel_format import MAX_CHANNELS
+from latent_ae.models.adapt import adapt
 from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_channels, latent_shape, pad_to_factor
 from latent_ae.models.bottlenecks import BOTTLENECKS, BottleneckConfig
 from latent_ae.models.bottlenecks.kl import KLConfig
 from latent_ae.models.errors import ModelError
 from latent_ae.models.loading import load_autoencoder
+from latent_ae.models.parts import encoder_learns
 from latent_ae.randomness import derived_seed
 
 __all__ = [
@@ -77,6 +79,7 @@ def build_autoencoder(
     if config.init_from is not None:
         model = load_autoencoder(config.init_from, norm_num_groups=config.norm_num_groups)
         _check_class(model, bottleneck, config.init_from)
+        model = _adapted(model, config, seed=seed)
     else:
         model = _from_preset(config, bottleneck, seed=seed, size=size)
     if (channels := model.config["in_channels"]) > MAX_CHANNELS:
@@ -104,6 +107,34 @@ def _check_class(model: Autoencoder, bottleneck: BottleneckConfig, name: str) ->
             f"model.init_from {name} is {found}, but bottleneck.kind {bottleneck.kind} trains "
             f"{bottleneck.stock_class}: give bottleneck.kind {kinds}"
         )
+
+
+def _adapted(model: Autoencoder, config: ModelConfig, *, seed: int) -> Autoencoder:
+    """The loaded model with the channels that a config gives beside init_from. Raises ModelError for no change."""
+    images, latents = config.image_channels, config.latent_channels
+    if images is None and latents is None:
+        return model
+    before = {"image_channels": int(model.config["in_channels"]), "latent_channels": latent_channels(model)}
+    for name, count in before.items():
+        if getattr(config, name) == count:
+            raise ModelError(f"model.{name} {count} has no effect, as {config.init_from} has {count}: leave it out")
+    if config.new_channels is not None and (images or 0) < before["image_channels"]:
+        raise ModelError(
+            f"model.new_channels has no effect, as {config.init_from} has {before['image_channels']} image channels "
+            f"and no new ones with model.image_channels {images}: leave it out"
+        )
+    if latents is not None and latents > before["latent_channels"] and not encoder_learns(config.trained):
+        raise ModelError(
+            f"model.latent_channels {latents} adds channels to the {before['latent_channels']} of {config.init_from}, "
+            "which a frozen encoder never fills: let it learn (model.trained)"
+        )
+    return adapt(
+        model,
+        image_channels=images or before["image_channels"],
+        latents=latents or before["latent_channels"],
+        new_channels=config.new_channels or "zero",
+        seed=seed,
+    )
 
 
 def _from_preset(config: ModelConfig, bottleneck: BottleneckConfig, *, seed: int, size: tuple[int, int]) -> Autoencoder:

@@ -76,7 +76,7 @@ def run_settings(path: Path) -> dict[str, object] | None:
 def source_of_scale(path: Path) -> str | None:
     """The source whose scale of latents holds for a checkpoint, as its encoder is frozen; None if there is none."""
     model = _settings(path).model
-    return None if encoder_learns(model.trained) else model.init_from
+    return None if encoder_learns(model.trained) or model.latent_channels is not None else model.init_from
 
 
 def checkpoint_pixel_format(path: Path) -> str | None:

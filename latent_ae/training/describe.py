@@ -10,6 +10,7 @@ from latent_ae.evaluation.metrics.baseline import LEVELS, levels_used
 from latent_ae.evaluation.report_warnings import level_warnings
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
+from latent_ae.models.adapt import ADAPTED
 from latent_ae.models.autoencoder import codebook_size
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
 from latent_ae.training.settings import RunConfig
@@ -30,6 +31,8 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         "latents",
         f"data: {config.data.source}, {_amount(parts)}",
     ]
+    if (adapted := autoencoder.config.get(ADAPTED)) is not None:
+        lines.append(f"init_from {config.model.init_from}: {adapted}")
     if not pixels.is_default:
         lines.append(f"pixels: {pixels.describe()}")
     if keeps_scaling(config):

@@ -34,6 +34,7 @@ def model_card(
     parameters: int,
     pictures: list[str],
     made_with: str,
+    adapted: str | None = None,
 ) -> str:
     """Markdown with data, recipe, metrics with their protocol, and pictures.
 
@@ -46,9 +47,11 @@ def model_card(
         parameters: number of the model's parameters.
         pictures: names of the PNGs in the model directory, of `_CAPTIONS`.
         made_with: program and date.
+        adapted: what the run changed in `model.init_from` before it trained it.
     """
     recipe = config.model_dump(mode="json", exclude={"name", "output_dir"})
     shown = "\n\n".join(f"{_CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in pictures)
+    start = "" if adapted is None else f"\n\nIt started from `{config.model.init_from}`, adapted: {adapted}."
     kept = f"It has the {report.protocol['weights']}. " if "weights" in report.protocol else ""
     unstated = unstated_scaling(config)
     every = [*report.warnings, *([] if unstated is None else [unstated])]
@@ -61,7 +64,7 @@ tags: [autoencoder, vae]
 # {config.name}
 
 {config.bottleneck.title} with {parameters:,} parameters and a factor of {factor}, trained on
-`{config.data.source}` for {steps:,} steps of {config.train.batch_size} images. {kept}{made_with}.
+`{config.data.source}` for {steps:,} steps of {config.train.batch_size} images. {kept}{made_with}.{start}
 
 ```python
 {_usage(stats["config"]) if config.bottleneck.stock_class == "AutoencoderKL" else _USE_CODES}

@@ -17,6 +17,7 @@ from latent_ae.io.image import save_png
 from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT_FILE
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models.adapt import ADAPTED
 from latent_ae.models.discriminator import save_discriminator
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
@@ -76,6 +77,7 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
             statistics=statistics,
             report=report,
             pictures=pictures,
+            adapted=state.network.config.get(ADAPTED),
         )
         logbook.say(report.summary())
         if (warning := unstated_scaling(config)) is not None:
@@ -134,6 +136,7 @@ def write_model_directory(
     statistics: LatentStatistics,
     report: EvaluationReport,
     pictures: dict[str, Path],
+    adapted: str | None = None,
 ) -> None:
     """Write the model directory, whole or not at all, in place of an earlier one. Raises OSError."""
     stats = {
@@ -155,6 +158,7 @@ def write_model_directory(
         factor=factor_of(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         pictures=list(pictures),
+        adapted=adapted,
         made_with=f"latent_ae {__version__}, {datetime.now(UTC).date().isoformat()}",
     )
     with placed([folder], replace=True) as beside:

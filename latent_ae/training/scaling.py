@@ -57,4 +57,5 @@ def unstated_scaling(config: RunConfig) -> str | None:
 
 
 def _keeps_latents(config: RunConfig) -> bool:
-    return config.model.init_from is not None and not encoder_learns(config.model.trained)
+    model = config.model
+    return model.init_from is not None and model.latent_channels is None and not encoder_learns(model.trained)

@@ -1,5 +1,7 @@
 """Training a part of a saved model: what is frozen keeps every bit, and so do the latents that others have stored."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from latent_ae.models import latent_channels
 from latent_ae.models.discriminator import load_discriminator
 from latent_ae.models.parts import encoder_identity
+from latent_ae.models.run_folders import source_of_scale
 from tests.program.running import arguments, assert_same_bits, metrics, state
 from tests.program.test_bad_input import refused
 from tests.program.variants import NO_KL, SMALL_GAN, exported, finetune_arguments
@@ -165,3 +169,40 @@ def test_no_bottleneck_moves_what_is_frozen(
     else:  # or the run is refused
         assert status == 2
         assert "frozen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["kl", "ema_vq"])
+def test_a_model_of_other_channels_is_adapted_and_the_run_goes_on(
+    kind: str, saved, main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = saved(kind) / "run" / "model"
+    setting = ["--bottleneck.kind", kind, "--model.image_channels", "3", "--model.latent_channels", "3"]
+    argv = finetune_arguments(tmp_path, 4, source, *setting, "--train.checkpoint_every_steps", "2")
+    capsys.readouterr()
+    assert main(argv) == 0
+    said = f"init_from {source}: image channels 1 -> 3: encoder.conv_in a third of grey's, "
+    assert said in capsys.readouterr().out
+    model = exported(tmp_path)
+    assert (model.config["in_channels"], latent_channels(model)) == (3, 3)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert str(source) not in card
+    assert "adapted: image channels 1 -> 3: " in card
+    assert "; latent channels 2 -> 3: " in card
+    assert "_adapted" not in (tmp_path / "run" / "model" / "config.json").read_text()
+    stats = json.loads((tmp_path / "run" / "model" / "latent_stats.json").read_text())
+    assert (stats["config_is"], len(stats["sample"]["channel_std"])) == ("measured", 3)
+    whole = state(tmp_path, 4)
+    for name in ("model", "checkpoints/step-00000004"):
+        shutil.rmtree(tmp_path / "run" / name)
+    assert main(argv) == 0
+    assert "going on after step 2" in capsys.readouterr().out
+    assert_same_bits(state(tmp_path, 4), whole)
+
+
+def test_fewer_latents_of_a_frozen_encoder_get_a_scale_of_their_own(saved, main, tmp_path: Path) -> None:
+    setting = ["--model.latent_channels", "1", "--model.trained", "decoder"]
+    assert main(finetune_arguments(tmp_path, 2, saved("kl") / "run" / "model", *setting)) == 0
+    stats = json.loads((tmp_path / "run" / "model" / "latent_stats.json").read_text())
+    assert stats["config_is"] == "measured"
+    assert exported(tmp_path).config["scaling_factor"] == stats["measured"]["scaling_factor"]
+    assert source_of_scale(tmp_path / "run" / "checkpoints" / "step-00000002") is None

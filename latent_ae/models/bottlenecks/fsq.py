@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from latent_ae.config import LossConfig
+from latent_ae.config import LossConfig, ModelConfig
 from latent_ae.models.autoencoder import Autoencoder
 from latent_ae.models.bottlenecks.codebook import grid_of, straight_through, vectors_of
 from latent_ae.models.bottlenecks.protocol import BottleneckOutput
@@ -103,6 +103,15 @@ class FSQConfig(QuantizerConfig):
     """the values per latent channel, e.g. 8 5 5 5; their product is the number of codes"""
 
     title = "A vector-quantised autoencoder (`diffusers.VQModel`, its codebook the grid of finite scalar quantisation)"
+
+    def check_model(self, model: ModelConfig) -> None:
+        """The grid's channels are those of its levels."""
+        super().check_model(model)
+        if model.init_from is not None and model.latent_channels is not None:
+            raise ValueError(
+                "bottleneck.kind fsq has a latent channel for each of bottleneck.levels, which model.latent_channels "
+                "cannot change in model.init_from: leave it out"
+            )
 
     def build(self, autoencoder: Autoencoder, loss: LossConfig) -> FSQBottleneck:  # noqa: ARG002
         """The grid takes the codebook's place."""
