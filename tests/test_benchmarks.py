@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import encode_dataset, train_step
+from benchmarks import encode_dataset, read_numbers, train_step
 from benchmarks.machine import bf16_support, matmul_tflops, peak_memory
 
 FIELDS = {
@@ -137,3 +137,9 @@ def test_what_a_processor_has_is_told_as_the_codec_tells_it(monkeypatch: pytest.
     monkeypatch.setattr("benchmarks.machine.multiplies_bf16", lambda: bf16)
     assert bf16_support(CPU)[0] is bf16
     assert matmul_tflops(torch.float32, CPU, native=False) > 0
+
+
+def test_reading_numbers_prints_one_line_with_a_ratio_for_each_case(capsys: pytest.CaptureFixture[str]) -> None:
+    read_numbers.main(["--side", "16", "--files", "1", "--turns", "1"])  # which compares the values of both sides
+    result = json.loads(capsys.readouterr().out)
+    assert all(set(result[name]) == {"ours", "library", "ratio"} for name in read_numbers.CASES)
