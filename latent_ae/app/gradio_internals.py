@@ -26,7 +26,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 App = gradio.routes.App
 Upload = TypeVar("Upload", gr.Image, gr.File)
-Wrapper = TypeVar("Wrapper", bound=ASGIApp)
 Preprocess = Callable[..., Awaitable[Sequence[Any]]]
 
 API = "gradio_api/"
@@ -272,11 +271,10 @@ def set_server(demo: gr.Blocks, connection: Callable[..., H11Protocol], *, shutd
     config.timeout_graceful_shutdown = shutdown_seconds
 
 
-def put_in_front(app: App, wrap: Callable[[ASGIApp], Wrapper]) -> Wrapper:
+def put_in_front(app: App, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
     """Wrap the started app with all of its middleware; added middleware would run after Gradio's own."""
     assert app.middleware_stack is not None, "the app has not been started"
-    app.middleware_stack = wrapper = wrap(app.middleware_stack)
-    return wrapper
+    app.middleware_stack = wrap(app.middleware_stack)
 
 
 def log_failed_calls() -> None:

@@ -1,30 +1,22 @@
 """The server: Gradio and the app's plain routes in one process, without the parts of Gradio that are not needed."""
 
-import asyncio
-import contextlib
 import functools
 import importlib.util
 import ipaddress
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp
 
 from latent_ae.app import gradio_internals, log, theme
 from latent_ae.app.api.routes import plain_routes
 from latent_ae.app.options import ServerOptions
-from latent_ae.app.perimeter.access import Origins
 from latent_ae.app.perimeter.connections import Connection, Connections, descriptors
-from latent_ae.app.perimeter.content import Calls
-from latent_ae.app.perimeter.error_replies import Replies
-from latent_ae.app.perimeter.guard import Guard, Traffic, tool_bytes
-from latent_ae.app.perimeter.sessions import MAX_CLOSED, MAX_OPEN, Sessions, current_visitor
-from latent_ae.app.storage import Storage
+from latent_ae.app.perimeter.guard import Guard, tool_bytes
+from latent_ae.app.perimeter.sessions import MAX_CLOSED, MAX_OPEN, current_visitor
 from latent_ae.errors import UserError
 from latent_ae.service.service import Service
 
@@ -36,20 +28,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Running:
     """A running server."""
 
-    def __init__(self, demo: gr.Blocks, service: Service, traffic: Traffic, url: str) -> None:
+    def __init__(self, demo: gr.Blocks, service: Service, guard: Guard, url: str) -> None:
         self.url = url
         self.demo = demo
         self._service = service
-        self._traffic = traffic
+        self._guard = guard
 
     def close(self) -> None:
         """Refuse new requests, end waiting ones with an error, and end the server. A second call does nothing."""
-        if self._traffic.closing:
+        if self._guard.closing:
             return
-        self._traffic.closing = True
+        self._guard.closing = True
         self._service.close()
         end = time.monotonic() + _CLOSE_SECONDS
-        while self._traffic.requests and time.monotonic() < end:
+        while self._guard.requests and time.monotonic() < end:
             time.sleep(0.02)
         self.demo.close(verbose=False)
 
@@ -62,7 +54,6 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
     """
     if options.mcp:
         require_tools(accounts=options.auth is not None)
-    origins = Origins(host=options.host, names=options.allow_host, root_path=options.root_path)
     proxies = [_network(address) for address in options.trusted_proxy]
     folder = gradio_internals.upload_folder()
     gradio_internals.use_folder(demo, folder)
@@ -71,7 +62,7 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
     if options.mcp:
         gradio_internals.serve_tools(folder, tool_bytes(service.limits.upload_bytes))
     port = _free_port(options.host, options.port)
-    traffic, replies = Traffic(), Replies()
+    guard = Guard(demo, service.limits, options)
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(map(str, proxies))  # where uvicorn looks for them
     service.identify_visitors(current_visitor)
     _, url, _ = demo.launch(
@@ -80,8 +71,8 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
         root_path=options.root_path,
         auth=None if options.auth is None else options.auth.allows,
         app_kwargs={
-            "routes": plain_routes(service, traffic, replies, options.auth),
-            "lifespan": _lifespan(demo, service, traffic, replies, origins, options),
+            "routes": plain_routes(service, guard.replies, options.auth),
+            "lifespan": guard.lifespan,
             "openapi_url": None,  # FastAPI's list of all of Gradio's inner routes
         },
         # A request that waits in the service holds a thread; those beyond its queue need one to be refused in.
@@ -103,7 +94,7 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
     # Open pages would otherwise delay the server's end. The connection's bounds hold from the second one on.
     gradio_internals.set_server(demo, functools.partial(Connection, connections=connections), shutdown_seconds=3)
     log.set_server_logs()
-    return Running(demo, service, traffic, url)
+    return Running(demo, service, guard, url)
 
 
 _OFF: dict[str, Any] = {
@@ -153,52 +144,3 @@ def _contains(networks: Sequence[Network], host: str) -> bool:
         return any(ipaddress.ip_address(host) in network for network in networks)
     except ValueError:
         return False
-
-
-def _lifespan(
-    demo: gr.Blocks, service: Service, traffic: Traffic, replies: Replies, origins: Origins, options: ServerOptions
-) -> Callable[[gradio_internals.App], contextlib.AbstractAsyncContextManager[None]]:
-    """Puts the guard in front of the app before the port opens, and runs what cleans up."""
-    limits, calls, auth = service.limits, Calls(demo, replies), options.auth
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: gradio_internals.App) -> AsyncIterator[None]:
-        tables = gradio_internals.SessionTables(demo, app)
-        storage = Storage(
-            gradio_internals.upload_folder(),
-            max_bytes=options.stored_bytes,
-            keep_seconds=options.keep_seconds,
-            spared_seconds=2 * limits.deadline_seconds,
-        )
-        await storage.sweep()  # what is there counts from the start
-
-        def user(request: HTTPConnection) -> str | None:
-            found = tables.user(request.cookies)
-            return auth.named(request.headers.get("authorization")) if found is None and auth is not None else found
-
-        def guarded(app: ASGIApp) -> Guard:
-            return Guard(
-                app,
-                origins=origins,
-                calls=calls,
-                replies=replies,
-                user=user,
-                sessions=Sessions(tables, max_waiting=4 * limits.queue),
-                limits=limits,
-                storage=storage,
-                traffic=traffic,
-                mcp=options.mcp,
-                proxied=bool(options.trusted_proxy),
-            )
-
-        guard = gradio_internals.put_in_front(app, guarded)
-        forget = functools.partial(gradio_internals.forget_files, demo)
-        tasks = [asyncio.create_task(work) for work in (storage.sweep_for_ever(forget), guard.forget_for_ever())]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    return lifespan

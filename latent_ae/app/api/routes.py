@@ -27,15 +27,14 @@ from starlette.routing import BaseRoute, Route
 
 from latent_ae.app.perimeter.accounts import Accounts
 from latent_ae.app.perimeter.error_replies import Replies
-from latent_ae.app.perimeter.guard import Traffic
-from latent_ae.service.errors import Busy, ShuttingDown
+from latent_ae.service.errors import Busy
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply
 from latent_ae.service.service import Service
 
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts: Accounts | None) -> list[BaseRoute]:
+def plain_routes(service: Service, replies: Replies, accounts: Accounts | None) -> list[BaseRoute]:
     """The routes, to be put before Gradio's. With `accounts` all but /healthz require a name and password."""
     registry = CollectorRegistry()
     registry.register(StatsCollector(service, replies))
@@ -45,8 +44,6 @@ def plain_routes(service: Service, traffic: Traffic, replies: Replies, accounts:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        if traffic.closing:
-            raise ShuttingDown
         remote.require_place()
         return PlainTextResponse("ready\n")
 

@@ -4,24 +4,29 @@ origins --> visitor's share of requests --> route --> body, whole or counted -->
 """
 
 import asyncio
+import contextlib
+import functools
 import gc
 import logging
 import re
-from collections.abc import Callable, Hashable
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import AsyncIterator, Hashable
 from typing import Any
 
+import gradio as gr
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from latent_ae.app import gradio_internals
 from latent_ae.app.gradio_internals import (
     API,
     ROUTES,
     TOOL_ROUTES,
     WORK_ROUTES,
+    SessionTables,
     UploadAborted,
     leave_range_to_starlette,
 )
+from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.access import VISITOR, Origins, name_visitor
 from latent_ae.app.perimeter.bodies import Bodies, Body
 from latent_ae.app.perimeter.content import (
@@ -59,17 +64,6 @@ _IDENTIFIERS = ("session_hash", "event_id")
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Traffic:
-    """What is under way."""
-
-    requests: int = 0
-    """Requests not answered yet, without the heartbeats of open pages."""
-    closing: bool = False
-    """Whether the server ends. Set from another thread."""
-
-
-@dataclass
 class Guard:
     """ASGI middleware in front of Gradio, its middleware and the app's plain routes.
 
@@ -78,24 +72,51 @@ class Guard:
     """
 
     app: ASGIApp
-    _: KW_ONLY
-    origins: Origins
-    calls: Calls
-    replies: Replies
-    user: Callable[[HTTPConnection], str | None]
-    """The name of the logged in visitor of a request."""
+    """What it guards, known when the server starts."""
     sessions: Sessions
-    limits: ServiceLimits
-    storage: Storage
-    traffic: Traffic
-    mcp: bool
-    proxied: bool = False
-    """Whether proxies are known; else the first request through one is logged."""
+    """The same."""
 
-    def __post_init__(self) -> None:
-        self._requests = Slots(MAX_REQUESTS)
-        size = self.limits.upload_bytes
-        self._bodies = Bodies(max(self.limits.queue * size, 2 * upload_limit(size)))
+    def __init__(self, demo: gr.Blocks, limits: ServiceLimits, options: ServerOptions) -> None:
+        """Raises UserError for options that are malformed."""
+        self.requests = 0
+        """Requests not answered yet, without the heartbeats of open pages."""
+        self.closing = False
+        """Whether the server ends. Set from another thread."""
+        self.replies = Replies()
+        self.storage = Storage(
+            gradio_internals.upload_folder(),
+            max_bytes=options.stored_bytes,
+            keep_seconds=options.keep_seconds,
+            spared_seconds=2 * limits.deadline_seconds,
+        )
+        self._demo, self._limits, self._mcp, self._accounts = demo, limits, options.mcp, options.auth
+        self._origins = Origins(host=options.host, names=options.allow_host, root_path=options.root_path)
+        self._calls = Calls(demo, self.replies)
+        self._slots = Slots(MAX_REQUESTS)
+        size = limits.upload_bytes
+        self._bodies = Bodies(max(limits.queue * size, 2 * upload_limit(size)))
+        self._proxied = bool(options.trusted_proxy)
+        """Whether proxies are known; else the first request through one is logged."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: gradio_internals.App) -> AsyncIterator[None]:
+        """Stand in front of the app before its port opens, and clean up beside the requests."""
+
+        def guarded(inner: ASGIApp) -> ASGIApp:
+            self.app = inner
+            return self
+
+        self.sessions = Sessions(SessionTables(self._demo, app), max_waiting=4 * self._limits.queue)
+        await self.storage.sweep()  # what is there counts from the start
+        gradio_internals.put_in_front(app, guarded)
+        forget = functools.partial(gradio_internals.forget_files, self._demo)
+        tasks = [asyncio.create_task(work) for work in (self.storage.sweep_for_ever(forget), self._forget_for_ever())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or hand it on."""
@@ -108,12 +129,12 @@ class Guard:
 
         async def send_own(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.origins.own_headers(message, scope)
+                self._origins.own_headers(message, scope)
             await send(message)
 
         await self.replies.pass_on(self._counted, scope, receive, send_own)
 
-    async def forget_for_ever(self) -> None:
+    async def _forget_for_ever(self) -> None:
         """Drop what visitors left in memory."""
         before = self._bodies.received
         while True:
@@ -125,23 +146,28 @@ class Guard:
                 before = self._bodies.received
                 gc.collect()
 
+    def _user(self, request: HTTPConnection) -> str | None:
+        """The name of the logged in visitor of a request."""
+        found = self.sessions.tables.user(request.cookies)
+        if found is None and self._accounts is not None:
+            return self._accounts.named(request.headers.get("authorization"))
+        return found
+
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request unless it comes from elsewhere, or its visitor has too many already."""
         path, request = path_of(scope), HTTPConnection(scope)
-        self.origins.check(scope, path)
+        self._origins.check(scope, path)
         check_path(path)
-        if not self.proxied and "x-forwarded-for" in request.headers:
-            self.proxied = True
+        if not self._proxied and "x-forwarded-for" in request.headers:
+            self._proxied = True
             _log.warning("requests come through a proxy, whose visitors count as one: see --trusted-proxy")
-        visitor = name_visitor(scope, self.user(request))
+        visitor = name_visitor(scope, self._user(request))
         counted = path not in _UNCOUNTED
-        if counted and not self._requests.acquire(visitor):
-            raise Busy(
-                f"{self._requests.held_by(visitor)} of your requests are not answered yet: try again in a moment"
-            )
+        if counted and not self._slots.acquire(visitor):
+            raise Busy(f"{self._slots.held_by(visitor)} of your requests are not answered yet: try again in a moment")
         heartbeat = f"{API}heartbeat/"
         session = path.removeprefix(heartbeat) if path.startswith(heartbeat) else None
-        self.traffic.requests += session is None
+        self.requests += session is None
         try:
             if session is None:
                 await self._answer(path, scope, receive, send)
@@ -150,15 +176,15 @@ class Guard:
                 with self.sessions.page(session, visitor):
                     await self._answer(path, scope, receive, send)
         finally:
-            self.traffic.requests -= session is None
+            self.requests -= session is None
             if counted:
-                self._requests.release(visitor)
+                self._slots.release(visitor)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.traffic.closing and scope["method"] == "POST":
+        if self.closing and (scope["method"] == "POST" or path == "readyz"):
             raise ShuttingDown
         route = path.removeprefix(API) if path.startswith(API) else ""
-        tools = self.mcp and route in TOOL_ROUTES
+        tools = self._mcp and route in TOOL_ROUTES
         if path.startswith("monitoring") or (path.startswith(API) and not (tools or route.startswith(ROUTES))):
             raise NotFound("there is no such page")
         if route.startswith("file="):
@@ -174,7 +200,7 @@ class Guard:
         await self.app(scope, receive, send)
 
     async def _posted(self, path: str, route: str, scope: Scope, receive: Receive, send: Send, *, tools: bool) -> None:
-        upload, remote, size = route.startswith("upload"), path.startswith("remote/"), self.limits.upload_bytes
+        upload, remote, size = route.startswith("upload"), path.startswith("remote/"), self._limits.upload_bytes
         limit = upload_limit(size) if upload else size if remote else tool_bytes(size) if tools else JSON_BYTES
         if upload or route.startswith(WORK_ROUTES):
             self.storage.require_room()
@@ -199,7 +225,7 @@ class Guard:
             if fields.get(name) is not None:
                 _require_identifier(name, fields[name])
         check_files(value, self.storage.folder)
-        self.calls.check(route, value)
+        self._calls.check(route, value)
         if route.startswith(WORK_ROUTES) and isinstance(value, dict):
             self.sessions.require_room(value.get("session_hash"), visitor)
 
@@ -213,7 +239,7 @@ class Guard:
         try:
             if call:
                 self.storage.require_room()
-            check_arguments(arguments, self.storage.folder, self.limits.upload_bytes)
+            check_arguments(arguments, self.storage.folder, self._limits.upload_bytes)
         except ServiceError as error:
             if not call:
                 raise

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gradio as gr
@@ -15,12 +16,10 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import guard
-from latent_ae.app.perimeter.access import Origins
-from latent_ae.app.perimeter.content import Calls
-from latent_ae.app.perimeter.error_replies import Replies
-from latent_ae.app.perimeter.guard import Guard, Traffic
-from latent_ae.app.storage import Storage, files_under
+from latent_ae.app.perimeter.guard import Guard
+from latent_ae.app.storage import files_under
 from latent_ae.service.limits import ServiceLimits
 from tests.app.pictures import pixels, png, written
 
@@ -220,23 +219,13 @@ def test_bodies_that_are_too_large_too_deep_or_no_json_are_refused(server: str) 
     assert httpx.post(f"{server}login", content=b"x" * 2_000_000).status_code == 413
 
 
-def test_tools_give_no_addresses_either(tmp_path: Path) -> None:
+def test_tools_give_no_addresses_either(gradio_folder: Path) -> None:
     async def behind(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse((await receive())["body"])(scope, receive, send)
 
     async def post(params: dict[str, Any]) -> tuple[int, Any]:
-        guarded = Guard(
-            behind,
-            origins=Origins(),
-            calls=Calls(gr.Blocks(), Replies()),
-            replies=Replies(),
-            user=lambda _: None,
-            sessions=None,
-            limits=ServiceLimits(upload_bytes=UPLOAD_BYTES),
-            storage=Storage(tmp_path, max_bytes=UPLOAD_BYTES, keep_seconds=60, spared_seconds=0),
-            traffic=Traffic(),
-            mcp=True,
-        )
+        guarded = Guard(gr.Blocks(), ServiceLimits(upload_bytes=UPLOAD_BYTES), ServerOptions(mcp=True))
+        guarded.app, guarded.sessions = behind, SimpleNamespace(tables=SimpleNamespace(user=lambda _: None))
         transport = httpx.ASGITransport(guarded)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             request = {"id": 3, "method": "tools/call", "params": params}
