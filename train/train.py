@@ -203,6 +203,7 @@ class AutoencoderTraining(Training[Batch]):
                     capacity=weights.capacity,
                     latent_noise=draws.on_latents(batch.numbers, pixels.shape, device),
                     transform=draws.transform(state.step),
+                    valid=None if batch.valid is None else batch.valid.to(device),
                 )
                 losses = dict(terms.losses)
                 if adversary is not None and (due.generator or due.measure_adaptive_weight):

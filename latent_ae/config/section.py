@@ -5,7 +5,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from latent_ae.errors import UserError
 
@@ -15,6 +15,32 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
+
+
+Size = tuple[int, int]
+"""height, width in pixels"""
+SMALLEST_SIDE_PIXELS = 8
+
+
+def size_of(setting: int | Size) -> Size:
+    """The size that the side of a square, or a height and a width, says."""
+    return (setting, setting) if isinstance(setting, int) else setting
+
+
+def sides(name: str) -> BeforeValidator:
+    """Reads the setting `name` as the side of a square, or as a height and a width in a list."""
+
+    def read(value: object) -> object:
+        given = list(value) if isinstance(value, list | tuple) else [value]
+        found = [int(str(side)) for side in given if str(side).isdecimal()]
+        if len(found) != len(given) or len(found) not in (1, 2) or min(found) < SMALLEST_SIDE_PIXELS:
+            raise ValueError(
+                f"{name} takes the side of a square, or height and width, of at least {SMALLEST_SIDE_PIXELS} pixels, "
+                f"got {' '.join(map(str, given))}"
+            )
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return BeforeValidator(lambda value: None if value is None else read(value))
 
 
 class ConfigError(UserError):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from latent_ae.config.optimization import OptimizationConfig
-from latent_ae.config.section import Count, CountOrNone, NotNegative, Positive, Section
+from latent_ae.config.section import Count, CountOrNone, NotNegative, Positive, Section, Size, sides
 
 
 class TrainConfig(OptimizationConfig):
@@ -72,8 +72,9 @@ class EvaluationConfig(Section):
 
     max_images: Count | None = 1000
     """images that are measured, spread evenly over all of them; null measures all"""
-    size: Annotated[int, Field(ge=8)] | None = None
-    """shorter side resized and centre cropped to this many pixels; null measures whole images at their own size"""
+    size: Annotated[int | Size | None, sides("evaluation.size")] = None
+    """images are brought to this side of a square, or height and width, in pixels, as data.fit says: by default the
+    largest centred part is resized; null measures whole images at their own size"""
     batch_size: Count = 32
     """images at a time where they share one size"""
     rgb: tuple[Count, ...] | None = None

@@ -1,8 +1,8 @@
 """Batches of pixels for training and evaluation.
 
-    (seed, number) -> order -> source -> transforms -> [C, R, R] -> Batch [b, C, R, R]
+    (seed, number) -> order -> source -> transforms -> [C, h, w] -> padded [C, H, W] -> Batch [b, C, H, W]
 
-B b: batch; C: channels; R: resolution; H W: height and width.
+B b: batch; C: channels; H W: height and width, h w before padding.
 """
 
 import signal
@@ -13,12 +13,14 @@ from itertools import count, islice
 from typing import Any, Generic, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from latent_ae.config.section import Size
 from latent_ae.data.order.numbers import SampleOrder, rank_numbers
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource
-from latent_ae.data.transforms import TrainingCrop, evaluation_view
+from latent_ae.data.transforms import BY_CROP, Fitting, TrainingCrop, evaluation_view
 from latent_ae.errors import UserError
 from latent_ae.io.image import BrokenImage, Color
 from latent_ae.io.pixel_format import PixelFormat
@@ -33,13 +35,15 @@ class Sample:
     """One training crop."""
 
     pixels: torch.Tensor
-    """[C, R, R] float32 in [-1, 1]"""
+    """[C, H, W] float32 in [-1, 1]"""
     number: int
     """step * global batch size + index in the global batch"""
     sample_id: str
     """of its image"""
     bad: list[Bad]
     """unusable images that it replaces"""
+    valid: Size
+    """height and width of its upper left part that is no padding"""
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,15 @@ class Batch:
     """One micro-batch of training crops, in the order of their numbers."""
 
     pixels: torch.Tensor
-    """[b, C, R, R] float32 in [-1, 1]"""
+    """[b, C, H, W] float32 in [-1, 1]"""
     numbers: list[int]
     """of each crop: step * global batch size + index in the global batch"""
     sample_ids: list[str]
     """of the image of each crop"""
     bad: list[Bad]
     """unusable images that they replace"""
+    valid: torch.Tensor | None = None
+    """[b, 2] int64, height and width of the upper left part of each that is no padding; None where none is padded"""
 
     def pin_memory(self) -> Self:
         """For the DataLoader: the batch with its pixels in page-locked memory."""
@@ -63,11 +69,13 @@ class Batch:
 def batch_of(samples: Sequence[Sample], *, pin_memory: bool = False) -> Batch:
     """The samples as a batch, its pixels in page-locked memory with `pin_memory`."""
     crops = [sample.pixels for sample in samples]
+    whole = all(sample.valid == sample.pixels.shape[1:] for sample in samples)
     return Batch(
         pixels=torch.stack(crops, out=torch.empty((len(crops), *crops[0].shape), pin_memory=pin_memory)),
         numbers=[sample.number for sample in samples],
         sample_ids=[sample.sample_id for sample in samples],
         bad=[bad for sample in samples for bad in sample.bad],
+        valid=None if whole else torch.tensor([sample.valid for sample in samples]),
     )
 
 
@@ -83,20 +91,26 @@ class EvaluationBatch:
 
 
 Candidate = tuple[str, Callable[[], torch.Tensor]]
-"""(id of an image, function that makes its crop [C, H, W] in [-1, 1] or raises BrokenImage)"""
+"""(id of an image, function that makes its crop [C, h, w] in [-1, 1] or raises BrokenImage)"""
 
 
-def usable_sample(number: int, candidates: Iterator[Candidate]) -> Sample:
+def usable_sample(number: int, size: Size, candidates: Iterator[Candidate]) -> Sample:
     """Sample `number` from the first usable candidate; those before it are reported in `bad`.
 
-    Raises DataError if 20 images in a row cannot be used.
+    A crop within `size` (H, W) is padded at the bottom and right by repeating its edge, as `pad_to_factor` does. Raises
+    DataError if 20 images in a row cannot be used.
     """
     bad: list[Bad] = []
     for sample_id, crop in islice(candidates, _ATTEMPTS):
         try:
-            return Sample(crop(), number, sample_id, bad)
+            pixels = crop()
         except BrokenImage as error:
             bad.append((sample_id, error.reason))
+            continue
+        height, width = pixels.shape[1:]
+        if (height, width) != size:
+            pixels = F.pad(pixels, (0, size[1] - width, 0, size[0] - height), mode="replicate")
+        return Sample(pixels, number, sample_id, bad, (height, width))
     sample_id, reason = bad[-1]
     raise DataError(
         f"{_ATTEMPTS} images in a row cannot be used, the last of them {sample_id}: {reason}: "
@@ -118,7 +132,7 @@ class TrainingSamples(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """Raises DataError if 20 images in a row cannot be used."""
-        return usable_sample(number, self._candidates(number))
+        return usable_sample(number, self._order.size(number), self._candidates(number))
 
     def _candidates(self, number: int) -> Iterator[Candidate]:
         index = self._order.index(number)
@@ -182,8 +196,9 @@ def evaluation_batches(
     source: ImageSource,
     pixels: PixelFormat,
     *,
-    size: int | None,
+    size: int | Size | None,
     background: Color,
+    fitting: Fitting = BY_CROP,
     batch_size: int,
     limit: int | None,
     on_bad: Callable[[str, str], None],
@@ -202,7 +217,7 @@ def evaluation_batches(
     total = len(source)
     count = total if limit is None else min(limit, total)
     indices = [place * total // count for place in range(rank, count, world_size)]
-    loader = data_loader(_Views(source, pixels, size, background), indices, workers=workers)
+    loader = data_loader(_Views(source, pixels, size, background, fitting), indices, workers=workers)
     group: list[tuple[int, torch.Tensor]] = []
     for index, view in loader:
         if isinstance(view, str):
@@ -269,16 +284,16 @@ class _MicroBatches(Dataset[B | UserError]):
 class _Views(Dataset[tuple[int, torch.Tensor | str]]):
     """Evaluation views by index; for an unusable image, the reason."""
 
-    def __init__(self, source: ImageSource, pixels: PixelFormat, size: int | None, background: Color) -> None:
+    def __init__(
+        self, source: ImageSource, pixels: PixelFormat, size: int | Size | None, background: Color, fitting: Fitting
+    ) -> None:
         self._source = source
         self._pixels = pixels
-        self._size = size
-        self._background = background
+        self._view = partial(evaluation_view, pixel_format=pixels, size=size, background=background, fitting=fitting)
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
         try:
-            image = self._source.load(index)
-            view = evaluation_view(image, pixel_format=self._pixels, size=self._size, background=self._background)
+            view = self._view(self._source.load(index))
         except BrokenImage as error:
             return index, error.reason
         return index, self._pixels.to_tensor(view)

@@ -3,35 +3,21 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from latent_ae.config.section import CountOrNone, Positive, Section, Share
+from latent_ae.config.section import CountOrNone, Positive, Section, Share, Size, sides, size_of
 from latent_ae.data.source import SourceParts
-from latent_ae.data.transforms import SMALLEST_SIDE_PIXELS, Size
+from latent_ae.data.transforms import Filter, Fit, Fitting
 from latent_ae.io.pixel_format import MAX_CHANNELS, Range
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-def _resolution(value: object) -> int | Size:
-    given = list(value) if isinstance(value, list | tuple) else [value]
-    try:
-        sides = [int(str(side)) for side in given]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < SMALLEST_SIDE_PIXELS:
-        raise ValueError(
-            f"data.resolution takes the side of a square, or height and width, of at least {SMALLEST_SIDE_PIXELS} "
-            f"pixels, got {' '.join(map(str, given))}"
-        )
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
 class TrainingCropConfig(Section):
     """How training crops are made; no effect on evaluation, encoding and export."""
 
-    resolution: Annotated[int | Size, BeforeValidator(_resolution)] = 32
+    resolution: Annotated[int | Size, sides("data.resolution")] = 32
     """side of the square training crop in pixels, or height and width; multiples of the model's factor"""
     crop: Literal["random", "center"] = "center"
     """position of the training crop"""
@@ -55,7 +41,7 @@ class TrainingCropConfig(Section):
     @property
     def crop_size(self) -> Size:
         """Height and width of a training crop."""
-        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
+        return size_of(self.resolution)
 
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
@@ -71,6 +57,22 @@ class TrainingCropConfig(Section):
         ):
             raise ValueError(f"{', '.join(f'data.{name}' for name in idle)} has an effect only with data.buckets true")
         return self
+
+
+class FittingConfig(Section):
+    """How an image comes to a size: data.resolution, and evaluation.size."""
+
+    fit: Fit = "crop"
+    """crop: the largest part of that aspect ratio, resized; pad: all of it, scaled to fit inside, and padding that no
+    loss and no measure compares; resize: all of it, resized to that size whatever its aspect ratio"""
+    filter: Filter = "auto"
+    """what resizes: auto is lanczos where an image is reduced and bicubic where it is enlarged, at most 4 times;
+    nearest is for pixel art: any enlargement, with pad by a whole number"""
+
+    @property
+    def fitting(self) -> Fitting:
+        """The two of them."""
+        return Fitting(self.fit, self.filter)
 
 
 class ValuesConfig(Section):
@@ -136,7 +138,7 @@ class ValuesConfig(Section):
         return tuple(zip(self.value_range[::2], self.value_range[1::2], strict=True))
 
 
-class DataConfig(ValuesConfig, TrainingCropConfig):
+class DataConfig(ValuesConfig, FittingConfig, TrainingCropConfig):
     """Where images come from and how they are cut to training size. Base of the entries of SOURCES."""
 
     source: str
@@ -158,6 +160,17 @@ class DataConfig(ValuesConfig, TrainingCropConfig):
         """Name of the images, without the folders of this machine."""
         return self.source
 
+    @model_validator(mode="after")
+    def _cut_or_shown_whole(self) -> Self:
+        cutting = {"crop": self.crop != "center", "buckets": self.buckets}
+        if self.fit != "crop" and (idle := [name for name, given in cutting.items() if given]):
+            raise ValueError(
+                f"data.{idle[0]} cuts images, of which data.fit {self.fit} shows all: leave one of them out"
+            )
+        if self.color_gain and self.reads_numbers:
+            raise ValueError("data.color_gain multiplies levels of pictures, and the images are read as numbers")
+        return self
+
     def open(self) -> SourceParts:
         """Open the training part and the held-out part. Raises DataError."""
         raise NotImplementedError  # abstract: every source has its own
@@ -167,7 +180,8 @@ class DataConfig(ValuesConfig, TrainingCropConfig):
         as records made before there was such a choice have none.
         """
         chosen = self.model_dump(mode="json", exclude={*self.training_only, "workers"})
-        reading = {name: field.default for name, field in ValuesConfig.model_fields.items()}
+        fields = {**ValuesConfig.model_fields, **FittingConfig.model_fields}
+        reading = {name: field.default for name, field in fields.items()}
         return {name: value for name, value in chosen.items() if name not in reading or value != reading[name]}
 
     def given_for_training(self) -> str:

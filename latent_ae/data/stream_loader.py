@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from latent_ae.config.section import Size
 from latent_ae.data.loader import Batch, Candidate, Sample, batch_of, data_loader, usable_sample
 from latent_ae.data.order.stream import ImageStream, Position, StreamShare
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.shards import Shards, StoredImage
-from latent_ae.data.transforms import Size, TrainingCrop
+from latent_ae.data.transforms import TrainingCrop
 from latent_ae.randomness import numpy_generator
 
 
@@ -51,7 +52,7 @@ class StreamSamples:
 
         Raises DataError if 20 images in a row cannot be used.
         """
-        return usable_sample(number, self._candidates(stream, number))
+        return usable_sample(number, self._size, self._candidates(stream, number))
 
     def _candidates(self, stream: ImageStream, number: int) -> Iterator[Candidate]:
         while True:
@@ -175,8 +176,8 @@ class _Part:
     """A worker's samples of one step: one tensor is cheaper to pass between processes than many."""
 
     pixels: torch.Tensor
-    labels: list[tuple[int, str, list[Bad]]]
-    """number, id and unusable images of each sample"""
+    labels: list[tuple[int, str, list[Bad], Size]]
+    """number, id, unusable images and size before padding of each sample"""
     positions: dict[int, Position]
     """of the worker's streams after them"""
 
@@ -206,7 +207,7 @@ class _Parts(IterableDataset[_Part | DataError]):
                 ]
                 yield _Part(
                     torch.stack([sample.pixels for sample in samples]),
-                    [(sample.number, sample.sample_id, sample.bad) for sample in samples],
+                    [(sample.number, sample.sample_id, sample.bad, sample.valid) for sample in samples],
                     {number: stream.position for number, stream in streams.items()},
                 )
         except DataError as error:

@@ -15,16 +15,17 @@ more than 8 bits are converted whole, since what makes them unusable is a proper
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from latent_ae.config.section import SMALLEST_SIDE_PIXELS, Size
 from latent_ae.io.image import WHITE, BrokenImage, Color, to_pil, to_uint8
 from latent_ae.io.image_file.opening import upright
 from latent_ae.io.pixel_format import Array, PixelFormat
 
 _LARGEST_ENLARGEMENT = 4
-SMALLEST_SIDE_PIXELS = 8
 
 _BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 """modes that are converted pixel by pixel, and refused for no value"""
@@ -32,9 +33,6 @@ _WITH_ALPHA = {2: "LA", 4: "RGBA"}
 
 _LANCZOS_SUPPORT = 3
 """pixels of the coarser side that a resampled value depends on in each direction, at most"""
-
-Size = tuple[int, int]
-"""height, width in pixels"""
 
 
 def size_text(size: Size) -> str:
@@ -44,15 +42,61 @@ def size_text(size: Size) -> str:
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels"""
+Fit = Literal["crop", "pad", "resize"]
+Filter = Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How an image comes to a size: a part of its aspect ratio, all of it within the size, or all of it, distorted."""
+
+    fit: Fit = "crop"
+    filter: Filter = "auto"
+    """"auto" is Lanczos where pixels are averaged, which keeps most detail, and bicubic where they are invented, as
+    Lanczos' ringing would be learnt; "nearest" repeats or leaves out whole pixels"""
+
+    def place(self, image: Image.Image | Array, size: Size, generator: np.random.Generator | None) -> tuple[Box, Size]:
+        """The part of an image that is seen, and its size (H, W) then: `size`, or within it with fit "pad".
+
+        A part is centred along the side that is cut, or placed by `generator`. Raises BrokenImage for an image that is
+        too small: that would be enlarged more than 4 times, which would teach and measure blur, or whose shorter side
+        is below 8 pixels. Nearest pixels blur nothing and have no such limit.
+        """
+        width, height = _extent(image)
+        box = _largest_part((height, width), size, generator) if self.fit == "crop" else (0, 0, width, height)
+        seen = self._within((height, width), size) if self.fit == "pad" else size
+        small = (box[2] - box[0]) * _LARGEST_ENLARGEMENT < seen[1] or min(width, height) < SMALLEST_SIDE_PIXELS
+        small |= self.fit == "resize" and height * _LARGEST_ENLARGEMENT < seen[0]
+        if small and self.filter != "nearest":
+            raise BrokenImage(
+                f"too small: got {width}x{height}, need 8 pixels a side and a quarter of {seen[1]}x{seen[0]}"
+            )
+        return box, seen
+
+    def _within(self, whole: Size, size: Size) -> Size:
+        """The largest size of the aspect ratio of `whole` within `size`; whole numbers of nearest pixels."""
+        factor = min(size[0] / whole[0], size[1] / whole[1])
+        if self.filter == "nearest" and factor > 1:
+            factor = math.floor(factor)
+        height, width = (min(most, max(1, round(side * factor))) for side, most in zip(whole, size, strict=True))
+        return height, width
+
+    def resampling(self, old_width: int, width: int) -> Image.Resampling:
+        """The filter that brings a part of `old_width` pixels to `width`."""
+        name = self.filter if self.filter != "auto" else "lanczos" if old_width > width else "bicubic"
+        return Image.Resampling[name.upper()]
+
+
+BY_CROP = Fitting()
 
 
 @dataclass(frozen=True)
 class TrainingCrop:
     """Cuts, resizes, mirrors and colours a training crop.
 
-    `crop` "center" takes the largest centred part of the target aspect ratio, resized; "random" a part from anywhere
-    in the image, at its own size or resized by `scale`; "random" with `largest` the largest part of the target aspect
-    ratio, from anywhere along the side that is cut, resized.
+    `crop` "center" takes an image as `fitting` says, by default its largest centred part of the target aspect ratio,
+    resized; "random" a part from anywhere in it, at its own size or resized by `scale`; "random" with `largest` the
+    largest part, from anywhere along the side that is cut, resized.
     """
 
     pixel_format: PixelFormat
@@ -60,6 +104,7 @@ class TrainingCrop:
     scale: tuple[float, float] | None = None
     """(low, high): the part has the target's sides times U(low, high), at most what fits, and is resized"""
     largest: bool = False
+    fitting: Fitting = BY_CROP
     flip: bool = False
     """mirror half of the crops left to right"""
     color_gain: float = 0.0
@@ -73,18 +118,18 @@ class TrainingCrop:
             raise ValueError("color_gain multiplies the levels of pictures, and the images are read as numbers")
 
     def __call__(self, image: Image.Image | Array, size: Size, generator: np.random.Generator) -> Array:
-        """An image -> [H, W, C] of `size` (H, W); `generator` is the only source of randomness.
+        """An image -> [H, W, C] of `size` (H, W), or within it if it is to be padded.
 
-        The values are those of `pixel_format`: uint8 levels of a picture; numbers in their type, or float32 where they
-        are resized. Raises BrokenImage for what is no such image and if it is too small: see `_largest_part` and
-        `_random_part`.
+        `generator` is the only source of randomness. The values are those of `pixel_format`: uint8 levels of a picture;
+        numbers in their type, or float32 where they are resized. Raises BrokenImage for what is no such image and if it
+        is too small: see `Fitting.place` and `_random_part`.
         """
         image = _cuttable(image, self.pixel_format, self.background)
         if self.crop == "center" or self.largest:
-            box = _largest_part(image, size, generator if self.crop == "random" else None)
+            box, size = self.fitting.place(image, size, generator if self.crop == "random" else None)
         else:
             box = _random_part(image, size, self.scale, generator)
-        values = _cut(image, box, size, self.pixel_format)
+        values = _cut(image, box, size, self.pixel_format, self.fitting)
         if self.flip and generator.random() < 0.5:
             values = values[:, ::-1].copy()
         return self._with_gains(values, generator) if self.color_gain else values
@@ -100,18 +145,23 @@ class TrainingCrop:
 
 
 def evaluation_view(
-    image: Image.Image | Array, *, pixel_format: PixelFormat, size: int | Size | None, background: Color
+    image: Image.Image | Array,
+    *,
+    pixel_format: PixelFormat,
+    size: int | Size | None,
+    background: Color,
+    fitting: Fitting = BY_CROP,
 ) -> Array:
-    """An image whole (size None), or its largest centred part of the shape of `size` resized to it -> [H, W, C].
+    """An image whole (size None), or brought to `size`, (H, W) or the side of a square -> [H, W, C].
 
-    `size` is (H, W), or the side of a square. The values are those of a `TrainingCrop`. Raises BrokenImage for what is
-    no image of `pixel_format` and if it is too small for `size`: see `_largest_part`.
+    With the fit "pad" it is smaller: nothing is padded. The values are those of a `TrainingCrop`. Raises BrokenImage
+    for what is no image of `pixel_format` and if it is too small for `size`: see `Fitting.place`.
     """
     if size is None:
         return pixel_format.array(image, background)
     size = (size, size) if isinstance(size, int) else size
     image = _cuttable(image, pixel_format, background)
-    return _cut(image, _largest_part(image, size, None), size, pixel_format)
+    return _cut(image, *fitting.place(image, size, None), pixel_format, fitting)
 
 
 def _cuttable(image: Image.Image | Array, pixel_format: PixelFormat, background: Color) -> Image.Image | Array:
@@ -128,12 +178,11 @@ def _cuttable(image: Image.Image | Array, pixel_format: PixelFormat, background:
     return image if alone else to_pil(to_uint8(image, pixel_format.channels, background))  # not yet premultiplied
 
 
-def _cut(image: Image.Image | Array, box: Box, size: Size, pixel_format: PixelFormat) -> Array:
+def _cut(image: Image.Image | Array, box: Box, size: Size, pixel_format: PixelFormat, fitting: Fitting) -> Array:
     """The part `box` of an image of `_cuttable` at `size` (H, W) -> [H, W, C]."""
     height, width = size
     left, top, right, bottom = box
-    # Lanczos keeps most detail when pixels are averaged; when they are invented its ringing would be learnt.
-    resample = Image.Resampling.LANCZOS if right - left > width else Image.Resampling.BICUBIC
+    resample = fitting.resampling(right - left, width)
     whole = (bottom - top, right - left) == size
     if not isinstance(image, Image.Image):
         part = image[top:bottom, left:right]
@@ -149,8 +198,16 @@ def _cut(image: Image.Image | Array, box: Box, size: Size, pixel_format: PixelFo
 
 
 def _resized(numbers: Array, box: Box, size: Size, pixel_format: PixelFormat, resample: Image.Resampling) -> Array:
-    """The part `box` of numbers [H, W, C] at `size` (H, W), each channel as PIL resizes floats -> float32."""
+    """The part `box` of numbers [H, W, C] at `size` (H, W), each channel as PIL resizes floats -> float32; nearest
+    numbers keep their type.
+    """
     left, top, right, bottom = box
+    if resample == Image.Resampling.NEAREST:
+        rows, columns = (
+            low + ((np.arange(new) + 0.5) * ((high - low) / new)).astype(np.int64)
+            for low, high, new in ((top, bottom, size[0]), (left, right, size[1]))
+        )
+        return pixel_format.array(numbers[rows[:, None], columns])
     margin_x, margin_y = (
         math.ceil(_LANCZOS_SUPPORT * max(1.0, old / new)) + 1
         for old, new in ((right - left, size[1]), (bottom - top, size[0]))
@@ -167,20 +224,11 @@ def _extent(image: Image.Image | Array) -> tuple[int, int]:
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
-def _largest_part(image: Image.Image | Array, size: Size, generator: np.random.Generator | None) -> Box:
-    """The largest part with the aspect ratio of `size`, centred along the side that is cut, or placed by `generator`.
-
-    An image is too small if it would be enlarged more than 4 times (that would teach and measure blur) or if its
-    shorter side is below 8 pixels.
-    """
-    height, width = size
-    whole_width, whole_height = _extent(image)
+def _largest_part(whole: Size, size: Size, generator: np.random.Generator | None) -> Box:
+    """The largest part of a size (H, W) with the aspect ratio of another, centred or placed by `generator`."""
+    (whole_height, whole_width), (height, width) = whole, size
     part_width = min(whole_width, max(1, round(whole_height * width / height)))
     part_height = min(whole_height, max(1, round(whole_width * height / width)))
-    if part_width * _LARGEST_ENLARGEMENT < width or min(whole_width, whole_height) < SMALLEST_SIDE_PIXELS:
-        raise BrokenImage(
-            f"too small: got {whole_width}x{whole_height}, need 8 pixels a side and a quarter of {width}x{height}"
-        )
     room_x, room_y = whole_width - part_width, whole_height - part_height
     left, top = room_x // 2, room_y // 2
     if generator is not None:

@@ -180,6 +180,7 @@ def batches(
         pixels,
         size=config.evaluation.size,
         background=config.data.background,
+        fitting=config.data.fitting,
         batch_size=config.evaluation.batch_size,
         limit=limit,
         on_bad=leave_out,

@@ -7,7 +7,9 @@ from typing import Literal, NamedTuple
 from tqdm import tqdm
 
 from latent_ae.config import EvaluationConfig
+from latent_ae.config.section import Size, size_of
 from latent_ae.data.source import ImageSource
+from latent_ae.data.transforms import Fitting
 from latent_ae.device import best_device
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import Evaluator, evaluate
@@ -71,7 +73,15 @@ def _measured(
     model.to(best_device())
     networks = build_networks(config.evaluation, pixels, config.data.background)
     data = described(config.data, part)
-    evaluator = build_evaluator(model, config.evaluation, pixels=pixels, data=data, networks=networks, mode=mode)
+    evaluator = build_evaluator(
+        model,
+        config.evaluation,
+        fitting=config.data.fitting,
+        pixels=pixels,
+        data=data,
+        networks=networks,
+        mode=mode,
+    )
     bad: list[str] = []
     limit = config.evaluation.max_images
     asked = asked_for(source, limit)
@@ -119,7 +129,7 @@ def measure_likelihood(
         std=std,
         std_rule=rule,
         data=described(config.data, part),
-        size_rule=size_rule(config.evaluation.size),
+        size_rule=size_rule(config.evaluation.size, config.data.fitting),
         samples=samples,
         prior=prior,
         prior_name="N(0, I)" if prior_name is None else f"the hierarchical prior {prior_name}",
@@ -170,6 +180,7 @@ def build_evaluator(
     model: Autoencoder,
     config: EvaluationConfig,
     *,
+    fitting: Fitting,
     pixels: PixelFormat,
     data: str,
     networks: Networks,
@@ -181,7 +192,7 @@ def build_evaluator(
     return Evaluator(
         model,
         data=data,
-        size_rule=size_rule(config.size),
+        size_rule=size_rule(config.size, fitting),
         pixels=pixels,
         perceptual=perceptual if isinstance(perceptual, str) else perceptual.to(model.device),
         inception=inception if isinstance(inception, str) else inception.to(model.device),
@@ -191,8 +202,16 @@ def build_evaluator(
     )
 
 
-def size_rule(size: int | None) -> str:
-    """How measured images are cut, for the protocol."""
-    if size is None:
+def size_rule(setting: int | Size | None, fitting: Fitting) -> str:
+    """How measured images are cut or resized, for the protocol."""
+    if setting is None:
         return "whole images at their own size"
-    return f"shorter side resized to {size}, centre crop {size}x{size}"
+    height, width = size_of(setting)
+    rule = {
+        "crop": f"largest centred part of {height}x{width}, resized",
+        "pad": f"scaled to fit into {height}x{width}",
+        "resize": f"resized to {height}x{width} whatever their aspect ratio",
+    }[fitting.fit]
+    if fitting.fit == "crop" and height == width:
+        rule = f"shorter side resized to {width}, centre crop {width}x{width}"
+    return rule if fitting.filter == "auto" else f"{rule}, filter {fitting.filter}"

@@ -120,6 +120,7 @@ def _crop(config: DataConfig, pixels: PixelFormat) -> TrainingCrop:
         crop=config.crop,
         scale=config.scale,
         largest=config.buckets,
+        fitting=config.fitting,
         flip=config.flip,
         color_gain=config.color_gain,
         background=config.background,

@@ -1,6 +1,7 @@
 """Reconstruction terms: each a small module that returns an unweighted value per image.
 
-In all of them pixels lie in [-1, 1] and the value is a mean over the C*H*W pixel values of an image.
+In all of them pixels lie in [-1, 1] and the value is a mean over the C*H*W pixel values of an image. Of a padded image,
+whose padding is alike in both, `valid` is the share that is no padding, and the mean is over that.
 """
 
 import math
@@ -10,20 +11,26 @@ import torch
 from torch import Tensor, nn
 
 
+def mean_of_image(distances: Tensor, valid: Tensor | None) -> Tensor:
+    """[B,C,H,W], 0 in the padding, => [B], means over the share `valid` [B] of each image; None is all of it."""
+    means = distances.mean(dim=(1, 2, 3))
+    return means if valid is None else means / valid
+
+
 class L1(nn.Module):
     """|x - y|."""
 
-    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+    def forward(self, reconstruction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """[B,C,H,W] twice => [B]."""
-        return (reconstruction - target).abs().mean(dim=(1, 2, 3))
+        return mean_of_image((reconstruction - target).abs(), valid)
 
 
 class L2(nn.Module):
     """(x - y)^2."""
 
-    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+    def forward(self, reconstruction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """[B,C,H,W] twice => [B]."""
-        return (reconstruction - target).square().mean(dim=(1, 2, 3))
+        return mean_of_image((reconstruction - target).square(), valid)
 
 
 class Charbonnier(nn.Module):
@@ -33,10 +40,10 @@ class Charbonnier(nn.Module):
         super().__init__()
         self.epsilon = epsilon
 
-    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+    def forward(self, reconstruction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """[B,C,H,W] twice => [B]."""
         distance = ((reconstruction - target).square() + self.epsilon**2).sqrt() - self.epsilon
-        return distance.mean(dim=(1, 2, 3))
+        return mean_of_image(distance, valid)
 
 
 class GaussianNLL(nn.Module):
@@ -49,9 +56,9 @@ class GaussianNLL(nn.Module):
         super().__init__()
         self.log_variance = nn.Parameter(torch.tensor(log_variance))
 
-    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+    def forward(self, reconstruction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """[B,C,H,W] twice => [B]."""
-        error = (reconstruction - target).square().mean(dim=(1, 2, 3))
+        error = mean_of_image((reconstruction - target).square(), valid)
         return 0.5 * (error * torch.exp(-self.log_variance) + self.log_variance + math.log(2.0 * math.pi))
 
 

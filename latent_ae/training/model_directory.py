@@ -147,7 +147,7 @@ def write_model_directory(
         "measured": statistics.scaling()._asdict(),
         "of": config.bottleneck.latents_are,
         "split": f"{config.data.source}, training part",
-        "size_rule": size_rule(config.evaluation.size),
+        "size_rule": size_rule(config.evaluation.size, config.data.fitting),
         **statistics.to_dict(),
     }
     card = model_card(

@@ -9,7 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from latent_ae.config.section import size_of
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
+from latent_ae.data.transforms import size_text
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import measure_latents
 from latent_ae.evaluation.images import asked_for
@@ -53,12 +55,13 @@ class Heldout:
             self.pixels,
             size=size,
             background=self.config.data.background,
+            fitting=self.config.data.fitting,
             batch_size=1,
             limit=limit,
             on_bad=lambda sample_id, reason: left_out.append(f"{sample_id}: {reason}"),
         )
         if next(batches, None) is None:
-            rule = "" if size is None else f" at evaluation.size {size}"
+            rule = "" if size is None else f" at evaluation.size {size_text(size_of(size))}"
             remedy = "repair or replace them" if size is None else "lower it, or null for images as they are"
             raise UserError(
                 f"none of the {len(left_out)} {part} images to measure can be used{rule}; the first is {left_out[0]}: "
@@ -86,6 +89,7 @@ class Heldout:
         evaluator = build_evaluator(
             model,
             evaluation,
+            fitting=self.config.data.fitting,
             pixels=self.pixels,
             data=f"{self.config.data.source}, held-out part",
             networks=self._networks,
@@ -169,6 +173,7 @@ class Heldout:
             self.pixels,
             size=self.config.evaluation.size,
             background=self.config.data.background,
+            fitting=self.config.data.fitting,
             batch_size=self.config.evaluation.batch_size,
             limit=limit,
             on_bad=leave_out,

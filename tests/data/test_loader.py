@@ -10,7 +10,7 @@ from PIL import Image
 from latent_ae.data import DataError, TrainingSamples, evaluation_batches, training_loader
 from latent_ae.data.loader import batch_of
 from latent_ae.data.order.numbers import EpochOrder, index_of
-from latent_ae.data.transforms import TrainingCrop
+from latent_ae.data.transforms import Fitting, TrainingCrop
 from latent_ae.io.image import WHITE, BrokenImage, to_tensor, to_uint8
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.randomness import numpy_generator
@@ -48,6 +48,27 @@ def test_a_sample_is_the_crop_that_its_number_names() -> None:
     crop = CROP(images.load(index), (8, 8), numpy_generator(5, "crop", 25))
     assert torch.equal(sample.pixels, to_tensor(crop))
     assert (sample.number, sample.sample_id, sample.bad) == (25, f"list/{index}", [])
+
+
+def test_an_image_that_is_to_be_padded_is_whole_in_the_upper_left_and_its_edge_repeated() -> None:
+    images = ListSource([noise_image(0, 16, 12), noise_image(1, 12, 8), noise_image(2, 10, 32)])
+    crop = TrainingCrop(pixel_format=PixelFormat.picture(3), fitting=Fitting("pad"), flip=True)
+    order = EpochOrder(images, 5, (12, 16))
+    dataset = TrainingSamples(images, order, crop, seed=5)
+    valid = {0: (12, 16), 1: (11, 16), 2: (12, 4)}
+    padded = [dataset[number] for number in range(3)]
+    for number, sample in enumerate(padded):
+        index = order.index(number)
+        height, width = sample.valid
+        assert sample.valid == valid[index]
+        whole = to_tensor(crop(images.load(index), (12, 16), numpy_generator(5, "crop", number)))
+        assert torch.equal(sample.pixels[:, :height, :width], whole)
+        edge = whole[:, [min(row, height - 1) for row in range(12)]][:, :, [min(c, width - 1) for c in range(16)]]
+        assert torch.equal(sample.pixels, edge)
+    batch = batch_of(padded)
+    assert batch.valid is not None
+    assert batch.valid.tolist() == [list(sample.valid) for sample in padded]
+    assert batch_of([sample for sample in padded if sample.valid == (12, 16)]).valid is None
 
 
 def test_an_image_is_cropped_anew_in_every_epoch() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from latent_ae.data.transforms import TrainingCrop, evaluation_view
+from latent_ae.data.transforms import Filter, Fit, Fitting, TrainingCrop, evaluation_view
 from latent_ae.io.image import WHITE, BrokenImage, open_image, to_pil, to_uint8
 from latent_ae.io.image_file import color
 from latent_ae.io.pixel_format import PixelFormat
@@ -29,9 +29,9 @@ def crop(image: Any, draw: int = 0, **changes: Any) -> np.ndarray:
     return TrainingCrop(**settings)(image, size, generator)
 
 
-def view(image: Any, size: Any, channels: Any = 3, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+def view(image: Any, size: Any, channels: Any = 3, **changes: Any) -> np.ndarray:
     pixel_format = channels if isinstance(channels, PixelFormat) else PixelFormat.picture(channels)
-    return evaluation_view(image, pixel_format=pixel_format, size=size, background=background)
+    return evaluation_view(image, pixel_format=pixel_format, size=size, **{"background": WHITE, **changes})
 
 
 def corner(pixels: np.ndarray) -> tuple[int, int]:
@@ -229,6 +229,65 @@ def test_a_scaled_rectangle_keeps_its_shape() -> None:
         factors = (pixels[8, 28, 0] - pixels[8, 3, 0]) / 25, (pixels[12, 8, 1] - pixels[3, 8, 1]) / 9
         assert 1.4 <= factors[0] <= 6.3
         assert abs(factors[0] - factors[1]) <= 0.3
+
+
+# ------------------------------------------------------------------------- all of an image: padded or distorted
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "fit", "filter_name", "seen"),
+    [
+        (40, 20, "pad", "auto", (16, 32)),
+        (30, 60, "pad", "auto", (16, 8)),
+        (33, 16, "pad", "auto", (16, 32)),
+        (16, 10, "pad", "auto", (16, 26)),
+        (16, 10, "pad", "nearest", (10, 16)),
+        (10, 5, "pad", "nearest", (15, 30)),
+        (5, 5, "pad", "nearest", (15, 15)),
+        (40, 40, "resize", "auto", (16, 32)),
+        (2, 3, "resize", "nearest", (16, 32)),
+    ],
+)
+def test_all_of_an_image_within_a_size(width: int, height: int, fit: Fit, filter_name: Filter, seen: Any) -> None:
+    fitting = Fitting(fit, filter_name)
+    whole = positions(width, height)
+    found = crop(whole, crop="center", resolution=(16, 32), fitting=fitting)
+    resample = {"nearest": Image.Resampling.NEAREST, "auto": Image.Resampling.LANCZOS}[filter_name]
+    if filter_name == "auto" and width < seen[1]:
+        resample = Image.Resampling.BICUBIC
+    assert np.array_equal(found, np.asarray(whole.resize(seen[::-1], resample)))
+    assert np.array_equal(view(whole, (16, 32), fitting=fitting), found)
+    assert view(whole, None, fitting=fitting).shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "resize"])
+def test_nearest_enlarges_by_whole_pixels_without_limit(fit: Fit) -> None:
+    sprite = noise_image(3, 8, 8)
+    fitting = Fitting(fit, "nearest")
+    expected = np.asarray(sprite).repeat(6, axis=0).repeat(6, axis=1)
+    assert np.array_equal(view(sprite, 48, fitting=fitting), expected)
+    values = np.asarray(sprite).astype(np.int32) * 10**7 + 1  # more than a float32 holds
+    found = view(values, 48, numbers(3), fitting=fitting)
+    assert found.dtype == np.int32
+    assert np.array_equal(found, values.repeat(6, axis=0).repeat(6, axis=1))
+    with pytest.raises(BrokenImage, match="too small: got 8x8, need 8 pixels a side and a quarter of 48x48"):
+        view(sprite, 48, fitting=Fitting(fit))
+
+
+@pytest.mark.parametrize("filter_name", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_a_stated_filter_is_used_for_pictures_and_for_numbers(filter_name: Filter) -> None:
+    picture = Image.fromarray(np.asarray(of_mode("RGB")) // 2 + 64)
+    for size in ((16, 16), (80, 96)):
+        found = view(picture, size, fitting=Fitting("resize", filter_name))
+        resample = Image.Resampling[filter_name.upper()]
+        assert np.array_equal(found, np.asarray(picture.resize(size[::-1], resample)))
+        values = view(np.asarray(picture).astype(float), size, numbers(3), fitting=Fitting("resize", filter_name))
+        assert_same_values(values, found)
+
+
+def test_distorting_counts_both_sides_as_enlarged() -> None:
+    with pytest.raises(BrokenImage, match="too small: got 40x9, need 8 pixels a side and a quarter of 40x40"):
+        view(positions(40, 9), 40, fitting=Fitting("resize"))
 
 
 # ------------------------------------------------------------------ numbers: the data's own values, of any type

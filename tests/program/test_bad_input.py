@@ -26,7 +26,7 @@ def refused(main, capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--train.stepz", "1"], "unknown setting --train.stepz; did you mean --train.steps?"),
         (["--train.batch_size", "many"], "train.batch_size: got 'many'"),
         (["--loss.beta", "-1"], "loss.beta: got '-1'; input should be greater than or equal to 0"),
-        (["--model.image_channels", "4"], "model.image_channels: got '4'; input should be 1 or 3"),
+        (["--model.image_channels", "65"], "model.image_channels: got '65'; input should be less than or equal to 64"),
         (["--data.resolution", "17"], "data.resolution 17 is not a multiple of the model's factor 2: take 16"),
         (["--model.preset", "huge"], "unknown model.preset 'huge'"),
         (["--data.source", "nowhere"], "data.source: got 'nowhere', expected one of digits"),

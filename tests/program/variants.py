@@ -27,6 +27,7 @@ VARIANTS: dict[str, list[str]] = {
         *("--bottleneck.kind", "ema_vq", "--bottleneck.codebook_size", "16", "--bottleneck.revive_below", "0.5"),
         *("--adversarial.loss", "non_saturating", *SMALL_GAN, "--adversarial.adaptive", "false"),
         *("--adversarial.weight", "0.1", "--adversarial.learning_rate", "5e-4", "--loss.entropy_weight", "0.05"),
+        *("--data.fit", "pad", "--data.resolution", "16", "24"),  # a third of every image is padding
     ],
     "fsq": [*NO_KL, "--bottleneck.kind", "fsq", "--bottleneck.levels", "5", "3", "--data.resolution", "8", "24"],
 }

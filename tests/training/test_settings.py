@@ -87,6 +87,20 @@ def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
         (["--data.resolution", "7"], "data.resolution takes the side of a square, or height and width, of at least 8"),
         (["--data.resolution", "16", "x"], "of at least 8 pixels, got 16 x"),
         (["--data.resolution", "16", "16", "16"], "of at least 8 pixels, got 16 16 16"),
+        (
+            ["--evaluation.size", "16", "7"],
+            "evaluation.size takes the side of a square, or height and width, of at lea",
+        ),
+        (["--data.fit", "pad", "--data.crop", "random"], "data.crop cuts images, of which data.fit pad shows all"),
+        (
+            ["--data.fit", "resize", "--data.buckets", "true"],
+            "data.buckets cuts images, of which data.fit resize shows",
+        ),
+        (["--data.fit", "stretch"], "data.fit: got 'stretch'; input should be 'crop', 'pad' or 'resize'"),
+        (
+            ["--data.value_range", "0", "1", "--data.color_gain", "0.1"],
+            "data.color_gain multiplies levels of pictures, and the images are read as numbers",
+        ),
         (["--data.path", "x"], "data.path has no effect with data.source digits"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         (["--loss.perceptual", "vgg", "--loss.perceptual_weight", "0"], "disagree: give both or neither"),

@@ -15,9 +15,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from latent_ae.config.section import Size
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource, image_size
-from latent_ae.data.transforms import Size, size_text
+from latent_ae.data.transforms import size_text
 from latent_ae.io.image import BrokenImage
 from latent_ae.randomness import numpy_generator
 

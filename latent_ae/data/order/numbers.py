@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from latent_ae.config.section import Size
 from latent_ae.data.source import DataError
-from latent_ae.data.transforms import Size
 from latent_ae.randomness import numpy_generator
 
 
