@@ -150,9 +150,10 @@ def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Expo
 
 def _compat(arguments: argparse.Namespace) -> int:
     from latent_ae.models import load_autoencoder
-    from latent_ae.models.loading import states_scaling
+    from latent_ae.models.loading import load_pixel_format, states_scaling
 
-    verdicts = compat(load_autoencoder(arguments.model))
+    model = load_autoencoder(arguments.model)
+    verdicts, pixels = compat(model), load_pixel_format(arguments.model, model)
     width = max(len(verdict.consumer) for verdict in verdicts)
     for verdict in verdicts:
         word = "warn" if verdict.warnings else "yes" if verdict.works else "no"
@@ -162,6 +163,11 @@ def _compat(arguments: argparse.Namespace) -> int:
         say(f"{word:4}  {verdict.consumer:{width}}  {why} [{verdict.seen}]")
         for warning in verdict.warnings:
             say(f"{'':4}  {'':{width}}  but {warning}")
+    if pixels.numbers or pixels.alpha != "none":
+        say(
+            f"its images are {pixels.describe()}, which these programs give and take as values in [-1, 1]; "
+            "pixel_format.json, which exports carry, says what these stand for"
+        )
     if not states_scaling(arguments.model):
         say(
             f"warning: {arguments.model} does not state the scale of its latents, and every yes assumes that it is "

@@ -21,13 +21,24 @@ _RGB_OF_4 = (rules.KL, rules.RGB, rules.FACTOR_OF_8, rules.latent_channels(4))
 LOADERS = {
     "diffusers from_pretrained": Loader(_FOLDER, _DIFFUSERS),
     "diffusers SD 1.x and 2.x pipelines": Loader(
-        _FOLDER, _DIFFUSERS, rules=(rules.KL, rules.SYMMETRIC, rules.NO_STATISTICS), ignores_shift=True
+        _FOLDER,
+        _DIFFUSERS,
+        rules=(rules.KL, rules.SYMMETRIC, rules.NO_STATISTICS),
+        warns=(rules.PIL_IMAGES,),
+        ignores_shift=True,
     ),
     "diffusers SDXL pipelines": Loader(
-        _FOLDER, _DIFFUSERS, rules=(rules.KL, rules.SYMMETRIC, rules.STATISTICS_OF_4), ignores_shift=True
+        _FOLDER,
+        _DIFFUSERS,
+        rules=(rules.KL, rules.SYMMETRIC, rules.STATISTICS_OF_4),
+        warns=(rules.PIL_IMAGES,),
+        ignores_shift=True,
     ),
     "diffusers SD3 and FLUX pipelines": Loader(
-        _FOLDER, _DIFFUSERS, rules=(rules.KL, rules.SYMMETRIC, rules.SHIFT_IS_NUMBER, rules.NO_STATISTICS)
+        _FOLDER,
+        _DIFFUSERS,
+        rules=(rules.KL, rules.SYMMETRIC, rules.SHIFT_IS_NUMBER, rules.NO_STATISTICS),
+        warns=(rules.PIL_IMAGES,),
     ),
     "diffusers LDM super-resolution": Loader(
         f"{_FOLDER}, for images of the latents' size", _DIFFUSERS, rules=(rules.VQ, rules.BESIDE_RGB)
@@ -100,7 +111,7 @@ class DiffusersFolder(Exporter):
             model = source.model if variant == "fp32" else in_type(source.model, variant)
             model.save_pretrained(out, variant=_suffix(variant))
         write_config(out, config)
-        source.copy_companions(out)
+        source.write_companions(out)
         return tuple(half.warning for half in halves.values() if half.warning)
 
     def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":

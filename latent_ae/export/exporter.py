@@ -92,7 +92,7 @@ def export(source: "ModelSource", out: Path, exporter: Exporter, *, data: "DataC
 
     places = exporter.places(out)
     with placed(places) as folder:
-        probes = make_probes(source.model, data, size=exporter.image_size)
+        probes = make_probes(source.model, source.pixel_format, data, size=exporter.image_size)
         made = folder / out.name
         warnings = exporter.write(source, made, probes)
         proof = _proven(source, made, exporter, probes)
@@ -103,6 +103,7 @@ def export(source: "ModelSource", out: Path, exporter: Exporter, *, data: "DataC
             "options": dict(vars(exporter)),
             "model": Path(source.name).name if source.folder is not None else source.name,
             "encoder_identity": source.identity,
+            **({} if source.pixel_format.is_default else {"pixel_format": asdict(source.pixel_format)}),
             "loader": proof.loader,
             "comparisons": [asdict(comparison) for comparison in proof.comparisons],
             "warnings": list(warnings),

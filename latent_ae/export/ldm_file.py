@@ -156,7 +156,7 @@ class LdmFile(Exporter):
             self.prefix + name: tensor.to(DTYPES[self.variant], memory_format=torch.contiguous_format).contiguous()
             for name, tensor in named.items()
         }
-        metadata = {"format": "pt", CONFIG: json.dumps(config, sort_keys=True)}
+        metadata = {"format": "pt", CONFIG: json.dumps(config, sort_keys=True), **source.pixel_metadata}
         if self.variant == "fp32":  # rounded, it is another encoder
             metadata[IDENTITY] = source.identity
         safetensors.torch.save_file(tensors, out, metadata=metadata)
@@ -165,7 +165,7 @@ class LdmFile(Exporter):
         if judge("latent-diffusion", LATENT_DIFFUSION, source.model).works:
             text = yaml.safe_dump(ldm_config(source.model), sort_keys=False)
             (sidecar(out) / LDM_CONFIG).write_text(text, encoding="utf-8")
-        source.copy_companions(sidecar(out))
+        source.write_companions(sidecar(out))
         half = measure_half(source.model, "bf16" if self.variant == "bf16" else "fp16", probes)
         stock = judge("from_single_file", FROM_SINGLE_FILE, source.model)
         unread = f"diffusers' AutoencoderKL.from_single_file cannot read this file: {'; '.join(stock.reasons)}"

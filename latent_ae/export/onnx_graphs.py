@@ -83,9 +83,9 @@ class OnnxGraphs(Exporter):
         for graph, program in zip(graphs, programs(source.model, self.size), strict=True):
             folder = out / graph.folder
             folder.mkdir(parents=True)
-            _convert(program, graph, source.identity).save(folder / "model.onnx")
+            _convert(program, graph, source).save(folder / "model.onnx")
             write_config(folder, config)
-        source.copy_companions(out, card=False)
+        source.write_companions(out, card=False)
         return ()
 
     def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":
@@ -104,7 +104,7 @@ class OnnxGraphs(Exporter):
         return Proof("onnxruntime.InferenceSession", compare_graphs(source.model, probes, encoder, decoder))
 
 
-def _convert(program: "ExportedProgram", graph: _Graph, identity: str) -> Any:
+def _convert(program: "ExportedProgram", graph: _Graph, source: "ModelSource") -> Any:
     import torch
 
     with warnings.catch_warnings():
@@ -120,7 +120,7 @@ def _convert(program: "ExportedProgram", graph: _Graph, identity: str) -> Any:
     assert converted is not None
     for node in converted.model.graph:
         node.metadata_props.clear()  # where in whose program it comes from
-    converted.model.metadata_props["latent_ae.encoder_identity"] = identity
+    converted.model.metadata_props.update({"latent_ae.encoder_identity": source.identity, **source.pixel_metadata})
     return converted
 
 

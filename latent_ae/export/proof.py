@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latent_ae.config import Section
 from latent_ae.data import AnySource, DataConfig, DigitsConfig, EvaluationBatch, PhotosConfig, evaluation_batches
+from latent_ae.data.values import read_as
 from latent_ae.errors import UserError
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of
@@ -76,12 +77,16 @@ def answer(model: Autoencoder, pixels: Tensor, *, latents: Tensor | None = None)
         return Answer(made.outputs, latents, made.codes, decode_latents(model, latents))
 
 
-def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int, int] | None = None) -> list[Probe]:
+def make_probes(
+    model: Autoencoder, pixel_format: PixelFormat, data: DataConfig | None, *, size: tuple[int, int] | None = None
+) -> list[Probe]:
     """Held-out images of a source, and noise, in two sizes and three odd batches.
 
     Args:
         model: the model that is to be exported.
-        data: where images come from; None: the photographs or digits that need no download, as its channels are.
+        pixel_format: what its pixels mean.
+        data: where images come from; None: of pictures, the photographs or digits that need no download, as its
+            channels are; of numbers, only noise is taken.
         size: height and width in pixels that one held-out image is resized to, and one of noise has, instead.
 
     Raises ExportError if no image is large enough, the model's outputs for one are not finite, or its factor does not
@@ -91,17 +96,14 @@ def make_probes(model: Autoencoder, data: DataConfig | None, *, size: tuple[int,
     channels, factor = int(model.config["in_channels"]), factor_of(model)
     if size is not None and any(side < 1 or side % factor for side in size):
         raise ExportError(f"size {size[0]}x{size[1]}: both sides must be multiples of the model's factor {factor}")
-    if channels in (1, 3):
-        data = data or (DigitsConfig() if channels == 1 else PhotosConfig())
-        batch = _real_images(data, channels, factor)
+    if data is None and not pixel_format.numbers:
+        data = DigitsConfig() if channels <= 2 else PhotosConfig()
+    if data is not None:
+        batch = _real_images(read_as(pixel_format, data, "the model"), pixel_format, factor)
         pixels, shown = batch.pixels, batch.sample_ids
         if size is not None:
             pixels, shown = F.interpolate(pixels[:1], size, mode="bilinear", antialias=True), shown[:1]
         probes.append(_probe(model, f"held-out images of {data.source}: {', '.join(shown)}", pixels, real=True))
-    elif data is not None:
-        raise ExportError(
-            f"the model takes images of {channels} channels, and no source has them: leave out data.source"
-        )
     step = -(-16 // factor) * factor
     noisy = [(count, height * step, width * step) for count, height, width in _RANDOM]
     for place, (count, height, width) in enumerate(noisy if size is None else [(1, *size)]):
@@ -117,13 +119,13 @@ def _probe(model: Autoencoder, images: str, pixels: Tensor, *, real: bool) -> Pr
     return Probe(images, real, pixels, given)
 
 
-def _real_images(data: DataConfig, channels: int, factor: int) -> EvaluationBatch:
+def _real_images(data: DataConfig, pixel_format: PixelFormat, factor: int) -> EvaluationBatch:
     source = data.open().heldout
     reasons: list[str] = []
     for wanted in _SIDES:
         batches = evaluation_batches(
             source,
-            PixelFormat.picture(channels),
+            pixel_format,
             size=max(2, -(-wanted // factor)) * factor,
             background=data.background,
             batch_size=_REAL,

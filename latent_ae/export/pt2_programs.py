@@ -45,10 +45,11 @@ class Pt2Programs(Exporter):
         for name, program in zip((ENCODER, DECODER), programs(source.model, self.size), strict=True):
             # Through memory: torch's own writer has several kinds of errors for a full disk.
             buffer = io.BytesIO()
-            torch.export.save(program, buffer, extra_files={"latent_ae.encoder_identity": source.identity})
+            extra = {"latent_ae.encoder_identity": source.identity, **source.pixel_metadata}
+            torch.export.save(program, buffer, extra_files=extra)
             (out / name).write_bytes(buffer.getvalue())
         write_config(out, config_of(source.model))
-        source.copy_companions(out, card=False)
+        source.write_companions(out, card=False)
         return ()
 
     def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":

@@ -68,6 +68,10 @@ SYMMETRIC = Rule(
     "needs as many channels out as in, got {model.image_channels[0]} in and {model.image_channels[1]} out",
 )
 RGB = Rule(lambda model: model.image_channels == (3, 3), "needs RGB images, got {model.image_channels[0]} channels")
+PIL_IMAGES = Rule(
+    lambda model: model.image_channels[1] <= 4,
+    'images of {model.image_channels[1]} channels are no PIL images: ask pipelines for output_type="np"',
+)
 FACTOR_OF_8 = Rule(lambda model: model.factor == 8, "needs a downsampling factor of 8, got {model.factor}")
 BESIDE_RGB = Rule(
     lambda model: model.latent_channels == 3,

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from latent_ae.export.proof import ExportError
+from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.models.autoencoder import class_name
-from latent_ae.models.loading import refuse_part_of_folder, states_scaling
+from latent_ae.models.loading import load_pixel_format, refuse_part_of_folder, states_scaling
 from latent_ae.models.parts import encoder_identity
 from latent_ae.models.run_folders import is_checkpoint, load_from_checkpoint, located
-from latent_ae.models.single_file import load_single_file, stated_config
+from latent_ae.models.single_file import PIXELS, load_single_file, stated_config
 
 CARD, STATISTICS = "README.md", "latent_stats.json"
 _PICTURE = re.compile(r"!\[[^]]*\]\(([\w-]+\.png)\)")
@@ -29,16 +31,33 @@ class ModelSource:
     identity: str
     folder: Path | None = None
     """where its card and statistics lie, if it is a folder on this machine"""
+    pixels: PixelFormat | None = None
+    """what its pixels mean; None: they are those of pictures"""
 
     @classmethod
     def load(cls, name: str) -> "ModelSource":
-        """A model directory, a single file or a hub id. Raises ModelError."""
+        """A model directory, a single file or a hub id. Raises ModelError, and UserError where nothing says what the
+        pixels of its images mean.
+        """
         model = load_autoencoder(name)
         folder = located(Path(name))
-        return cls(name, model, encoder_identity(model), folder if (folder / "config.json").is_file() else None)
+        there = folder if (folder / "config.json").is_file() else None
+        return cls(name, model, encoder_identity(model), there, load_pixel_format(name, model))
 
-    def copy_companions(self, target: Path, *, card: bool = True) -> None:
-        """Copy the statistics of its latents into a folder, and its card with the images that it shows."""
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What its pixels mean. Raises UserError for more channels than pictures have, of which nothing is known."""
+        return self.pixels or PixelFormat.picture(int(self.model.config["in_channels"]))
+
+    @property
+    def pixel_metadata(self) -> dict[str, str]:
+        """For the metadata of exported files, as far as they have any: empty for grey and RGB pictures."""
+        return {} if self.pixel_format.is_default else {PIXELS: self.pixel_format.to_json()}
+
+    def write_companions(self, target: Path, *, card: bool = True) -> None:
+        """Write into a folder what its pixels mean, and copy the statistics of its latents and its card with images."""
+        if not self.pixel_format.is_default:
+            (target / PIXEL_FORMAT).write_text(self.pixel_format.to_json() + "\n", encoding="utf-8")
         if self.folder is None:
             return
         names = [STATISTICS]
@@ -83,7 +102,8 @@ def read_single_file(
         raise ExportError(f"{idle[0]} has no effect on the {class_name(model)} of {path}: leave it out")
     model.register_to_config(**scaling)
     folder = sidecar(path)
-    return ModelSource(str(path), model, encoder_identity(model), folder if folder.is_dir() else None)
+    there = folder if folder.is_dir() else None
+    return ModelSource(str(path), model, encoder_identity(model), there, load_pixel_format(str(path), model))
 
 
 def unstated_scaling(path: Path) -> str | None:

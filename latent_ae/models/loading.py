@@ -27,7 +27,7 @@ from latent_ae.models.run_folders import (
     source_of_scale,
     what_else,
 )
-from latent_ae.models.single_file import load_single_file, stated_config
+from latent_ae.models.single_file import load_single_file, stated_config, stated_pixel_format
 from latent_ae.models.tensor_file import SUFFIXES, refuse_foreign
 
 T = TypeVar("T")
@@ -86,14 +86,18 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
 def load_pixel_format(name: str, model: Autoencoder) -> PixelFormat:
     """What the pixels of the model mean that `load_autoencoder` loads by this name.
 
-    By the file beside its weights, or the checkpoint's record; grey or RGB pictures, with alpha or without, where
-    nothing says otherwise. Raises UserError for a model of more channels without such a file, or one that is damaged.
+    By the file beside its weights, or the record in a checkpoint or a single file; grey or RGB pictures, with alpha or
+    without, where nothing says otherwise. Raises UserError for a model of more channels without such a file, or one
+    that is damaged.
     """
     channels = int(model.config["in_channels"])
     path = located(Path(name))
     if is_checkpoint(path):
         saved = checkpoint_pixel_format(path)
         return PixelFormat.picture(channels) if saved is None else PixelFormat.from_json(saved, str(path))
+    if path.is_file():
+        saved = stated_pixel_format(path)
+        return read_pixel_format(path, channels) if saved is None else PixelFormat.from_json(saved, str(path))
     if path.is_dir():
         return read_pixel_format(path / (next(_subfolders(path), None) or ""), channels)
     for subfolder in SUBFOLDERS:

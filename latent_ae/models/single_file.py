@@ -21,8 +21,8 @@ from latent_ae.models.ldm_keys import from_ldm_keys, linear_attention, to_ldm_na
 from latent_ae.models.parts import CODEBOOK, DECODER_SIDE, ENCODER_SIDE, in_parts
 from latent_ae.models.tensor_file import read_tensors
 
-CONFIG = "latent_ae.config"
-"""entry of a safetensors file's metadata: the model's config.json"""
+CONFIG, PIXELS = "latent_ae.config", "latent_ae.pixel_format"
+"""entries of a safetensors file's metadata: the model's config.json, and pixel_format.json if it has one"""
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """parts of a name that stand for what a module was wrapped in, anywhere: by DDP, torch.compile, FSDP, checkpointing"""
 _USUAL = ("first_stage_model.", "vae.")
@@ -73,11 +73,7 @@ def stated_config(path: Path) -> dict[str, Any] | None:
 
     Raises ModelError for metadata that are no such config.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None  # the reader says what is wrong with it
+    metadata = _metadata(path)
     if CONFIG not in metadata:
         return None
     try:
@@ -89,6 +85,19 @@ def stated_config(path: Path) -> dict[str, Any] | None:
     if config.get("_class_name") not in CLASSES or not isinstance(config.get("norm_num_groups"), int):
         raise ModelError(f"the metadata {CONFIG} of {path} is not the config of an {' or '.join(CLASSES)}")
     return config
+
+
+def stated_pixel_format(path: Path) -> str | None:
+    """The pixel format in the metadata of a safetensors file, as JSON; None if there is none."""
+    return _metadata(path).get(PIXELS)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}  # the reader says what is wrong with it
 
 
 def _inferred(file: "_File", norm_num_groups: int) -> Autoencoder:

@@ -82,7 +82,9 @@ def test_an_export_carries_no_path_of_this_machine(name: str, target: str, model
 def test_the_proof_tells_another_model(target: str, models: Path, exports: Exports) -> None:
     other = ModelSource.load(str(models / "other"))
     comparisons = (
-        EXPORTERS[target]().prove(other, exports("kl", target).out, make_probes(other.model, None)).comparisons
+        EXPORTERS[target]()
+        .prove(other, exports("kl", target).out, make_probes(other.model, other.pixel_format, None))
+        .comparisons
     )
     outputs = [each for each in comparisons if each.shape]
     assert outputs
