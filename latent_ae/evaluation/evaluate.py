@@ -10,7 +10,7 @@ B C H W: images, channels, pixels.
 
 import importlib.metadata
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -137,23 +137,14 @@ class Evaluator:
         return torch.randn(shape, generator=torch_generator(self._seed, "evaluation", place_of(sample_id)))
 
 
-def evaluate(
-    evaluator: Evaluator, batches: Batches, *, progress: Callable[[int], object] | None = None
-) -> EvaluationReport:
-    """Measure every batch in this process; `progress` is called with the number of images of each.
-
-    Raises UserError if there is no image.
-    """
+def evaluate(evaluator: Evaluator, batches: Batches) -> EvaluationReport:
+    """Measure every batch in this process. Raises UserError if there is no image."""
     for pixels, sample_ids in batches:
         evaluator.update(pixels, sample_ids)
-        if progress is not None:
-            progress(len(pixels))
     return evaluator.measurements.report()
 
 
-def measure_latents(
-    model: Autoencoder, batches: Batches, *, progress: Callable[[int], object] | None = None
-) -> LatentStatistics:
+def measure_latents(model: Autoencoder, batches: Batches) -> LatentStatistics:
     """Statistics of the latents of every batch; their `.scaling()` belongs into the model's config."""
     statistics = LatentStatistics()
     for pixels, _ in batches:
@@ -161,8 +152,6 @@ def measure_latents(
         with inference(model):
             encoded = encode_pixels(model, pixels)
         statistics.update(encoded.latents, encoded.logvar)
-        if progress is not None:
-            progress(len(pixels))
     return statistics
 
 

@@ -4,6 +4,7 @@ options, models' runs -> measure_config -> MeasureConfig, part -> open_part -> I
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,33 +158,48 @@ def reading_as(config: MeasureConfig, formats: Mapping[str, PixelFormat]) -> Mea
     return config.model_copy(update={"data": read_as(pixels, config.data, name)})
 
 
+@contextmanager
 def batches(
-    pixels: PixelFormat,
     source: ImageSource,
-    config: MeasureConfig,
+    pixels: PixelFormat,
+    data: DataConfig,
+    evaluation: EvaluationConfig,
     *,
     limit: int | None,
+    what: str = "",
     bad: list[str] | None = None,
-) -> Iterator[tuple[Tensor, Sequence[str]]]:
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Iterator[tuple[Tensor, Sequence[str]]]]:
     """Pixels, of the format `pixels`, and ids of `limit` images of a source (None: all), spread evenly over it.
 
-    Prints those that cannot be used, and adds their ids to `bad`.
+    Prints those that cannot be used, and adds their ids to `bad`. With `shard` (rank, processes) these are one
+    process's share. The first one shows a progress bar called `what`; "" shows none.
     """
+    rank, processes = shard
 
     def leave_out(sample_id: str, reason: str) -> None:
         tqdm.write(f"left out: {sample_id}: {reason}")
         if bad is not None:
             bad.append(sample_id)
 
-    for batch in evaluation_batches(
+    found = evaluation_batches(
         source,
         pixels,
-        size=config.evaluation.size,
-        background=config.data.background,
-        fitting=config.data.fitting,
-        batch_size=config.evaluation.batch_size,
+        size=evaluation.size,
+        background=data.background,
+        fitting=data.fitting,
+        batch_size=evaluation.batch_size,
         limit=limit,
         on_bad=leave_out,
-        workers=config.data.workers,
-    ):
-        yield batch.pixels, batch.sample_ids
+        shard=shard,
+        workers=data.workers,
+    )
+    total, hidden = asked_for(source, limit), not what or rank > 0
+    with tqdm(total=total, desc=what, unit="image", leave=False, disable=hidden) as bar:
+
+        def shown() -> Iterator[tuple[Tensor, Sequence[str]]]:
+            for batch in found:
+                yield batch.pixels, batch.sample_ids
+                bar.update(len(batch.pixels) * processes)
+
+        yield shown()

@@ -6,7 +6,7 @@ B C H W: images, channels, pixels; K: draws from an image's posterior.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -130,9 +130,7 @@ class LikelihoodEstimator:
         return likelihood_report(list(self._rows.values()), std=self._std, protocol=self.protocol)
 
 
-def fit_std(
-    model: Autoencoder, batches: Batches, *, seed: int = 0, progress: Callable[[int], object] | None = None
-) -> tuple[float, int]:
+def fit_std(model: Autoencoder, batches: Batches, *, seed: int = 0) -> tuple[float, int]:
     """The standard deviation that maximises the mean single-sample ELBO over all images of `batches`; their number.
 
     Each image has one draw, the first that LikelihoodEstimator would take; only log p(x|z) depends on the standard
@@ -153,8 +151,6 @@ def fit_std(
             levels.append(levels_of(image).flatten()[::stride])
             means.append(decoded.cpu().flatten()[::stride])
             weights.append(torch.full(levels[-1].shape, image.numel() / len(levels[-1]), dtype=torch.float64))
-        if progress is not None:
-            progress(len(pixels))
     if not levels:
         raise UserError("no standard deviation can be fitted: no image of the training part can be used; give --std")
     level, mu, weight = torch.cat(levels), torch.cat(means), torch.cat(weights)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tqdm import tqdm
-
 from latent_ae.config import EvaluationConfig
 from latent_ae.config.section import Size, size_of
 from latent_ae.data.source import ImageSource
@@ -84,11 +82,10 @@ def _measured(
     )
     bad: list[str] = []
     limit = config.evaluation.max_images
-    asked = asked_for(source, limit)
-    with tqdm(total=asked, unit="image") as bar:
-        report = evaluate(evaluator, batches(pixels, source, config, limit=limit, bad=bad), progress=bar.update)
+    with batches(source, pixels, config.data, config.evaluation, limit=limit, what="evaluating", bad=bad) as found:
+        report = evaluate(evaluator, found)
     model.to("cpu")
-    return report.with_unusable(bad, asked)
+    return report.with_unusable(bad, asked_for(source, limit))
 
 
 def measure_likelihood(
@@ -120,9 +117,10 @@ def measure_likelihood(
         check_prior(prior, encoder_identity(model), str(prior_name))
     rule = "given"
     if std is None:
-        fitted = asked_for(parts.train, FITTED_IMAGES)
-        with tqdm(total=fitted, unit="image", desc="fitting std") as bar:
-            std, count = fit_std(model, batches(pixels, parts.train, config, limit=fitted), progress=bar.update)
+        with batches(
+            parts.train, pixels, config.data, config.evaluation, limit=FITTED_IMAGES, what="fitting std"
+        ) as found:
+            std, count = fit_std(model, found)
         rule = f"fitted: the largest mean single-sample ELBO of {count} images of the training part"
     estimator = LikelihoodEstimator(
         model,
@@ -136,12 +134,10 @@ def measure_likelihood(
     )
     bad: list[str] = []
     limit = config.evaluation.max_images
-    asked = asked_for(source, limit)
-    with tqdm(total=asked, unit="image") as bar:
-        for images, sample_ids in batches(pixels, source, config, limit=limit, bad=bad):
+    with batches(source, pixels, config.data, config.evaluation, limit=limit, what="measuring", bad=bad) as found:
+        for images, sample_ids in found:
             estimator.update(images, sample_ids)
-            bar.update(len(images))
-    return estimator.report().with_unusable(bad, asked)
+    return estimator.report().with_unusable(bad, asked_for(source, limit))
 
 
 class Networks(NamedTuple):

@@ -1,20 +1,20 @@
 """What a run does with images it does not train on: sample grids and evaluation, shared out over its processes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from latent_ae.config.section import size_of
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
 from latent_ae.data.transforms import size_text
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import measure_latents
-from latent_ae.evaluation.images import asked_for
+from latent_ae.evaluation.images import asked_for, batches
 from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.run import build_evaluator, build_networks
@@ -50,7 +50,7 @@ class Heldout:
     def _check(self, source: ImageSource, part: str, limit: int | None) -> None:
         left_out: list[str] = []
         size = self.config.evaluation.size
-        batches = evaluation_batches(
+        found = evaluation_batches(
             source,
             self.pixels,
             size=size,
@@ -60,7 +60,7 @@ class Heldout:
             limit=limit,
             on_bad=lambda sample_id, reason: left_out.append(f"{sample_id}: {reason}"),
         )
-        if next(batches, None) is None:
+        if next(found, None) is None:
             rule = "" if size is None else f" at evaluation.size {size_text(size_of(size))}"
             remedy = "repair or replace them" if size is None else "lower it, or null for images as they are"
             raise UserError(
@@ -70,8 +70,8 @@ class Heldout:
 
     def images(self, source: ImageSource, count: int) -> list[Tensor]:
         """Images spread evenly over a source, [C,H,W] each in [-1, 1]; fewer than `count` where some cannot be used."""
-        batches = self._batches(source, limit=count, shard=(0, 1))
-        return [image for pixels, _ in batches for image in pixels]
+        with self._batches(source, limit=count, shard=(0, 1)) as found:
+            return [image for pixels, _ in found for image in pixels]
 
     def draw_samples(self, model: Autoencoder, step: int, logbook: Logbook) -> Path | None:
         """Write samples/step-N.png, inputs above reconstructions; the main process alone. None if nothing was drawn."""
@@ -96,21 +96,18 @@ class Heldout:
             seed=self.config.seed,
         )
         bad: list[str] = []
-        total = asked_for(self.parts.heldout, evaluation.max_images)
-        with self._bar("evaluating", total) as bar:
-            for pixels, sample_ids in self._batches(self.parts.heldout, limit=evaluation.max_images, bad=bad):
-                if stop():
-                    break
+        limit = evaluation.max_images
+        with self._batches(self.parts.heldout, limit=limit, what="evaluating", bad=bad) as found:
+            for pixels, sample_ids in takewhile(lambda _: not stop(), found):
                 evaluator.update(pixels, sample_ids)
-                bar.update(len(pixels) * self.accelerator.num_processes)
         states = gather_from_processes((stop(), evaluator.measurements, bad), self.accelerator)
         if any(stopped for stopped, *_ in states):
             return None
         for rank, (_, measured, _) in enumerate(states):
             if rank != self.accelerator.process_index:
                 evaluator.measurements.merge(measured)
-        report = evaluator.measurements.report()
-        return report.with_unusable(sorted(sample_id for *_, ids in states for sample_id in ids), total)
+        unusable = sorted(sample_id for *_, ids in states for sample_id in ids)
+        return evaluator.measurements.report().with_unusable(unusable, asked_for(self.parts.heldout, limit))
 
     def validate(self, state: AutoencoderState, logbook: Logbook, stop: Callable[[], bool]) -> bool:
         """Evaluate in the middle of a run: one line, the measures at the tracker, and the best weights kept.
@@ -134,17 +131,8 @@ class Heldout:
     def measure_training_latents(self, model: Autoencoder, stop: Callable[[], bool]) -> LatentStatistics | None:
         """Latent statistics over the training images, each process its share; None if one was told to stop."""
         limit = self.config.evaluation.latent_images
-
-        def until_stopped() -> Iterator[tuple[Tensor, Sequence[str]]]:
-            for batch in self._batches(self.parts.train, limit=limit):
-                if stop():
-                    return
-                yield batch
-
-        with self._bar("measuring latents", min(limit, len(self.parts.train))) as bar:
-            statistics = measure_latents(
-                model, until_stopped(), progress=lambda images: bar.update(images * self.accelerator.num_processes)
-            )
+        with self._batches(self.parts.train, limit=limit, what="measuring latents") as found:
+            statistics = measure_latents(model, takewhile(lambda _: not stop(), found))
         gathered = gather_from_processes((stop(), statistics), self.accelerator)
         if any(stopped for stopped, _ in gathered):
             return None
@@ -158,33 +146,16 @@ class Heldout:
         source: ImageSource,
         *,
         limit: int | None,
+        what: str = "",
         shard: tuple[int, int] | None = None,
         bad: list[str] | None = None,
-    ) -> Iterator[tuple[Tensor, Sequence[str]]]:
-        """Up to `limit` images, of this process or of a `shard`; says which cannot be used, and adds them to `bad`."""
-
-        def leave_out(sample_id: str, reason: str) -> None:
-            tqdm.write(f"left out: {sample_id}: {reason}")
-            if bad is not None:
-                bad.append(sample_id)
-
-        batches = evaluation_batches(
-            source,
-            self.pixels,
-            size=self.config.evaluation.size,
-            background=self.config.data.background,
-            fitting=self.config.data.fitting,
-            batch_size=self.config.evaluation.batch_size,
-            limit=limit,
-            on_bad=leave_out,
-            shard=shard or (self.accelerator.process_index, self.accelerator.num_processes),
-            workers=self.config.data.workers,
+    ) -> AbstractContextManager[Iterator[tuple[Tensor, Sequence[str]]]]:
+        """As `evaluation.images.batches`: this process's share, or that of a `shard`."""
+        share = shard or (self.accelerator.process_index, self.accelerator.num_processes)
+        config = self.config
+        return batches(
+            source, self.pixels, config.data, config.evaluation, limit=limit, what=what, bad=bad, shard=share
         )
-        for batch in batches:
-            yield batch.pixels, batch.sample_ids
-
-    def _bar(self, what: str, total: int) -> "tqdm[Any]":
-        return tqdm(total=total, desc=what, unit="image", leave=False, disable=not self.accelerator.is_main_process)
 
 
 def reconstruction_grid(

@@ -409,14 +409,6 @@ def test_values_that_are_not_finite_do_not_hide(model: AutoencoderKL) -> None:
     assert None in report.color_bias  # and not 0, which would be perfect
 
 
-def test_progress_is_the_number_of_images_of_each_batch(model: AutoencoderKL) -> None:
-    done: list[int] = []
-    report = evaluate(Evaluator(model, **WORDS), batches(), progress=done.append)
-    assert (done, report.images) == ([2] * 5, 10)
-    done.clear()
-    assert measure_latents(model, batches(), progress=done.append).images == sum(done) == 10
-
-
 def test_what_cannot_be_measured_is_refused(model: AutoencoderKL) -> None:
     evaluator = Evaluator(model, **WORDS)
     with pytest.raises(ValueError, match="nothing was measured"):
