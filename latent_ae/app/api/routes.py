@@ -9,12 +9,10 @@
 What they raise, `perimeter.error_replies` answers.
 """
 
-import asyncio
-import contextlib
 import functools
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
+import anyio.from_thread
 import anyio.to_thread
 from anyio import CapacityLimiter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -36,29 +34,33 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 def plain_routes(service: Service, replies: Replies, accounts: Accounts | None) -> list[BaseRoute]:
     """The routes, to be put before Gradio's. With `accounts` all but /healthz require a name and password."""
-    registry = CollectorRegistry()
+    registry, threads = CollectorRegistry(), CapacityLimiter(service.limits.queue)
     registry.register(StatsCollector(service, replies))
-    remote = _Remote(service)
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        remote.require_place()
+        if service.stats().inside >= service.limits.queue:
+            raise Busy("the server is busy with as many requests as it takes: try again in a moment")
         return PlainTextResponse("ready\n")
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    answers: list[tuple[str, str, Answer]] = [
-        ("GET", "/readyz", readyz),
-        ("GET", "/metrics", metrics),
-        *(("POST", f"/remote/decode{model}", remote.decode) for model in ("", "/{model}")),
-        *(("POST", f"/remote/encode{model}", remote.encode) for model in ("", "/{model}")),
-    ]
+    answers = {
+        "/readyz": ("GET", readyz),
+        "/metrics": ("GET", metrics),
+        "/remote/decode": ("POST", _remote(RemoteDecode, service.decode_tensor, threads)),
+        "/remote/encode": ("POST", _remote(RemoteEncode, service.encode_tensor, threads)),
+    }
     return [
         Route("/healthz", healthz, methods=["GET"]),
-        *(Route(path, _for_accounts(answer, accounts), methods=[method]) for method, path, answer in answers),
+        *(
+            Route(f"{path}{model}", _for_accounts(answer, accounts), methods=[method])
+            for path, (method, answer) in answers.items()
+            for model in (("", "/{model}") if path.startswith("/remote") else ("",))
+        ),
     ]
 
 
@@ -71,80 +73,49 @@ class StatsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family for each figure, read when it is asked for."""
-        stats = self._service.stats()
-        requests = CounterMetricFamily(
-            "latent_ae_requests", "Requests that were answered or refused.", labels=["endpoint", "outcome"]
-        )
-        for labels, count in stats.requests.items():
-            requests.add_metric(labels, count)
-        seconds = CounterMetricFamily("latent_ae_request_seconds", "Sum of the response times.", labels=["endpoint"])
-        for endpoint, total in stats.seconds.items():
-            seconds.add_metric([endpoint], total)
-        errors = CounterMetricFamily("latent_ae_http_errors", "HTTP error replies.", labels=["route", "error"])
-        for labels, count in list(self._replies.counts.items()):
-            errors.add_metric(labels, count)
-        yield from (requests, seconds, errors)
-        yield CounterMetricFamily("latent_ae_batches", "Batches that the models worked on.", value=stats.batches)
-        yield CounterMetricFamily("latent_ae_batched_images", "Images in these batches.", value=stats.batched)
-        yield GaugeMetricFamily("latent_ae_requests_inside", "Requests that are not answered yet.", value=stats.inside)
-        yield GaugeMetricFamily("latent_ae_requests_limit", "As many can be inside.", value=self._service.limits.queue)
-        yield GaugeMetricFamily("latent_ae_images_waiting", "Images that wait for a model.", value=stats.queued)
-        yield GaugeMetricFamily("latent_ae_images_running", "Images that a model works on.", value=stats.running)
+        stats, errors = self._service.stats(), list(self._replies.counts.items())
+        seconds = [((endpoint,), total) for endpoint, total in stats.seconds.items()]
+        labels = "endpoint", "outcome"
+        yield _counter("requests", "Requests that were answered or refused.", labels, stats.requests.items())
+        yield _counter("request_seconds", "Sum of the response times.", labels[:1], seconds)
+        yield _counter("http_errors", "HTTP error replies.", ("route", "error"), errors)
+        yield _counter("batches", "Batches that the models worked on.", (), [((), stats.batches)])
+        yield _counter("batched_images", "Images in these batches.", (), [((), stats.batched)])
+        for name, text, value in (
+            ("requests_inside", "Requests that are not answered yet.", stats.inside),
+            ("requests_limit", "As many can be inside.", self._service.limits.queue),
+            ("images_waiting", "Images that wait for a model.", stats.queued),
+            ("images_running", "Images that a model works on.", stats.running),
+        ):
+            yield GaugeMetricFamily(f"latent_ae_{name}", text, value=value)
 
 
-class _Remote:
-    """The remote VAE."""
+def _counter(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"latent_ae_{name}", text, labels=labels)
+    for label, value in values:
+        family.add_metric(label, value)
+    return family
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._threads = CapacityLimiter(service.limits.queue)
 
-    async def decode(self, request: Request) -> Response:
-        """Latents to an image or a tensor."""
-        return await self._answer(request, RemoteDecode, self._service.decode_tensor)
+def _remote(
+    asked: type[RemoteDecode] | type[RemoteEncode], function: Callable[..., RemoteReply], threads: CapacityLimiter
+) -> Answer:
+    """A route of the remote VAE, whose work runs in one of `threads`."""
 
-    async def encode(self, request: Request) -> Response:
-        """An image or a tensor to latents."""
-        return await self._answer(request, RemoteEncode, self._service.encode_tensor)
+    async def answer(request: Request) -> Response:
+        def tick(_: float) -> None:
+            if anyio.from_thread.run(request.is_disconnected):
+                raise ClientDisconnect
 
-    def require_place(self) -> None:
-        """Raise Busy if the service would take no request now."""
-        if self._service.stats().inside >= self._service.limits.queue:
-            raise Busy("the server is busy with as many requests as it takes: try again in a moment")
-
-    async def _answer(
-        self,
-        request: Request,
-        asked: type[RemoteDecode] | type[RemoteEncode],
-        function: Callable[..., RemoteReply],
-    ) -> Response:
         # A slot is taken once the body is here, which the guard bounds in size and time.
         given = asked.from_query(request.query_params.multi_items(), await request.body())
-        call = functools.partial(function, given, model=request.path_params.get("model"))
-        async with _watched(request) as tick:
-            reply = await anyio.to_thread.run_sync(functools.partial(call, tick=tick), limiter=self._threads)
+        call = functools.partial(function, given, model=request.path_params.get("model"), tick=tick)
+        reply = await anyio.to_thread.run_sync(call, limiter=threads)
         return Response(reply.data, media_type=reply.media_type, headers=reply.headers)
 
-
-@contextlib.asynccontextmanager
-async def _watched(request: Request) -> AsyncIterator[Callable[[float], None]]:
-    """A tick for work in another thread, which raises ClientDisconnect once the client has left."""
-    left = threading.Event()
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        left.set()
-
-    def tick(_: float) -> None:
-        if left.is_set():
-            raise ClientDisconnect
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield tick
-    finally:
-        watching.cancel()
+    return answer
 
 
 def _for_accounts(answer: Answer, accounts: Accounts | None) -> Answer:

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -13,16 +13,7 @@ from latent_ae.app.tabs import markup
 from latent_ae.service.catalog import ModelInfo, choose
 from latent_ae.service.errors import ServiceError
 
-
-class EventOptions(TypedDict):
-    """Arguments of a Gradio event."""
-
-    queue: bool
-    show_progress: Literal["hidden"]
-    api_visibility: Literal["private"]
-
-
-QUICK: EventOptions = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Options of an event that takes no time and that no program may call."""
 MODEL_EVENTS = 8
 """Page requests that the service works on at a time; Gradio's queue holds the others and shows their place."""
