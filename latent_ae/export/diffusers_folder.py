@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latent_ae.export import rules
 from latent_ae.export.compat import SD, XL, Loader
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _FOLDER = "the folder (latent-ae export diffusers)"
 _DIFFUSERS = "run, diffusers 0.42.1"
+_PER_CHANNEL = (
+    "latents_mean and latents_std are for (z - latents_mean) * scaling_factor / latents_std, as diffusers' SDXL "
+    "pipelines compute: scale latents so in training too; programs that ignore them scale by scaling_factor alone"
+)
 _RGB_OF_4 = (rules.KL, rules.RGB, rules.FACTOR_OF_8, rules.latent_channels(4))
 
 LOADERS = {
@@ -77,6 +81,8 @@ class DiffusersFolder(Exporter):
     """of fp32, fp16 and bf16; the names of the last two are in their files' names, and `variant=` loads them"""
     measure: bool = True
     """whether `force_upcast` follows from a measurement of fp16 instead of the model's config"""
+    per_channel: bool = False
+    """whether the config gets `latents_mean` and `latents_std`"""
 
     summary = "a folder for diffusers, alone or as a pipeline's vae/"
     consumer = "diffusers"
@@ -84,7 +90,7 @@ class DiffusersFolder(Exporter):
 
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
-        """--variant."""
+        """--variant, --per-channel."""
         parser.add_argument(
             "--variant",
             dest="variants",
@@ -93,14 +99,20 @@ class DiffusersFolder(Exporter):
             default=["fp32"],
             help="dtypes of the weights, one file each; load fp16 and bf16 with `variant=` (default: fp32)",
         )
+        parser.add_argument(
+            "--per-channel",
+            action="store_true",
+            help="write latents_mean and latents_std of each channel into config.json, from latent_stats.json: "
+            "diffusers' SDXL pipelines read them, others ignore them (see compat)",
+        )
 
     def write(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> tuple[str, ...]:
-        """Raises OSError. Warns of half precisions in which the model overflows or is inexact."""
+        """Raises OSError, ExportError. Warns of half precisions in which the model overflows or is inexact."""
         from latent_ae.export.half import in_type, measure_half
-        from latent_ae.export.source import config_of, write_config
+        from latent_ae.export.source import write_config
 
+        config = self._config(source)
         out.mkdir()
-        config = config_of(source.model)
         wanted = {*self.variants} - {"fp32"}
         if self.measure and "force_upcast" in config:
             wanted.add("fp16")
@@ -112,7 +124,14 @@ class DiffusersFolder(Exporter):
             model.save_pretrained(out, variant=_suffix(variant))
         write_config(out, config)
         source.write_companions(out)
-        return tuple(half.warning for half in halves.values() if half.warning)
+        warnings = [half.warning for half in halves.values() if half.warning]
+        return (*warnings, *([_PER_CHANNEL] if self.per_channel else []))
+
+    def _config(self, source: "ModelSource") -> dict[str, Any]:
+        """What config.json says, but for `force_upcast`."""
+        from latent_ae.export.source import channel_scale, config_of
+
+        return config_of(source.model) | (channel_scale(source) if self.per_channel else {})
 
     def prove(self, source: "ModelSource", out: Path, probes: "Sequence[Probe]") -> "Proof":
         """Through `from_pretrained`, as the folder itself and as a subfolder: the same to the last bit in float32."""
@@ -120,7 +139,6 @@ class DiffusersFolder(Exporter):
 
         from latent_ae.export.half import rounded
         from latent_ae.export.proof import Proof, answer, compare_answers, compare_scaling
-        from latent_ae.export.source import config_of
         from latent_ae.models.autoencoder import CLASSES, class_name
 
         kind = CLASSES[class_name(source.model)]
@@ -133,7 +151,7 @@ class DiffusersFolder(Exporter):
                 " as a subfolder": kind.from_pretrained(out.parent, subfolder=out.name, **options),
             }
             for model in loaded.values():
-                comparisons += compare_scaling(model, config_of(source.model))
+                comparisons += compare_scaling(model, self._config(source))
             for number, probe in enumerate(probes):
                 expected = probe.answer if reference is None else answer(reference, probe.pixels)
                 for how, model in loaded.items():

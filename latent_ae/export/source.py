@@ -136,6 +136,33 @@ def config_of(model: Autoencoder) -> dict[str, Any]:
     return config
 
 
+def channel_scale(source: ModelSource) -> dict[str, list[float]]:
+    """`latents_mean` and `latents_std` for a model's config, from the statistics in its folder.
+
+    With z the raw latents, (z - latents_mean) * scaling_factor / latents_std has mean 0 and standard deviation 1 in
+    each channel. So latents_std is that of z * scaling_factor, and a program that knows scaling_factor alone is right
+    on average over the channels. Raises ExportError where there are no such statistics.
+    """
+    config, file = source.model.config, None if source.folder is None else source.folder / STATISTICS
+    if "latents_mean" not in config:
+        raise ExportError(f"--per-channel needs an AutoencoderKL, got the {class_name(source.model)} {source.name}")
+    if config["latents_mean"] is not None:
+        raise ExportError(f"{source.name} has latents_mean and latents_std already: leave out --per-channel")
+    try:
+        stats = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+        mean, std = (list(map(float, stats["sample"][name])) for name in ("channel_mean", "channel_std"))
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ExportError(
+            f"--per-channel needs {STATISTICS} with the statistics of each channel, as the model/ of a run has it; "
+            f"{source.name} has none"
+        ) from None
+    if stats.get("encoder_identity") != source.identity or {len(mean), len(std)} != {config["latent_channels"]}:
+        raise ExportError(f"{file} is of another encoder than the weights beside it: measure the latents again")
+    if not all(value > 0 for value in std):
+        raise ExportError(f"channel {std.index(min(std))} of the latents is constant: it cannot be scaled by itself")
+    return {"latents_mean": mean, "latents_std": [value * float(config["scaling_factor"]) for value in std]}
+
+
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.json in diffusers' own form."""
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,16 +1,24 @@
 """`latent-ae export diffusers`."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, VQModel
+from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline, VQModel
 
+from latent_ae.config import ModelConfig
+from latent_ae.evaluation.evaluate import measure_latents
+from latent_ae.export import compat
 from latent_ae.export.diffusers_folder import DiffusersFolder
 from latent_ae.export.exporter import export
+from latent_ae.export.proof import ExportError
 from latent_ae.export.source import ModelSource
-from latent_ae.models import load_autoencoder
+from latent_ae.models import build_autoencoder, load_autoencoder
 from latent_ae.models.parts import encoder_identity
 from tests.export.conftest import Run, left, write_model
 
@@ -101,3 +109,84 @@ def test_bf16_that_moves_latents_by_more_than_a_percent_is_told(tmp_path: Path, 
     source = ModelSource.load(str(write_model(tmp_path / "model", model)))
     exported = export(source, tmp_path / "vae", DiffusersFolder(("bf16",)))
     assert any(warning.startswith("bf16 puts latents") for warning in exported.warnings)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
+    """A model with 4 latent channels, as a run leaves it, and the images on which its latents were measured."""
+    config = ModelConfig(preset="tiny", image_channels=3, latent_channels=4)
+    model = build_autoencoder(config, seed=0, resolution=16).eval()
+    with torch.no_grad():
+        model.quant_conv.bias[:4] = torch.tensor([3.0, -2.0, 0.0, 1.0])
+    pixels = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    statistics = measure_latents(model, [(pixels, list(map(str, range(64))))])
+    model.register_to_config(**statistics.scaling()._asdict())
+    folder = write_model(tmp_path_factory.mktemp("measured") / "model", model)
+    stats = {"encoder_identity": encoder_identity(model), **statistics.to_dict()}
+    (folder / "latent_stats.json").write_text(json.dumps(stats))
+    return folder, pixels
+
+
+def test_per_channel_scaling_is_undone_and_done_by_the_stock_sdxl_pipeline(
+    tmp_path: Path, measured: tuple[Path, torch.Tensor]
+) -> None:
+    folder, pixels = measured
+    source = ModelSource.load(str(folder))
+    done = export(source, tmp_path / "vae", DiffusersFolder(per_channel=True))
+    assert any("scale latents so in training too" in warning for warning in done.warnings)
+    stats = json.loads((folder / "latent_stats.json").read_text())["sample"]
+    vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    assert vae.config.latents_mean == stats["channel_mean"]
+    assert vae.config.scaling_factor == pytest.approx(1 / stats["std"])
+    pipeline = SimpleNamespace(vae=vae)
+    latents = StableDiffusionXLImg2ImgPipeline.prepare_latents(
+        *(pipeline, pixels, None, len(pixels), 1, torch.float32, torch.device("cpu")),
+        generator=torch.Generator().manual_seed(1),
+        add_noise=False,
+    )
+    with torch.no_grad():
+        raw = vae.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(stats[name]).view(1, 4, 1, 1) for name in ("channel_mean", "channel_std"))
+    torch.testing.assert_close(latents, (raw - mean) / std, atol=1e-5, rtol=0)
+    assert latents.mean((0, 2, 3)).abs().max() < 0.05
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=0.05, rtol=0)
+    said = {verdict.consumer: verdict for verdict in compat(vae)}
+    assert said["diffusers SDXL pipelines"].works
+    assert said["diffusers SD3 and FLUX pipelines"].reasons == ("ignores latents_mean and latents_std",)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda stats: stats.pop("sample"),
+            "--per-channel needs latent_stats.json with the statistics of each channel",
+        ),
+        (lambda stats: stats.update(encoder_identity="0"), "is of another encoder than the weights beside it"),
+        (lambda stats: stats["sample"]["channel_mean"].pop(), "is of another encoder than the weights beside it"),
+        (lambda stats: stats["sample"].update(channel_std=[1, 0, 1, 1]), "channel 1 of the latents is constant"),
+    ],
+)
+def test_statistics_that_do_not_fit_are_one_line(
+    harm: Callable[[dict[str, Any]], object], message: str, measured: tuple[Path, torch.Tensor], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(measured[0], tmp_path / "model"))
+    stats = json.loads((folder / "latent_stats.json").read_text())
+    harm(stats)
+    (folder / "latent_stats.json").write_text(json.dumps(stats))
+    with pytest.raises(ExportError, match=message) as caught:
+        export(ModelSource.load(str(folder)), tmp_path / "vae", DiffusersFolder(per_channel=True))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "vae").exists()
+
+
+def test_codes_and_stated_statistics_have_no_per_channel_scale(
+    vq: ModelSource, kl: ModelSource, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="--per-channel needs an AutoencoderKL, got the VQModel"):
+        export(vq, tmp_path / "vae", DiffusersFolder(per_channel=True))
+    model = load_autoencoder(kl.name)
+    model.register_to_config(latents_mean=[0.0, 0.0], latents_std=[1.0, 1.0])
+    folder = write_model(tmp_path / "model", model)
+    with pytest.raises(ExportError, match="has latents_mean and latents_std already: leave out --per-channel"):
+        export(ModelSource.load(str(folder)), tmp_path / "vae", DiffusersFolder(per_channel=True))
