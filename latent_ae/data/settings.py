@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from latent_ae.config.section import CountOrNone, Positive, Section, Share, Size, sides, size_of
+from latent_ae.data.reading import Reading
 from latent_ae.data.source import SourceParts
 from latent_ae.data.transforms import Filter, Fit, Fitting
 from latent_ae.io.pixel_format import MAX_CHANNELS, Range
@@ -205,6 +206,26 @@ class FilesConfig(DataConfig):
     """split to hold out; default: "validation" or "test", or else a share of the training split"""
     split_column: str | None = None
     """column of a table that says which split a row is in; folder takes "split" where there is one"""
+    pages: Literal["first", "all"] | CountOrNone = "first"
+    """numbers: the pages, slices or frames of a file that are images; a number counts from 0"""
+    axis: Annotated[int, Field(ge=0, le=2)] | None = None
+    """numbers: the axis of a volume along which its pages are counted; the third of NIfTI by default"""
+
+    @property
+    def reading(self) -> Reading:
+        """How its files become images."""
+        return Reading(self.reads_numbers, self.pages, self.axis)
+
+    @model_validator(mode="after")
+    def _pages_of_numbers(self) -> Self:
+        if not self.reads_numbers and (
+            idle := [name for name in ("pages", "axis") if name in self.model_dump(exclude_defaults=True)]
+        ):
+            raise ValueError(
+                f"data.{idle[0]} takes effect only where images are read as numbers: give data.value_range, "
+                "data.percentiles or data.window"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_choice_of_heldout(self) -> Self:
@@ -221,5 +242,6 @@ class FilesConfig(DataConfig):
 
     def choice(self) -> dict[str, object]:
         """Without settings that were not given and that earlier versions do not know."""
-        later = {"heldout_path", "train_split", "heldout_split", "split_column", "path_column"}
-        return {name: value for name, value in super().choice().items() if name not in later or value is not None}
+        later = {"heldout_path", "train_split", "heldout_split", "split_column", "path_column", "pages", "axis"}
+        defaults = {name: field.default for name, field in type(self).model_fields.items() if name in later}
+        return {name: value for name, value in super().choice().items() if value != defaults.get(name, ...)}

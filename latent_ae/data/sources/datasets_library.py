@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from latent_ae.data.reading import PICTURES, Loaded, Reading
 from latent_ae.data.settings import FilesConfig
 from latent_ae.data.source import DataError, LeftOut
 from latent_ae.data.sources.files import (
@@ -29,7 +28,8 @@ from latent_ae.data.sources.files import (
 )
 from latent_ae.data.sources.splits import OUTSIDE, folder_splits
 from latent_ae.data.sources.tables import is_metadata, no_images
-from latent_ae.io.image import SUFFIXES, BrokenImage, open_image
+from latent_ae.errors import BrokenImage
+from latent_ae.io.image import SUFFIXES
 from latent_ae.io.paths import count_by_suffix
 
 TABLE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -209,12 +209,34 @@ def unreadable(path: str, error: Exception) -> DataError:
     return DataError(_unreadable(path, local, cause))
 
 
-def open_stored(stored: dict[str, Any] | None, sample_id: str) -> Image.Image:
+def open_stored(
+    stored: dict[str, Any] | None, sample_id: str, reading: Reading = PICTURES, page: int | None = None
+) -> Loaded:
     """The image in a row's undecoded image column. Raises BrokenImage, also for a row without an image."""
     try:
-        return open_image(stored_file(stored, sample_id))
+        return reading.load(stored_file(stored, sample_id), page)
     except BrokenImage as error:
         raise BrokenImage(error.reason, sample_id) from error
+
+
+def has_lists(dataset: Any, column: str) -> bool:
+    """Whether a column of `image_column` has a list of images in each row."""
+    feature = dataset.features[column]
+    return _in_list(feature) is not feature
+
+
+def images_of_row(content: Any, reading: Reading) -> list[tuple[int | None, int | None]]:
+    """(place in the list, page) of each image of a row: those of one image are (None, None)."""
+    if not isinstance(content, list) and reading.pages != "all":
+        return [(None, None)]
+    found: list[tuple[int | None, int | None]] = []
+    for place, each in enumerate(content if isinstance(content, list) else [content]):
+        try:
+            pages = reading.pages_of(stored_file(each, ""))
+        except BrokenImage:
+            pages = [None]
+        found += [(place if isinstance(content, list) else None, page) for page in pages]
+    return found
 
 
 def stored_content(stored: dict[str, Any] | None, sample_id: str) -> bytes:

@@ -6,9 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from latent_ae.data.reading import Reading
 from latent_ae.data.settings import FilesConfig
 from latent_ae.data.source import DataError, LeftOut, SourceParts, split_by_hash
-from latent_ae.data.sources.files import Files, content, exists, find_files, is_pattern, listed, plain, suffix_of
+from latent_ae.data.sources.files import (
+    Files,
+    content,
+    exists,
+    find_files,
+    is_address,
+    is_pattern,
+    listed,
+    plain,
+    suffix_of,
+)
 from latent_ae.data.sources.folder_images import FolderImages
 from latent_ae.data.sources.splits import (
     HELDOUT,
@@ -32,7 +43,6 @@ from latent_ae.data.sources.tables import (
     no_images,
     read_table,
 )
-from latent_ae.io.image import SUFFIXES
 from latent_ae.io.paths import count_by_suffix
 
 REPEATED = "named by more than one line of the list"
@@ -124,7 +134,10 @@ class FolderConfig(FilesConfig):
         left_out = found.others + LeftOut({OUTSIDE: len(splits.outside)})
         unused = splits.splits.keys() - {train_name, heldout_name}
         left_out.update({unused_split(name): len(splits.splits[name]) for name in unused})
-        return SourceParts(*_parts(found, train, known, heldout, splits.depth), left_out=left_out)
+        used = [*map(found.files.place, train), *map(known.files.place, heldout)]
+        left_out += self.reading.further_pages(Path(place) for place in used if not is_address(place))
+        images = _parts(found, train, known, heldout, depth=splits.depth, reading=self.reading)
+        return SourceParts(*images, left_out=left_out)
 
     def _find(self, path: str, setting: str) -> _Found:
         """The images of a path with their rows. Raises DataError."""
@@ -134,14 +147,14 @@ class FolderConfig(FilesConfig):
         else:
             files = find_files(path, setting)
             rows = _metadata(files)
-        images = [name for name in files.names if suffix_of(name) in SUFFIXES]
+        images = [name for name in files.names if self.reading.is_image(name)]
         if not images:
             count = len(files.names)
             there = f"its {count} files end in {count_by_suffix(map(Path, files.names))}" if count else "it is empty"
-            raise DataError(f"{what} holds no images: {there}; images end in {', '.join(sorted(SUFFIXES))}")
+            raise DataError(f"{what} holds no images: {there}; images end in {', '.join(self.reading.suffixes)}")
         beside = {name for name in files.names if is_metadata(name)}
         beside |= {posixpath.splitext(name)[0] + ".txt" for name in images}
-        others = [Path(name) for name in files.names if name not in beside and suffix_of(name) not in SUFFIXES]
+        others = [Path(name) for name in files.names if name not in beside and not self.reading.is_image(name)]
         return _Found(files, images, rows, no_images(others) + LeftOut({REPEATED: files.repeated}))
 
     def _table(self, place: str, what: str) -> tuple[Files, dict[str, Row]]:
@@ -169,7 +182,7 @@ def _metadata(files: Files) -> dict[str, Row]:
 
 
 def _parts(
-    found: _Found, train: list[str], apart: _Found, heldout: list[str], depth: int | None
+    found: _Found, train: list[str], apart: _Found, heldout: list[str], *, depth: int | None, reading: Reading
 ) -> tuple[FolderImages, FolderImages]:
     """Both parts, in which classes have the same numbers; `apart` is where the images that are held out lie."""
     classes = [*found.classes(train, depth), *apart.classes(heldout, depth if apart is found else None)]
@@ -180,6 +193,7 @@ def _parts(
         FolderImages(
             found.files.root,
             train,
+            reading=reading,
             label_names=label_names,
             labels=labels[: len(train)],
             rows=found.rows_of(train),
@@ -187,6 +201,7 @@ def _parts(
         FolderImages(
             found.files.root if below else apart.files.root,
             [apart.files.place(name).removeprefix(found.files.place("")) for name in heldout] if below else heldout,
+            reading=reading,
             prefix="" if below else HELDOUT_PREFIX,
             label_names=label_names,
             labels=labels[len(train) :],

@@ -1,16 +1,17 @@
 """Image files by number."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.files import content, join, opened, sizes
 from latent_ae.data.sources.tables import CAPTION_COLUMNS, Row, as_numbers
-from latent_ae.io.image import BrokenImage, open_image
-from latent_ae.io.image_header import header_size
+from latent_ae.errors import BrokenImage
+
+_THREADS = 16
 
 
 class FolderImages:
@@ -21,36 +22,44 @@ class FolderImages:
         root: Path | str,
         names: Sequence[str],
         *,
+        reading: Reading = PICTURES,
         prefix: str = "",
         label_names: tuple[str, ...] = (),
         labels: Sequence[int | None] | None = None,
         rows: Sequence[Row] | None = None,
     ) -> None:
         """`root` is a folder or an address, `names` are paths below it, and `prefix` begins their ids. `labels` and
-        `rows` (of a table or metadata) are those of each image; `label_names` are the names of the numbers.
+        `rows` (of a table or metadata) are those of each file; `label_names` are the names of the numbers.
         """
-        self._root, self._names, self._prefix = str(root), names, prefix
+        self._root, self._names, self._prefix, self._reading = str(root), names, prefix, reading
         self._labels, self._rows = labels, rows
         self.label_names = label_names
+        self._pages: list[tuple[int, int | None]] | None = None
+        """(file, page) of each image; None where each file is an image"""
+        if reading.pages == "all":
+            with ThreadPoolExecutor(_THREADS) as pool:  # over a network each is a round trip
+                found = list(pool.map(self._pages_of, names))
+            self._pages = [(file, page) for file, pages in enumerate(found) for page in pages]
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._names if self._pages is None else self._pages)
 
     def sample_id(self, index: int) -> str:
-        """The path relative to the folder, which may be moved."""
-        return self._prefix + self._names[index]
+        """The path relative to the folder, which may be moved, and `#PAGE` where a file has several images."""
+        file, page = self._file(index)
+        return image_name(self._prefix + self._names[file], page)
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Loaded:
         """Raises BrokenImage, also for a file that was removed."""
         place = self._place(index)
         try:
-            return open_image(opened(place))
+            return self._reading.load(opened(place), self._file(index)[1])
         except BrokenImage as error:
             raise BrokenImage(error.reason, place) from error
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of the upright image, from its header. Raises BrokenImage."""
-        return header_size(opened(self._place(index)))
+        return self._reading.size(opened(self._place(index)), self._file(index)[1])
 
     def stored(self) -> Iterator[tuple[str, int]]:
         """(id, size of the file)."""
@@ -64,13 +73,13 @@ class FolderImages:
 
     def label(self, index: int) -> int | None:
         """Number of the image's class; None for an image without one."""
-        return None if self._labels is None else self._labels[index]
+        return None if self._labels is None else self._labels[self._file(index)[0]]
 
     def caption(self, index: int) -> str | None:
         """The image's caption in its table, or else the text file beside it (`a/cat.txt` of `a/cat.jpg`); None if there
         is neither. Raises BrokenImage if the text file cannot be read.
         """
-        row = {} if self._rows is None else self._rows[index]
+        row = {} if self._rows is None else self._rows[self._file(index)[0]]
         if (text := next((row[name] for name in CAPTION_COLUMNS if row.get(name)), None)) is not None:
             return str(text)
         place = self._place(index)
@@ -89,10 +98,21 @@ class FolderImages:
         if name not in columns:
             there = f"; their columns are {', '.join(columns)}" if columns else ": they have no table or metadata"
             raise DataError(f"{name} is no column of the images in {self._root}{there}")
-        return TableColumn([row.get(name) for row in self._rows or ()])
+        rows = self._rows or ()
+        return TableColumn([rows[self._file(index)[0]].get(name) for index in range(len(self))])
+
+    def _pages_of(self, name: str) -> list[int | None]:
+        try:
+            return self._reading.pages_of(opened(join(self._root, name)))
+        except BrokenImage:  # an address that cannot be read, which is met as other broken images are
+            return [None]
+
+    def _file(self, index: int) -> tuple[int, int | None]:
+        """The number of its file, and its page in it."""
+        return (index, None) if self._pages is None else self._pages[index]
 
     def _place(self, index: int) -> str:
-        return join(self._root, self._names[index])
+        return join(self._root, self._names[self._file(index)[0]])
 
 
 class TableColumn:

@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from PIL import Image
-
+from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError, LeftOut, SourceParts, file_size, split_by_hash
 from latent_ae.data.sources.datasets_library import (
     TARS,
     DatasetConfig,
     Opened,
     class_names,
+    has_lists,
     image_column,
+    images_of_row,
     open_builder,
     open_stored,
     stored_content,
@@ -25,8 +26,7 @@ from latent_ae.data.sources.files import plain
 from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose_splits, only_split, rows_by_split, unused_split
 from latent_ae.data.sources.tars import COLUMNS as TAR_COLUMNS
 from latent_ae.data.sources.tars import tar_dataset
-from latent_ae.io.image import BrokenImage
-from latent_ae.io.image_header import header_size
+from latent_ae.errors import BrokenImage
 
 
 class HubImages:
@@ -36,29 +36,38 @@ class HubImages:
     order; adding rows at its end changes none. Image K of a row that has a list of them is `SPLIT/ROW#K`.
     """
 
-    def __init__(self, dataset: Any, column: str, split: str, rows: Sequence[int], *, whole: Any = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        column: str,
+        split: str,
+        rows: Sequence[int],
+        *,
+        whole: Any = None,
+        reading: Reading = PICTURES,
+    ) -> None:
         """`dataset` is a datasets.Dataset whose `column` has undecoded images; `rows` are those of this part, and
-        `whole` is the data set with all of its columns.
+        `whole` is the data set with all of its columns. With all pages of `reading`, the images are read here once.
         """
-        self._dataset, self._whole = dataset, whole
+        self._dataset, self._whole, self._reading = dataset, whole, reading
         self._column, self._split, self._rows = column, split, rows
-        self._places: list[int] | None = None
-        """of each image in the list of its row"""
-        if (lengths := _lengths(dataset, column)) is not None:
-            self._rows = [row for row in rows for _ in range(lengths[row])]
-            self._places = [place for row in rows for place in range(lengths[row])]
+        self._places: list[tuple[int | None, int | None]] | None = None
+        """(place in the list of its row, page) of each image; None where each row has one"""
+        if reading.pages == "all" or has_lists(dataset, column):
+            found = [(row, each) for row in rows for each in images_of_row(dataset[int(row)][column], reading)]
+            self._rows, self._places = [row for row, _ in found], [each for _, each in found]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def sample_id(self, index: int) -> str:
         """`SPLIT/ROW` or `SPLIT/ROW#K`."""
-        name = _row_id(self._split, self._rows[index])
-        return name if self._places is None else f"{name}#{self._places[index]}"
+        place, page = self._place(index)
+        return image_name(image_name(_row_id(self._split, self._rows[index]), place), page)
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Loaded:
         """Raises BrokenImage also for a row without an image."""
-        return open_stored(self._content(index), self.sample_id(index))
+        return open_stored(self._content(index), self.sample_id(index), self._reading, self._place(index)[1])
 
     def column(self, name: str) -> "HubColumn":
         """Another column of the images. Raises DataError if it does not exist."""
@@ -72,7 +81,7 @@ class HubImages:
         """(height, width) of the upright image, from its header. Raises BrokenImage."""
         sample_id = self.sample_id(index)
         try:
-            return header_size(stored_file(self._content(index), sample_id))
+            return self._reading.size(stored_file(self._content(index), sample_id), self._place(index)[1])
         except BrokenImage as error:
             raise BrokenImage(error.reason, sample_id) from error
 
@@ -90,8 +99,12 @@ class HubImages:
     def _content(self, index: int) -> dict[str, Any] | None:
         """{"bytes", "path"} of an image; None if its row holds none."""
         stored = self._dataset[int(self._rows[index])][self._column]
-        found: dict[str, Any] | None = stored if self._places is None else stored[self._places[index]]
+        place, _ = self._place(index)
+        found: dict[str, Any] | None = stored if place is None else stored[place]
         return found
+
+    def _place(self, index: int) -> tuple[int | None, int | None]:
+        return (None, None) if self._places is None else self._places[index]
 
 
 class HubColumn:
@@ -147,7 +160,7 @@ class HubConfig(DatasetConfig):
         left_out.update(
             {unused_split(name): len(splits[name].rows) for name in splits.keys() - {train_name, heldout_name}}
         )
-        return SourceParts(train.part(), heldout.part(), left_out=left_out)
+        return SourceParts(train.part(self.reading), heldout.part(self.reading), left_out=left_out)
 
     def _splits(self, path: str, setting: str) -> "tuple[dict[str, _Split], LeftOut]":
         """The splits of a data set by name, and its files that are in none. Raises DataError."""
@@ -175,7 +188,9 @@ class HubConfig(DatasetConfig):
             return dict(opened.builder.as_dataset())
         files = opened.builder.config.data_files
         return {
-            str(name): tar_dataset(tars, self.image_column, version=str(files[name].origin_metadata))
+            str(name): tar_dataset(
+                tars, self.image_column, self.reading.suffixes, version=str(files[name].origin_metadata)
+            )
             for name, tars in opened.data_files.items()
         }
 
@@ -199,9 +214,9 @@ class _Split:
         images, column = image_column(self.dataset, None if of_tars else wanted, what)
         return replace(self, images=images, column=column)
 
-    def part(self) -> HubImages:
+    def part(self, reading: Reading) -> HubImages:
         """The images of the rows."""
-        return HubImages(self.images, self.column, self.name, self.rows, whole=self.dataset)
+        return HubImages(self.images, self.column, self.name, self.rows, whole=self.dataset, reading=reading)
 
 
 def _divided(splits: dict[str, _Split], column: str, what: str) -> dict[str, _Split]:
@@ -229,19 +244,6 @@ def _stored_sizes(dataset: Any, column: str) -> list[int]:
         sizes += pc.if_else(chunk.is_valid(), lengths, 0).to_pylist()  # a row without an image
     order = dataset._indices  # of a data set that was filtered, sorted or shuffled
     return sizes if order is None else [sizes[row] for row in order.column(0).to_pylist()]
-
-
-def _lengths(dataset: Any, column: str) -> list[int] | None:
-    """How many images each row has; None where it has one, and not a list."""
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute as pc  # noqa: PLC0415
-
-    values = dataset.data.column(column)
-    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
-        return None
-    lengths = pc.fill_null(pc.list_value_length(values), 0).to_pylist()
-    order = dataset._indices
-    return lengths if order is None else [lengths[row] for row in order.column(0).to_pylist()]
 
 
 def _row_id(split: str, row: int) -> str:

@@ -13,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from PIL import Image
-
+from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError, SourceParts, file_size, hash_place
-from latent_ae.data.sources.datasets_library import open_stored, stored_content
+from latent_ae.data.sources.datasets_library import images_of_row, open_stored, stored_content
 from latent_ae.data.sources.tars import KEY
 from latent_ae.randomness import numpy_generator
 
@@ -33,10 +32,12 @@ class StoredImage:
     sample_id: str
     content: dict[str, Any] | None
     """{"bytes", "path"} of datasets' image column; None if the row holds no image"""
+    reading: Reading = PICTURES
+    page: int | None = None
 
-    def load(self) -> Image.Image:
-        """The decoded, upright image. Raises BrokenImage."""
-        return open_stored(self.content, self.sample_id)
+    def load(self) -> Loaded:
+        """The decoded image. Raises BrokenImage."""
+        return open_stored(self.content, self.sample_id, self.reading, self.page)
 
 
 class Shards:
@@ -44,12 +45,21 @@ class Shards:
 
     Ids are `FILE/KEY` for tar shards (the sample's file names without their endings), the path of an image file that
     is no part of an archive, and `FILE/ROW` for tables, the row as 8 digits; FILE is relative to the data set's
-    folder. Image K of a row that has a list of them is `FILE/ROW#K`. They stay the same as long as the files keep their
-    names and rows.
+    folder. Image K of a row that has a list of them, or page K of its file, is `FILE/ROW#K`. Ids stay the same as long
+    as the files keep their names and rows.
     """
 
     def __init__(
-        self, dataset: Any, column: str, files: Sequence[str], *, root: str, split: str, what: str, prefix: str = ""
+        self,
+        dataset: Any,
+        column: str,
+        files: Sequence[str],
+        *,
+        root: str,
+        split: str,
+        what: str,
+        prefix: str = "",
+        reading: Reading = PICTURES,
     ) -> None:
         """`dataset` is a datasets.IterableDataset whose `column` has undecoded images, `files` are its shards' files
         below `root`, and `what` names the data in errors. Without `files`, shards are named by split and number.
@@ -62,7 +72,7 @@ class Shards:
         self._files = files
         names = [_below(file, root) for file in files] or [f"{split}/{i:05d}" for i in range(len(self))]
         self._names = [f"{prefix}{name}" for name in names]
-        self._prefix = prefix
+        self._prefix, self._reading = prefix, reading
         self._places = (0.0, 1.0)
         self._rows: tuple[str, frozenset[Any]] | None = None
 
@@ -110,12 +120,11 @@ class Shards:
                 for index, content in enumerate(rows[self._column]):
                     name_of_row = self._sample_id(name, row, rows[KEY][index] if KEY in rows else None, content)
                     taken = self._places[0] <= hash_place(name_of_row) < self._places[1] and self._takes(rows, index)
-                    for number, each in enumerate(content if isinstance(content, list) else [content]):
+                    for number, page in images_of_row(content, self._reading):
                         if taken and place >= first_row:
-                            image = StoredImage(
-                                f"{name_of_row}#{number}" if isinstance(content, list) else name_of_row, each
-                            )
-                            yield place, image
+                            stored = content if number is None else content[number]
+                            sample_id = image_name(image_name(name_of_row, number), page)
+                            yield place, StoredImage(sample_id, stored, self._reading, page)
                         place += 1
                     row += 1
         except DataError:
@@ -173,7 +182,7 @@ class CollectedImages:
         """Id as in the shards."""
         return self._images[index].sample_id
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Loaded:
         """Raises BrokenImage."""
         return self._images[index].load()
 

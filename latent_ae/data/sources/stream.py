@@ -92,7 +92,10 @@ class StreamConfig(DatasetConfig):
         opened = open_builder(path, setting)
         try:
             if opened.kind == TARS:
-                found = {name: tar_dataset(files, self.image_column) for name, files in opened.data_files.items()}
+                found = {
+                    name: tar_dataset(files, self.image_column, self.reading.suffixes)
+                    for name, files in opened.data_files.items()
+                }
             else:
                 found = {str(name): dataset for name, dataset in opened.builder.as_streaming_dataset().items()}
             counts = {name: _count(opened, name, dataset) for name, dataset in found.items()}
@@ -108,7 +111,9 @@ class StreamConfig(DatasetConfig):
             dataset, column = image_column(whole, wanted, what, keep=[KEY, self.split_column])
             named = files.get(name, []) if len(files.get(name, [])) == dataset.num_shards else []
             root, where = opened.root, f"{what}, split {name}"
-            shards = Shards(dataset, column, named, root=root, split=name, what=where, prefix=prefix)
+            shards = Shards(
+                dataset, column, named, root=root, split=name, what=where, prefix=prefix, reading=self.reading
+            )
             splits[name] = _Split(name, shards, counts[name])
         if self.split_column is not None and setting == "data.path":
             splits = _divided(only_split(splits, what), found[next(iter(found))], self.split_column, what)

@@ -2,15 +2,14 @@
 
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import fsspec
 
 from latent_ae.data.source import DataError
-from latent_ae.data.sources.files import suffix_of
-from latent_ae.io.image import SUFFIXES
 
 KEY, IMAGE = "__key__", "image"
 """columns: the name that the files of a sample share, and its image"""
@@ -26,38 +25,43 @@ File = tuple[str, str, bytes]
 """(key, field, content) of a file KEY.FIELD"""
 
 
-def tar_dataset(files: Sequence[str], image_column: str | None, *, version: str | None = None) -> Any:
+def tar_dataset(
+    files: Sequence[str], image_column: str | None, suffixes: tuple[str, ...], *, version: str | None = None
+) -> Any:
     """A datasets.IterableDataset of the samples in tars, a shard each, or with a `version` a Dataset.
 
-    `image_column` is the ending of the images, where samples have several. A Dataset is kept in the cache of `datasets`
-    for files of one `version`. Raises DataError if the first samples have no image.
+    Images have one of the `suffixes`; `image_column` is their ending, where samples have several. A Dataset is kept in
+    the cache of `datasets` for files of one `version`. Raises DataError if the first samples have no image.
     """
     import datasets  # noqa: PLC0415 - takes seconds
 
-    if not any(row[IMAGE] for row in islice(_rows(files, image_column), _LOOKED_AT)):
+    if not any(row[IMAGE] for row in islice(_rows(files, image_column, suffixes), _LOOKED_AT)):
         endings = sorted({f".{field}" for _, field, _ in islice(_files(files[0]), _LOOKED_AT)})
         there = f"files that end in {', '.join(endings)}" if endings else "no files"
         wanted = f" of data.image_column {image_column}" if image_column else ""
         raise DataError(f"{files[0]} begins with {there}, expected images{wanted}")
     texts = {name: datasets.Value("string") for name in (KEY, *_TEXTS)}
     features = datasets.Features({IMAGE: datasets.Image(), _NUMBER: datasets.Value("int64"), **texts})
-    arguments = {"files": list(files), "image_column": image_column}
+    arguments = {"files": list(files), "image_column": image_column, "suffixes": suffixes}
     if version is None:
         return datasets.IterableDataset.from_generator(_rows, features=features, gen_kwargs=arguments)
     return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs=arguments | {"version": version})
 
 
-def _rows(files: Sequence[str], image_column: str | None, version: str = "") -> Iterator[dict[str, Any]]:
+def _rows(
+    files: Sequence[str], image_column: str | None, suffixes: tuple[str, ...], version: str = ""
+) -> Iterator[dict[str, Any]]:
     del version  # part of the cache's key
+    is_image = partial(_is_image, image_column=image_column, suffixes=suffixes)
     for file in files:
         sample: list[File] = []
         for entry in _files(file):
             if sample and sample[0][0] != entry[0]:
-                yield from _samples(sample, image_column, file)
+                yield from _samples(sample, is_image, file)
                 sample = []
             sample.append(entry)
         if sample:
-            yield from _samples(sample, image_column, file)
+            yield from _samples(sample, is_image, file)
 
 
 def _files(tar: str) -> Iterator[File]:
@@ -72,16 +76,15 @@ def _files(tar: str) -> Iterator[File]:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
 
 
-def _samples(files: list[File], image_column: str | None, tar: str) -> Iterator[dict[str, Any]]:
+def _samples(files: list[File], is_image: Callable[[str], bool], tar: str) -> Iterator[dict[str, Any]]:
     """The sample that these files of one key are, or the samples, where the dots belong to the names of images."""
     key = files[0][0]
-    images = [each for each in files if each[1] == image_column or (image_column is None and _is_image(each[1]))]
+    images = [each for each in files if is_image(each[1])]
     if len(images) > 1 and all("." in field for _, field, _ in images):
         for name in dict.fromkeys(field.rpartition(".")[0] for _, field, _ in images):
             own = [each for each in files if each[1].rpartition(".")[0] == name]
-            yield from _samples(
-                [(f"{key}.{name}", field.rpartition(".")[2], data) for _, field, data in own], None, tar
-            )
+            sample = [(f"{key}.{name}", field.rpartition(".")[2], data) for _, field, data in own]
+            yield from _samples(sample, is_image, tar)
         return
     if len(images) > 1:
         fields = ", ".join(field for _, field, _ in images)
@@ -97,5 +100,5 @@ def _samples(files: list[File], image_column: str | None, tar: str) -> Iterator[
     yield row
 
 
-def _is_image(field: str) -> bool:
-    return suffix_of(f".{field}") in SUFFIXES or f".{field}" in SUFFIXES
+def _is_image(field: str, image_column: str | None, suffixes: tuple[str, ...]) -> bool:
+    return f".{field}".endswith(suffixes) if image_column is None else field == image_column
