@@ -14,14 +14,15 @@ from PIL import Image
 from latent_ae.device import device_named
 from latent_ae.errors import BrokenImage, UserError
 from latent_ae.inference import Codec, Precision
-from latent_ae.inference.image_reading import PLAIN, read_picture
-from latent_ae.io.image import Pixels, to_pil, to_uint8
+from latent_ae.inference.image_reading import PLAIN, read_image
+from latent_ae.io.image import to_pil
 from latent_ae.io.latent_file.latents import Latents
+from latent_ae.io.pixel_format import Array
 
 __all__ = ["VAE", "ImageLike", "load"]
 
-ImageLike: TypeAlias = str | Path | Image.Image | Pixels
-"""path of an image file, PIL image in sRGB, or uint8 array [H,W,C] with the model's number of channels"""
+ImageLike: TypeAlias = str | Path | Image.Image | Array
+"""path of an image file; PIL image in sRGB; or array [H,W,C] with the model's number of channels, uint8 for pictures"""
 
 _log = logging.getLogger("latent_ae")
 
@@ -69,11 +70,12 @@ class VAE:
     ) -> Latents | list[Latents]:
         """Encode one image, or a list of images of any sizes.
 
-        Files are rotated by their orientation tag and converted to sRGB by their colour profile; other changes on
-        reading are logged as warnings. Latents of a file record its sha256.
+        Pictures in files are rotated by their orientation tag and converted to sRGB by their colour profile. Models of
+        numbers take the values of files, and arrays in the same units: `codec.pixel_format` says which. Other changes
+        on reading are logged as warnings. Latents of a file record its sha256.
 
         Args:
-            images: paths, PIL images or uint8 arrays [H,W,C].
+            images: paths, PIL images (of models of pictures) or arrays [H,W,C].
             seed: seed of a sample from the posterior. None: the posterior's mode, which is deterministic.
             logvar: also keep the posterior's log-variance.
 
@@ -86,22 +88,25 @@ class VAE:
         return self._encode(images, seed, logvar)
 
     @overload
-    def decode(self, latents: Latents) -> Image.Image: ...
+    def decode(self, latents: Latents) -> Image.Image | Array: ...
 
     @overload
-    def decode(self, latents: Sequence[Latents]) -> list[Image.Image]: ...
+    def decode(self, latents: Sequence[Latents]) -> list[Image.Image] | list[Array]: ...
 
-    def decode(self, latents: Latents | Sequence[Latents]) -> Image.Image | list[Image.Image]:
-        """Decode the latents of one image, or a list of latents, to PIL images of the original sizes.
+    def decode(self, latents: Latents | Sequence[Latents]) -> Image.Image | Array | list[Image.Image] | list[Array]:
+        """Decode the latents of one image, or a list of latents, to images of the original sizes.
+
+        Pictures are PIL images of mode L, LA, RGB or RGBA; numbers are arrays [H,W,C] in the data's units and type.
 
         Returns one image for one `Latents`, a list of all images for a list. Raises UserError for latents of another
         encoder, for one `Latents` that holds several images, and for images that do not fit into memory.
         """
-        if not isinstance(latents, Latents):
-            return [to_pil(image) for image in self.codec.decode(latents)]
-        if latents.count != 1:
-            raise UserError(f"got latents of {latents.count} images, expected 1: decode([latents]) returns a list")
-        return to_pil(self.codec.decode([latents])[0])
+        if isinstance(latents, Latents):
+            if latents.count != 1:
+                raise UserError(f"got latents of {latents.count} images, expected 1: decode([latents]) returns a list")
+            return self.decode([latents])[0]
+        images, pixels = self.codec.decode(latents), self.codec.pixel_format
+        return images if pixels.numbers else [to_pil(pixels.straight(image)) for image in images]
 
     def _encode(self, images: Sequence[ImageLike], seed: int | None, logvar: bool) -> list[Latents]:
         read = [self._read(image) for image in images]
@@ -109,30 +114,35 @@ class VAE:
         if any((seed is not None and each.kind != "sample") or (logvar and each.logvar is None) for each in made):
             raise UserError(f"{self.codec.name} has no posterior: leave out seed and logvar")
         return [
-            replace(latents, sources=(digest,), versions={**latents.versions, "color": PLAIN.color})
+            replace(latents, sources=(digest,), versions={**latents.versions, **PLAIN.record(self.codec.pixel_format)})
             if digest is not None
             else latents
             for latents, (_, digest) in zip(made, read, strict=True)
         ]
 
-    def _read(self, image: ImageLike) -> tuple[Pixels, str | None]:
-        """The pixels [H,W,C], and the sha256 of a file."""
+    def _read(self, image: ImageLike) -> tuple[Array, str | None]:
+        """The image [H,W,C], and the sha256 of a file."""
+        pixels = self.codec.pixel_format
         if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3:
+            if not pixels.numbers and (image.dtype != np.uint8 or image.ndim != 3):
                 raise UserError(f"got an array of {image.dtype} {list(image.shape)}, expected uint8 [H,W,C]")
             return image, None
         if isinstance(image, Image.Image):
-            return to_uint8(image, self.codec.channels), None
+            if pixels.numbers:
+                raise UserError(
+                    f"got a PIL image, expected an array [H,W,C] or a path: the model takes {pixels.describe()}"
+                )
+            return pixels.array(image), None
         if not isinstance(image, str | Path):
             raise TypeError(
-                f"got an image of type {type(image).__name__}, expected a path, a PIL image or a uint8 array [H,W,C]; "
+                f"got an image of type {type(image).__name__}, expected a path, a PIL image or an array [H,W,C]; "
                 "codec.encode_tensor takes tensors"
             )
         data = Path(image).read_bytes()
         try:
-            picture = read_picture(io.BytesIO(data), self.codec.channels, PLAIN)
+            read = read_image(io.BytesIO(data), pixels)
         except BrokenImage as error:
             raise BrokenImage(error.reason, str(image)) from error
-        for remark in picture.remarks:
+        for remark in read.remarks:
             _log.warning("%s %s", image, remark)
-        return picture.pixels, hashlib.sha256(data).hexdigest()
+        return read.array, hashlib.sha256(data).hexdigest()

@@ -22,15 +22,22 @@ from latent_ae.io.latent_file.header import SUFFIX, SUFFIXES
 from latent_ae.io.paths import count_by_suffix, find_files
 
 if TYPE_CHECKING:
+    from latent_ae.inference import Codec
     from latent_ae.inference.file_jobs import Target, Task
     from latent_ae.inference.image_reading import ReadingRule
 
+WRITTEN = (".png", ".tif", ".tiff", ".npy")
+"""`latent_ae.io.rasters.writing.SUFFIXES`, which imports torch"""
 RESUMED = ("encode", "decode", "reconstruct")
 _SHOWN_FILES = 5
 MORE = (
     "A folder stands for all files below it. Files that an earlier run wrote are kept if they are complete and were "
     "made from the same bytes by the same model with the same options; all others are written again. The exit status "
     "is 0 if all files were processed, and 1 if some could not be used: they are listed at the end."
+)
+KINDS = (
+    "Images are written with all channels and bits: as PNG if it holds them (8 bits; 16 bits of grey and RGB), else as "
+    "TIFF."
 )
 
 
@@ -66,12 +73,13 @@ def add_commands(commands: Commands) -> None:
         commands,
         "decode",
         _decode,
-        summary="decode latent files into PNGs of exactly the images' sizes",
-        more=MORE,
+        summary="decode latent files into images of exactly the original sizes",
+        more=f"{KINDS} {MORE}",
         example="latents/ -o out --model runs/kl-photos/model",
     )
     decode.add_argument("latents", metavar="LATENT", nargs="+", type=Path, help="a latent file, or a folder of them")
-    add_out_folder(decode, "PNGs")
+    add_out_folder(decode, "images")
+    _add_suffix(decode)
     add_model(
         decode, required=False, more=" (default: the model that the files name, if it is in this folder or in runs/)"
     )
@@ -85,12 +93,13 @@ def add_commands(commands: Commands) -> None:
         commands,
         "reconstruct",
         _reconstruct,
-        summary="encode and decode images of any size into PNGs",
-        more=MORE,
+        summary="encode and decode images of any size",
+        more=f"{KINDS} {MORE}",
         example="photo.jpg scan.tif -o out --model runs/kl-photos/model",
     )
     _add_images(reconstruct)
-    add_out_folder(reconstruct, "PNGs")
+    add_out_folder(reconstruct, "images")
+    _add_suffix(reconstruct)
     add_model(reconstruct)
 
 
@@ -118,14 +127,37 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "JPEG without its end marker",
     )
 
+    parser.add_argument(
+        "--all-pages",
+        action="store_true",
+        help="models of numbers: use every page, frame or slice of a file, and not the first alone; outputs are "
+        "numbered",
+    )
+    parser.add_argument(
+        "--axis",
+        type=not_negative,
+        metavar="N",
+        help="models of numbers: axis, from 0, along which the slices of a volume are counted (default: the format's; "
+        "2 for NIfTI)",
+    )
+
+
+def _add_suffix(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--suffix",
+        choices=WRITTEN,
+        help="suffix of the images, which says their format; .npy files are written again by every run (default: "
+        ".png, or .tif for what PNG cannot hold)",
+    )
+
 
 def _encode(arguments: argparse.Namespace) -> int:
     from latent_ae.inference.file_tasks import Encode
 
     if arguments.seed is not None and not arguments.sample:
         raise UserError(f"--seed {arguments.seed} has no effect without --sample: leave it out")
-    targets, others, rule = _images(arguments, arguments.suffix)
     codec = load_codec(arguments)
+    targets, others, rule = _images(arguments, codec, arguments.suffix)
     if codec.is_vq and arguments.suffix != SUFFIX:
         raise UserError(
             f"--suffix {arguments.suffix}: it is for ComfyUI, which reads no codes, and {arguments.model} encodes into "
@@ -140,37 +172,50 @@ def _encode(arguments: argparse.Namespace) -> int:
 def _decode(arguments: argparse.Namespace) -> int:
     from latent_ae.inference.file_jobs import plan
     from latent_ae.inference.file_tasks import Decode, image_count, named_model
+    from latent_ae.io.image_writing import suffixes_for
 
     if arguments.foreign and arguments.model is None:
         raise UserError("--foreign needs --model: such files do not say which model decodes them")
     found = find_files(arguments.latents, SUFFIXES, without=arguments.out)
-    targets = plan(found.sources, arguments.out, ".png", count=image_count)
     name = arguments.model or named_model([source.path for source in found.sources])
     codec = load_codec(arguments, name=name)
-    task = Decode(codec, foreign=arguments.foreign)
+    suffix = arguments.suffix or suffixes_for(codec.pixel_format)[0]
+    targets = plan(found.sources, arguments.out, suffix, count=image_count)
+    task = Decode(codec, suffix=suffix, foreign=arguments.foreign)
     say_how(codec, codec.precision.decoder)
     return _run(task, targets, found.others, arguments.out, "decoded")
 
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from latent_ae.inference.file_tasks import Reconstruct
+    from latent_ae.io.image_writing import suffixes_for
 
-    targets, others, rule = _images(arguments, ".png")
     codec = load_codec(arguments)
-    task = Reconstruct(codec, rule=rule)
+    suffix = arguments.suffix or suffixes_for(codec.pixel_format)[0]
+    targets, others, rule = _images(arguments, codec, suffix)
+    task = Reconstruct(codec, suffix=suffix, rule=rule)
     say_how(codec, codec.precision.encoder, codec.precision.decoder)
     return _run(task, targets, others, arguments.out, "reconstructed")
 
 
-def _images(arguments: argparse.Namespace, suffix: str) -> "tuple[list[Target], list[Path], ReadingRule]":
+def _images(
+    arguments: argparse.Namespace, codec: "Codec", suffix: str
+) -> "tuple[list[Target], list[Path], ReadingRule]":
     """What becomes of the image files, the files beside them that are not read, and how images are read."""
-    from latent_ae.inference.file_jobs import plan
-    from latent_ae.inference.image_reading import ReadingRule
+    from latent_ae.inference.file_jobs import each_page, plan
+    from latent_ae.inference.image_reading import ReadingRule, page_count
     from latent_ae.io.image import SUFFIXES as IMAGES
+    from latent_ae.io.rasters import RASTER_SUFFIXES
 
-    found = find_files(arguments.images, IMAGES, without=arguments.out)
-    rule = ReadingRule(arguments.color, arguments.accept_damaged)
-    return plan(found.sources, arguments.out, suffix), found.others, rule
+    numbers = codec.pixel_format.numbers
+    if arguments.all_pages and not numbers:
+        raise UserError(f"--all-pages: {codec.name} is a model of pictures, the first of each file: leave it out")
+    found = find_files(arguments.images, RASTER_SUFFIXES if numbers else IMAGES, without=arguments.out)
+    rule = ReadingRule(arguments.color, arguments.accept_damaged, arguments.axis)
+    if not arguments.all_pages:
+        return plan(found.sources, arguments.out, suffix), found.others, rule
+    targets = plan(found.sources, arguments.out, suffix, count=lambda path: page_count(path, rule))
+    return each_page(targets), found.others, rule
 
 
 def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], out: Path, done: str) -> int:
@@ -187,7 +232,8 @@ def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], ou
     outputs = {output for target in targets for output in target.outputs}
     others = [path for path in others if path not in outputs]  # what was made before may lie among them
     unread = f", {len(others)} are of kinds that are not read: {count_by_suffix(others)}" if others else ""
-    say(f"{done} {outcome.made} of {len(targets) + len(others)} files into {out}{kept}{failed}{unread}")
+    pages = " files and pages" if len({target.source for target in targets}) < len(targets) else " files"
+    say(f"{done} {outcome.made} of {len(targets) + len(others)}{pages} into {out}{kept}{failed}{unread}")
     if outcome.tiled:
         seam = min((each.seam_db for each in outcome.tiled if each.seam_db is not None), default=None)
         agree = "" if seam is None else f", which agree to {seam:.1f} dB or more where they overlap"

@@ -51,7 +51,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _say_all(fields: dict[str, object]) -> None:
     width = max(map(len, fields))
-    for name, value in {**fields, "compute": _compute(fields)}.items():
+    for name, value in {**fields, "compute": _compute(fields), "pixel_format": _pixels(fields)}.items():
         shown = value if isinstance(value, str) else "-" if value is None else json.dumps(value)
         say(f"{name:{width}}  {shown}")
 
@@ -77,6 +77,16 @@ def _compute(fields: dict[str, object]) -> str:
     """The encoder's arithmetic; files of older versions do not have it."""
     compute = fields["compute"]
     return str(Compute(**compute)) if isinstance(compute, dict) else "unknown"
+
+
+def _pixels(fields: dict[str, object]) -> str:
+    """Channels, type, range and unit of the images; only those that are not grey or RGB pictures are stated."""
+    stated = fields["pixel_format"]
+    if not isinstance(stated, dict):
+        return "grey or RGB pictures"
+    ranges = ", ".join(f"{low:g}..{high:g}" for low, high in stated["ranges"])
+    rest = {name: stated[name] for name in ("gamma", "bands", "alpha", "rgb")}
+    return f"{stated['channels']} channels, {stated['dtype']} in {ranges} {stated['unit']} {json.dumps(rest)}"
 
 
 def _say_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import BinaryIO, Generic, TypeVar
 
 from latent_ae.errors import UserError
 from latent_ae.inference.memory import ran_out
 from latent_ae.io.image import BrokenImage
-from latent_ae.io.paths import Source, output_names
+from latent_ae.io.paths import Source, output_names, stem_of
 
 BATCH_PIXELS = 1 << 21
 BATCH_COUNT = 64
@@ -38,6 +38,8 @@ class Target:
     source: Path
     outputs: tuple[Path, ...]
     """one, or for a latent file one for each of its images"""
+    page: int | None = None
+    """of an image file, from 0; None for its first"""
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,20 @@ def plan(
     return targets
 
 
+def each_page(targets: Sequence[Target]) -> list[Target]:
+    """Targets of several outputs as one target for each, of the page with that number."""
+    return [
+        Target(target.source, (output,), page if len(target.outputs) > 1 else None)
+        for target in targets
+        for page, output in enumerate(target.outputs)
+    ]
+
+
 def _places(place: PurePath, many: int) -> list[PurePath]:
     if many == 1:
         return [place]
-    return [place.with_name(f"{place.stem}-{number:04d}{place.suffix}") for number in range(1, many + 1)]
+    stem = stem_of(place)
+    return [place.with_name(f"{stem}-{number:04d}{place.name[len(stem) :]}") for number in range(1, many + 1)]
 
 
 class Task(ABC, Generic[Given, Made]):
@@ -106,8 +118,8 @@ class Task(ABC, Generic[Given, Made]):
         """Whether every output is there, whole, and what this task would make of a file with this sha256."""
 
     @abstractmethod
-    def read(self, file: BinaryIO) -> Given:
-        """Raises UserError for a file that cannot be used."""
+    def read(self, file: BinaryIO, page: int | None) -> Given:
+        """`page` is the target's. Raises UserError for a file that cannot be used."""
 
     def notes(self, given: Given) -> Sequence[str]:  # noqa: ARG002 - most tasks assume nothing
         """What was assumed, changed or left out of a file, for the user to check, each to follow on its name."""
@@ -156,9 +168,10 @@ def run(task: Task[Given, Made], targets: Sequence[Target], *, on_file: Callable
 def _read(
     task: Task[Given, Made], targets: Sequence[Target], outcome: Outcome, on_file: Callable[[], object]
 ) -> Iterator[Item[Given]]:
+    digest_of = lru_cache(maxsize=1)(_digest)  # all pages of a file come one after another
     for target in targets:
         try:
-            item = _read_one(task, target)
+            item = _read_one(task, target, digest_of)
         except BrokenImage as error:
             outcome.failed.append((target.source, error.reason))
         except OSError as error:
@@ -173,16 +186,20 @@ def _read(
         on_file()
 
 
-def _read_one(task: Task[Given, Made], target: Target) -> Item[Given] | None:
+def _read_one(task: Task[Given, Made], target: Target, digest_of: Callable[[Path], str]) -> Item[Given] | None:
     """None if there is nothing to do."""
     if target.source.exists() and not target.source.is_file():  # a pipe would be waited for
         raise UserError("it is no ordinary file")
+    digest = digest_of(target.source)
+    if task.is_made(target, digest):
+        return None
     with target.source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if task.is_made(target, digest):
-            return None
-        file.seek(0)
-        return Item(target, digest, task.read(file))
+        return Item(target, digest, task.read(file, target.page))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _batches(items: Iterator[Item[Given]], pixels: Callable[[Given], int]) -> Iterator[list[Item[Given]]]:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import numpy as np
+import torch
 
 from latent_ae.errors import UserError
 from latent_ae.inference.codec import Codec, Decoded
 from latent_ae.inference.file_jobs import BATCH_PIXELS, Item, Target, Task, Tiled
-from latent_ae.inference.image_reading import PLAIN, Picture, ReadingRule, read_picture
-from latent_ae.inference.png_provenance import RecordedPngs
+from latent_ae.inference.image_reading import PLAIN, ReadImage, ReadingRule, read_image
+from latent_ae.inference.recorded_images import RecordedImages
 from latent_ae.io.image_file.color import Profile, profile_name
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, bare_image_count, take_latents
 from latent_ae.io.latent_file.latents import (
@@ -32,32 +32,39 @@ from latent_ae.randomness import derived_seed
 
 Made = TypeVar("Made")
 
+_READ_BY = ("color", "axis", "page")
+"""in a latent file's versions: how its image was read"""
 
-class _ImageTask(Task[Picture, Made]):
+
+class _ImageTask(Task[ReadImage, Made]):
     """What is done to image files by a model, read by a rule.
 
     Raises UserError for a rule without effect on the model's images.
     """
 
     def __init__(self, codec: Codec, rule: ReadingRule) -> None:
-        if rule.color == "keep" and codec.channels == 1:
-            raise UserError(
-                f"--color keep: {codec.name} is a model of grey images, which have no colours: leave it out"
-            )
+        pixels = codec.pixel_format
+        if rule.color == "keep" and (pixels.channels < 3 or pixels.numbers):
+            what = "numbers" if pixels.numbers else "grey images"
+            raise UserError(f"--color keep: {codec.name} is a model of {what}, which have no colours: leave it out")
+        if rule.accept_damaged and pixels.numbers:
+            raise UserError(f"--accept-damaged: {codec.name} is a model of numbers, which are read whole: leave it out")
+        if rule.axis is not None and not pixels.numbers:
+            raise UserError(f"--axis {rule.axis}: {codec.name} is a model of pictures, which have none: leave it out")
         self._codec = codec
         self._rule = rule
 
-    def read(self, file: BinaryIO) -> Picture:
-        """With the model's number of channels."""
-        return read_picture(file, self._codec.channels, self._rule)
+    def read(self, file: BinaryIO, page: int | None) -> ReadImage:
+        """As the model's pixel format says."""
+        return read_image(file, self._codec.pixel_format, self._rule, page=page)
 
-    def notes(self, given: Picture) -> Sequence[str]:
+    def notes(self, given: ReadImage) -> Sequence[str]:
         """What was changed or left out of the file."""
         return given.remarks
 
-    def pixels(self, given: Picture) -> int:
+    def pixels(self, given: ReadImage) -> int:
         """H * W."""
-        return int(given.pixels.shape[0] * given.pixels.shape[1])
+        return int(given.array.shape[0] * given.array.shape[1])
 
 
 class Encode(_ImageTask[Latents]):
@@ -92,7 +99,7 @@ class Encode(_ImageTask[Latents]):
                 f"--dtype {dtype} has no effect: {codec.name} encodes into codes, which are integers; leave it out"
             )
         if seed is not None or logvar:
-            smallest = np.zeros((codec.factor, codec.factor, codec.channels), np.uint8)
+            smallest = codec.pixel_format.from_tensor(torch.zeros(codec.channels, codec.factor, codec.factor))
             made = codec.encode([smallest], seed=seed, logvar=logvar)[0]
             if (seed is not None and made.kind != "sample") or (logvar and made.logvar is None):
                 option = "--logvar" if seed is None else "--sample"
@@ -111,16 +118,16 @@ class Encode(_ImageTask[Latents]):
             and (codes or there.tensor.dtype == DTYPES[self._dtype])
             and (there.logvar is not None) == self._logvar
             and there.compute == self._codec.compute("encoder", there.height, there.width)
-            and there.versions.get("color") == self._rule.color
+            and {name: there.versions[name] for name in _READ_BY if name in there.versions} == self._read_by(target)
         )
 
-    def make(self, items: Sequence[Item[Picture]]) -> list[Latents]:
+    def make(self, items: Sequence[Item[ReadImage]]) -> list[Latents]:
         """Latents that know their sources."""
         if self._seed is None:
-            made = self._codec.encode([item.given.pixels for item in items], logvar=self._logvar)
+            made = self._codec.encode([item.given.array for item in items], logvar=self._logvar)
         else:  # alone, as each has a seed of its own: with one for all, all images would get the same noise
             made = [
-                self._codec.encode([item.given.pixels], seed=self._seed_of(item.digest), logvar=self._logvar)[0]
+                self._codec.encode([item.given.array], seed=self._seed_of(item.digest), logvar=self._logvar)[0]
                 for item in items
             ]
         return [
@@ -128,17 +135,22 @@ class Encode(_ImageTask[Latents]):
                 latents,
                 sources=(item.digest,),
                 seed=self._seed_of(item.digest),
-                versions={**latents.versions, **self._reading(item.given)},
+                versions={**latents.versions, **self._read_by(item.target), **self._found(item.given)},
             )
             for item, latents in zip(items, made, strict=True)
         ]
 
-    def _reading(self, given: Picture) -> dict[str, str]:
-        """How the image was read, as it is written down."""
-        kept = {} if given.profile is None else {"profile": profile_name(Profile(given.profile))}
-        return {"color": self._rule.color, **kept, **({"damage": given.damage} if given.damage else {})}
+    def _read_by(self, target: Target) -> dict[str, str]:
+        """How the image is read, as it is written down."""
+        return self._rule.record(self._codec.pixel_format) | ({"page": str(target.page)} if target.page else {})
 
-    def write(self, item: Item[Picture], made: Latents) -> Tiled | None:
+    @staticmethod
+    def _found(given: ReadImage) -> dict[str, str]:
+        """What turned out as the image was read, as it is written down."""
+        kept = {} if given.profile is None else {"profile": profile_name(Profile(given.profile))}
+        return kept | ({"damage": given.damage} if given.damage else {})
+
+    def write(self, item: Item[ReadImage], made: Latents) -> Tiled | None:
         """Whole or not at all."""
         output = item.target.outputs[0]
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -150,61 +162,68 @@ class Encode(_ImageTask[Latents]):
 
 
 class Reconstruct(_ImageTask[Decoded]):
-    """Image files to PNGs of what the model makes of them, each of exactly its image's size.
+    """Image files to files of what the model makes of them, each of exactly its image's size, channels and type.
 
     Args:
         codec: of the model.
+        suffix: of the files.
         rule: how image files are read; is written down, and asked for again by a later run. Colours that are kept come
             with their profile.
+
+    Raises UserError for files that cannot hold the model's images.
     """
 
-    def __init__(self, codec: Codec, *, rule: ReadingRule = PLAIN) -> None:
+    def __init__(self, codec: Codec, *, suffix: str = ".png", rule: ReadingRule = PLAIN) -> None:
         super().__init__(codec, rule)
-        self._pictures = RecordedPngs(codec, "reconstruct", ("encoder", "decoder"), color=rule.color)
+        read_by = rule.record(codec.pixel_format)
+        self._images = RecordedImages(codec, "reconstruct", ("encoder", "decoder"), suffix, **read_by)
 
     def is_made(self, target: Target, digest: str) -> bool:
-        """Whether the PNG is whole and says that it is what this task makes of the source."""
-        return self._pictures.are_there(target, digest)
+        """Whether the file is whole and says that it is what this task makes of the source."""
+        return self._images.are_there(target, digest)
 
-    def make(self, items: Sequence[Item[Picture]]) -> list[Decoded]:
+    def make(self, items: Sequence[Item[ReadImage]]) -> list[Decoded]:
         """Of the same sizes."""
-        return self._codec.reconstruct_measured([item.given.pixels for item in items])
+        return self._codec.reconstruct_measured([item.given.array for item in items])
 
-    def write(self, item: Item[Picture], made: Decoded) -> Tiled | None:
+    def write(self, item: Item[ReadImage], made: Decoded) -> Tiled | None:
         """Whole or not at all."""
-        return self._pictures.write(item.target, item.digest, [made], item.given)
+        return self._images.write(item.target, item.digest, [made], item.given)
 
 
 class Decode(Task[Taken, Iterable[Decoded]]):
-    """Latent files to PNGs, one for each of a file's images; see Reconstruct.
+    """Latent files to images, one for each of a file's; see Reconstruct.
 
     With `foreign` also files that name another encoder or none, of latents that the model can decode by their form.
     """
 
-    def __init__(self, codec: Codec, *, foreign: bool = False) -> None:
+    def __init__(self, codec: Codec, *, suffix: str = ".png", foreign: bool = False) -> None:
         self._codec = codec
         self._foreign = foreign
-        self._pictures = RecordedPngs(codec, "decode foreign" if foreign else "decode", ("decoder",))
+        self._images = RecordedImages(codec, "decode foreign" if foreign else "decode", ("decoder",), suffix)
 
     def is_made(self, target: Target, digest: str) -> bool:
-        """Whether every PNG is whole and says that it is what this task makes of the source."""
-        return self._pictures.are_there(target, digest)
+        """Whether every file is whole and says that it is what this task makes of the source."""
+        return self._images.are_there(target, digest)
 
-    def read(self, file: BinaryIO) -> Taken:
+    def read(self, file: BinaryIO, page: int | None) -> Taken:  # noqa: ARG002 - latent files have no pages
         """Raises LatentFileError for what is none; UnknownEncoder, WrongEncoder for foreign latents if not allowed."""
         data = file.read(LIMITS.header_bytes + LIMITS.tensor_bytes + 9)
         if self._foreign:
             codec = self._codec
-            form = LatentForm(codec.name, codec.identity, codec.factor, codec.latent_channels, codec.codebook_size)
+            form = LatentForm(
+                codec.name, codec.identity, codec.factor, codec.latent_channels, codec.codebook_size, codec.pixel_format
+            )
             return take_latents(data, form)
         latents = from_bytes(data)
         latents.require_encoder(self._codec.identity)
+        latents.require_pixels(self._codec.pixel_format)
         return Taken(latents, "")
 
     def notes(self, given: Taken) -> Sequence[str]:
         """What was assumed of foreign latents, and whose colours the images have if not sRGB's."""
         profile = given.latents.versions.get("profile")
-        kept = f"has colours of {profile}, which were kept: the PNG carries no profile"
+        kept = f"has colours of {profile}, which were kept: the image carries no profile"
         return [*filter(None, [given.note]), *([] if profile is None else [kept])]
 
     def pixels(self, given: Taken) -> int:
@@ -219,8 +238,8 @@ class Decode(Task[Taken, Iterable[Decoded]]):
         return [[next(images) for _ in range(item.given.latents.count)] for item in items]
 
     def write(self, item: Item[Taken], made: Iterable[Decoded]) -> Tiled | None:
-        """Each PNG whole or not at all."""
-        return self._pictures.write(item.target, item.digest, made)
+        """Each file whole or not at all."""
+        return self._images.write(item.target, item.digest, made)
 
     def _decoded(self, latents: Latents) -> Iterator[Decoded]:
         step = max(1, BATCH_PIXELS // (latents.height * latents.width))

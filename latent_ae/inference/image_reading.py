@@ -1,8 +1,10 @@
-"""An image file as a task reads it: its pixels, and what was changed or left out on the way."""
+"""An image file as a model takes it: its pixels, and what was changed or left out on the way."""
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
@@ -10,12 +12,16 @@ from PIL import Image
 
 from latent_ae.errors import BrokenImage
 from latent_ae.inference.memory import DoesNotFit, available_bytes
-from latent_ae.io.image import ColorRule, Pixels, open_image, remarks, to_uint8
+from latent_ae.io.image import ColorRule, open_image, remarks
 from latent_ae.io.image_file.damage import Mended, mended
 from latent_ae.io.image_file.opening import frame_count
+from latent_ae.io.pixel_format import Array, PixelFormat
+from latent_ae.io.rasters import raster_pages, raster_shape, read_raster
 
 _BYTES_PER_PIXEL = 20
 """of a decoded RGB image: PIL's 4, an array's 3, and 12 of float32"""
+_BYTES_PER_NUMBER = 28
+"""of a value: 8 as the file has it, 8 twice while it is brought into the range, and 4 of float32"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,14 @@ class ReadingRule:
     color: ColorRule = "convert"
     accept_damaged: bool = False
     """whether files whose damage leaves the pixels whole are read"""
+    axis: int | None = None
+    """of a volume of numbers, that its slices are counted along; None for the format's own"""
+
+    def record(self, pixels: PixelFormat) -> dict[str, str]:
+        """What decides the values that are read, as it is written down."""
+        if pixels.numbers:
+            return {} if self.axis is None else {"axis": str(self.axis)}
+        return {"color": self.color}
 
 
 PLAIN = ReadingRule()
@@ -32,32 +46,56 @@ PLAIN = ReadingRule()
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReadImage:
     """An image as a model takes it."""
 
-    pixels: Pixels
-    """[H,W,C]"""
+    array: Array
+    """[H,W,C] in the units of the model's pixel format"""
     remarks: tuple[str, ...]
     """what a person should know about how it was read, each to follow on the file's name"""
     profile: bytes | None = None
-    """ICC profile of the pixels; None for sRGB"""
+    """ICC profile of a picture's colours; None for sRGB"""
     damage: str = ""
     """what was passed over; '' if nothing"""
 
 
-def read_picture(file: BinaryIO, channels: int, rule: ReadingRule) -> Picture:
-    """The image in an open file with `channels` channels.
+def read_image(file: BinaryIO, pixels: PixelFormat, rule: ReadingRule = PLAIN, *, page: int | None = None) -> ReadImage:
+    """The image in an open file, as a picture or as numbers, as the pixel format says.
 
-    Raises BrokenImage for one that cannot be used, DoesNotFit before an image is decoded that the memory cannot hold.
+    `page` of a file of numbers is counted from 0; None is the first, with a remark if there are others. Raises
+    BrokenImage for an image that cannot be used, DoesNotFit before one is decoded that the memory cannot hold.
     """
+    return _read_numbers(file, pixels, rule, page) if pixels.numbers else _read_picture(file, pixels, rule)
+
+
+def page_count(path: Path, rule: ReadingRule) -> int:
+    """How many images a file of numbers holds; 1 if that cannot be read, which will be found out."""
+    with suppress(BrokenImage):
+        return raster_pages(path, axis=rule.axis)
+    return 1
+
+
+def _read_numbers(file: BinaryIO, pixels: PixelFormat, rule: ReadingRule, page: int | None) -> ReadImage:
+    height, width, channels = raster_shape(file, page=page or 0, axis=rule.axis)
+    _require_room(height, width, _BYTES_PER_NUMBER * channels)
+    values, unit, said = read_raster(file, page=page or 0, axis=rule.axis)
+    if page is not None and raster_pages(file, axis=rule.axis) > 1:
+        said = said[:-1]  # that there are other pages
+    array = pixels.array(values)
+    if pixels.clips(array):
+        said += (f"has values outside of the model's range, {pixels.describe_ranges()}, which were clipped",)
+    if unit and pixels.unit and unit != pixels.unit:
+        said += (f"states its values in {unit}, the model's are in {pixels.unit}",)
+    return ReadImage(array, said)
+
+
+def _read_picture(file: BinaryIO, pixels: PixelFormat, rule: ReadingRule) -> ReadImage:
     frames = 1
 
     def check(header: Image.Image) -> None:
         nonlocal frames
         frames = frame_count(header)
-        needed = _BYTES_PER_PIXEL * header.width * header.height
-        if needed > (available := available_bytes(torch.device("cpu"))):
-            raise DoesNotFit(f"an image of {header.width}x{header.height} pixels", needed, available, tiled=True)
+        _require_room(header.height, header.width, _BYTES_PER_PIXEL)
 
     damaged: Mended | None = None
     try:
@@ -74,7 +112,13 @@ def read_picture(file: BinaryIO, channels: int, rule: ReadingRule) -> Picture:
     if damaged is not None:
         said.insert(0, f"had damage beside the pixels, which was passed over: {damaged.damage}")
     damage = "" if damaged is None else damaged.damage
-    return Picture(to_uint8(image, channels), tuple(said), image.info.get("icc_profile"), damage)
+    return ReadImage(pixels.array(image), tuple(said), image.info.get("icc_profile"), damage)
+
+
+def _require_room(height: int, width: int, pixel_bytes: int) -> None:
+    needed = pixel_bytes * width * height
+    if needed > (available := available_bytes(torch.device("cpu"))):
+        raise DoesNotFit(f"an image of {width}x{height} pixels", needed, available, tiled=True)
 
 
 def _without_damage(

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latent_ae.errors import UserError
+from latent_ae.errors import BrokenImage, UserError
 from latent_ae.inference.codec import Codec
 from latent_ae.inference.file_jobs import BATCH_PIXELS
+from latent_ae.inference.image_reading import read_image
 from latent_ae.inference.prior_sampling import draw
 from latent_ae.io.atomic import write_atomically
-from latent_ae.io.image import Pixels, from_tensor, image_grid, open_image, to_pil, to_uint8
+from latent_ae.io.image import Pixels, image_grid, to_pil
 from latent_ae.io.latent_file.latents import SUFFIXES, Latents, read_latents
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, check_prior
 from latent_ae.models.latent_space import hierarchy_draw, interpolate
@@ -26,12 +27,19 @@ def latents_of(codec: Codec, file: Path) -> Latents:
     Raises BrokenImage, LatentFileError, WrongEncoder for latents of another model, UserError for more than one image.
     """
     if file.suffix.lower() not in SUFFIXES:
-        return codec.encode([to_uint8(open_image(file), codec.channels)])[0]
+        try:
+            with file.open("rb") as stream:
+                return codec.encode([read_image(stream, codec.pixel_format).array])[0]
+        except OSError as error:
+            raise UserError(f"{file}: {error.strerror or error}") from None
+        except BrokenImage as error:
+            raise BrokenImage(error.reason, str(file)) from error
     try:
         latents = read_latents(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from None
     latents.require_encoder(codec.identity)
+    latents.require_pixels(codec.pixel_format)
     if latents.count != 1:
         raise UserError(f"{file} holds {latents.count} images, expected one")
     return latents
@@ -109,7 +117,7 @@ def write_animation(path: Path, images: Sequence[Pixels]) -> None:
 
 
 def _decoded(codec: Codec, vectors: Tensor) -> list[Pixels]:
-    """Vectors [N,c,h,w] to images, not all of them at once."""
+    """Vectors [N,c,h,w] to previews of their images, not all of them at once."""
     h, w = vectors.shape[-2:]
     step = max(1, BATCH_PIXELS // (h * w * codec.factor**2))
-    return [image for part in vectors.split(step) for image in from_tensor(codec.decode_tensor(part))]
+    return [image for part in vectors.split(step) for image in codec.pixel_format.previews(codec.decode_tensor(part))]

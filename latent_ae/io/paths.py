@@ -43,13 +43,13 @@ def find_files(paths: Sequence[Path], suffixes: Collection[str], *, without: Pat
             sources.setdefault(path.resolve(), Source(path, PurePath(path.name)))
             continue
         every = sorted(_walk(path, without), key=lambda source: source.place.as_posix())
-        found = [source for source in every if source.path.suffix.lower() in suffixes]
+        found = [source for source in every if _ends_in(source.path, suffixes)]
         if not found:
             there = f": it holds {count_by_suffix([source.path for source in every])}" if every else ""
             raise UserError(f"{path} holds no files that end in {', '.join(sorted(suffixes))}{there}")
         for source in found:
             sources.setdefault(source.path.resolve(), source)
-        rest = (source.path for source in every if source.path.suffix.lower() not in suffixes)
+        rest = (source.path for source in every if not _ends_in(source.path, suffixes))
         others |= {path.resolve(): path for path in rest}
     return Found(list(sources.values()), [path for real, path in others.items() if real not in sources])
 
@@ -72,7 +72,7 @@ def output_names(places: Sequence[PurePath], suffix: str) -> list[PurePath]:
     taken: set[str] = set()
     numbers: defaultdict[PurePath, Iterator[int]] = defaultdict(lambda: count(2))
     for place in places:
-        bare = place.with_name(place.stem)
+        bare = place.with_name(stem_of(place))
         numbered = (f"{bare}-{number}" for number in numbers[bare])
         names.append(
             name := next(
@@ -83,6 +83,15 @@ def output_names(places: Sequence[PurePath], suffix: str) -> list[PurePath]:
         )
         taken.add(str(name).casefold())
     return names
+
+
+def stem_of(place: PurePath) -> str:
+    """The name without what `find_files` takes for its suffix."""
+    return place.name[: -len(".nii.gz")] if place.name.lower().endswith(".nii.gz") else place.stem
+
+
+def _ends_in(path: Path, suffixes: Collection[str]) -> bool:
+    return path.name.lower().endswith(tuple(suffixes))  # one is .nii.gz
 
 
 def _walk(root: Path, without: Path | None) -> Iterator[Source]:

@@ -33,6 +33,7 @@ DType = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float16"
 Alpha = Literal["none", "straight", "premultiplied"]
 
 _EXACT_IN_FLOAT32 = ("uint8", "int8", "uint16", "int16", "float16")
+_SHOWN_RANGES = 4
 _CHECKER_PIXELS, _CHECKER_LEVELS = 8, (204, 255)
 
 
@@ -151,6 +152,20 @@ class PixelFormat:
         colours = levels[:, :, :-1].astype(np.uint32) * levels[:, :, -1:]
         return np.concatenate([((colours + 127) // 255).astype(np.uint8), levels[:, :, -1:]], axis=2)
 
+    def straight(self, levels: Array) -> Array:
+        """What `with_alpha` was given, but for rounding: files hold straight alpha; black where it is 0."""
+        if self.alpha != "premultiplied":
+            return levels
+        colours, alpha = levels[:, :, :-1].astype(np.uint32), levels[:, :, -1:].astype(np.uint32)
+        opaque = np.maximum(alpha, 1)
+        whole = ((colours * 255 + opaque // 2) // opaque).clip(0, 255) * (alpha > 0)
+        return np.concatenate([whole.astype(np.uint8), levels[:, :, -1:]], axis=2)
+
+    def clips(self, array: Array) -> bool:
+        """Whether values [H, W, C] lie outside of their range."""
+        low, high = np.array(self.ranges, np.float64).T
+        return bool((array.min((0, 1)) < low).any() or (array.max((0, 1)) > high).any())
+
     def to_tensor(self, array: Array) -> torch.Tensor:
         """[H, W, C] in the data's units -> [C, H, W] float32 in [-1, 1], values outside of the range clipped."""
         if not self.numbers:
@@ -221,13 +236,18 @@ class PixelFormat:
 
     def describe(self) -> str:
         """For people: "3 channels, float32 in 0..4000 reflectance"."""
-        ends = ", ".join(f"{low:g}..{high:g}" for low, high in self.ranges)
         what = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGBA"}.get(self.channels, "")
         if not self.numbers:
             return what + (f" ({self.alpha} alpha)" if self.alpha != "none" else "")
         unit = f" {self.unit}" if self.unit else ""
         gamma = f", gamma {self.gamma:g}" if self.gamma != 1 else ""
-        return f"{self.channels} channel{'s' if self.channels > 1 else ''}, {self.dtype} in {ends}{unit}{gamma}"
+        count = f"{self.channels} channel{'s' if self.channels > 1 else ''}"
+        return f"{count}, {self.dtype} in {self.describe_ranges()}{unit}{gamma}"
+
+    def describe_ranges(self) -> str:
+        """For people: "0..4000", or one a channel."""
+        shown = ", ".join(f"{low:g}..{high:g}" for low, high in self.ranges[:_SHOWN_RANGES])
+        return shown + (", ..." if len(self.ranges) > _SHOWN_RANGES else "")
 
     def to_json(self) -> str:
         """What `from_json` reads back."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from latent_ae.cli import main
 from latent_ae.config import ModelConfig
-from latent_ae.inference.png_provenance import read_record
+from latent_ae.io.image_writing import read_record
 from latent_ae.io.latent_file.latents import Compute, read_latents
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.models import build_autoencoder

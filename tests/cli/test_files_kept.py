@@ -11,7 +11,7 @@ import pytest
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from latent_ae.inference.png_provenance import read_record
+from latent_ae.io.image_writing import read_record
 from tests.cli.conftest import FP32, Run, state
 from tests.data.images import noise_image
 from tests.program.forked import fork

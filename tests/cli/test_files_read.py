@@ -13,10 +13,11 @@ from PIL import Image, PngImagePlugin
 from latent_ae.cli import main
 from latent_ae.config import ModelConfig
 from latent_ae.inference import Codec
-from latent_ae.inference.image_reading import PLAIN, read_picture
-from latent_ae.inference.png_provenance import KEY
+from latent_ae.inference.image_reading import read_image
 from latent_ae.io.image import open_image, to_uint8
 from latent_ae.io.latent_file.latents import read_latents
+from latent_ae.io.pixel_format import PixelFormat
+from latent_ae.io.rasters.writing import KEY
 from latent_ae.models import build_autoencoder
 from tests.cli.conftest import FP32, Run, state
 from tests.image_files import CASES, COLORS, ROCKET, chunk, encoded, png
@@ -45,8 +46,8 @@ def counts(line: str) -> list[int]:
 
 def test_tasks_read_the_pixels_that_every_way_reads() -> None:
     for name, case in READ.items():
-        picture = read_picture(io.BytesIO(case.data), 3, PLAIN)
-        assert np.array_equal(picture.pixels, to_uint8(open_image(io.BytesIO(case.data)), 3)), name
+        picture = read_image(io.BytesIO(case.data), PixelFormat.picture(3))
+        assert np.array_equal(picture.array, to_uint8(open_image(io.BytesIO(case.data)), 3)), name
         assert case.remark in "".join(picture.remarks), name
 
 
@@ -85,9 +86,9 @@ FRAMES = {
 @pytest.mark.parametrize("kind", FRAMES)
 def test_further_frames_and_pages_are_counted(kind: str) -> None:
     first, *rest = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
-    picture = read_picture(io.BytesIO(encoded(first, kind, append_images=rest, **FRAMES[kind])), 3, PLAIN)
+    picture = read_image(io.BytesIO(encoded(first, kind, append_images=rest, **FRAMES[kind])), PixelFormat.picture(3))
     assert picture.remarks == ("had 3 frames or pages, of which the first was used",)
-    assert np.abs(picture.pixels.astype(int) - (255, 0, 0)).max() <= 8
+    assert np.abs(picture.array.astype(int) - (255, 0, 0)).max() <= 8
 
 
 def test_what_was_done_with_a_file_is_said_once_for_all(colored: Path, tmp_path: Path, run: Run) -> None:
@@ -128,7 +129,7 @@ def test_latents_of_kept_colours_say_whose_they_are(colored: Path, tmp_path: Pat
         versions = read_latents(tmp_path / "out/a.safetensors").versions
         assert {key: versions[key] for key in ("color", "profile") if key in versions} == {"color": rule, **more}
     _, said, _ = run("decode", tmp_path / "out", "-o", tmp_path / "back", "--model", colored, *FP32)
-    assert "1 file has colours of Adobe RGB (1998), which were kept: the PNG carries no profile" in said
+    assert "1 file has colours of Adobe RGB (1998), which were kept: the image carries no profile" in said
 
 
 def test_grey_models_have_no_colours_to_keep(models: Path, photos: Path, tmp_path: Path, run: Run) -> None:

@@ -15,9 +15,10 @@ from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.inference.file_jobs import BATCH_COUNT, BATCH_PIXELS, Item, Outcome, Target, Task, plan, run
 from latent_ae.inference.file_tasks import Reconstruct
-from latent_ae.inference.png_provenance import read_record, write_recorded_png
 from latent_ae.io.image import Pixels
+from latent_ae.io.image_writing import read_record, write_image
 from latent_ae.io.paths import find_files
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import build_autoencoder
 from latent_ae.models.parts import decoder_identity
 
@@ -34,7 +35,7 @@ class Sizes(Task[int, str]):
     def is_made(self, target: Target, digest: str) -> bool:
         return target.outputs[0].exists()
 
-    def read(self, file: BinaryIO) -> int:
+    def read(self, file: BinaryIO, page: int | None) -> int:
         self.read_ahead += 1
         if not (text := file.read()).isdigit():
             raise UserError("no number")
@@ -207,7 +208,7 @@ def test_a_broken_file_leaves_nothing_behind(codecs: dict[str, Codec], tmp_path:
 
 def test_a_record_comes_back_and_the_pixels_too(tmp_path: Path) -> None:
     record = {"source": "a" * 64, "index": 3, "what": "\N{GREEK SMALL LETTER ALPHA}"}
-    write_recorded_png(tmp_path / "a.png", PIXELS, record)
+    write_image(tmp_path / "a.png", PIXELS, PixelFormat.picture(3), record=record)
     assert read_record(tmp_path / "a.png") == (record, PIXELS.shape[:2])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), PIXELS)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
@@ -215,7 +216,7 @@ def test_a_record_comes_back_and_the_pixels_too(tmp_path: Path) -> None:
 
 def test_a_png_that_is_damaged_anywhere_has_no_record(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
-    write_recorded_png(file, PIXELS, {"a": 1})
+    write_image(file, PIXELS, PixelFormat.picture(3), record={"a": 1})
     data = bytearray(file.read_bytes())
     for place in range(0, len(data), 3):
         file.write_bytes(data[:place])

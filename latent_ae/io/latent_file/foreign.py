@@ -28,6 +28,7 @@ from latent_ae.io.latent_file.latents import (
     tensor_of,
 )
 from latent_ae.io.latent_file.metadata import header_entries
+from latent_ae.io.pixel_format import PixelFormat
 
 SCALE_WITHOUT_MARKER = 0.18215
 
@@ -44,6 +45,8 @@ class LatentForm:
     channels: int
     codebook_size: int | None
     """of a VQModel, whose latents are codes"""
+    pixel_format: PixelFormat | None = None
+    """of the images; None for grey or RGB pictures"""
 
 
 class Taken(NamedTuple):
@@ -69,7 +72,7 @@ def take_latents(data: bytes, form: LatentForm, *, limits: Limits = LIMITS) -> T
     _check_form(form, None if codes else latents.tensor.shape[1], latents.codebook_size, latents.factor)
     encoder = f"{latents.encoder[:16]} ({latents.model})" if latents.model else latents.encoder[:16]
     note = f"taken as latents of {form.model}, although the file says that the encoder {encoder} made them"
-    return Taken(dataclasses.replace(latents, encoder=form.encoder), note)
+    return Taken(dataclasses.replace(latents, encoder=form.encoder, pixel_format=form.pixel_format), note)
 
 
 def bare_image_count(path: Path) -> int:
@@ -98,6 +101,7 @@ def _take_bare(data: bytes, form: LatentForm, limits: Limits) -> Taken:
         height=h * form.factor,
         width=w * form.factor,
         factor=form.factor,
+        pixel_format=form.pixel_format,
     )
     return Taken(latents, note)
 

@@ -23,12 +23,13 @@ from latent_ae.io.rasters.picture import PictureFile
 from latent_ae.io.rasters.png16 import Png16File
 from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile
 from latent_ae.io.rasters.tiff import TiffFile
-from latent_ae.io.rasters.writing import raster_suffixes, write_raster
+from latent_ae.io.rasters.writing import raster_bytes, raster_suffixes, write_raster
 
 __all__ = [
     "RASTER_SUFFIXES",
     "READERS",
     "Raster",
+    "raster_bytes",
     "raster_pages",
     "raster_shape",
     "raster_suffixes",
