@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from latent_ae.errors import BrokenImage
+from latent_ae.errors import BrokenImage, UserError, one_line
 from latent_ae.io.image_file.opening import HEAD, broken_image_errors, reading
 from latent_ae.io.rasters.dicom import DicomFile
 from latent_ae.io.rasters.exr import ExrFile
@@ -98,16 +98,22 @@ def raster_shape(
 
 @contextmanager
 def _opened(file: Path | BinaryIO, axis: int | None, *, limited: bool) -> Iterator[RasterFile]:
-    reader: type[RasterFile] = PictureFile
     with broken_image_errors(file), reading(limited=limited), _stream(file) as stream:
         head = stream.read(HEAD)
-        reader = next(reader for reader in READERS.values() if reader.starts(head))
+        name, reader = next((name, reader) for name, reader in READERS.items() if reader.starts(head))
         stream.seek(0)
         try:
             yield reader(stream, axis, limited=limited)
         except ModuleNotFoundError as error:
             what = f'pip install "latent-ae[{reader.extra}]"'
             raise BrokenImage(f"reading it needs {error.name}, which is not installed: {what}") from error
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # a damaged or hostile file makes libraries raise nearly anything
+            why = one_line(error)
+            raise BrokenImage(
+                f"it cannot be read as {name}: {why if ' ' in why else f'{type(error).__name__} {why}'}"
+            ) from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""DICOM by pydicom, which decodes with GDCM: each frame is an image.
+"""DICOM by pydicom: each frame is an image.
 
 Values are those of the modality: the slope and intercept, or the table, of the file are applied, and its display window
 is not. MONOCHROME1, in which the lowest value is white, is inverted within the stored bits. Palettes are applied, and
@@ -95,6 +95,8 @@ class DicomFile(RasterFile):
         from pydicom.filereader import read_dataset
         from pydicom.pixels import pixel_array
 
+        from latent_ae.io.rasters.dicom_frames import plugin_of
+
         source: Any = self._stream
         try:
             if self.pages > 1:
@@ -103,10 +105,11 @@ class DicomFile(RasterFile):
                 source.seek(self._pixels)
                 self._tags.update(read_dataset(source, *self._tags.original_encoding))
                 source = self._tags
-            return np.asarray(pixel_array(source, index=page))
+            plugin = plugin_of(self._tags.file_meta.TransferSyntaxUID)
+            return np.asarray(pixel_array(source, index=page, decoding_plugin=plugin))
         except RuntimeError as error:
             if "missing dependencies" in str(error):
-                raise ModuleNotFoundError(str(error), name="python-gdcm") from error
+                raise ModuleNotFoundError(str(error), name="imagecodecs") from error
             raise
 
     def _scale(self, page: int) -> Any:

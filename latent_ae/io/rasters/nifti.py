@@ -43,7 +43,7 @@ class NiftiFile(RasterFile):
         if not second and head[slice(*_MAGIC)] not in _SINGLE:
             raise BrokenImage("it is a gzip archive of something other than NIfTI: unpack it")
         self._stream.seek(0)
-        header: Any = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(self._stream, check=True)
+        header: Any = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(self._stream, check=False)
         self._shape, self._dtype = header.get_data_shape(), header.get_data_dtype()
         self._offset = int(header.get_data_offset())
         slope, intercept = header.get_slope_inter()

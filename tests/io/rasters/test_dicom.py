@@ -1,6 +1,7 @@
 """DICOM, written by pydicom and compared with its own decoding and lookup tables."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -188,6 +189,25 @@ def test_losslessly_compressed_values_are_exact(syntax, encode):
         ds.PixelData = encapsulate([encode(values)])
         ds["PixelData"].is_undefined_length = True
     assert np.array_equal(read_raster(written(ds, syntax)).values[:, :, 0], values)
+
+
+def test_the_sample_files_of_pydicom_agree_across_their_compressions():
+    folder = Path(pydicom.__file__).parent / "data/test_files"
+    expected = read_raster(folder / "MR_small.dcm").values
+    assert np.array_equal(expected[:, :, 0], pydicom.dcmread(folder / "MR_small.dcm").pixel_array)
+    for name in ("RLE", "bigendian", "implicit", "jp2klossless", "jpeg_ls_lossless"):
+        assert np.array_equal(read_raster(folder / f"MR_small_{name}.dcm").values, expected)
+    for name in ("SC_rgb_jpeg_dcmtk", "SC_rgb_jls_lossy_line", "SC_rgb_dcmtk_+eb+cy+n1", "SC_rgb_gdcm_KY"):
+        got, reference = (read_raster(folder / f"{each}.dcm").values for each in (name, "SC_rgb_rle"))
+        assert np.abs(got.astype(int) - reference).mean() < 4  # lossy, and in the same colours
+
+
+def test_a_frame_with_another_size_than_the_file_says_is_refused_before_it_is_decoded():
+    ds = dataset(ramp("u2", 0, 65535, (32, 48)))
+    ds.PixelData = encapsulate([imagecodecs.jpegls_encode(ramp("u2", 0, 65535, (32, 49)))])
+    ds["PixelData"].is_undefined_length = True
+    with pytest.raises(BrokenImage, match=r"invalid out.shape=\(32, 48\), shape=\(32, 49\)"):
+        read_raster(written(ds, JPEGLSLossless))
 
 
 def test_floats_are_read_as_they_are():

@@ -77,11 +77,14 @@ def test_what_cannot_be_read_right_is_refused_in_one_line():
     header.write_to(head)
     large = bytearray(written(volume(4, 5, 6)).getvalue())
     large[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
+    unknown = bytearray(written(volume(4, 5, 6)).getvalue())
+    unknown[70:72] = np.array([4096], "<i2").tobytes()  # a type that does not exist
     for data, reason in (
         (head.getvalue(), "its values are in another file"),
         (gzip.compress(b"no volume" * 99), "a gzip archive of something other than NIfTI"),
         (written(volume(4, 5, 6).astype("c8")).getvalue(), "its values are complex64"),
         (written(volume(4, 5)).getvalue(), "its values have the shape"),
+        (bytes(unknown), "it cannot be read as NIfTI: KeyError 4096"),
         (gzip.compress(bytes(large)), "expected at most 89478485 pixels"),
     ):
         with pytest.raises(BrokenImage, match=reason):
