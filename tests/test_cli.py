@@ -94,7 +94,10 @@ def test_evaluate_with_another_size_and_a_distance(model_dir: Path, tmp_path: Pa
         (["--data.source", "nowhere"], "data.source: got 'nowhere', expected one of digits"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         ([*FEW, "--evaluation.max_image", "3"], "did you mean --evaluation.max_images?"),
-        ([*FEW, "--evaluation.size", "4"], "evaluation.size: got '4'; input should be greater than or equal to 8"),
+        (
+            [*FEW, "--evaluation.size", "4"],
+            "evaluation.size takes the side of a square, or height and width, of at least 8 pixels, got 4",
+        ),
         ([*FEW, "surplus"], "surplus"),
         ([*FEW, "--train.steps", "3"], "unknown option --train.steps"),
     ],

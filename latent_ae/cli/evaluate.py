@@ -31,7 +31,7 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument("models", metavar="MODEL", nargs="+", help=f"{MODEL_HELP}; several are shown in one table")
     evaluate.add_argument(
         "--part",
-        choices=("heldout", "train", "all"),
+        choices=("heldout", "train", "test", "all"),
         help="part of the data to measure (default: heldout of images that a model was trained on, all of others)",
     )
     _add_common(evaluate)

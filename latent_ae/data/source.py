@@ -112,6 +112,8 @@ class SourceParts:
     heldout: ImageSource
     left_out: LeftOut = field(default_factory=LeftOut, kw_only=True)
     """what is in neither part"""
+    unused: tuple[str, ...] = field(default=(), kw_only=True)
+    """names of the splits that are in neither part, as data.train_split takes them"""
 
     def for_training(self) -> Self:
         """Itself. Raises DataError if a part has no images."""

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from latent_ae.config import EvaluationConfig, Section
 from latent_ae.config.command_line import override
 from latent_ae.config.section import validate
-from latent_ae.data import SOURCES, AnySource, DataConfig, DigitsConfig, evaluation_batches
+from latent_ae.data import SOURCES, AnySource, DataConfig, DataError, DigitsConfig, evaluation_batches
 from latent_ae.data.settings import FilesConfig
-from latent_ae.data.source import ImageSource, SourceParts
+from latent_ae.data.source import ImageSource, LeftOut, SourceParts
+from latent_ae.data.sources.splits import unused_split
 from latent_ae.data.values import read_as
 from latent_ae.errors import UserError
 from latent_ae.io.pixel_format import PixelFormat
@@ -24,8 +25,13 @@ from latent_ae.models import Autoencoder
 from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.run_folders import run_settings
 
-Part = Literal["heldout", "train", "all"]
-_NAMES: dict[Part, str] = {"heldout": "held-out part", "train": "training part", "all": "all images"}
+Part = Literal["heldout", "train", "test", "all"]
+_NAMES: dict[Part, str] = {
+    "heldout": "held-out part",
+    "train": "training part",
+    "test": "test split",
+    "all": "all images",
+}
 
 
 class MeasureConfig(Section):
@@ -108,22 +114,33 @@ def _common(runs: dict[str, DataConfig], model_names: Sequence[str]) -> DataConf
 
 
 def open_part(data: DataConfig, part: Part) -> ImageSource:
-    """The images of a part. Raises DataError."""
-    if part == "all":
-        if isinstance(data, FilesConfig) and data.heldout_path is None and data.heldout_split is None:
-            data = data.model_copy(update={"heldout_share": 0})
+    """The images of a part; prints which files and images are in none. Raises DataError."""
+    if part == "test":
+        return _split(data, part)
+    if part != "all":
         parts = open_parts(data)
-        return JoinedSource([parts.train, parts.heldout])
-    parts = open_parts(data)
-    return parts.heldout if part == "heldout" else parts.train
+        return parts.heldout if part == "heldout" else parts.train
+    whole = data.model_copy(update={"heldout_share": 0}) if isinstance(data, FilesConfig) else data
+    parts = open_parts(whole, every_split=True)
+    return JoinedSource([parts.train, parts.heldout, *(_split(whole, name) for name in parts.unused)])
 
 
-def open_parts(data: DataConfig) -> SourceParts:
-    """The parts of a data source; prints which files it does not use. Raises DataError."""
+def open_parts(data: DataConfig, *, every_split: bool = False) -> SourceParts:
+    """The parts of a data source; prints which files and images are in none, or in no split. Raises DataError."""
     parts = data.open()
-    if parts.left_out:
-        tqdm.write(str(parts.left_out))
+    used = tuple(unused_split(name) for name in parts.unused) if every_split else ()
+    left_out = LeftOut({reason: count for reason, count in parts.left_out.items() if not reason.endswith(used)})
+    if left_out:
+        tqdm.write(str(left_out))
     return parts
+
+
+def _split(data: DataConfig, name: str) -> ImageSource:
+    """The images of a split, by its name. Raises DataError."""
+    if not isinstance(data, FilesConfig):
+        raise DataError(f"data.source {data.source} has no split {name}: give --part heldout, train or all")
+    alone = {"train_split": name, "heldout_split": None, "heldout_path": None, "heldout_share": 0}
+    return data.model_copy(update=alone).open().train
 
 
 def described(data: DataConfig, part: Part) -> str:

@@ -1,6 +1,7 @@
 """Which images are measured: what the options say, what the models' runs say, and the two together."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,41 @@ def test_all_images_are_the_parts_together_and_one_image_is_all_of_itself(folder
     assert (len(image), image.sample_id(0), image.load(0).size) == (1, "07.png", (16, 16))
     with pytest.raises(UserError, match=r"07\.png holds 1 images, needs two or more"):
         open_part(one, "heldout")
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (("train", "val", "test"), {"train": 3, "heldout": 3, "test": 3, "all": 9}),
+        (("train", "test"), {"train": 3, "heldout": 3, "test": 3, "all": 6}),
+        (("test",), {"heldout": 3, "test": 3, "all": 3}),
+        ((".",), {"test": "data.train_split test is not among its splits: train", "all": 3}),
+    ],
+)
+def test_a_part_is_a_split_where_folders_say_so(
+    folder: Path,
+    tmp_path: Path,
+    layout: tuple[str, ...],
+    expected: dict[str, int | str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for place, name in enumerate(layout):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for number in range(3):
+            shutil.copy(folder / f"{3 * place + number:02}.png", tmp_path / name)
+    data = FolderConfig(path=str(tmp_path))
+    for part, count in expected.items():
+        if isinstance(count, str):
+            with pytest.raises(UserError, match=count):
+                open_part(data, part)
+            continue
+        source = open_part(data, part)
+        names = [source.sample_id(index) for index in range(len(source))]
+        assert (len(names), len(set(names)), source.load(0).size) == (count, count, (16, 16))
+        assert all(part in ("all", "heldout") or name.startswith(part) for name in names)
+    capsys.readouterr()
+    open_part(data, "all")
+    assert capsys.readouterr().out == "", "nothing is left out"
 
 
 def test_several_models_are_measured_on_the_same_images_in_one_table(

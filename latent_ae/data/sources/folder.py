@@ -132,12 +132,12 @@ class FolderConfig(FilesConfig):
             parts = split_by_hash(train, self.heldout_share, what)
             train, heldout = ([train[index] for index in part] for part in parts)
         left_out = found.others + LeftOut({OUTSIDE: len(splits.outside)})
-        unused = splits.splits.keys() - {train_name, heldout_name}
+        unused = tuple(name for name in splits.splits if name not in (train_name, heldout_name))
         left_out.update({unused_split(name): len(splits.splits[name]) for name in unused})
         used = [*map(found.files.place, train), *map(known.files.place, heldout)]
         left_out += self.reading.further_pages(Path(place) for place in used if not is_address(place))
         images = _parts(found, train, known, heldout, depth=splits.depth, reading=self.reading)
-        return SourceParts(*images, left_out=left_out)
+        return SourceParts(*images, left_out=left_out, unused=unused)
 
     def _find(self, path: str, setting: str) -> _Found:
         """The images of a path with their rows. Raises DataError."""

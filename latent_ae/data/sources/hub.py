@@ -157,10 +157,9 @@ class HubConfig(DatasetConfig):
                 (_row_id(train.name, row) for row in train.rows), self.heldout_share, f"{what}, split {train_name}"
             )
             train, heldout = (replace(train, rows=[train.rows[each] for each in part.tolist()]) for part in parts)
-        left_out.update(
-            {unused_split(name): len(splits[name].rows) for name in splits.keys() - {train_name, heldout_name}}
-        )
-        return SourceParts(train.part(self.reading), heldout.part(self.reading), left_out=left_out)
+        unused = tuple(name for name in splits if name not in (train_name, heldout_name))
+        left_out.update({unused_split(name): len(splits[name].rows) for name in unused})
+        return SourceParts(train.part(self.reading), heldout.part(self.reading), left_out=left_out, unused=unused)
 
     def _splits(self, path: str, setting: str) -> "tuple[dict[str, _Split], LeftOut]":
         """The splits of a data set by name, and its files that are in none. Raises DataError."""

@@ -74,11 +74,12 @@ class StreamConfig(DatasetConfig):
             raise DataError(
                 f"{train.what} holds no images to train on: its {len(train)} shards are empty or all held out"
             )
-        unused = (splits[name] for name in splits.keys() - {train_name, heldout_name})
+        unused = tuple(name for name in splits if name not in (train_name, heldout_name))
         return StreamParts(
             CollectedImages(train, self.collected_images),
             CollectedImages(heldout, self.collected_images),
-            left_out=sum((split.unused for split in unused), left_out),
+            left_out=sum((splits[name].unused for name in unused), left_out),
+            unused=unused,
             stream=train,
             streams=self.streams,
             shuffle_block=self.shuffle_block,
