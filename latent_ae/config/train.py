@@ -41,6 +41,8 @@ class TrainConfig(OptimizationConfig):
     keep_best: Literal["psnr", "ssim", "ms_ssim", "l1", "perceptual", "rfid"] | None = None
     """the result has the weights of the validation with the best value of this held-out measure (the highest psnr, ssim
     or ms_ssim, the lowest l1, perceptual or rfid); null gives it the last weights"""
+    keep_best_from_step: CountOrNone = 0
+    """validations after fewer updates do not count: the loss may still change then (a KL warm-up, a discriminator)"""
     patience: Count | None = None
     """the run ends after so many validations in a row without an improvement of keep_best; null makes all steps"""
     min_improvement: NotNegative = 0.0
@@ -55,12 +57,20 @@ class TrainConfig(OptimizationConfig):
                 f"train.keep_best {self.keep_best} compares validations, and there is none before the last of "
                 f"train.steps {self.steps}: give train.evaluate_every_steps below it, got {self.evaluate_every_steps}"
             )
-        if self.patience is not None and self.keep_best is None:
-            raise ValueError("train.patience needs train.keep_best, the measure that has to improve")
-        if self.patience is not None and (self.patience + 1) * self.evaluate_every_steps >= self.steps:
+        for name in ("keep_best_from_step", "patience"):
+            if getattr(self, name) and self.keep_best is None:
+                raise ValueError(f"train.{name} needs train.keep_best, the measure that validations are compared by")
+        counted = (self.steps - 1) // max(1, self.evaluate_every_steps)  # the last validation is not in the middle
+        counted -= max(0, self.keep_best_from_step - 1) // max(1, self.evaluate_every_steps)
+        if self.keep_best_from_step and counted < 1:
             raise ValueError(
-                f"train.patience {self.patience} has no effect: its validations, every {self.evaluate_every_steps} "
-                f"updates after the first, end after train.steps {self.steps}: lower it or train.evaluate_every_steps"
+                f"train.keep_best_from_step {self.keep_best_from_step} leaves no validation before the last of "
+                f"train.steps {self.steps}: lower it or train.evaluate_every_steps {self.evaluate_every_steps}"
+            )
+        if self.patience is not None and counted <= self.patience:
+            raise ValueError(
+                f"train.patience {self.patience} has no effect: there are {counted} validations before the last of "
+                f"train.steps {self.steps}, and it takes more: lower it or train.evaluate_every_steps"
             )
         if self.min_improvement and self.patience is None:
             raise ValueError("train.min_improvement needs train.patience, which counts validations without it")

@@ -22,13 +22,17 @@ class BestWeights:
 
     Args:
         measure: its name in HIGHER_IS_BETTER.
+        first_step: validations after fewer updates do not count.
         patience: validations without improvement after which the run is to end; None for no end.
         min_improvement: what counts as improvement for patience is more than this, in units of the measure, over the
             last value that counted. The best weights are those of the best value, by however little.
     """
 
-    def __init__(self, measure: str, *, patience: int | None = None, min_improvement: float = 0.0) -> None:
-        self.measure, self.patience, self.min_improvement = measure, patience, min_improvement
+    def __init__(
+        self, measure: str, *, first_step: int = 0, patience: int | None = None, min_improvement: float = 0.0
+    ) -> None:
+        self.measure, self.first_step = measure, first_step
+        self.patience, self.min_improvement = patience, min_improvement
         self.values: dict[int, float | None] = {}
         """by the update after which it was measured, in their order; None where the measure was not finite"""
         self.tensors: dict[str, Tensor] = {}
@@ -39,13 +43,20 @@ class BestWeights:
         """What a run's settings ask for; None without `train.keep_best`."""
         if train.keep_best is None:
             return None
-        return cls(train.keep_best, patience=train.patience, min_improvement=train.min_improvement)
+        return cls(
+            train.keep_best,
+            first_step=train.keep_best_from_step,
+            patience=train.patience,
+            min_improvement=train.min_improvement,
+        )
 
     def add(self, step: int, value: float | None, reason: str | None, weights: Callable[[], dict[str, Tensor]]) -> None:
         """Note the value after an update (None with a `reason`), and take its weights if none before had a better one.
 
         Raises UserError if the first value is None: nothing could be compared.
         """
+        if step < self.first_step:
+            return
         if value is None and self.step is None:
             raise UserError(f"train.keep_best {self.measure} has no value after update {step}: {reason}")
         self.values[step] = value

@@ -35,6 +35,8 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         lines.append(f"init_from {config.model.init_from}: {adapted}")
     if not pixels.is_default:
         lines.append(f"pixels: {pixels.describe()}")
+    if config.train.keep_best is not None:
+        lines += _kept_weights(config)
     if keeps_scaling(config):
         lines.append(f"latents: those of {config.model.init_from}, whose encoder is frozen; their scale is kept")
     elif (warning := unstated_scaling(config)) is not None:
@@ -49,6 +51,23 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
             f"{bits:g} bits, {bits / (height * width):.3g} bits per pixel"
         )
     return "\n".join(lines)
+
+
+def _kept_weights(config: RunConfig) -> list[str]:
+    """Which weights the result gets, and a warning where those of another loss may win."""
+    train, loss, adversary = config.train, config.loss, config.adversarial
+    end = "" if train.patience is None else f"; it ends after {train.patience} validations without improvement"
+    lines = [
+        f"result: the weights with the best held-out {train.keep_best}, every {train.evaluate_every_steps} steps{end}"
+    ]
+    first = max(train.evaluate_every_steps, train.keep_best_from_step)
+    now, at_last = ((loss.weights_at(step), loss.capacity_at(step)) for step in (first - 1, None))
+    if now != at_last or (adversary.loss != "none" and adversary.start_step > first):
+        lines.append(
+            f"warning: the loss still changes after update {first}, and weights from before may be the best by "
+            f"{train.keep_best}: give train.keep_best_from_step where it no longer does"
+        )
+    return lines
 
 
 def describe_levels(crops: Tensor, pixels: PixelFormat) -> str:

@@ -52,6 +52,11 @@ def test_patience_counts_improvements_of_a_least_size_together() -> None:
     assert [after([20.0, 19.0, 19.5][:count], patience=2).over for count in (1, 2, 3)] == [False, False, True]
 
 
+def test_validations_before_the_first_step_do_not_count() -> None:
+    best = after([30.0, 20.0, 19.0], first_step=20, patience=1)
+    assert (best.step, best.values, best.over) == (20, {20: 20.0, 30: 19.0}, True)
+
+
 def test_what_is_kept_is_said() -> None:
     assert after([20.0, 21.0, 20.5]).summary() == (
         "weights of update 20, the best of 3 validations by psnr: 21, and 20.5 for the last, of update 30"
@@ -80,6 +85,8 @@ def test_every_name_is_measured_and_has_a_direction() -> None:
         ({"patience": 0}, "train.patience: got 0"),
         ({"min_improvement": 0.1}, "train.min_improvement needs train.patience"),
         ({"keep_best": "l1", "evaluate_every_steps": 100, "patience": 9}, "train.patience 9 has no effect"),
+        ({"keep_best": "l1", "evaluate_every_steps": 100, "keep_best_from_step": 901}, "leaves no validation before"),
+        ({"keep_best_from_step": 5}, "train.keep_best_from_step needs train.keep_best"),
         ({"keep_best": "rfid", "evaluate_every_steps": 100}, "rfid is not measured in this run: give evaluation.fid"),
         ({"keep_best": "perceptual", "evaluate_every_steps": 100}, "in this run: give evaluation.perceptual"),
     ],

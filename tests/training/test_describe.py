@@ -1,9 +1,13 @@
 """What a run says of its images at its start."""
 
+import pytest
 import torch
 
+from latent_ae.data import DigitsConfig
 from latent_ae.io.pixel_format import PixelFormat
-from latent_ae.training.describe import describe_levels
+from latent_ae.models import build_autoencoder
+from latent_ae.training.describe import describe_levels, describe_run
+from latent_ae.training.settings import RunConfig
 
 
 def test_a_run_on_images_of_few_levels_is_warned_of_before_it_starts() -> None:
@@ -15,3 +19,30 @@ def test_a_run_on_images_of_few_levels_is_warned_of_before_it_starts() -> None:
     assert warning.startswith("warning: 1 of 1 images use at most 17 of 256 levels")
     assert warning.endswith("give a narrower data.value_range, or data.percentiles")
     assert describe_levels(values / 4095 * 2 - 1, form) == "levels: the median of 1 training crops uses 256 of 256"
+
+
+WARM_UP = {"beta": 1.0, "beta_schedule": "linear", "beta_warmup_steps": 300}
+GAN = {"loss": "hinge", "start_step": 400}
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, False),
+        ({"loss": WARM_UP}, True),
+        ({"loss": WARM_UP, "train": {"keep_best_from_step": 300}}, True),  # in update 300 beta is 299/300 of its last
+        ({"loss": WARM_UP, "train": {"keep_best_from_step": 301}}, False),
+        ({"adversarial": GAN}, True),
+        ({"adversarial": GAN, "train": {"keep_best_from_step": 500}}, False),
+    ],
+)
+def test_a_loss_that_still_changes_when_weights_begin_to_be_compared_is_warned_of(
+    settings: dict[str, dict[str, object]], warned: bool
+) -> None:
+    train = {"keep_best": "psnr", "evaluate_every_steps": 100, "patience": 3, **settings.get("train", {})}
+    config = RunConfig.model_validate({"model": {"preset": "tiny"}, **settings, "train": train})
+    model = build_autoencoder(config.model, seed=0, resolution=32)
+    said = describe_run(config, DigitsConfig().open(), model, PixelFormat.picture(1)).splitlines()
+    line = "result: the weights with the best held-out psnr, every 100 steps; it ends after 3 validations without "
+    assert line + "improvement" in said
+    assert any(text.startswith("warning: the loss still changes after update") for text in said) == warned
