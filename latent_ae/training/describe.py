@@ -57,12 +57,11 @@ def _kept_weights(config: RunConfig) -> list[str]:
     """Which weights the result gets, and a warning where those of another loss may win."""
     train, loss, adversary = config.train, config.loss, config.adversarial
     end = "" if train.patience is None else f"; it ends after {train.patience} validations without improvement"
-    lines = [
-        f"result: the weights with the best held-out {train.keep_best}, every {train.evaluate_every_steps} steps{end}"
-    ]
-    first = max(train.evaluate_every_steps, train.keep_best_from_step)
-    now, at_last = ((loss.weights_at(step), loss.capacity_at(step)) for step in (first - 1, None))
-    if now != at_last or (adversary.loss != "none" and adversary.start_step > first):
+    every = train.evaluate_every_steps
+    lines = [f"result: the weights with the best held-out {train.keep_best}, measured every {every} steps{end}"]
+    first = max(1, math.ceil(train.keep_best_from_step / every)) * every
+    now, at_last = ((loss.weights_at(step), loss.capacity_at(step)) for step in (first, None))
+    if now != at_last or (adversary.loss != "none" and adversary.start_step >= first):
         lines.append(
             f"warning: the loss still changes after update {first}, and weights from before may be the best by "
             f"{train.keep_best}: give train.keep_best_from_step where it no longer does"

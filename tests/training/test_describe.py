@@ -30,8 +30,8 @@ GAN = {"loss": "hinge", "start_step": 400}
     [
         ({}, False),
         ({"loss": WARM_UP}, True),
-        ({"loss": WARM_UP, "train": {"keep_best_from_step": 300}}, True),  # in update 300 beta is 299/300 of its last
-        ({"loss": WARM_UP, "train": {"keep_best_from_step": 301}}, False),
+        ({"loss": WARM_UP, "train": {"keep_best_from_step": 199}}, True),  # the first that counts is after 200
+        ({"loss": WARM_UP, "train": {"keep_best_from_step": 201}}, False),  # after 300
         ({"adversarial": GAN}, True),
         ({"adversarial": GAN, "train": {"keep_best_from_step": 500}}, False),
     ],
@@ -43,6 +43,6 @@ def test_a_loss_that_still_changes_when_weights_begin_to_be_compared_is_warned_o
     config = RunConfig.model_validate({"model": {"preset": "tiny"}, **settings, "train": train})
     model = build_autoencoder(config.model, seed=0, resolution=32)
     said = describe_run(config, DigitsConfig().open(), model, PixelFormat.picture(1)).splitlines()
-    line = "result: the weights with the best held-out psnr, every 100 steps; it ends after 3 validations without "
-    assert line + "improvement" in said
+    line = "result: the weights with the best held-out psnr, measured every 100 steps; "
+    assert f"{line}it ends after 3 validations without improvement" in said
     assert any(text.startswith("warning: the loss still changes after update") for text in said) == warned
