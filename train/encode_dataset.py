@@ -117,8 +117,8 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         together.on_all(lambda: require_seen(folder, wanted))
         for damage in work.damaged:
             together.say(f"{damage}: the shard is made again")
-        if source.left_out:
-            together.say(str(source.left_out))
+        for line in source.remarks:
+            together.say(line)
         together.say(describe(wanted, folder, len(work.missing), accelerator))
 
         # -- the shards of this process

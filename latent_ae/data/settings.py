@@ -243,5 +243,6 @@ class FilesConfig(DataConfig):
     def choice(self) -> dict[str, object]:
         """Without settings that were not given and that earlier versions do not know."""
         later = {"heldout_path", "train_split", "heldout_split", "split_column", "path_column", "pages", "axis"}
+        later |= {"grid", "tile"}
         defaults = {name: field.default for name, field in type(self).model_fields.items() if name in later}
         return {name: value for name, value in super().choice().items() if value != defaults.get(name, ...)}

@@ -91,6 +91,15 @@ class StoredImages(Protocol):
         ...
 
 
+@runtime_checkable
+class SizedSource(Protocol):
+    """An ImageSource that gives the size of an image without decoding it."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the upright image. Raises BrokenImage."""
+        ...
+
+
 class LeftOut(Counter[str]):
     """How many of the files and images found are in no part, by the reason."""
 
@@ -114,6 +123,13 @@ class SourceParts:
     """what is in neither part"""
     unused: tuple[str, ...] = field(default=(), kw_only=True)
     """names of the splits that are in neither part, as data.train_split takes them"""
+    said: tuple[str, ...] = field(default=(), kw_only=True)
+    """what a person should know about how the parts were made"""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know, with what is left out, each to follow on the data."""
+        return (*self.said, *([str(self.left_out)] if self.left_out else []))
 
     def for_training(self) -> Self:
         """Itself. Raises DataError if a part has no images."""
@@ -134,6 +150,11 @@ def as_picture(image: "Image.Image | NDArray[Any]") -> Image.Image:
 def image_size(image: "Image.Image | NDArray[Any]") -> tuple[int, int]:
     """(height, width) of a loaded image."""
     return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
+
+
+def stored_size(source: ImageSource, index: int) -> tuple[int, int]:
+    """(height, width) of an image of a source, decoded if need be. Raises BrokenImage."""
+    return source.size(index) if isinstance(source, SizedSource) else image_size(source.load(index))
 
 
 def file_size(file: Path) -> int:

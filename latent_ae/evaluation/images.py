@@ -5,6 +5,7 @@ options, models' runs -> measure_config -> MeasureConfig, part -> open_part -> I
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,12 +127,15 @@ def open_part(data: DataConfig, part: Part) -> ImageSource:
 
 
 def open_parts(data: DataConfig, *, every_split: bool = False) -> SourceParts:
-    """The parts of a data source; prints which files and images are in none, or in no split. Raises DataError."""
+    """The parts of a data source; prints how they were made, and which files and images are in none, or in no split.
+
+    Raises DataError.
+    """
     parts = data.open()
     used = tuple(unused_split(name) for name in parts.unused) if every_split else ()
     left_out = LeftOut({reason: count for reason, count in parts.left_out.items() if not reason.endswith(used)})
-    if left_out:
-        tqdm.write(str(left_out))
+    for line in replace(parts, left_out=left_out).remarks:
+        tqdm.write(line)
     return parts
 
 

@@ -77,7 +77,7 @@ def describe_levels(crops: Tensor, pixels: PixelFormat) -> str:
 
 
 def _amount(parts: SourceParts) -> str:
-    left_out = f"; {parts.left_out}" if parts.left_out else ""
+    remarks = "".join(f"; {line}" for line in parts.remarks)
     if isinstance(parts, StreamParts):  # to count its images would be to read them all
-        return f"{len(parts.stream):,} shards{left_out}"
-    return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images{left_out}"
+        return f"{len(parts.stream):,} shards{remarks}"
+    return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images{remarks}"

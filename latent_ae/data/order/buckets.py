@@ -10,26 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt, log
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latent_ae.config.section import Size
 from latent_ae.data.skipped import Bad
-from latent_ae.data.source import DataError, ImageSource, image_size
+from latent_ae.data.source import DataError, ImageSource, stored_size
 from latent_ae.data.transforms import size_text
 from latent_ae.io.image import BrokenImage
 from latent_ae.randomness import numpy_generator
-
-
-@runtime_checkable
-class SizedSource(Protocol):
-    """An ImageSource that gives the size of an image without decoding it."""
-
-    def size(self, index: int) -> Size:
-        """(height, width) of the upright image. Raises BrokenImage."""
-        ...
 
 
 def bucket_sizes(size: Size, *, multiple: int, max_aspect: float) -> list[Size]:
@@ -71,7 +61,7 @@ def assign_buckets(source: ImageSource, sizes: Sequence[Size], *, batch_size: in
     bad: list[Bad] = []
     for index in range(len(source)):
         try:
-            height, width = _size(source, index)
+            height, width = stored_size(source, index)
         except BrokenImage as error:
             bad.append((source.sample_id(index), error.reason))
             continue
@@ -135,12 +125,6 @@ class BucketOrder:
 
     def _batches_before(self, epoch: int) -> int:
         return sum(len(members) * epoch // self._batch_size for members in self._members)
-
-
-def _size(source: ImageSource, index: int) -> Size:
-    if isinstance(source, SizedSource):
-        return source.size(index)
-    return image_size(source.load(index))
 
 
 def _aspect(height: int, width: int) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from latent_ae.data.grid import GridConfig
 from latent_ae.data.reading import Reading
 from latent_ae.data.settings import FilesConfig
 from latent_ae.data.source import DataError, LeftOut, SourceParts, split_by_hash
@@ -93,7 +94,7 @@ class _Found:
         return [path[0] if path else None for path in above]
 
 
-class FolderConfig(FilesConfig):
+class FolderConfig(GridConfig, FilesConfig):
     """folder: image files."""
 
     source: Literal["folder"] = "folder"
@@ -128,6 +129,8 @@ class FolderConfig(FilesConfig):
             heldout = splits.splits[heldout_name]
         elif train_name in HELDOUT and self.train_split is None:  # there is nothing to train on
             train, heldout = [], train
+        elif self.cuts and len(train) == 1:
+            heldout = train  # of which each part gets cells
         else:
             parts = split_by_hash(train, self.heldout_share, what)
             train, heldout = ([train[index] for index in part] for part in parts)
@@ -135,9 +138,9 @@ class FolderConfig(FilesConfig):
         unused = tuple(name for name in splits.splits if name not in (train_name, heldout_name))
         left_out.update({unused_split(name): len(splits.splits[name]) for name in unused})
         used = [*map(found.files.place, train), *map(known.files.place, heldout)]
-        left_out += self.reading.further_pages(Path(place) for place in used if not is_address(place))
+        left_out += self.reading.further_pages(Path(place) for place in dict.fromkeys(used) if not is_address(place))
         images = _parts(found, train, known, heldout, depth=splits.depth, reading=self.reading)
-        return SourceParts(*images, left_out=left_out, unused=unused)
+        return self.cut(SourceParts(*images, left_out=left_out, unused=unused), self.heldout_share)
 
     def _find(self, path: str, setting: str) -> _Found:
         """The images of a path with their rows. Raises DataError."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from latent_ae.data.grid import GridConfig
 from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError, LeftOut, SourceParts, file_size, split_by_hash
 from latent_ae.data.sources.datasets_library import (
@@ -121,7 +122,7 @@ class HubColumn:
         return self._dataset[int(self._rows[index])][self._name]
 
 
-class HubConfig(DatasetConfig):
+class HubConfig(GridConfig, DatasetConfig):
     """hub: a data set in one of the formats of the `datasets` library."""
 
     source: Literal["hub"] = "hub"
@@ -159,7 +160,8 @@ class HubConfig(DatasetConfig):
             train, heldout = (replace(train, rows=[train.rows[each] for each in part.tolist()]) for part in parts)
         unused = tuple(name for name in splits if name not in (train_name, heldout_name))
         left_out.update({unused_split(name): len(splits[name].rows) for name in unused})
-        return SourceParts(train.part(self.reading), heldout.part(self.reading), left_out=left_out, unused=unused)
+        images = train.part(self.reading), heldout.part(self.reading)
+        return self.cut(SourceParts(*images, left_out=left_out, unused=unused), self.heldout_share)
 
     def _splits(self, path: str, setting: str) -> "tuple[dict[str, _Split], LeftOut]":
         """The splits of a data set by name, and its files that are in none. Raises DataError."""
