@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from latent_ae.config import ConfigError
 from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.data.values import read_as
 from latent_ae.errors import UserError, file_error
 from latent_ae.inference import Codec
 from latent_ae.inference.memory import available_bytes
@@ -93,7 +94,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
     """Open the model and the images, compare the folder's manifest, make missing shards, write the index."""
     # -- model, images
     codec = Codec.load(str(config.model), device=accelerator.device, precision="exact", tile=config.tile_pixels)
-    source = config.data.open()
+    source = read_as(codec.pixel_format, config.data, codec.name).open()
     images = Images(source, config.part, label_column=config.label_column, caption_column=config.caption_column)
     encoder = Encoder(
         codec,
@@ -194,7 +195,9 @@ def share_of_memory(device: torch.device) -> int | None:
 
 def describe(manifest: Manifest, folder: Path, missing: int, accelerator: Accelerator) -> str:
     """The work ahead, in one line."""
-    what = f"{manifest.kind} in {manifest.dtype} of {manifest.images.count} images"
+    pixels = manifest.preprocessing.pixel_format
+    images = f"{manifest.images.count} images" + (f" ({pixels.describe()})" if pixels else "")
+    what = f"{manifest.kind} in {manifest.dtype} of {images}"
     there = f", {manifest.shards - missing} exist" if missing < manifest.shards else ""
     count = accelerator.num_processes
     where = f"{count} {'process' if count == 1 else 'processes'} on {accelerator.device.type}"

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from latent_ae.errors import one_line
 from latent_ae.evaluation.metrics.latents import Scaling
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset.index import INDEX, changed_files, read_statistics
 from latent_ae.latent_dataset.manifest import TENSORS, LatentDatasetError, Manifest, read_manifest
 from latent_ae.latent_dataset.settings import command
@@ -106,6 +107,11 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         statistics = self._read_index(flipped=flipped, duplicates=duplicates)
         self.scaling = _scaling(self.folder, self.manifest, statistics, scaling)
         self._require_shards()
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What the values of the images mean that the latents are of."""
+        return self.manifest.preprocessing.pixels
 
     def set_epoch(self, epoch: int) -> None:
         """Sample anew from the posteriors. Workers that outlive an epoch (persistent_workers) do not see the change."""

@@ -21,9 +21,9 @@ from latent_ae.inference.memory import amount, available_bytes
 from latent_ae.inference.precision import form_of
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import EncoderSide, Side
-from latent_ae.io.image import Pixels, from_tensor, to_tensor
 from latent_ae.io.latent_file.header import SMALL_CODEBOOK
 from latent_ae.io.latent_file.latents import DTYPES, Dtype
+from latent_ae.io.pixel_format import Array
 from latent_ae.latent_dataset.manifest import Kind, LatentDatasetError
 from latent_ae.models import pad_to_factor
 
@@ -77,7 +77,12 @@ class Encoder:
         device = codec.model.device
         side = Side(EncoderSide(codec.model), form_of(precision, device))
         self._runner = Runner(
-            side, channels=codec.channels, factor=codec.factor, tiling=codec.tiling, memory_bytes=memory_bytes
+            side,
+            channels=codec.channels,
+            factor=codec.factor,
+            tiling=codec.tiling,
+            memory_bytes=memory_bytes,
+            numbers=codec.pixel_format.numbers,
         )
         codes = torch.uint16 if (codec.codebook_size or 0) <= SMALL_CODEBOOK else torch.int32
         self.dtype = codes if codec.is_vq else DTYPES[dtype]
@@ -95,17 +100,18 @@ class Encoder:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, images: Sequence[Pixels]) -> "Future[list[Encoded]]":
-        """Images [H,W,C] of one size -> a future of what is stored of each. Waits while too many batches are running.
+    def submit(self, images: Sequence[Array]) -> "Future[list[Encoded]]":
+        """Images [H,W,C] of one size, in the units of the codec's pixel format -> a future of what is stored of each.
 
-        Raises LatentDatasetError if this batch alone needs more memory than there is.
+        Waits while too many batches are running. Raises LatentDatasetError if this batch alone needs more memory than
+        there is.
         """
-        batch = np.stack(images)
-        needed = self._bytes(batch.shape)
+        height, width = images[0].shape[:2]
+        needed = self._bytes(len(images), height, width)
         if needed > self._memory:
-            images_of = "an image" if len(batch) == 1 else f"{len(batch)} images"
+            images_of = "an image" if len(images) == 1 else f"{len(images)} images"
             raise LatentDatasetError(
-                f"encoding {images_of} of {batch.shape[2]}x{batch.shape[1]} pixels at once would take about "
+                f"encoding {images_of} of {width}x{height} pixels at once would take about "
                 f"{amount(needed)} of memory, {amount(self._memory)} are free: give --resolution, a smaller "
                 "--batch_size, or --tile 512, an approximation"
             )
@@ -113,12 +119,12 @@ class Encoder:
             len(self._waiting) >= self._most or needed + sum(size for _, size in self._waiting) > self._memory
         ):
             self._waiting.popleft()[0].exception()  # `result` of the future raises it
-        future = self._pool.submit(self._encode, batch)
+        future = self._pool.submit(self._encode, [np.ascontiguousarray(image) for image in images])
         self._waiting.append((future, needed))
         return future
 
-    def _encode(self, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> list[Encoded]:
-        pixels = torch.stack([to_tensor(image) for image in images])
+    def _encode(self, images: Sequence[Array]) -> list[Encoded]:
+        pixels = torch.stack([self.codec.pixel_format.to_tensor(image) for image in images])
         with torch.no_grad():
             outputs = self._runner.run(pad_to_factor(pixels, self.codec.factor), lambda _: None)
             if self.codec.codebook is not None:
@@ -142,14 +148,14 @@ class Encoder:
             problem = f"{overflown} of its latents are too large for {dtype}: store bfloat16 or float32"
         return Encoded(tensors, nonfinite or overflown, problem)
 
-    def _bytes(self, shape: tuple[int, ...]) -> int:
+    def _bytes(self, count: int, height: int, width: int) -> int:
         """Predicted memory of a batch, for sides rounded up: each prediction takes as long as a small image."""
         step = math.lcm(self.codec.factor, _STEP_PIXELS) // self.codec.factor
-        height, width = (-(-side // (self.codec.factor * step)) * step for side in shape[1:3])
-        return self._runner.predicted_bytes((height, width), shape[0])
+        h, w = (-(-side // (self.codec.factor * step)) * step for side in (height, width))
+        return self._runner.predicted_bytes((h, w), count)
 
 
 def _has_posterior(codec: Codec) -> bool:
     """Whether the model has a posterior: the latents of a plain autoencoder are deterministic."""
-    picture = from_tensor(photo_like(codec.channels, 4 * codec.factor)[0])
+    picture = codec.pixel_format.from_tensor(photo_like(codec.channels, 4 * codec.factor)[0])
     return codec.encode([picture], logvar=True)[0].logvar is not None

@@ -4,21 +4,25 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from latent_ae.data import DataError, ImageSource, SourceParts
-from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource, as_picture
+from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource
 from latent_ae.data.transforms import evaluation_view
-from latent_ae.io.image import BrokenImage, Pixels, to_pil, to_uint8
-from latent_ae.io.pixel_format import PixelFormat
+from latent_ae.io.image import BrokenImage, to_pil
+from latent_ae.io.pixel_format import Array
 from latent_ae.latent_dataset.manifest import LatentDatasetError, PreprocessingPart
+
+_TRIED = 20
+"""images"""
 
 
 class View(NamedTuple):
     """An image as it is encoded."""
 
-    pixels: Pixels
-    """[H,W,C]"""
+    values: Array
+    """[H,W,C] in the data's units"""
     row: dict[str, Any]
     """of the index, without the place of its latents: `dataset.Row`"""
 
@@ -58,14 +62,14 @@ class Images:
         """An image as it is encoded. Raises DataError for a label or caption of another type."""
         part, place = self._place(index)
         name = self._parts[part].sample_id(place)
-        channels, resolution, background = preprocessing.channels, preprocessing.resolution, preprocessing.background
+        pixels, resolution, background = preprocessing.pixels, preprocessing.resolution, preprocessing.background
         try:
-            whole = pixels = to_uint8(as_picture(self._parts[part].load(place)), channels, background)
+            image = self._parts[part].load(place)
+            whole = values = pixels.array(image, background)
             if resolution is not None:
-                pixel_format = PixelFormat.picture(channels)
-                pixels = evaluation_view(
-                    to_pil(whole), pixel_format=pixel_format, size=resolution, background=background
-                )
+                if not pixels.numbers and pixels.alpha == "none":
+                    image = to_pil(whole)
+                values = evaluation_view(image, pixel_format=pixels, size=resolution, background=background)
             caption = self._captions[part](place)
             label = self._labels[part](place)
         except BrokenImage as error:
@@ -78,8 +82,8 @@ class Images:
             "id": content_id(whole),
             "name": name,
             "source_index": index,
-            "height": pixels.shape[0],
-            "width": pixels.shape[1],
+            "height": values.shape[0],
+            "width": values.shape[1],
             "flipped": False,
             "original_height": whole.shape[0],
             "original_width": whole.shape[1],
@@ -87,7 +91,7 @@ class Images:
             "label": None if label is not None and label < 0 else label,  # -1 is datasets' "no class"
             "caption": caption,
         }
-        return View(pixels, row)
+        return View(values, row)
 
     def view_again(self, row: dict[str, Any], preprocessing: PreprocessingPart) -> View:
         """The image of a row of the index. Raises LatentDatasetError if it is missing, unusable or has changed."""
@@ -99,6 +103,20 @@ class Images:
         if (view.row["name"], view.row["id"]) != (row["name"], row["id"]):
             raise LatentDatasetError("the image has changed since it was encoded")
         return view
+
+    def require_fit(self, preprocessing: PreprocessingPart, model: str) -> None:
+        """Raise DataError if none of a few images of numbers, evenly spread, is one that the model encodes.
+
+        Any picture can be converted, numbers of other channels cannot.
+        """
+        pixels, count, reason = preprocessing.pixels, min(len(self), _TRIED), ""
+        for place in range(count if pixels.numbers else 0):
+            view = self.view(place * len(self) // count, preprocessing)
+            if isinstance(view, View):
+                return
+            reason = f"{view.name}: {view.reason}"
+        if reason:
+            raise DataError(f"{model} encodes {pixels.describe()}, and none of {count} images fits: {reason}")
 
     def _place(self, index: int) -> tuple[int, int]:
         for number, part in enumerate(self._parts):
@@ -121,9 +139,13 @@ class Views(Dataset[View | Unusable | DataError]):
             return error
 
 
-def content_id(pixels: Pixels) -> str:
-    """Sha256 in hex over the shape and the bytes of [H,W,C] uint8: what an image shows, however it was stored."""
-    return hashlib.sha256("{}x{}x{}|".format(*pixels.shape).encode() + pixels.tobytes()).hexdigest()
+def content_id(values: Array) -> str:
+    """Sha256 in hex over the shape and the values of [H,W,C], little-endian, and of their type unless it is uint8: what
+    an image shows, however it was stored.
+    """
+    kind = "" if values.dtype == np.uint8 else values.dtype.name
+    content = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return hashlib.sha256("{}x{}x{}{}|".format(*values.shape, kind).encode() + content).hexdigest()
 
 
 def _crop(height: int, width: int, *, square: bool) -> list[int]:

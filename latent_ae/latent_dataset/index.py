@@ -186,6 +186,8 @@ def _card(manifest: Manifest, statistics: dict[str, Any]) -> str:
     resolution = manifest.preprocessing.resolution
     tensors = "`, `".join(f"{kind}.GRID" for kind in TENSORS[manifest.kind])
     size = "at their own size" if resolution is None else f"at {resolution}x{resolution} pixels"
+    if manifest.preprocessing.pixel_format is not None:
+        size += f", {manifest.preprocessing.pixel_format.describe()}"
     return f"""---
 configs:
 - config_name: default

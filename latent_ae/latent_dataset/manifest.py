@@ -7,10 +7,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from latent_ae.config import ConfigError, Section, differences, validate
 from latent_ae.data import AnySource
+from latent_ae.data.settings import ValuesConfig
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
+from latent_ae.io.pixel_format import PixelFormat
 
 
 class LatentDatasetError(UserError):
@@ -79,13 +83,25 @@ class PreprocessingPart(Section):
     """From an image to the pixels that were encoded."""
 
     channels: int
-    """1 (grey) or 3 (RGB)"""
+    """of the images"""
     resolution: int | None
     """side of the largest centred square, resized; None: whole images at their own size"""
     background: tuple[int, int, int]
     flips: bool
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     """of the values that the encoder was given"""
+    pixel_format: PixelFormat | None = None
+    """what the values of the images mean; None, and not in the file, for grey and RGB pictures"""
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """What the values of the images mean."""
+        return self.pixel_format or PixelFormat.picture(self.channels)
+
+    @model_serializer(mode="wrap")
+    def _as_earlier_versions(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialize(self)
+        return {name: value for name, value in tree.items() if name != "pixel_format" or value is not None}
 
 
 class ComputePart(Section):
@@ -226,8 +242,9 @@ def require_same_work(folder: Path, there: Manifest, wanted: Manifest) -> None:
     Beside what the fingerprint covers, the settings count by which the images are chosen, and the labels' names: a
     label is a number among them.
     """
-    # Wherever they lie, and the background is in `preprocessing` too.
-    same_images = {f"data.{name}" for name in {*there.data.choice(), *wanted.data.choice()} - {"path", "background"}}
+    # Wherever they lie; how they are read is in `preprocessing` too.
+    read = {"path", "background", *ValuesConfig.model_fields}
+    same_images = {f"data.{name}" for name in {*there.data.choice(), *wanted.data.choice()} - read}
     decisive = [
         line.replace("schema_version", "schema", 1)
         for line in differences(there, wanted)

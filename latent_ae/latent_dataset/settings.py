@@ -12,6 +12,7 @@ from latent_ae._version import __version__
 from latent_ae.config import Section, flatten
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
 from latent_ae.io.latent_file.latents import Dtype
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.manifest import (
@@ -73,8 +74,16 @@ class EncodeConfig(Section):
         """Side of a tile; None where images go through whole."""
         return None if self.tile == "off" else self.tile
 
+    def reading(self, pixels: PixelFormat) -> PixelFormat:
+        """The pixel format of a model, with the channels of the files that the settings choose. Raises UserError."""
+        return pixels if self.data.bands is None else pixels.replace(bands=self.data.bands)
+
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
+        if self.data.percentiles is not None:
+            raise ValueError(
+                "data.percentiles has no effect: values are read in the range that the model was trained with: omit it"
+            )
         if self.precision == "exact" and self.batch_size is not None:
             raise ValueError(
                 "batch_size has no effect with precision exact, which encodes one image at a time: omit it, or give "
@@ -100,10 +109,21 @@ class EncodeConfig(Section):
 
 
 def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Manifest:
-    """The manifest of these settings. Raises LatentDatasetError for a name that is not UTF-8."""
+    """The manifest of these settings.
+
+    Raises LatentDatasetError for a name that is not UTF-8, and DataError where no image is one that the model encodes.
+    """
     codec = encoder.codec
     for name in images.label_names or ():
         as_utf8(name)
+    preprocessing = PreprocessingPart(
+        channels=codec.channels,
+        resolution=config.resolution,
+        background=config.data.background,
+        flips=config.flips,
+        pixel_format=None if codec.pixel_format.is_default else config.reading(codec.pixel_format),
+    )
+    images.require_fit(preprocessing, codec.name)
     return Manifest(
         kind=encoder.kind,
         dtype=str(encoder.dtype).removeprefix("torch."),
@@ -113,12 +133,7 @@ def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Man
             channels=codec.latent_channels,
             codebook_size=codec.codebook_size,
         ),
-        preprocessing=PreprocessingPart(
-            channels=codec.channels,
-            resolution=config.resolution,
-            background=config.data.background,
-            flips=config.flips,
-        ),
+        preprocessing=preprocessing,
         compute=ComputePart(precision=config.precision, batch_size=config.images_at_once, tile=config.tile_pixels),
         images=ImagesPart(
             count=len(images),
@@ -137,22 +152,16 @@ def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Man
 
 def command(folder: Path, manifest: Manifest) -> str:
     """The command that made a folder, in one line; it also repairs what is missing or damaged."""
-    exact, codes = manifest.compute.precision == "exact", manifest.kind == "vq_indices"
+    said = {**manifest.images.model_dump(), **manifest.preprocessing.model_dump(), **manifest.compute.model_dump()}
     config = EncodeConfig.model_validate(
         {
+            **{name: value for name, value in said.items() if name in EncodeConfig.model_fields},
             "model": manifest.model.name,
             "out": str(folder),
-            "part": manifest.images.part,
-            "resolution": manifest.preprocessing.resolution,
-            "flips": manifest.preprocessing.flips,
             "logvar": manifest.kind != "mean",
-            "dtype": EncodeConfig().dtype if codes else manifest.dtype,
-            "precision": manifest.compute.precision,
-            "batch_size": None if exact else manifest.compute.batch_size,
+            "dtype": EncodeConfig().dtype if manifest.kind == "vq_indices" else manifest.dtype,
+            "batch_size": None if manifest.compute.precision == "exact" else manifest.compute.batch_size,
             "tile": manifest.compute.tile or "off",
-            "shard_images": manifest.images.shard_images,
-            "label_column": manifest.images.label_column,
-            "caption_column": manifest.images.caption_column,
             "data": manifest.data,
         }
     )

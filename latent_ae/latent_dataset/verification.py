@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from latent_ae.data.values import read_as
 from latent_ae.errors import UserError, one_line
 from latent_ae.inference import Codec
 from latent_ae.inference.precision import LATENT_ERROR
@@ -178,7 +179,8 @@ def _encode_again(
     asked = manifest.images
     columns = {"label_column": asked.label_column, "caption_column": asked.caption_column}
     try:
-        images = Images(manifest.data.open(), asked.part, **columns)
+        data = read_as(manifest.preprocessing.pixels, manifest.data, "the model")
+        images = Images(data.open(), asked.part, **columns)
     except UserError as error:
         found.notes.append(f"no image was encoded again: {error}")
         return
@@ -192,7 +194,7 @@ def _encode_again(
     for row in rows:
         try:
             view = images.view_again(row, manifest.preprocessing)
-            (made,) = encoder.submit([view.pixels[:, ::-1] if row["flipped"] else view.pixels]).result()
+            (made,) = encoder.submit([view.values[:, ::-1] if row["flipped"] else view.values]).result()
             distance = _distance(folder, row, made.tensors)
         except (LatentDatasetError, SafetensorError, OSError) as error:
             found.problems.append(f"{row['name']}: {error}")

@@ -12,7 +12,7 @@ import torch
 from latent_ae.data import DataError
 from latent_ae.data.loader import data_loader
 from latent_ae.device import one_thread
-from latent_ae.io.image import Pixels
+from latent_ae.io.pixel_format import Array
 from latent_ae.latent_dataset.encoder import Encoded, Encoder
 from latent_ae.latent_dataset.images import Images, Unusable, View, Views
 from latent_ae.latent_dataset.manifest import Manifest
@@ -62,7 +62,7 @@ def make_shards(
 class _Batch:
     """Images of one size that are encoded together."""
 
-    images: list[Pixels] = field(default_factory=list)
+    images: list[Array] = field(default_factory=list)
     latents: "Future[list[Encoded]] | None" = None
     """of each, in their order; None until the batch is submitted"""
 
@@ -93,7 +93,7 @@ class ShardMaker:
             key = (view.row["id"], flipped)
             self._rows.append((key, {**view.row, "flipped": flipped}))
             if key not in self._places:
-                self._encode(key, view.pixels[:, ::-1] if flipped else view.pixels)
+                self._encode(key, view.values[:, ::-1] if flipped else view.values)
 
     def write(self, folder: Path, number: int) -> None:
         """Wait for all latents, and write the shard. Raises OSError."""
@@ -127,12 +127,12 @@ class ShardMaker:
         }
         write_shard(folder, self._manifest, number, tensors, record)
 
-    def _encode(self, key: _Key, pixels: Pixels) -> None:
-        batch = self._open.setdefault(pixels.shape, _Batch())
+    def _encode(self, key: _Key, image: Array) -> None:
+        batch = self._open.setdefault(image.shape, _Batch())
         self._places[key] = (batch, len(batch.images))
-        batch.images.append(pixels)
+        batch.images.append(image)
         if len(batch.images) == self._manifest.compute.batch_size:
-            self._submit(self._open.pop(pixels.shape))
+            self._submit(self._open.pop(image.shape))
         elif sum(len(batch.images) * shape[0] * shape[1] for shape, batch in self._open.items()) > _OPEN_PIXELS:
             self._close_batches()
 

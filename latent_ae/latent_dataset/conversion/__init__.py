@@ -6,7 +6,7 @@ Each file names the trainer's reader and what it expects: raw or scaled latents,
 import json
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
@@ -104,6 +104,7 @@ def convert(
 def _origin(dataset: "LatentDataset", target: Target, seed: int) -> dict[str, object]:
     manifest = dataset.manifest
     chosen = {"draw": "sample", "seed": seed} if dataset.posterior == "sample" else {"draw": "mode"}
+    pixels = manifest.preprocessing.pixel_format
     return {
         "encoder_identity": manifest.encoder.identity,
         "latents_fingerprint": manifest.fingerprint,
@@ -112,4 +113,5 @@ def _origin(dataset: "LatentDataset", target: Target, seed: int) -> dict[str, ob
         "shift_factor": manifest.model.shift_factor,
         **(chosen if target.one_latent else {}),
         "label_names": manifest.label_names,
+        **({} if pixels is None else {"pixel_format": asdict(pixels)}),
     }
