@@ -12,6 +12,7 @@ from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.models.adapt import ADAPTED
 from latent_ae.models.autoencoder import codebook_size
+from latent_ae.models.loading import load_pixel_format
 from latent_ae.training.scaling import keeps_scaling, unstated_scaling
 from latent_ae.training.settings import RunConfig
 
@@ -31,8 +32,8 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         "latents",
         f"data: {config.data.source}, {_amount(parts)}",
     ]
-    if (adapted := autoencoder.config.get(ADAPTED)) is not None:
-        lines.append(f"init_from {config.model.init_from}: {adapted}")
+    if (source := config.model.init_from) is not None:
+        lines += _origin(source, autoencoder, pixels)
     if not pixels.is_default:
         lines.append(f"pixels: {pixels.describe()}")
     if config.train.keep_best is not None:
@@ -51,6 +52,16 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
             f"{bits:g} bits, {bits / (height * width):.3g} bits per pixel"
         )
     return "\n".join(lines)
+
+
+def _origin(source: str, autoencoder: Autoencoder, pixels: PixelFormat) -> list[str]:
+    """What was adapted in the model that the run starts from; else a warning if it reads pixels in another way."""
+    if (adapted := autoencoder.config.get(ADAPTED)) is not None:
+        return [f"init_from {source}: {adapted}"]
+    before = load_pixel_format(source, autoencoder)
+    if before.is_default or before.decodes_as(pixels):
+        return []
+    return [f"warning: init_from {source} reads {before.describe()}, and this run {pixels.describe()}"]
 
 
 def _kept_weights(config: RunConfig) -> list[str]:

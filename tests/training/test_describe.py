@@ -1,8 +1,11 @@
 """What a run says of its images at its start."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from latent_ae.config import ModelConfig
 from latent_ae.data import DigitsConfig
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import build_autoencoder
@@ -46,3 +49,15 @@ def test_a_loss_that_still_changes_when_weights_begin_to_be_compared_is_warned_o
     line = "result: the weights with the best held-out psnr, measured every 100 steps; "
     assert f"{line}it ends after 3 validations without improvement" in said
     assert any(text.startswith("warning: the loss still changes after update") for text in said) == warned
+
+
+def test_a_start_from_a_model_that_reads_other_numbers_is_warned_of(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"model": {"preset": None, "init_from": str(tmp_path)}})
+    model = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=32)
+    model.save_pretrained(tmp_path)
+    parts, own = DigitsConfig().open(), PixelFormat(1, numbers=True, dtype="uint16", ranges=((0.0, 4095.0),))
+    assert "warning" not in describe_run(config, parts, model, own)  # of pictures, which any range may stand for
+    (tmp_path / "pixel_format.json").write_text(own.to_json())
+    assert "warning" not in describe_run(config, parts, model, own)
+    said = describe_run(config, parts, model, PixelFormat.picture(1))
+    assert f"warning: init_from {tmp_path} reads 1 channel, uint16 in 0..4095, and this run grey" in said.splitlines()
