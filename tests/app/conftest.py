@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -19,6 +20,9 @@ from latent_ae.models import Autoencoder
 from latent_ae.models.parts import encoder_identity
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.service import Service
+
+if TYPE_CHECKING:
+    from latent_ae.app.launch import Running
 
 for step in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, step, 60.0)  # of 5 seconds a busy machine may take more
@@ -98,12 +102,21 @@ def gradio_folder() -> Iterator[Path]:
     os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
-def server(service: Service, gradio_folder: Path) -> Iterator[str]:
-    """The address of the running app, as in http://127.0.0.1:40123/."""
+@contextmanager
+def served(service: Service, *, examples: Sequence[Path] = (), **options: Any) -> Iterator["Running"]:
+    """The app over a service, which stays open. Needs `gradio_folder`, before which Gradio must not be imported."""
     from latent_ae.app.launch import launch
     from latent_ae.app.page import create_demo
 
-    running = launch(create_demo(service), service, ServerOptions(port=0))
-    yield running.url
-    running.close()
+    running = launch(create_demo(service, examples=examples), service, ServerOptions(port=0, **options))
+    try:
+        yield running
+    finally:
+        running.demo.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def server(service: Service, gradio_folder: Path) -> Iterator[str]:
+    """The address of the running app, as in http://127.0.0.1:40123/."""
+    with served(service) as running:
+        yield running.url

@@ -3,19 +3,19 @@
 import asyncio
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from latent_ae.app import launch as launching
 from latent_ae.app import storage
 from latent_ae.app.launch import Running
-from latent_ae.app.options import ServerOptions
 from latent_ae.service.errors import Busy
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.service import Service
-from tests.app.conftest import TinyModels, load_service
+from tests.app.conftest import TinyModels, load_service, served
 from tests.app.perimeter.test_guard import contents, empty_folders, stream
 from tests.app.pictures import pixels, png, written
 
@@ -35,18 +35,19 @@ def bytes_of(files: set[str]) -> int:
     return sum(Path(file).stat().st_size for file in files)
 
 
-def limited(models: TinyModels, own: set[str], deadline: float) -> Running:
-    from latent_ae.app.page import create_demo
-
-    service = load_service(models, ServiceLimits(deadline_seconds=deadline))
-    return launching.launch(create_demo(service), service, ServerOptions(port=0, stored_bytes=bytes_of(own) + LIMIT))
+@contextmanager
+def limited(models: TinyModels, own: set[str], deadline: float) -> Iterator[Running]:
+    with (
+        load_service(models, ServiceLimits(deadline_seconds=deadline)) as service,
+        served(service, stored_bytes=bytes_of(own) + LIMIT) as running,
+    ):
+        yield running
 
 
 @pytest.mark.slow
 def test_results_count_among_what_is_stored(tiny_models: TinyModels, gradio_folder: Path) -> None:
     own = contents(gradio_folder)
-    running = limited(tiny_models, own, deadline=120)
-    try:
+    with limited(tiny_models, own, deadline=120) as running:
         told = [draw(running.url, 0)]
         one = bytes_of(contents(gradio_folder) - own)
         while told[-1].status_code == 200:
@@ -59,8 +60,6 @@ def test_results_count_among_what_is_stored(tiny_models: TinyModels, gradio_fold
             assert httpx.post(f"{running.url}gradio_api/{route}", json={"data": [], **body}).status_code == 503
         assert httpx.post(f"{running.url}gradio_api/upload", files={"files": b"x"}).status_code == 503
         assert httpx.get(f"{running.url}gradio_api/info").status_code == 200
-    finally:
-        running.close()
 
 
 @pytest.mark.slow
@@ -69,8 +68,7 @@ def test_the_oldest_results_make_room(
 ) -> None:
     monkeypatch.setattr(storage, "_FULL_SECONDS", 0.05)
     own = contents(gradio_folder)
-    running = limited(tiny_models, own, deadline=0.5)
-    try:
+    with limited(tiny_models, own, deadline=0.5) as running:
         draw(running.url, 0)
         first = contents(gradio_folder) - own
         end = time.monotonic() + 60
@@ -81,35 +79,24 @@ def test_the_oldest_results_make_room(
         end = time.monotonic() + 60
         while draw(running.url, 2).status_code != 200:
             assert time.monotonic() < end
-    finally:
-        running.close()
 
 
 @pytest.mark.slow
 def test_no_more_is_stored_than_was_allowed(service: Service, gradio_folder: Path) -> None:
-    from latent_ae.app.page import create_demo
-
     stored_bytes = bytes_of(contents(gradio_folder)) + 30_000
-    running = launching.launch(create_demo(service), service, ServerOptions(port=0, stored_bytes=stored_bytes))
-    try:
+    with served(service, stored_bytes=stored_bytes) as running:
         # Gradio keeps files of one content once: with different ones a sweep between two uploads changes nothing.
         uploads = [bytes([number]) * 20_000 for number in range(4)]
         answers = [httpx.post(f"{running.url}gradio_api/upload", files={"files": data}) for data in uploads]
         assert [answer.status_code for answer in answers] == [200, 200, 503, 503]
         assert answers[-1].json()["error"] == "busy"
-    finally:
-        running.demo.close(verbose=False)
 
 
 @pytest.mark.slow
 def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder: Path, tmp_path: Path) -> None:
-    from latent_ae.app.page import create_demo
-
     example = written(tmp_path / "example.png", png(pixels(8, 8)))
-    demo = create_demo(service, examples=[example])
-    own = contents(gradio_folder)
-    running = launching.launch(demo, service, ServerOptions(port=0, keep_seconds=1.0))
-    try:
+    with served(service, examples=[example], keep_seconds=1.0) as running:
+        own = contents(gradio_folder)
         uploaded = httpx.post(f"{running.url}gradio_api/upload", files={"files": png(pixels(8, 9))}).json()
         started = httpx.post(
             f"{running.url}gradio_api/call/sample", json={"data": [None, 2, 0, 1.0, 8, "normal"]}
@@ -122,9 +109,7 @@ def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder
             time.sleep(0.2)
         assert contents(gradio_folder) == own
         assert empty_folders(gradio_folder) == []
-        assert not set().union(*demo.temp_file_sets) - own
-    finally:
-        running.demo.close(verbose=False)
+        assert not set().union(*running.demo.temp_file_sets) - own
 
 
 def test_the_private_folder_is_gone_afterwards_even_after_an_error() -> None:

@@ -18,12 +18,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from latent_ae.app.options import ServerOptions
+from latent_ae.app.perimeter.accounts import Accounts
 from latent_ae.inference import Codec
 from latent_ae.io.image import to_tensor
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.service import Service
-from tests.app.conftest import TinyModels, load_service
+from tests.app.conftest import TinyModels, load_service, served
 from tests.app.pictures import pixels
 
 UPLOAD_BYTES = 1_000_000
@@ -46,34 +46,29 @@ def test_a_running_server_is_alive_and_ready(server: str) -> None:
 def test_a_server_with_a_full_queue_is_alive_but_not_ready_and_says_busy(
     tiny_models: TinyModels, gradio_folder: Path
 ) -> None:
-    from latent_ae.app.launch import launch
-    from latent_ae.app.page import create_demo
-
-    service = load_service(tiny_models, ServiceLimits(queue=1))
-    running = launch(create_demo(service), service, ServerOptions(port=0))
     inside, leave = threading.Event(), threading.Event()
 
     def tick(_: float) -> None:
         inside.set()
         leave.wait()
 
-    visitor = threading.Thread(target=lambda: service.sample(count=1, size=8, tick=tick))
-    try:
-        visitor.start()
-        assert inside.wait(60)
-        assert httpx.get(f"{running.url}healthz").status_code == 200
-        ready = httpx.get(f"{running.url}readyz")
-        assert (ready.status_code, ready.json()["error"]) == (503, "busy")
-        refused = httpx.post(f"{running.url}remote/encode", content=b"")
-        assert (refused.status_code, refused.json()["error"]) == (503, "busy")
-        client = Client(running.url, verbose=False)
-        with pytest.raises(AppError, match=r"^busy: "):
-            client.predict(count=1, size=8, api_name="/sample")
-        client.close()
-    finally:
-        leave.set()
-        visitor.join()
-        running.close()
+    with load_service(tiny_models, ServiceLimits(queue=1)) as service, served(service) as running:
+        visitor = threading.Thread(target=lambda: service.sample(count=1, size=8, tick=tick))
+        try:
+            visitor.start()
+            assert inside.wait(60)
+            assert httpx.get(f"{running.url}healthz").status_code == 200
+            ready = httpx.get(f"{running.url}readyz")
+            assert (ready.status_code, ready.json()["error"]) == (503, "busy")
+            refused = httpx.post(f"{running.url}remote/encode", content=b"")
+            assert (refused.status_code, refused.json()["error"]) == (503, "busy")
+            client = Client(running.url, verbose=False)
+            with pytest.raises(AppError, match=r"^busy: "):
+                client.predict(count=1, size=8, api_name="/sample")
+            client.close()
+        finally:
+            leave.set()
+            visitor.join()
 
 
 def test_metrics_count_requests_by_endpoint_and_outcome(server: str) -> None:
@@ -158,14 +153,8 @@ def test_a_body_without_a_length_is_cut_off_while_it_comes(server: str) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(service: Service, gradio_folder: Path) -> Iterator[str]:
-    from latent_ae.app.launch import launch
-    from latent_ae.app.page import create_demo
-    from latent_ae.app.perimeter.accounts import Accounts
-
-    running = launch(create_demo(service), service, ServerOptions(port=0, auth=Accounts({"ann": "s:cret"})))
-    yield running.url
-    # The service is shared with other tests, so it is not closed here.
-    running.demo.close(verbose=False)
+    with served(service, auth=Accounts({"ann": "s:cret"})) as running:
+        yield running.url
 
 
 @pytest.mark.slow
@@ -183,19 +172,13 @@ def test_with_accounts_every_route_but_one_asks_for_name_and_password(guarded: s
 
 @pytest.mark.slow
 def test_behind_a_proxy_everything_lies_under_its_path(service: Service, gradio_folder: Path) -> None:
-    from latent_ae.app.launch import launch
-    from latent_ae.app.page import create_demo
-
-    running = launch(create_demo(service), service, ServerOptions(port=0, root_path="/vae"))
-    try:
+    with served(service, root_path="/vae") as running:
         assert httpx.get(f"{running.url}config").json()["root"].endswith("/vae")
         for prefix in ("", "vae/"):  # a proxy may take the path away or leave it
             assert httpx.get(f"{running.url}{prefix}readyz").status_code == 200
             assert httpx.get(f"{running.url}{prefix}gradio_api/info").status_code == 200
             assert httpx.get(f"{running.url}{prefix}gradio_api/vibe-code").status_code == 404
             assert httpx.get(f"{running.url}{prefix}gradio_api/file=http://127.0.0.1/").status_code == 400
-    finally:
-        running.demo.close(verbose=False)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from latent_ae.cli import serve as app
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.service.service import Service
+from tests.app.conftest import served
 from tests.app.pictures import pixels, png, read
 from tests.app.test_main import kept_signals
 
@@ -37,14 +38,11 @@ def data_uri(data: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def tools(service: Service, gradio_folder: Path) -> Iterator[Running]:
-    from latent_ae.app.page import create_demo
-
     there = sum(Path(file).stat().st_size for file in files_under(gradio_folder))
-    running = launch(create_demo(service), service, ServerOptions(port=0, mcp=True, stored_bytes=there + ROOM_BYTES))
-    yield running
-    if client := running.demo.mcp_server_obj._client_instance:  # which Gradio leaves open, and has no method to close
-        client.close()
-    running.demo.close(verbose=False)  # the service is shared with other tests
+    with served(service, mcp=True, stored_bytes=there + ROOM_BYTES) as running:
+        yield running
+        if client := running.demo.mcp_server_obj._client_instance:  # which Gradio leaves open, with no method to close
+            client.close()
 
 
 def talk(running: Running, *calls: tuple[str, dict[str, Any]]) -> tuple[list[Any], list[tuple[bool, list[Any]]]]:

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_ae.app.options import ServerOptions
 from latent_ae.inference import Codec
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.service.service import Service
-from tests.app.conftest import TinyModels
+from tests.app.conftest import TinyModels, served
 from tests.program.running import alone, arguments
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
@@ -69,18 +68,17 @@ def learned_prior(model: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="package")
 def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> Iterator[App]:
-    from latent_ae.app.launch import launch as launch_app
-    from latent_ae.app.page import create_demo
     from latent_ae.app.tabs.examples import example_images
 
     examples = gradio_folder / "browser"
     examples.mkdir()
     digits = example_images(examples, channels=1, side=16)
     models, prior = [str(trained_model), str(tiny_models.vq)], learned_prior(trained_model, examples / "prior")
-    service = Service.load(models, precision="exact", perceptual=None, priors=[str(prior)])
-    running = launch_app(create_demo(service, examples=digits), service, ServerOptions(port=0))
-    yield App(running.url, service, tuple(digits))
-    running.close()
+    with (
+        Service.load(models, precision="exact", perceptual=None, priors=[str(prior)]) as service,
+        served(service, examples=digits) as running,
+    ):
+        yield App(running.url, service, tuple(digits))
 
 
 @pytest.fixture(scope="package")

@@ -8,12 +8,12 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
-from latent_ae.app.launch import Running, launch
-from latent_ae.app.options import ServerOptions
+from latent_ae.app.launch import Running
 from latent_ae.app.perimeter.access import ForeignRequest, Origins
 from latent_ae.app.perimeter.accounts import Accounts
 from latent_ae.errors import UserError
 from latent_ae.service.service import Service
+from tests.app.conftest import served
 
 FOREIGN = {
     "another site": {"Origin": "https://evil.example"},
@@ -38,18 +38,14 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module", params=["open", pytest.param("with accounts", marks=pytest.mark.slow)])
 def app(request: pytest.FixtureRequest, service: Service, gradio_folder: Path) -> Iterator[Server]:
-    from latent_ae.app.page import create_demo
-
     auth = Accounts({"ann": "secret"}) if request.param == "with accounts" else None
-    running = launch(create_demo(service), service, ServerOptions(port=0, auth=auth))
-    cookies = {}
-    if auth:
-        answer = httpx.post(f"{running.url}login", data={"username": "ann", "password": "secret"})
-        cookies = {name: value for name, value in answer.cookies.items() if "unsecure" in name}
-        assert httpx.get(f"{running.url}gradio_api/user", cookies=cookies).json() == "ann"
-    yield Server(running, cookies)
-    # The service is shared with other tests, so it is not closed here.
-    running.demo.close(verbose=False)
+    with served(service, auth=auth) as running:
+        cookies = {}
+        if auth:
+            answer = httpx.post(f"{running.url}login", data={"username": "ann", "password": "secret"})
+            cookies = {name: value for name, value in answer.cookies.items() if "unsecure" in name}
+            assert httpx.get(f"{running.url}gradio_api/user", cookies=cookies).json() == "ann"
+        yield Server(running, cookies)
 
 
 def routes(running: Running) -> list[tuple[str, str]]:

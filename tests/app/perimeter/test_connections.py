@@ -11,13 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import bodies, connections
 from latent_ae.inference import Codec
 from latent_ae.service.errors import Busy
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.service import Service
-from tests.app.conftest import TinyModels, load_service
+from tests.app.conftest import TinyModels, load_service, served
 from tests.app.pictures import pixels, png
 
 LIMITS = ServiceLimits(queue=4)
@@ -26,13 +25,8 @@ LIMITS = ServiceLimits(queue=4)
 @pytest.fixture(scope="module")
 def narrow(tiny_models: TinyModels, gradio_folder: Path) -> Iterator[tuple[str, Service]]:
     """A server with four places behind a proxy on this machine, and its service."""
-    from latent_ae.app.launch import launch
-    from latent_ae.app.page import create_demo
-
-    service = load_service(tiny_models, LIMITS)
-    running = launch(create_demo(service), service, ServerOptions(port=0, trusted_proxy=["127.0.0.1"]))
-    yield running.url, service
-    running.close()
+    with load_service(tiny_models, LIMITS) as service, served(service, trusted_proxy=["127.0.0.1"]) as running:
+        yield running.url, service
 
 
 def connected(url: str, data: bytes = b"") -> socket.socket:

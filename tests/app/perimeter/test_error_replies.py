@@ -13,11 +13,11 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError, ValidationError
 from prometheus_client.parser import text_string_to_metric_families
 
-from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import error_replies
 from latent_ae.app.perimeter.content import parsed
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.service import Service
+from tests.app.conftest import served
 from tests.app.perimeter.test_access import routes
 from tests.app.pictures import pixels, png
 
@@ -246,14 +246,8 @@ def test_every_route_answers_junk_without_a_fault(server: str, app_routes: list[
 
 @pytest.fixture
 def app_routes(service: Service, gradio_folder: Path) -> list[tuple[str, str]]:
-    from latent_ae.app.launch import launch
-    from latent_ae.app.page import create_demo
-
-    running = launch(create_demo(service), service, ServerOptions(port=0))
-    try:
+    with served(service) as running:
         return routes(running)
-    finally:
-        running.demo.close(verbose=False)
 
 
 @pytest.mark.slow

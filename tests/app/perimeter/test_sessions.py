@@ -12,12 +12,11 @@ import httpx
 import pytest
 
 from latent_ae.app.gradio_internals import SessionTables
-from latent_ae.app.launch import Running, launch
+from latent_ae.app.launch import Running
 from latent_ae.app.log import OneLine, printable
-from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter import sessions
 from latent_ae.service.service import Service
-from tests.app.conftest import TinyModels
+from tests.app.conftest import TinyModels, served
 from tests.app.perimeter.test_guard import stream
 from tests.app.program import running as program
 
@@ -27,15 +26,11 @@ MOST = 5
 @pytest.fixture(scope="module")
 def running(service: Service, gradio_folder: Path) -> Iterator[Running]:
     """A server behind a proxy on this machine, which keeps little."""
-    from latent_ae.app.page import create_demo
-
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MAX_CLOSED", "MAX_CLOSED_STATES", "_MAX_UPLOADS"):
             patch.setattr(sessions, name, MOST)
-        running = launch(create_demo(service), service, ServerOptions(port=0, trusted_proxy=["127.0.0.1"]))
-        yield running
-        # The service is shared with other tests, so it is not closed here.
-        running.demo.close(verbose=False)
+        with served(service, trusted_proxy=["127.0.0.1"]) as running:
+            yield running
 
 
 def kept(running: Running) -> dict[str, int]:
