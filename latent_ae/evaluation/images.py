@@ -117,7 +117,10 @@ def _common(runs: dict[str, DataConfig], model_names: Sequence[str]) -> DataConf
 def open_part(data: DataConfig, part: Part) -> ImageSource:
     """The images of a part; prints which files and images are in none. Raises DataError."""
     if part == "test":
-        return _split(data, part)
+        try:
+            return _split(data, part)
+        except DataError as error:
+            raise DataError(f"--part test: {error}") from error
     if part != "all":
         parts = open_parts(data)
         return parts.heldout if part == "heldout" else parts.train
@@ -142,7 +145,7 @@ def open_parts(data: DataConfig, *, every_split: bool = False) -> SourceParts:
 def _split(data: DataConfig, name: str) -> ImageSource:
     """The images of a split, by its name. Raises DataError."""
     if not isinstance(data, FilesConfig):
-        raise DataError(f"data.source {data.source} has no split {name}: give --part heldout, train or all")
+        raise DataError(f"data.source {data.source} has no split {name}")
     alone = {"train_split": name, "heldout_split": None, "heldout_path": None, "heldout_share": 0}
     return data.model_copy(update=alone).open().train
 

@@ -65,16 +65,22 @@ class EvaluationReport(_Report):
     equivariance: dict[str, Any] | None
     """`EquivarianceStatistics.to_dict()`; None unless asked for"""
 
+    def by_channel(self) -> dict[str, str]:
+        """The measures that have a value a channel, as text."""
+        rows = {"PSNR by channel": (self.psnr_by_channel, ".4g"), "colour bias": (self.color_bias, "+.4f")}
+        return {
+            name: ", ".join("-" if value is None else format(value, form) for value in values)
+            for name, (values, form) in rows.items()
+            if values is not None
+        }
+
     def summary(self) -> str:
         """A table for the terminal."""
-        lines = [f"{self.protocol['data']}: {self.images} images"]
+        lines = [f"{self.protocol['data']}: {self.images} image{'' if self.images == 1 else 's'}"]
         for name, metric in self.metrics.items():
             value = f"- ({metric.reason})" if metric.value is None else f"{metric.value:.5g} {metric.unit}".rstrip()
             lines.append(f"  {name:<22} {value}")
-        if self.psnr_by_channel is not None:
-            values = ("-" if value is None else f"{value:.4g}" for value in self.psnr_by_channel)
-            lines.append(f"  {'PSNR by channel':<22} " + ", ".join(values))
-        lines.append(f"  {'colour bias':<22} " + shown_bias(self.color_bias))
+        lines += [f"  {name:<22} {values}" for name, values in self.by_channel().items()]
         if self.codebook is not None:
             codebook = self.codebook
             lines.append(
@@ -185,11 +191,6 @@ def likelihood_report(terms: Sequence[ImageTerms], *, std: float, protocol: dict
         protocol=protocol,
         warnings=tuple(loose_warnings(share, max(terms[0].bounds))),
     )
-
-
-def shown_bias(color_bias: tuple[float | None, ...]) -> str:
-    """A colour bias by channel as text."""
-    return ", ".join("-" if bias is None else f"{bias:+.4f}" for bias in color_bias)
 
 
 def mean(values: Collection[float]) -> float:

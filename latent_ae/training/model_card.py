@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from latent_ae.evaluation.report import EvaluationReport, shown_bias
+from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.models.naming import model_name
 from latent_ae.training.scaling import unstated_scaling
 from latent_ae.training.settings import RunConfig
@@ -76,7 +76,8 @@ Pixels are float NCHW in [-1, 1].
 
 ## Measured
 
-{report.images} images: {report.protocol["data"]}, {report.protocol["size_rule"]}; {report.protocol["latents"]}.
+{report.images} images: {report.protocol["data"]}, {report.protocol["size_rule"]}; {report.protocol["latents"]};
+{report.protocol["pixels"]}.
 
 {_metric_table(report)}
 {warnings}
@@ -154,7 +155,6 @@ def _metric_table(report: EvaluationReport) -> str:
         )
         bits = f"{codebook['bits_per_pixel_uniform']:.4g} ({codebook['bits_per_pixel_entropy']:.4g})"
         lines.append(f"| bits per pixel | {bits} | log2 K a position (entropy of the used codes) |")
-    lines.append(
-        f"| colour bias | {shown_bias(report.color_bias)} | mean of reconstruction - image by channel, on [-1, 1] |"
-    )
+    protocols = {"colour bias": "mean of reconstruction - image by channel, on [-1, 1]"}
+    lines += [f"| {name} | {values} | {protocols.get(name, '')} |" for name, values in report.by_channel().items()]
     return "\n".join(lines)

@@ -25,7 +25,7 @@ CONFIG = RunConfig(
 REPORT = EvaluationReport(
     images=360,
     complete=True,
-    protocol={"data": "digits, held-out part", "size_rule": "16x16", "latents": "posterior mode"},
+    protocol={"data": "digits, held-out part", "size_rule": "16x16", "latents": "posterior mode", "pixels": "grey"},
     metrics={
         "psnr": Metric(value=21.123456, unit="dB", protocol="data range 2", images=360),
         "ssim": Metric(value=0.5, unit="", protocol="11x11 window", images=360),
