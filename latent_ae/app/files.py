@@ -9,6 +9,8 @@ import gradio as gr
 
 from latent_ae.app import gradio_internals, storage
 from latent_ae.io.image import Pixels, to_pil
+from latent_ae.io.image_writing import image_bytes, suffixes_for
+from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.service.errors import BadRequest
 
 _COLUMNS = 3
@@ -34,6 +36,12 @@ def png(pixels: Pixels, name: str) -> str:
     stream = io.BytesIO()
     to_pil(pixels).save(stream, format="PNG", compress_level=3)
     return download(stream.getvalue(), f"{name}.png")
+
+
+def whole(image: Array, pixels: PixelFormat, name: str) -> str:
+    """`download` of an image with all of its channels and bits, in the usual format that holds them."""
+    suffix = suffixes_for(pixels)[0]
+    return download(image_bytes(suffix, image, pixels), f"{name}{suffix}")
 
 
 def numbered(images: Sequence[Pixels]) -> list[tuple[Pixels, str]]:

@@ -56,7 +56,7 @@ def model_facts(info: ModelInfo) -> str:
     return markup.facts(
         [
             ("Kind", info.kind),
-            ("Images", "RGB" if info.channels == 3 else "grey"),
+            ("Images", info.pixel_format.describe()),
             ("Factor", f"{info.factor}x smaller"),
             ("Latents", latents),
             ("Parameters", f"{parameters / 10**6:.1f} M" if parameters >= 10**6 else f"{parameters:,}"),

@@ -65,7 +65,9 @@ def read_image(file: BinaryIO, pixels: PixelFormat, rule: ReadingRule = PLAIN, *
     `page` of a file of numbers is counted from 0; None is the first, with a remark if there are others. Raises
     BrokenImage for an image that cannot be used, DoesNotFit before one is decoded that the memory cannot hold.
     """
-    return _read_numbers(file, pixels, rule, page) if pixels.numbers else _read_picture(file, pixels, rule)
+    if pixels.numbers:
+        return read_numbers(file, pixels, axis=rule.axis, page=page)
+    return _read_picture(file, pixels, rule)
 
 
 def page_count(path: Path, rule: ReadingRule) -> int:
@@ -75,11 +77,18 @@ def page_count(path: Path, rule: ReadingRule) -> int:
     return 1
 
 
-def _read_numbers(file: BinaryIO, pixels: PixelFormat, rule: ReadingRule, page: int | None) -> ReadImage:
-    height, width, channels = raster_shape(file, page=page or 0, axis=rule.axis)
+def read_numbers(
+    file: BinaryIO, pixels: PixelFormat, *, axis: int | None = None, page: int | None = None, limited: bool = False
+) -> ReadImage:
+    """`read_image` of numbers; `limited` is for strangers' files, as in `read_raster`."""
+    height, width, channels = raster_shape(file, page=page or 0, axis=axis, limited=limited)
+    if channels != pixels.channels and not pixels.bands:
+        raise BrokenImage(
+            f"it has {channels} channel{'s'[: channels > 1]}, the model takes images of {pixels.describe()}"
+        )
     _require_room(height, width, _BYTES_PER_NUMBER * channels)
-    values, unit, said = read_raster(file, page=page or 0, axis=rule.axis)
-    if page is not None and raster_pages(file, axis=rule.axis) > 1:
+    values, unit, said = read_raster(file, page=page or 0, axis=axis, limited=limited)
+    if page is not None and raster_pages(file, axis=axis, limited=limited) > 1:
         said = said[:-1]  # that there are other pages
     array = pixels.array(values)
     if pixels.clips(array):

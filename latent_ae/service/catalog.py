@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from latent_ae.evaluation.report import PRIOR_STD_RANGE
 from latent_ae.inference import Codec
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.errors import ModelError
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
@@ -37,7 +38,9 @@ class ModelInfo:
     encoder: str
     """identity, 64 hex digits"""
     channels: int
-    """1 (grey) or 3 (RGB)"""
+    """of the images"""
+    pixel_format: PixelFormat
+    """what their values mean"""
     factor: int
     latent_channels: int
     codebook_size: int | None
@@ -85,6 +88,7 @@ def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None
         kind=class_name(codec.model),
         encoder=codec.identity,
         channels=codec.channels,
+        pixel_format=codec.pixel_format,
         factor=codec.factor,
         latent_channels=codec.latent_channels,
         codebook_size=codec.codebook_size,

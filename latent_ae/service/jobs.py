@@ -16,8 +16,8 @@ from torch import Tensor
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec, Decoded, DoesNotFit, prior_sampling
 from latent_ae.inference.memory import amount, ran_out
-from latent_ae.io.image import Pixels, to_tensor
 from latent_ae.io.latent_file.latents import Latents
+from latent_ae.io.pixel_format import Array
 from latent_ae.models import latent_space as space
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.service.catalog import ModelInfo
@@ -63,11 +63,11 @@ class ServedModel:
         self.info, self.codec, self.prior = info, codec, prior
         self.encoding, self.decoding = map(Speed, codec.seconds_per_pixel())
 
-    def encode(self, image: Pixels, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Job:
-        """[H,W,C] uint8 => Latents of one image; with `and_decode` only if there is memory to decode them too."""
+    def encode(self, image: Array, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Job:
+        """[H,W,C] => Latents of one image; with `and_decode` only if there is memory to decode them too."""
         size = self._padded(image.shape)
 
-        def run(images: Sequence[Pixels], tick: Tick) -> list[Latents]:
+        def run(images: Sequence[Array], tick: Tick) -> list[Latents]:
             # Not before the queue: the first prediction of memory runs the model, on tensors without values.
             if and_decode:
                 self.codec.require_room([size])
@@ -80,15 +80,16 @@ class ServedModel:
             return job
         return dataclasses.replace(job, seconds=job.seconds + self.decoding.seconds(job.pixels))
 
-    def encode_vectors(self, images: Sequence[Pixels] | Tensor) -> list[Job]:
-        """N images [H,W,C] uint8 or [C,H,W] in [-1, 1] => N jobs, each of which gives raw latents [c,h,w] float32.
+    def encode_vectors(self, images: Sequence[Array] | Tensor) -> list[Job]:
+        """N images [H,W,C] in the data's units or [C,H,W] in [-1, 1] => N jobs, each gives raw latents [c,h,w] float32.
 
         These are the posterior's mode, or the vectors of the codes.
         """
         height, width = images.shape[-2:] if isinstance(images, Tensor) else images[0].shape[:2]
 
-        def run(batch: Sequence[Tensor | Pixels], tick: Tick) -> list[Tensor]:
+        def run(batch: Sequence[Tensor | Array], tick: Tick) -> list[Tensor]:
             # Levels become floats, four times as large, no earlier than here.
+            to_tensor = self.codec.pixel_format.to_tensor
             floats = [each if isinstance(each, Tensor) else to_tensor(each) for each in batch]
             found = self.codec.encode_tensor(torch.stack(floats), tick=tick)
             if not found.isfinite().all():

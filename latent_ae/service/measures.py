@@ -12,7 +12,9 @@ from PIL import Image
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics.quality import SSIM_MINIMUM_SIDE
 from latent_ae.evaluation.perceptual import PerceptualDistance, backbone_file, build_perceptual
-from latent_ae.io.image import Pixels, to_pil, to_tensor, to_uint8
+from latent_ae.io.image import Pixels, to_pil, to_uint8
+from latent_ae.io.pixel_format import Array, PixelFormat
+from latent_ae.service.errors import BadRequest
 from latent_ae.service.results import Baseline, Size
 
 PERCEPTUAL_PIXELS = 4 * 10**6
@@ -51,18 +53,20 @@ class Perceptual(NamedTuple):
 
 
 def measure(
-    got: Pixels, wanted: Pixels, perceptual: Perceptual, check: Callable[[], None]
+    got: Array, wanted: Array, pixels: PixelFormat, perceptual: Perceptual, check: Callable[[], None]
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """PSNR in dB, SSIM and LPIPS of `got` [H,W,C] against `wanted`, and for each that is None the reason.
 
-    `check` is called between pieces of work; what it raises ends the measuring.
+    Of numbers also the mean absolute (MAE), root mean squared (RMSE) and largest (MAX) error in their units. LPIPS is
+    of the channels that are shown; values beyond the format's range count as its ends. `check` is called between pieces
+    of work; what it raises ends the measuring.
     """
     steps: dict[str, Callable[[], tuple[float | None, str]]] = {
-        "PSNR": lambda: _psnr(got, wanted),
-        "SSIM": lambda: _ssim(got, wanted, check),
-        "LPIPS": lambda: _lpips(got, wanted, perceptual),
+        "PSNR": lambda: _psnr(got, wanted, pixels),
+        "SSIM": lambda: _ssim(got, wanted, pixels, check),
+        "LPIPS": lambda: _lpips(got, wanted, pixels, perceptual),
     }
-    metrics: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = _in_units(got, wanted, pixels) if pixels.numbers else {}
     notes: dict[str, str] = {}
     for name, step in steps.items():
         metrics[name], reason = step()
@@ -72,17 +76,30 @@ def measure(
     return metrics, notes
 
 
-def _psnr(got: Pixels, wanted: Pixels) -> tuple[float | None, str]:
-    total = 0  # of integers: exact, and the same for any strips
+def _psnr(got: Array, wanted: Array, pixels: PixelFormat) -> tuple[float | None, str]:
+    total, peak = 0.0, 2 if pixels.numbers else 255
     for rows in _strips(wanted):
-        difference = got[rows].astype(np.int32) - wanted[rows]
-        total += int(np.square(difference).sum(dtype=np.int64))
+        if pixels.numbers:
+            ours, theirs = (pixels.to_tensor(image[rows]).double() for image in (got, wanted))
+            total += float((ours - theirs).square().sum())
+        else:  # integers: exact, and the same for any strips
+            total += int(np.square(got[rows].astype(np.int32) - wanted[rows]).sum(dtype=np.int64))
     if not total:
         return None, "the images are the same in every pixel"
-    return 10 * math.log10(255**2 * wanted.size / total), ""
+    return 10 * math.log10(peak**2 * wanted.size / total), ""
 
 
-def _ssim(got: Pixels, wanted: Pixels, check: Callable[[], None]) -> tuple[float | None, str]:
+def _in_units(got: Array, wanted: Array, pixels: PixelFormat) -> dict[str, float | None]:
+    total = squares = largest = 0.0
+    for rows in _strips(wanted):
+        ours, theirs = (pixels.in_units(pixels.to_tensor(image[rows])) for image in (got, wanted))
+        errors = (ours - theirs).abs()
+        total, squares = total + float(errors.sum()), squares + float(errors.square().sum())
+        largest = max(largest, float(errors.max()))
+    return {"MAE": total / wanted.size, "RMSE": math.sqrt(squares / wanted.size), "MAX": largest}
+
+
+def _ssim(got: Array, wanted: Array, pixels: PixelFormat, check: Callable[[], None]) -> tuple[float | None, str]:
     """As `evaluation.metrics.ssim`: the mean over all positions of the map, whose borders are mirrored."""
     if min(wanted.shape[:2]) < SSIM_MINIMUM_SIDE:
         return None, f"the image has a side of fewer than {SSIM_MINIMUM_SIDE} pixels"
@@ -92,33 +109,44 @@ def _ssim(got: Pixels, wanted: Pixels, check: Callable[[], None]) -> tuple[float
     for rows in _strips(wanted):
         check()
         around = slice(max(0, rows.start - _MARGIN), min(len(wanted), rows.stop + _MARGIN))
-        a, b = (to_tensor(image[around])[None] / 2 + 0.5 for image in (got, wanted))
+        a, b = (pixels.to_tensor(image[around])[None] / 2 + 0.5 for image in (got, wanted))
         _, similarity = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
         inside = similarity[..., rows.start - around.start : rows.stop - around.start, :]
         total += float(inside.double().sum())
     return total / wanted.size, ""
 
 
-def _lpips(got: Pixels, wanted: Pixels, perceptual: Perceptual) -> tuple[float | None, str]:
+def _lpips(got: Array, wanted: Array, pixels: PixelFormat, perceptual: Perceptual) -> tuple[float | None, str]:
     distance = perceptual.distance
     if distance is None:
         return None, perceptual.reason
-    height, width, channels = wanted.shape
+    height, width = wanted.shape[:2]
     if min(height, width) < distance.minimum_side:
         return None, f"the image has a side of fewer than {distance.minimum_side} pixels"
     if height * width > PERCEPTUAL_PIXELS:
         return None, f"not measured on more than {PERCEPTUAL_PIXELS / 1e6:g} million pixels"
-    repeats = 3 // channels
-    pair = [to_tensor(pixels.repeat(repeats, axis=2))[None] for pixels in (got, wanted)]
+    shown = [pixels.shown_tensor(pixels.to_tensor(image)) for image in (got, wanted)]
+    pair = [image.expand(3, *image.shape[1:])[None] for image in shown]
     with torch.inference_mode():
         return float(distance(*pair)), ""
 
 
-def _strips(image: Pixels) -> list[slice]:
+def _strips(image: Array) -> list[slice]:
     """Rows, a few at a time, that cover an image."""
     height, width = image.shape[:2]
     step = max(1, _STRIP_PIXELS // width)
     return [slice(first, min(first + step, height)) for first in range(0, height, step)]
+
+
+def has_baselines(pixels: PixelFormat) -> bool:
+    """Whether JPEG and WebP hold such images."""
+    return not pixels.numbers and pixels.channels in (1, 3)
+
+
+def require_baselines(pixels: PixelFormat) -> None:
+    """Raise BadRequest for images that JPEG and WebP cannot hold."""
+    if not has_baselines(pixels):
+        raise BadRequest(f"baselines: JPEG and WebP cannot hold images of {pixels.describe()}: leave it out")
 
 
 def baselines(
@@ -132,7 +160,7 @@ def baselines(
             data, quality = best_within(name, image, max_bytes, check)
             with Image.open(io.BytesIO(data)) as decoded:
                 got = to_uint8(decoded, image.shape[2])
-            metrics, _ = measure(got, image, perceptual, check)
+            metrics, _ = measure(got, image, PixelFormat.picture(image.shape[2]), perceptual, check)
             found.append(Baseline(name, got, len(data), quality, metrics, reached=len(data) <= max_bytes))
     return tuple(found)
 

@@ -20,8 +20,9 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from latent_ae.io.image import Pixels, from_tensor, to_pil
+from latent_ae.io.image import from_tensor, to_pil
 from latent_ae.io.latent_file.latents import DTYPES
+from latent_ae.io.pixel_format import Array
 from latent_ae.service.admission import Request
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadRequest, TooLarge
@@ -122,6 +123,12 @@ class RemoteReply:
 
 def decode(asked: RemoteDecode, request: Request, model: ServedModel, limits: ServiceLimits) -> RemoteReply:
     """The decoded images as they were asked for. Raises BadRequest, TooLarge."""
+    form = model.info.pixel_format
+    if (form.numbers or form.channels not in (1, 3)) and (asked.output_type == "pil" or asked.partial_postprocess):
+        raise BadRequest(
+            f"the model's images are {form.describe()}, which this reply cannot hold: ask for output_type pt without "
+            "partial_postprocess, or use the endpoint decode"
+        )
     with request.cpu_slot():
         latents = latents_of(asked, model.info, limits)
     pixels = torch.stack(request.run(model.decode_vectors(latents)))
@@ -168,13 +175,13 @@ def latents_of(asked: RemoteDecode, info: ModelInfo, limits: ServiceLimits) -> T
     return _finite(latents / (scaling or 1.0) + (shift or 0.0), "the scaled latents")
 
 
-def images_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> list[Pixels] | Tensor:
-    """The pixels [H,W,C] uint8 of an image file, or [B,C,H,W] float32 in [-1, 1] of a tensor.
+def images_of(asked: RemoteEncode, info: ModelInfo, limits: ServiceLimits) -> list[Array] | Tensor:
+    """The image [H,W,C] of a file, or [B,C,H,W] float32 in [-1, 1] of a tensor.
 
     Raises BadRequest, TooLarge, and for a file as `read_image`.
     """
     if asked.shape is None:
-        return [read_image(read_upload(asked.data, limits), channels=info.channels, limits=limits).pixels]
+        return [read_image(read_upload(asked.data, limits), pixels=info.pixel_format, limits=limits).pixels]
     if asked.dtype is None:
         raise BadRequest(f"a tensor needs dtype, one of {', '.join(DTYPES)}")
     _check_shape(asked.shape, info.channels, 1, limits)

@@ -1,4 +1,4 @@
-"""What a service returns: images as uint8, files as bytes, numbers with their names."""
+"""What a service returns: images in the data's units, files as bytes, numbers with their names."""
 
 import dataclasses
 import re
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.latents import DTYPES, SUFFIX, Compute, Dtype, LatentFileError, Latents, to_bytes
+from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.limits import require_choice
@@ -52,12 +53,14 @@ class Reconstruction:
     """An image, its reconstruction, and what was measured."""
 
     model: str
-    original: Pixels
+    pixel_format: PixelFormat
+    """of both images"""
+    original: Array
     """as the model takes it: upright, over white, grey for a grey model"""
-    reconstructed: Pixels
+    reconstructed: Array
     encoded: Encoded
     metrics: dict[str, float | None]
-    """PSNR in dB, SSIM, LPIPS by name; None if it cannot be measured"""
+    """PSNR in dB, SSIM, LPIPS, and of numbers MAE, RMSE and MAX in their units; None if it cannot be measured"""
     notes: dict[str, str]
     """why a metric is None, by its name"""
     sizes: tuple[Size, ...]
@@ -70,13 +73,20 @@ class Reconstruction:
     baselines: tuple[Baseline, ...] = ()
     """if they were requested"""
 
+    @property
+    def previews(self) -> tuple[Pixels, Pixels]:
+        """The original and the reconstruction as pictures for people."""
+        return self.pixel_format.preview(self.original), self.pixel_format.preview(self.reconstructed)
+
 
 @dataclass(frozen=True)
 class Images:
     """Decoded, drawn or interpolated images."""
 
     model: str
-    images: tuple[Pixels, ...]
+    pixel_format: PixelFormat
+    images: tuple[Array, ...]
+    """in its units"""
     note: str
     """what to know before they are trusted; '' if nothing"""
     seconds: float
@@ -84,6 +94,11 @@ class Images:
     """how the decoder ran; all images have one size"""
     seam_db: tuple[float | None, ...] = ()
     """of each image, as in Reconstruction; empty if it was not measured"""
+
+    @property
+    def previews(self) -> tuple[Pixels, ...]:
+        """The images as pictures for people."""
+        return tuple(map(self.pixel_format.preview, self.images))
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,7 @@ def encoded(
     return Encoded(latents, data, f"{stem}{SUFFIX}", remarks)
 
 
-def sizes(upload: Upload, image: Pixels, latents: Latents) -> tuple[Size, ...]:
+def sizes(upload: Upload, image: Array, latents: Latents) -> tuple[Size, ...]:
     """Bytes and bits per pixel of the upload, and of bare latents or packed codes without a file's header."""
     values = latents.tensor[0].numel()
     if latents.codebook_size is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.inference import Codec, Precision
-from latent_ae.io.image import Pixels, from_tensor
+from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.latents import Dtype, Latents
 from latent_ae.models import latent_space
 from latent_ae.service import catalog, inspection, measures, remote, results, uploads
@@ -122,22 +122,27 @@ class Service:
                     chosen = self._model_for(given, model)
             decoded = request.run(chosen.decode(given))
             images, seams = tuple(each.image for each in decoded), tuple(each.seam_db for each in decoded)
-            return Images(chosen.info.id, images, note, request.seconds, decoded[0].compute, seams)
+            pixels = chosen.info.pixel_format
+            return Images(chosen.info.id, pixels, images, note, request.seconds, decoded[0].compute, seams)
 
     def reconstruct(
         self, image: File, *, model: str | None = None, baselines: bool = False, tick: Tick | None = None
     ) -> Reconstruction:
         """What a model keeps of an image, with metrics; with `baselines` JPEG and WebP beside it."""
         with self._request("reconstruct", model, tick) as (request, chosen):
+            form = chosen.info.pixel_format
+            if baselines:
+                measures.require_baselines(form)
             upload, (pixels, remarks) = self._image(request, image, chosen)
             latents = request.run([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
             decoded = request.run(chosen.decode(latents), until=0.9)[0]
             with request.cpu_slot():
-                metrics, notes = measures.measure(decoded.image, pixels, self._perceptual, request.check)
+                metrics, notes = measures.measure(decoded.image, pixels, form, self._perceptual, request.check)
                 sizes = results.sizes(upload, pixels, latents)
                 beside = measures.baselines(pixels, sizes, self._perceptual, request.check) if baselines else ()
                 return Reconstruction(
                     model=chosen.info.id,
+                    pixel_format=form,
                     original=pixels,
                     reconstructed=decoded.image,
                     encoded=results.encoded(chosen.info, upload, latents, remarks),
@@ -151,13 +156,18 @@ class Service:
                 )
 
     def baselines(self, reconstruction: Reconstruction, *, tick: Tick | None = None) -> tuple[Baseline, ...]:
-        """JPEG and WebP at the highest quality with no more bytes than the smallest form of the latents."""
+        """JPEG and WebP at the highest quality with no more bytes than the smallest form of the latents.
+
+        None for images that these formats cannot hold.
+        """
+        if not measures.has_baselines(reconstruction.pixel_format):
+            return ()
         with self._admission.request("baselines", tick) as request, request.cpu_slot():
             return measures.baselines(reconstruction.original, reconstruction.sizes, self._perceptual, request.check)
 
     def difference(self, reconstruction: Reconstruction, *, tolerance: float, gain: float) -> Pixels:
-        """Where a reconstruction differs by `tolerance` levels of 255 or more; see `inspection.difference_map`."""
-        got, wanted = reconstruction.reconstructed, reconstruction.original
+        """Where a reconstruction's preview differs by `tolerance` levels of 255; see `inspection.difference_map`."""
+        wanted, got = reconstruction.previews
         return inspection.difference_map(got, wanted, tolerance=tolerance, gain=gain)
 
     def channel_images(self, latents: Latents, *, model: str | None = None) -> tuple[Pixels, ...]:
@@ -284,15 +294,16 @@ class Service:
     def _image(self, request: Request, file: File, chosen: ServedModel) -> tuple[uploads.Upload, uploads.Picture]:
         with request.cpu_slot():
             upload = uploads.read_upload(file, self.limits)
-            return upload, uploads.read_image(upload, channels=chosen.info.channels, limits=self.limits)
+            return upload, uploads.read_image(upload, pixels=chosen.info.pixel_format, limits=self.limits)
 
     def _vectors(self, request: Request, chosen: ServedModel, files: Sequence[File], *, count: int) -> list[Tensor]:
         """Raw latents of images, scaled and cropped to a size that `count` of them can have."""
         with request.cpu_slot():
-            frames = uploads.read_frames(files, channels=chosen.info.channels, count=count, limits=self.limits)
+            frames = uploads.read_frames(files, pixels=chosen.info.pixel_format, count=count, limits=self.limits)
         return request.run(chosen.encode_vectors(frames), until=0.1)
 
     def _frames(self, request: Request, chosen: ServedModel, vectors: Tensor, note: str) -> Images:
-        frames = tuple(from_tensor(frame) for frame in request.run(chosen.decode_vectors(vectors)))
+        pixels = chosen.info.pixel_format
+        frames = tuple(pixels.from_tensor(frame) for frame in request.run(chosen.decode_vectors(vectors)))
         compute = chosen.codec.compute("decoder", *frames[0].shape[:2])
-        return Images(chosen.info.id, frames, note, request.seconds, compute)
+        return Images(chosen.info.id, pixels, frames, note, request.seconds, compute)

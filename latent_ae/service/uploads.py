@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from latent_ae.io.image import BrokenImage, Pixels, open_image, remarks, to_pil, to_uint8
+from latent_ae.inference.image_reading import read_numbers
+from latent_ae.io.image import BrokenImage, open_image, remarks
 from latent_ae.io.image_file.opening import HEAD, other_kind
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
 from latent_ae.io.latent_file.header import Limits, read_header
 from latent_ae.io.latent_file.latents import LatentFileError, Latents, from_bytes
+from latent_ae.io.pixel_format import Array, PixelFormat
+from latent_ae.io.rasters import raster_shape
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge, UnsupportedFormat
 from latent_ae.service.limits import ServiceLimits
@@ -37,6 +41,8 @@ _SIGNATURES = {
 """how files of each format start, by PIL's name"""
 _MAX_JPEG_SCANS = 50
 """a progressive JPEG has about 10; an empty scan takes 33 bytes and the time of a whole image"""
+_VALUES_PER_PIXEL = 4
+"""of an image of numbers with as many pixels as are taken; smaller ones may have more channels"""
 _MAX_FRAME_SIDE = 256
 """of interpolated images, in pixels"""
 
@@ -58,8 +64,8 @@ class Upload:
 class Picture(NamedTuple):
     """An uploaded image."""
 
-    pixels: Pixels
-    """[H,W,C] uint8, upright, in sRGB, transparency over white"""
+    pixels: Array
+    """[H,W,C] in the units of the model's pixel format; pictures upright and in sRGB"""
     remarks: tuple[str, ...]
     """what a person should know about how the file was read, each continues: the image"""
 
@@ -90,12 +96,33 @@ def read_upload(file: File, limits: ServiceLimits) -> Upload:
     return Upload(data, file.stem if isinstance(file, Path) else "")
 
 
-def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Picture:
-    """The image in an upload, converted to that number of channels.
+def read_image(upload: Upload, *, pixels: PixelFormat, limits: ServiceLimits) -> Picture:
+    """The image in an upload, as the pixel format says: a picture, or the numbers of a file.
 
-    The format follows from the content. Raises UnsupportedFormat for a format that is not in _SIGNATURES, TooLarge for
-    too many pixels and for animations, both before a pixel is decoded, and BrokenUpload for a damaged file.
+    The format follows from the content. Raises UnsupportedFormat for pictures of a format that is not in _SIGNATURES,
+    TooLarge for too many pixels and for animations, both before a pixel is decoded, and BrokenUpload for a damaged
+    file and for numbers of other channels than the model's.
     """
+    return _read_numbers(upload, pixels, limits) if pixels.numbers else _read_picture(upload, pixels, limits)
+
+
+def _read_numbers(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) -> Picture:
+    stream = io.BytesIO(upload.data)
+    try:
+        height, width, channels = raster_shape(stream, limited=True)
+        check_pixels(height, width, limits)
+        if height * width * channels > _VALUES_PER_PIXEL * limits.pixels:
+            raise TooLarge(
+                f"the image has {height * width * channels / 1e6:.1f} million values in {channels} channels, and this "
+                f"server takes at most {_VALUES_PER_PIXEL * limits.pixels / 1e6:.1f} million: scale it down"
+            )
+        read = read_numbers(stream, pixels, limited=True)
+        return Picture(read.array, read.remarks)
+    except BrokenImage as error:
+        raise BrokenUpload(f"the file cannot be used: {error.reason}") from error
+
+
+def _read_picture(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) -> Picture:
     kind = _format(upload.data)
     if kind == "WEBP":
         _check_webp(upload.data, limits)
@@ -105,7 +132,7 @@ def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Pictu
         image = open_image(
             io.BytesIO(upload.data), formats=(kind,), check=lambda image: _check_header(image, limits), limited=True
         )
-        return Picture(to_uint8(image, channels), remarks(image))
+        return Picture(pixels.array(image), remarks(image))
     except BrokenImage as error:
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
             raise TooLarge(
@@ -117,28 +144,33 @@ def read_image(upload: Upload, *, channels: int, limits: ServiceLimits) -> Pictu
         ) from error
 
 
-def read_frames(files: Sequence[File], *, channels: int, count: int, limits: ServiceLimits) -> list[Pixels]:
+def read_frames(files: Sequence[File], *, pixels: PixelFormat, count: int, limits: ServiceLimits) -> list[Array]:
     """The images of uploads, scaled and cropped to one size: the first's, or a smaller one that `count` fit in."""
-    frames: list[Pixels] = []
+    frames: list[Array] = []
     for file in files:
-        pixels = read_image(read_upload(file, limits), channels=channels, limits=limits).pixels
-        size = frames[0].shape[:2] if frames else frame_size(pixels, count, limits)
-        frames.append(fitted(pixels, *size))
+        image = read_image(read_upload(file, limits), pixels=pixels, limits=limits).pixels
+        size = frames[0].shape[:2] if frames else frame_size(image, count, limits)
+        frames.append(fitted(image, *size))
     return frames
 
 
-def frame_size(image: Pixels, count: int, limits: ServiceLimits) -> tuple[int, int]:
+def frame_size(image: Array, count: int, limits: ServiceLimits) -> tuple[int, int]:
     """Height and width of `count` frames like `image`: no side above _MAX_FRAME_SIDE, together within the limit."""
     height, width = image.shape[:2]
     scale = min(1.0, _MAX_FRAME_SIDE / max(height, width), math.sqrt(limits.pixels / (count * height * width)))
     return max(1, int(height * scale)), max(1, int(width * scale))
 
 
-def fitted(image: Pixels, height: int, width: int) -> Pixels:
-    """Scaled to cover height x width, and cropped to its centre."""
+def fitted(image: Array, height: int, width: int) -> Array:
+    """Scaled to cover height x width, and cropped to its centre; numbers in float32."""
     if image.shape[:2] == (height, width):
         return image
-    return to_uint8(ImageOps.fit(to_pil(image), (width, height), Image.Resampling.LANCZOS), image.shape[2])
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    scaled = [
+        ImageOps.fit(Image.fromarray(channel.astype(kind)), (width, height), Image.Resampling.LANCZOS)
+        for channel in np.moveaxis(image, 2, 0)
+    ]
+    return np.stack([np.asarray(channel) for channel in scaled], axis=2)
 
 
 def read_latents(upload: Upload, limits: ServiceLimits) -> Latents:
@@ -155,7 +187,7 @@ def read_latents(upload: Upload, limits: ServiceLimits) -> Latents:
 
 def read_foreign_latents(upload: Upload, info: ModelInfo, limits: ServiceLimits) -> Taken:
     """Latents that `info`'s model shall decode, whatever encoder their file names. Raises as `read_latents`."""
-    form = LatentForm(info.id, info.encoder, info.factor, info.latent_channels, info.codebook_size)
+    form = LatentForm(info.id, info.encoder, info.factor, info.latent_channels, info.codebook_size, info.pixel_format)
     try:
         taken = take_latents(upload.data, form, limits=_latent_limits(limits))
     except LatentFileError as error:
@@ -166,13 +198,17 @@ def read_foreign_latents(upload: Upload, info: ModelInfo, limits: ServiceLimits)
 
 
 def check_latents(latents: Latents, info: ModelInfo) -> None:
-    """Raise BadLatents unless they have the form of the model's, whatever encoder their file names."""
+    """Raise BadLatents unless they have the form of the model's, and are of its pixels."""
     if info.codebook_size is None:
         fits = latents.kind != "vq_indices" and latents.tensor.shape[1] == info.latent_channels
     else:
         fits = latents.kind == "vq_indices" and latents.codebook_size == info.codebook_size
     if not fits or latents.factor != info.factor or min(latents.padding) < 0:
         raise BadLatents(f"the file names the encoder of {info.id}, but its latents do not have that model's form")
+    try:
+        latents.require_pixels(info.pixel_format)
+    except LatentFileError as error:
+        raise BadLatents(str(error)) from error
 
 
 def check_pixels(height: int, width: int, limits: ServiceLimits, *, count: int = 1) -> None:

@@ -9,6 +9,7 @@ import torch
 from latent_ae.evaluation.metrics.quality import psnr, ssim
 from latent_ae.evaluation.perceptual import build_perceptual
 from latent_ae.io.image import to_tensor
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.service import measures
 from latent_ae.service.errors import DeadlineExceeded
 from latent_ae.service.measures import Perceptual, baselines, best_within, measure
@@ -34,7 +35,7 @@ def test_measured_in_strips_it_is_what_the_whole_image_has(
 ) -> None:
     a, b = pixels(*size, channels), pixels(*size, channels, seed=1)
     monkeypatch.setattr(measures, "_STRIP_PIXELS", rows * size[1])
-    metrics, notes = measure(a, b, NONE, go_on)
+    metrics, notes = measure(a, b, PixelFormat.picture(channels), NONE, go_on)
     whole = [to_tensor(image)[None] for image in (a, b)]
     assert metrics["PSNR"] == pytest.approx(float(psnr(*whole)), rel=1e-6)
     assert metrics["SSIM"] == pytest.approx(float(ssim(*whole)), rel=1e-5)
@@ -43,7 +44,7 @@ def test_measured_in_strips_it_is_what_the_whole_image_has(
 
 def test_what_cannot_be_measured_says_why() -> None:
     image = pixels(5, 40)
-    metrics, notes = measure(image, image, NONE, go_on)
+    metrics, notes = measure(image, image, PixelFormat.picture(3), NONE, go_on)
     assert metrics == {"PSNR": None, "SSIM": None, "LPIPS": None}
     assert "the same" in notes["PSNR"]
     assert "fewer than 6" in notes["SSIM"]
@@ -54,12 +55,12 @@ def test_lpips_is_measured_where_there_is_a_network(monkeypatch: pytest.MonkeyPa
     with_one = Perceptual(network, "")
     a, b = pixels(20, 24, 1), pixels(20, 24, 1, seed=1)
     both = [to_tensor(image.repeat(3, axis=2))[None] for image in (a, b)]
-    metrics, notes = measure(a, b, with_one, go_on)
+    metrics, notes = measure(a, b, PixelFormat.picture(1), with_one, go_on)
     assert metrics["LPIPS"] == pytest.approx(float(network(*both)))
     assert notes == {}
-    assert "fewer than 4" in measure(a[:3], b[:3], with_one, go_on)[1]["LPIPS"]
+    assert "fewer than 4" in measure(a[:3], b[:3], PixelFormat.picture(1), with_one, go_on)[1]["LPIPS"]
     monkeypatch.setattr(measures, "PERCEPTUAL_PIXELS", 400)
-    assert "not measured on more than" in measure(a, b, with_one, go_on)[1]["LPIPS"]
+    assert "not measured on more than" in measure(a, b, PixelFormat.picture(1), with_one, go_on)[1]["LPIPS"]
 
 
 def test_weights_are_looked_for_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_measuring_ends_when_it_is_told_to() -> None:
         raise DeadlineExceeded
 
     with pytest.raises(DeadlineExceeded):
-        measure(pixels(), pixels(), NONE, stop)
+        measure(pixels(), pixels(), PixelFormat.picture(3), NONE, stop)
     with pytest.raises(DeadlineExceeded):
         best_within("JPEG", pixels(), 1000, stop)
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from latent_ae.io.image import Pixels
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.service.errors import BrokenUpload, ServiceError, TooLarge, UnsupportedFormat
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.uploads import fitted, frame_size, read_image, read_upload
@@ -20,7 +21,7 @@ LIMITS = ServiceLimits(upload_bytes=300_000, pixels=10_000, side=1_000)
 
 
 def read(file: bytes | Path, channels: int = 3, limits: ServiceLimits = LIMITS) -> Pixels:
-    return read_image(read_upload(file, limits), channels=channels, limits=limits).pixels
+    return read_image(read_upload(file, limits), pixels=PixelFormat.picture(channels), limits=limits).pixels
 
 
 def frames(kind: str, count: int = 2) -> bytes:

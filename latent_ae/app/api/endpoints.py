@@ -1,6 +1,6 @@
 """The public interface for programs: six typed endpoints over Gradio's queue.
 
-Files are uploads, lossless PNGs and safetensors. An error reaches the client as `code: message`, with the codes of
+Files are uploads, lossless images and safetensors. An error reaches the client as `code: message`, with the codes of
 `latent_ae.service.errors`, `bad_request` for a wrong type, and `internal`.
 """
 
@@ -17,7 +17,7 @@ from gradio import FileData
 from pydantic import TypeAdapter, ValidationError
 
 from latent_ae.app import gradio_internals
-from latent_ae.app.files import download, png
+from latent_ae.app.files import download, whole
 from latent_ae.app.perimeter.content import uploaded
 from latent_ae.io.latent_file.latents import Dtype
 from latent_ae.service.catalog import Prior
@@ -61,7 +61,9 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         return _file(download(encoded.file, encoded.file_name)), _numbers_of_latents(encoded)
 
     def decode(latents: FileData, model: str | None = None, foreign: bool = False) -> tuple[list[FileData], Numbers]:
-        """Latents to images: a PNG for each image of the latent file, and their numbers.
+        """Latents to images: a file for each image of the latent file, and their numbers.
+
+        Files hold all channels and bits: PNG where it can, else TIFF.
 
         Args:
             latents: an uploaded latent file (safetensors, or ComfyUI's .latent); from a tool, a data: URI.
@@ -73,7 +75,7 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
     def reconstruct(
         image: FileData, model: str | None = None, baselines: bool = False
     ) -> tuple[FileData, FileData, Numbers]:
-        """Reconstruct an image: the reconstruction as PNG, the latent file, metrics and sizes.
+        """Reconstruct an image: the reconstruction as PNG (TIFF if PNG cannot hold it), latent file, metrics and sizes.
 
         Args:
             image: an uploaded image file; from a tool, a data: URI.
@@ -82,7 +84,8 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         """
         done = service.reconstruct(_path(image), model=model, baselines=baselines)
         file = download(done.encoded.file, done.encoded.file_name)
-        return _file(png(done.reconstructed, "reconstruction")), _file(file), _numbers_of_reconstruction(done)
+        reconstruction = whole(done.reconstructed, done.pixel_format, "reconstruction")
+        return _file(reconstruction), _file(file), _numbers_of_reconstruction(done)
 
     return encode, decode, reconstruct
 
@@ -127,7 +130,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
 
     def models() -> list[Numbers]:
         """The models of this server; the first is the default."""
-        return [_json(vars(model)) for model in service.models()]
+        return [_json({**vars(model), "pixel_format": vars(model.pixel_format)}) for model in service.models()]
 
     return sample, interpolate, models
 
@@ -183,7 +186,10 @@ def _file(path: str) -> Any:
 
 
 def _images(images: Images, name: str) -> tuple[list[Any], Numbers]:
-    files = [_file(png(image, f"{name}-{number}")) for number, image in enumerate(images.images, start=1)]
+    files = [
+        _file(whole(image, images.pixel_format, f"{name}-{number}"))
+        for number, image in enumerate(images.images, start=1)
+    ]
     numbers = {"model": images.model, "note": images.note, "seconds": images.seconds}
     return files, {**numbers, "decoding": images.decoding.to_json(), "seam_db": list(images.seam_db)}
 

@@ -70,8 +70,8 @@ def headline(first: Reconstruction) -> list[tuple[str, str, str]]:
 def pictures(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[tuple[Pixels, str]]:
     """The original, the reconstruction of each model, and the baselines, with captions."""
     return [
-        (made[0].original, "Original"),
-        *((each.reconstructed, f"{each.model}{_level(each.metrics)}") for each in made),
+        (made[0].previews[0], "Original"),
+        *((each.previews[1], f"{each.model}{_level(each.metrics)}") for each in made),
         *((baseline.image, f"{baseline.name}{_level(baseline.metrics)}") for baseline in baselines),
     ]
 

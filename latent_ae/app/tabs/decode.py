@@ -42,13 +42,14 @@ def add_tab(service: Service) -> None:
     def decode(tick: Tick, path: str | None, name: str, foreign: bool) -> Updates:
         model = None if name == _ANY else name
         decoded = service.decode(chosen(path, "latent file"), model=model, foreign=foreign, tick=tick)
-        first, count = decoded.images[0], len(decoded.images)
+        shown, count = decoded.previews, len(decoded.images)
+        first = shown[0]
         size = f"{first.shape[1]} \N{MULTIPLICATION SIGN} {first.shape[0]} pixels"
         number = "1 image" if count == 1 else f"{count} images"
         summary = f"{number} of {size}, decoded by {decoded.model} in {decoded.seconds:.2f} s."
         return {
             image: png(first, "decoded") if count == 1 else None,
-            images: None if count == 1 else gallery(numbered(decoded.images), name="decoded", columns=4),
+            images: None if count == 1 else gallery(numbered(shown), name="decoded", columns=4),
             single: gr.update(visible=count == 1),
             several: gr.update(visible=count > 1),
             job.status: markup.note(f"{summary} {sentence(decoded.note)}" if decoded.note else summary),

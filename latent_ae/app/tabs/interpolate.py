@@ -53,7 +53,7 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
     def interpolate(tick: Tick, name: str, origin: str | None, target: str | None, path: str, steps: int) -> Updates:
         ends = chosen(origin, "image to start from"), chosen(target, "image to end with")
         found = service.interpolate(*ends, model=name, steps=int(steps), spherical=path == _PATHS[1], tick=tick)
-        frames = found.images
+        frames = found.previews
         captions = ["from", *[f"{i / (len(frames) - 1):.2f}" for i in range(1, len(frames) - 1)], "to"]
         return {
             moving: download(animation(frames), "interpolation.png"),
@@ -84,10 +84,11 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
         paths, side = values[:-1], int(values[-1])
         files = [chosen(path, f"image for the {corner.lower()}") for corner, path in zip(_CORNERS, paths, strict=True)]
         found = service.interpolate_grid(files, model=name, side=side, tick=tick)
-        rows = [np.hstack(found.images[first : first + side]) for first in range(0, len(found.images), side)]
+        images = found.previews
+        rows = [np.hstack(images[first : first + side]) for first in range(0, len(images), side)]
         return {
             grid: png(np.vstack(rows), "grid"),
-            job.status: markup.note(found.note or f"{len(found.images)} images in {found.seconds:.2f} s."),
+            job.status: markup.note(found.note or f"{len(images)} images in {found.seconds:.2f} s."),
         }
 
     job.connect(interpolate_grid, "Decoding the grid", inputs=[model, *corners, side], outputs=[grid])

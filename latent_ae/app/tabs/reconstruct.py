@@ -58,7 +58,7 @@ class _Results:
         first, file = made[0], made[0].encoded
         rows, pictures = comparison.rows(made, baselines), comparison.pictures(made, baselines)
         # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
-        ends = png(first.original, "original"), png(first.reconstructed, "reconstruction")
+        ends = png(pictures[0][0], "original"), png(pictures[1][0], "reconstruction")
         beside: list[tuple[Pixels | str, str]] = [
             *((end, caption) for end, (_, caption) in zip(ends, pictures[:2], strict=True)),
             *pictures[2:],

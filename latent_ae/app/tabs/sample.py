@@ -46,7 +46,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
             model=name, count=int(count), seed=number, temperature=temperature, prior=prior, tick=tick
         )
         return {
-            images: gallery(numbered(drawn.images), name=f"draw-{number}", columns=6),
+            images: gallery(numbered(drawn.previews), name=f"draw-{number}", columns=6),
             job.status: markup.note(drawn.note or f"{len(drawn.images)} draws in {drawn.seconds:.2f} s."),
         }
 
