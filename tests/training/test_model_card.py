@@ -143,7 +143,7 @@ def test_its_numbers_are_those_of_the_report(card: str) -> None:
     assert "| psnr | 21.123 dB | data range 2 |" in card
     assert "| ssim | 0.5 | 11x11 window |" in card
     assert "| ms_ssim | - (no image is large enough) | 5 scales |" in card
-    assert "360 images: digits, held-out part, 16x16; posterior mode." in card
+    assert "360 images: digits, held-out part, 16x16; posterior mode;\ngrey." in card
     assert "> **Warning:** two latent channels are dead" in card
     assert "12,345 parameters and a factor of 2" in card
     assert "1,200 steps of 32 images" in card
