@@ -25,6 +25,7 @@ from latent_ae.config.section import Count, Share
 from latent_ae.errors import UserError
 from latent_ae.export.proof import ProofFailed
 from latent_ae.io.image import Pixels, image_grid
+from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
 from latent_ae.models.loading import quiet_diffusers
 from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig, Samples
@@ -189,7 +190,7 @@ class Diffusion(Prior[DiTTransformer2DModel]):
         """A row for each of the first classes; without any, rows of no class."""
         classes = self.source.classes
         labels = [label for label in classes[:_ROWS] or [NULL_CLASS] * 4 for _ in range(_COLUMNS)]
-        pixels = draw(
+        drawn = draw(
             self.pipeline(network),
             labels,
             # There is nothing to guide away from where all that was seen is without a class.
@@ -197,12 +198,15 @@ class Diffusion(Prior[DiTTransformer2DModel]):
             inference_steps=self._settings.inference_steps,
             seed=self.seed,
         )
-        return image_grid([list(pixels[first : first + _COLUMNS]) for first in range(0, len(pixels), _COLUMNS)])
+        images = self.source.pixels.previews(torch.from_numpy(drawn).movedim(-1, 1) / 127.5 - 1)
+        return image_grid([images[first : first + _COLUMNS] for first in range(0, len(images), _COLUMNS)])
 
     def save(self, network: DiTTransformer2DModel, folder: Path) -> None:
         """Write the pipeline, which stock diffusers must load and draw the same image from."""
         pipeline = self.pipeline(network)
         pipeline.save_pretrained(folder)
+        if not self.source.pixels.is_default:
+            (folder / "vae" / PIXEL_FORMAT).write_text(self.source.pixels.to_json() + "\n", encoding="utf-8")
         with quiet_diffusers():
             loaded = DiTPipeline.from_pretrained(folder, local_files_only=True)
         loaded.set_progress_bar_config(disable=True)
@@ -248,7 +252,7 @@ The autoencoder is {source.autoencoder_name}, encoder identity `{source.identity
 def draw(
     pipeline: DiTPipeline, labels: Sequence[int], *, guidance_scale: float, inference_steps: int, seed: int
 ) -> Pixels:
-    """An image for each label, [N,H,W,C] uint8; the same for the same seed."""
+    """For each label an image [N,H,W,C] of uint8 shares of the range of values; the same for the same seed."""
     drawn = pipeline(
         class_labels=list(labels),
         guidance_scale=guidance_scale,

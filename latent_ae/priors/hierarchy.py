@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from latent_ae.config import OptimizationConfig
 from latent_ae.config.section import Count, CountOrNone, NotNegative
 from latent_ae.export.proof import ProofFailed
-from latent_ae.io.image import Pixels, from_tensor, image_grid
+from latent_ae.io.image import Pixels, image_grid
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.latent_dataset.index import STATISTICS
 from latent_ae.models.encode_decode import decode_latents, inference
@@ -185,7 +185,7 @@ Encoder identity of the latents: `{network.encoder_identity}`.
         autoencoder, images = self.source.autoencoder.to(network.device), list[Pixels]()
         with inference(autoencoder):
             for part in noise.split(_COLUMNS):
-                images.extend(from_tensor(decode_latents(autoencoder, network.draw(part))))
+                images.extend(self.source.pixels.previews(decode_latents(autoencoder, network.draw(part))))
         return image_grid([images[first : first + _COLUMNS] for first in range(0, len(images), _COLUMNS)])
 
 

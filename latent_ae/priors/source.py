@@ -9,8 +9,10 @@ from torch import Tensor
 
 from latent_ae.data.order.numbers import index_of
 from latent_ae.errors import UserError
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.models import load_autoencoder
+from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
 
@@ -27,6 +29,8 @@ class LatentSource:
     name: str
     """of the autoencoder, as it was given"""
     autoencoder: AutoencoderKL
+    pixels: PixelFormat
+    """of the autoencoder's images"""
     identity: str
     channels: int
     side: int
@@ -96,6 +100,7 @@ def open_latents(folder: Path, model: str | None, *, seed: int) -> LatentSource:
         rows=rows,
         name=name,
         autoencoder=autoencoder,
+        pixels=load_pixel_format(name, autoencoder),
         identity=identity,
         channels=manifest.encoder.channels,
         side=height,

@@ -9,9 +9,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 
+from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.export.proof import ProofFailed
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset import LatentDataset
+from latent_ae.models import build_autoencoder
+from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.diffusion import (
     NULL_CLASS,
@@ -140,6 +144,19 @@ def test_stock_diffusers_loads_it_with_its_names_and_draws_the_same(
     assert inside.config.scaling_factor == 0.5
     assert (tmp_path / "out" / "README.md").read_text() == made.card(network(), name="n", steps=7)
     assert (tmp_path / "out" / "samples.png").is_file()
+
+
+def test_pictures_of_numbers_are_previews_and_the_pipeline_says_what_they_are(
+    source: LatentSource, tmp_path: Path
+) -> None:
+    bands = PixelFormat(5, numbers=True, dtype="float32", ranges=((-1.0, 9.0),), rgb=(3, 2, 1))
+    autoencoder = build_autoencoder(ModelConfig(preset="tiny", image_channels=5), seed=0, resolution=16)
+    made = prior(replace(source, autoencoder=autoencoder, pixels=bands))
+    drawn = draw(made.pipeline(network()), [0] * 16 + [1] * 16, seed=0, **SAMPLING)
+    grid = made.draw(network())
+    assert np.abs(grid[:16, :16].astype(int) - drawn[0, :, :, [2, 1, 0]].transpose(1, 2, 0)).max() <= 1
+    made.write(network(), tmp_path / "out", name="n", steps=7)
+    assert load_pixel_format(str(tmp_path / "out"), autoencoder) == bands
 
 
 def test_the_autoencoder_is_where_the_network_is(source: LatentSource) -> None:
