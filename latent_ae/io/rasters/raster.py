@@ -64,7 +64,8 @@ class RasterFile(ABC):
         """
 
     @abstractmethod
-    def header(self, page: int) -> PageHeader: ...
+    def header(self, page: int) -> PageHeader:
+        """What the header tells about a page. It is called before `read` of that page."""
 
     @abstractmethod
     def read(self, page: int) -> Raster:

@@ -5,6 +5,7 @@ applied, and the image is turned upright by its orientation. What compresses the
 """
 
 import logging
+import os
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,6 +24,10 @@ _LARGEST_CHUNK = 1 << 24
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else Python prints its remarks on odd files
 
+_PLACES: dict[tuple[int, ...] | None, list[int]] = {}
+"""those of files of many pages that were read before, as each of their pages is an image of its own"""
+_MOST_PLACES = 4096
+
 
 class TiffFile(RasterFile):
     suffixes = (".tif", ".tiff", ".btf", ".tf8", ".gtiff")
@@ -38,12 +43,9 @@ class TiffFile(RasterFile):
         refuse_axis(axis, "a TIFF")
         self._tiff = tifffile.TiffFile(stream, _multifile=False)
         self._size = self._tiff.filehandle.size
-        every: list[Any] = [self._tiff.pages[number] for number in range(len(self._tiff.pages))]
-        kept = [page for page in every if not int(page.subfiletype) & _REDUCED_OR_MASK]
-        if not every:
-            raise BrokenImage("it holds no image, or is cut short")
-        self._kept = kept or every
-        self.pages = len(self._kept)
+        self._places = _image_places(stream, self._tiff.pages)
+        self._tags: dict[int, Any] = {}
+        self.pages = len(self._places)
         metadata = self._tiff.imagej_metadata or {}
         if int(metadata.get("images", 1)) > self.pages:
             raise BrokenImage(
@@ -51,7 +53,7 @@ class TiffFile(RasterFile):
             )
 
     def header(self, page: int) -> PageHeader:
-        tags = self._kept[page]
+        tags = self._tags[page] = self._tiff.pages[self._places[page]]
         _check(tags, self._size)
         height, width, channels = tags.imagelength, tags.imagewidth, tags.samplesperpixel
         if _orientation(tags) >= 5:
@@ -63,7 +65,7 @@ class TiffFile(RasterFile):
         return PageHeader(height, width, channels, dtype)
 
     def read(self, page: int) -> Raster:
-        tags, remarks = self._kept[page], []
+        tags, remarks = self._tags[page], []
         try:
             values = tags.asarray(maxworkers=1)
         except ValueError as error:
@@ -83,6 +85,26 @@ class TiffFile(RasterFile):
             remarks.append(f"marks missing values as {str(nodata).strip()}, which are read as such numbers")
         notes: Any = self._tiff.shaped_metadata or ({},)  # where `write_raster` records the unit
         return Raster(_upright(values, _orientation(tags)), str(notes[0].get("unit", "")), tuple(remarks))
+
+
+def _image_places(stream: BinaryIO, pages: Any) -> list[int]:
+    """Which pages are images, and no thumbnails, masks or reduced copies of others: finding it reads all their tags."""
+    try:
+        state = os.fstat(stream.fileno())
+        file = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    except OSError:  # not a file of the disk
+        file = None
+    if file in _PLACES:
+        return _PLACES[file]
+    every = range(len(pages))
+    places = [number for number in every if not int(pages[number].subfiletype) & _REDUCED_OR_MASK] or list(every)
+    if not places:
+        raise BrokenImage("it holds no image, or is cut short")
+    if file is not None and len(places) > 1:
+        if len(_PLACES) >= _MOST_PLACES:
+            _PLACES.clear()
+        _PLACES[file] = places
+    return places
 
 
 def _check(tags: Any, size: int) -> None:
