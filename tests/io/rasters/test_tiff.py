@@ -72,7 +72,7 @@ def test_each_page_is_an_image_and_says_so(how):
         read_raster(stream, page=3)
 
 
-def test_thumbnails_and_reduced_copies_are_no_images():
+def test_thumbnails_and_reduced_copies_are_no_images(tmp_path):
     values = ramp((32, 32), "u2")
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as file:
@@ -80,8 +80,14 @@ def test_thumbnails_and_reduced_copies_are_no_images():
         file.write(values, subifds=1)
         file.write(values[::2, ::2], subfiletype=1)
         file.write(values[::4, ::4] > 9, subfiletype=4, photometric="minisblack")
-    assert raster_pages(stream) == 1
-    assert np.array_equal(read_raster(stream).values[:, :, 0], values)
+        file.write(values + 1)
+    (tmp_path / "file.tif").write_bytes(stream.getvalue())
+    for source in (stream, tmp_path / "file.tif", tmp_path / "file.tif"):  # the last time it is known
+        assert raster_pages(source) == 2
+        for page in range(2):
+            assert np.array_equal(read_raster(source, page=page).values[:, :, 0], values + page)
+    tifffile.imwrite(tmp_path / "file.tif", np.stack([values] * 3), photometric="minisblack")
+    assert raster_pages(tmp_path / "file.tif") == 3
 
 
 def test_white_as_zero_is_inverted_within_its_bits():
