@@ -12,13 +12,13 @@ from diffusers import AutoencoderKL, VQModel
 
 from latent_ae.config import ModelConfig
 from latent_ae.io.pixel_format import MAX_CHANNELS
-from latent_ae.models.adapt import adapt
+from latent_ae.models.adapt import CONV_IN, CONV_OUT, adapt
 from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_channels, latent_shape, pad_to_factor
 from latent_ae.models.bottlenecks import BOTTLENECKS, BottleneckConfig
 from latent_ae.models.bottlenecks.kl import KLConfig
 from latent_ae.models.errors import ModelError
 from latent_ae.models.loading import load_autoencoder
-from latent_ae.models.parts import encoder_learns
+from latent_ae.models.parts import encoder_learns, tensor_learns
 from latent_ae.randomness import derived_seed
 
 __all__ = [
@@ -122,6 +122,12 @@ def _adapted(model: Autoencoder, config: ModelConfig, *, seed: int) -> Autoencod
         raise ModelError(
             f"model.new_channels has no effect, as {config.init_from} has {before['image_channels']} image channels "
             f"and no new ones with model.image_channels {images}: leave it out"
+        )
+    unseen = [end for end in (CONV_IN, CONV_OUT) if not tensor_learns(config.trained, f"{end}.weight")]
+    if (images or 0) > before["image_channels"] > 2 and config.new_channels != "average" and unseen:
+        raise ModelError(
+            f"model.image_channels {images} adds channels that begin with zero weights in {unseen[0]}, which "
+            "model.trained freezes: let it learn, or give model.new_channels average"
         )
     if latents is not None and latents > before["latent_channels"] and not encoder_learns(config.trained):
         raise ModelError(

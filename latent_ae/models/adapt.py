@@ -25,6 +25,8 @@ from latent_ae.randomness import torch_generator
 
 ADAPTED = "_adapted"
 """private key of a model's config: what was adapted, in words; diffusers keeps its own notes there in the same way"""
+CONV_IN, CONV_OUT = "encoder.conv_in", "decoder.conv_out"
+"""the layers that image channels pass"""
 NewChannels = Literal["zero", "average"]
 Tensors = dict[str, Tensor]
 
@@ -85,10 +87,9 @@ def image_maps(before: int, after: int, new_channels: NewChannels) -> tuple[Tens
 
 def _adapt_images(tensors: Tensors, before: int, after: int, new_channels: NewChannels) -> str:
     into, out = image_maps(before, after, new_channels)
-    first, last = "encoder.conv_in.weight", "decoder.conv_out"
-    tensors[first] = torch.einsum("fihw,ij->fjhw", tensors[first], into)
-    tensors[f"{last}.weight"] = torch.einsum("ji,ifhw->jfhw", out, tensors[f"{last}.weight"])
-    tensors[f"{last}.bias"] = out @ tensors[f"{last}.bias"]
+    tensors[f"{CONV_IN}.weight"] = torch.einsum("fihw,ij->fjhw", tensors[f"{CONV_IN}.weight"], into)
+    tensors[f"{CONV_OUT}.weight"] = torch.einsum("ji,ifhw->jfhw", out, tensors[f"{CONV_OUT}.weight"])
+    tensors[f"{CONV_OUT}.bias"] = out @ tensors[f"{CONV_OUT}.bias"]
     return f"image channels {before} -> {after}: {_image_words(before, after, new_channels)}"
 
 
@@ -99,18 +100,18 @@ def _image_words(before: int, after: int, new_channels: NewChannels) -> str:
     same = range(1 if colours == wanted else wanted + 1, present + 1)
     words = []
     if colours > wanted:
-        words.append("encoder.conv_in summed and decoder.conv_out averaged over the three colours")
+        words.append(f"{CONV_IN} summed and {CONV_OUT} averaged over the three colours")
     if colours < wanted:
-        words.append("encoder.conv_in a third of grey's, decoder.conv_out all of it, for each of the three colours")
+        words.append(f"{CONV_IN} a third of grey's, {CONV_OUT} all of it, for each of the three colours")
     if same:
-        words.append(f"encoder.conv_in and decoder.conv_out copied for {_span(same)}")
+        words.append(f"{CONV_IN} and {CONV_OUT} copied for {_span(same)}")
     if dropped:
         words.append(f"{_span(range(before - dropped + 1, before + 1))} of before left out")
     if after > present and new_channels == "zero":
         words.append(f"zero for {_span(range(present + 1, after + 1))}")
     elif after > present:
         words.append(
-            f"the others' average for {_span(range(present + 1, after + 1))}, encoder.conv_in times {present}/{after}"
+            f"the others' average for {_span(range(present + 1, after + 1))}, {CONV_IN} times {present}/{after}"
         )
     return ", ".join(words)
 

@@ -49,6 +49,11 @@ def learns(trained: Sequence[str] | None, module: str) -> bool:
     return trained is None or any(part == side or part.split(".")[0] == module for part in trained)
 
 
+def tensor_learns(trained: Sequence[str] | None, name: str) -> bool:
+    """Whether a tensor learns with these `model.trained`."""
+    return trained is None or any(in_parts(name, _SIDES.get(part, (part,))) for part in trained)
+
+
 def encoder_learns(trained: Sequence[str] | None) -> bool:
     """Whether anything on the encoder's side learns, so that the latents change."""
     return any(learns(trained, module) for module in ENCODER_SIDE)

@@ -16,6 +16,7 @@ from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import measure_latents
 from latent_ae.evaluation.images import asked_for, batches
 from latent_ae.evaluation.metrics.latents import LatentStatistics
+from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.run import build_evaluator, build_networks
 from latent_ae.io.image import Pixels, image_grid, save_png
@@ -42,8 +43,17 @@ class Heldout:
         self._networks = build_networks(config.evaluation, pixels, config.data.background)
 
     def check(self) -> None:
-        """Raises UserError if no image of a part can be measured, which would else be met after the training."""
-        evaluation = self.config.evaluation
+        """Raises UserError for what would else be met after hours: no image of a part, or not the measure by which
+        weights are kept, can be measured.
+        """
+        evaluation, best = self.config.evaluation, self.config.train.keep_best
+        network = {"perceptual": self._networks.perceptual, "rfid": self._networks.inception}.get(best or "")
+        if isinstance(network, str):
+            raise UserError(f"train.keep_best {best} cannot be measured: {network}")
+        least = {"ssim": SSIM_MINIMUM_SIDE, "ms_ssim": MS_SSIM_MINIMUM_SIDE}.get(best or "", 0)
+        if evaluation.size is not None and min(size_of(evaluation.size)) < least:
+            size = size_text(size_of(evaluation.size))
+            raise UserError(f"train.keep_best {best} needs evaluation.size of at least {least} pixels, got {size}")
         self._check(self.parts.heldout, "held-out", evaluation.max_images)
         self._check(self.parts.train, "training", evaluation.latent_images)
 

@@ -199,6 +199,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         ({"latent_channels": 3}, "model.latent_channels 3 has no effect"),
         ({"image_channels": 1, "new_channels": "zero"}, "model.new_channels has no effect, as .* has 3 image channels"),
         ({"latent_channels": 4, "trained": ("decoder",)}, "4 adds channels to the 3 of .* frozen encoder never fills"),
+        (
+            {"image_channels": 4, "trained": ("decoder",)},
+            "zero weights in encoder.conv_in, which",
+        ),
+        ({"image_channels": 4, "trained": ("encoder", "decoder.up_blocks")}, "zero weights in decoder.conv_out, which"),
     ],
 )
 def test_channels_without_effect_are_one_line(model: dict[str, object], message: str, folder: str) -> None:

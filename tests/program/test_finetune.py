@@ -176,17 +176,17 @@ def test_a_model_of_other_channels_is_adapted_and_the_run_goes_on(
     kind: str, saved, main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = saved(kind) / "run" / "model"
-    setting = ["--bottleneck.kind", kind, "--model.image_channels", "3", "--model.latent_channels", "3"]
+    setting = ["--bottleneck.kind", kind, "--model.image_channels", "4", "--model.latent_channels", "3"]
     argv = finetune_arguments(tmp_path, 4, source, *setting, "--train.checkpoint_every_steps", "2")
     capsys.readouterr()
     assert main(argv) == 0
-    said = f"init_from {source}: image channels 1 -> 3: encoder.conv_in a third of grey's, "
+    said = f"init_from {source}: image channels 1 -> 4: encoder.conv_in a third of grey's, "
     assert said in capsys.readouterr().out
     model = exported(tmp_path)
-    assert (model.config["in_channels"], latent_channels(model)) == (3, 3)
+    assert (model.config["in_channels"], latent_channels(model)) == (4, 3)
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert str(source) not in card
-    assert "adapted: image channels 1 -> 3: " in card
+    assert "adapted: image channels 1 -> 4: " in card
     assert "; latent channels 2 -> 3: " in card
     assert "_adapted" not in (tmp_path / "run" / "model" / "config.json").read_text()
     stats = json.loads((tmp_path / "run" / "model" / "latent_stats.json").read_text())

@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from latent_ae.evaluation.run import Networks
 from latent_ae.models import load_autoencoder
 from latent_ae.training.best import HIGHER_IS_BETTER
 from latent_ae.training.validation import Heldout
 from tests.program.running import arguments, assert_same_bits, here, state, together
+from tests.program.test_bad_input import refused
 from tests.program.variants import Crash, at_steps
 from tests.program.variants import small_and_quick as small_and_quick  # noqa: PLC0414 - a fixture
 
@@ -153,3 +155,17 @@ def test_the_best_outlives_the_checkpoints_of_its_time(main: Main, tmp_path: Pat
     shutil.rmtree(tmp_path / "run" / "model")
     assert main(argv) == 0
     assert_same_bits(weights(tmp_path), weights(whole))
+
+
+def test_what_cannot_be_measured_is_refused_before_the_first_update(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def argv(measure: str, *more: str) -> list[str]:
+        return arguments(tmp_path, STEPS, *more, "--train.keep_best", measure, "--train.evaluate_every_steps", "2")
+
+    line = refused(main, capsys, argv("ms_ssim"))
+    assert line == "error: train.keep_best ms_ssim needs evaluation.size of at least 176 pixels, got 16"
+    networks = Networks("not asked for", "no file of weights")
+    monkeypatch.setattr("latent_ae.training.validation.build_networks", lambda *_: networks)
+    line = refused(main, capsys, argv("rfid", "--evaluation.fid", "true"))
+    assert line == "error: train.keep_best rfid cannot be measured: no file of weights"
