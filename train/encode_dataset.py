@@ -68,11 +68,6 @@ def parse(argv: list[str]) -> EncodeConfig:
         raise ConfigError(
             f"{idle} is a setting of training crops and has no effect here: omit it, and see --resolution and --flips"
         )
-    if (config.data.fit, config.data.filter) != ("crop", "auto"):
-        raise ConfigError(
-            "--data.fit and --data.filter have no effect here: omit them; images are encoded whole, or as the centred "
-            "square of --resolution"
-        )
     return config
 
 

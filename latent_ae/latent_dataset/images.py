@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from latent_ae.config.section import size_of
 from latent_ae.data import DataError, ImageSource, SourceParts
 from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource
 from latent_ae.data.transforms import evaluation_view
@@ -69,7 +70,9 @@ class Images:
             if resolution is not None:
                 if not pixels.numbers and pixels.alpha == "none":
                     image = to_pil(whole)
-                values = evaluation_view(image, pixel_format=pixels, size=resolution, background=background)
+                values = evaluation_view(
+                    image, pixel_format=pixels, size=resolution, background=background, fitting=preprocessing.fitting
+                )
             caption = self._captions[part](place)
             label = self._labels[part](place)
         except BrokenImage as error:
@@ -87,7 +90,7 @@ class Images:
             "flipped": False,
             "original_height": whole.shape[0],
             "original_width": whole.shape[1],
-            "crop": _crop(whole.shape[0], whole.shape[1], square=resolution is not None),
+            "crop": _crop(whole, preprocessing),
             "label": None if label is not None and label < 0 else label,  # -1 is datasets' "no class"
             "caption": caption,
         }
@@ -148,13 +151,12 @@ def content_id(values: Array) -> str:
     return hashlib.sha256("{}x{}x{}{}|".format(*values.shape, kind).encode() + content).hexdigest()
 
 
-def _crop(height: int, width: int, *, square: bool) -> list[int]:
-    """Left, top, right, bottom of what `evaluation_view` shows: all of an image, or its largest centred square."""
-    if not square:
-        return [0, 0, width, height]
-    shorter = min(height, width)
-    left, top = (width - shorter) // 2, (height - shorter) // 2
-    return [left, top, left + shorter, top + shorter]
+def _crop(whole: Array, preprocessing: PreprocessingPart) -> list[int]:
+    """Left, top, right, bottom of the part of an image that is encoded."""
+    if preprocessing.resolution is None:
+        return [0, 0, whole.shape[1], whole.shape[0]]
+    box, _ = preprocessing.fitting.place(whole, size_of(preprocessing.resolution), None)
+    return list(box)
 
 
 def _labels(source: ImageSource, column: str | None) -> tuple[Callable[[int], Any], tuple[str, ...] | None]:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from latent_ae.config.section import size_of
 from latent_ae.io.atomic import write_atomically
 from latent_ae.io.checksum import file_sha256
 from latent_ae.latent_dataset.manifest import (
@@ -183,9 +184,11 @@ def _lines(entries: Iterable[dict[str, str]]) -> bytes:
 def _card(manifest: Manifest, statistics: dict[str, Any]) -> str:
     """A data card; its first lines tell `datasets` and the hub where the index is."""
     split = "test" if manifest.images.part == "heldout" else "train"
-    resolution = manifest.preprocessing.resolution
+    resolution, fit = manifest.preprocessing.resolution, manifest.preprocessing.fit
     tensors = "`, `".join(f"{kind}.GRID" for kind in TENSORS[manifest.kind])
-    size = "at their own size" if resolution is None else f"at {resolution}x{resolution} pixels"
+    height, width = size_of(resolution or 0)
+    within = "within" if fit == "pad" else "at"
+    size = "at their own size" if resolution is None else f"{within} {height}x{width} pixels"
     if manifest.preprocessing.pixel_format is not None:
         size += f", {manifest.preprocessing.pixel_format.describe()}"
     return f"""---

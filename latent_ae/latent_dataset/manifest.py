@@ -10,8 +10,10 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from latent_ae.config import ConfigError, Section, differences, validate
+from latent_ae.config.section import Size
 from latent_ae.data import AnySource
-from latent_ae.data.settings import ValuesConfig
+from latent_ae.data.settings import FittingConfig, ValuesConfig
+from latent_ae.data.transforms import Filter, Fit, Fitting
 from latent_ae.errors import UserError
 from latent_ae.io.atomic import write_atomically
 from latent_ae.io.pixel_format import PixelFormat
@@ -84,24 +86,34 @@ class PreprocessingPart(Section):
 
     channels: int
     """of the images"""
-    resolution: int | None
-    """side of the largest centred square, resized; None: whole images at their own size"""
+    resolution: int | Size | None
+    """side of a square, or height and width, to which images are brought; None: whole images at their own size"""
     background: tuple[int, int, int]
     flips: bool
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     """of the values that the encoder was given"""
     pixel_format: PixelFormat | None = None
     """what the values of the images mean; None, and not in the file, for grey and RGB pictures"""
+    fit: Fit = "crop"
+    """how images are brought to the resolution; not in the file where it is the largest centred part"""
+    filter: Filter = "auto"
+    """what resizes; not in the file where it is "auto" """
 
     @property
     def pixels(self) -> PixelFormat:
         """What the values of the images mean."""
         return self.pixel_format or PixelFormat.picture(self.channels)
 
+    @property
+    def fitting(self) -> Fitting:
+        """How images are brought to the resolution."""
+        return Fitting(self.fit, self.filter)
+
     @model_serializer(mode="wrap")
     def _as_earlier_versions(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        return {name: value for name, value in tree.items() if name != "pixel_format" or value is not None}
+        later = {"pixel_format": None, "fit": "crop", "filter": "auto"}
+        return {name: value for name, value in tree.items() if name not in later or value != later[name]}
 
 
 class ComputePart(Section):
@@ -243,7 +255,7 @@ def require_same_work(folder: Path, there: Manifest, wanted: Manifest) -> None:
     label is a number among them.
     """
     # Wherever they lie; how they are read is in `preprocessing` too.
-    read = {"path", "background", *ValuesConfig.model_fields}
+    read = {"path", "background", *ValuesConfig.model_fields, *FittingConfig.model_fields}
     same_images = {f"data.{name}" for name in {*there.data.choice(), *wanted.data.choice()} - read}
     decisive = [
         line.replace("schema_version", "schema", 1)

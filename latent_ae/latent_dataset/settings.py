@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 
 from latent_ae._version import __version__
 from latent_ae.config import Section, flatten
+from latent_ae.config.section import Size, sides, size_of
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
+from latent_ae.data.transforms import BY_CROP, size_text
 from latent_ae.io.latent_file.latents import Dtype
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset.encoder import Encoder
@@ -41,8 +43,9 @@ class EncodeConfig(Section):
     """folder of the latents; required. Existing shards of the same settings are kept"""
     part: Literal["train", "heldout", "all"] = "train"
     """part of the data; all: the training part, then the held-out part"""
-    resolution: Annotated[int, Field(ge=8)] | None = None
-    """side in pixels to which the largest centred square of each image is resized; null: whole images at their size"""
+    resolution: Annotated[int | Size | None, sides("resolution")] = None
+    """side of a square, or height and width, in pixels, to which images are brought as data.fit says: by default the
+    largest centred part is resized; null: whole images at their own size"""
     flips: bool = False
     """also encode mirror images, as further rows: latents of a mirror image are not mirrored latents"""
     logvar: bool = True
@@ -89,10 +92,12 @@ class EncodeConfig(Section):
                 "batch_size has no effect with precision exact, which encodes one image at a time: omit it, or give "
                 "precision fp32, bf16 or fp16"
             )
-        if self.resolution is not None and self.tile != "off" and self.resolution <= self.tile:
+        if self.resolution is None and self.data.fitting != BY_CROP:
+            raise ValueError("data.fit and data.filter have no effect without resolution: omit them or give it")
+        if self.resolution is not None and self.tile != "off" and max(size_of(self.resolution)) <= self.tile:
             raise ValueError(
-                f"tile {self.tile} has no effect on images of resolution {self.resolution}, which are not larger: "
-                "omit it"
+                f"tile {self.tile} has no effect on images of resolution {size_text(size_of(self.resolution))}, which "
+                "are not larger: omit it"
             )
         columns = [name for name in ("label_column", "caption_column") if getattr(self, name)]
         if columns and not self.data.has_columns:
@@ -121,6 +126,8 @@ def describe_work(config: EncodeConfig, images: Images, encoder: Encoder) -> Man
         resolution=config.resolution,
         background=config.data.background,
         flips=config.flips,
+        fit=config.data.fit,
+        filter=config.data.filter,
         pixel_format=None if codec.pixel_format.is_default else config.reading(codec.pixel_format),
     )
     images.require_fit(preprocessing, codec.name)

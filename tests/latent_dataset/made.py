@@ -18,13 +18,13 @@ from latent_ae.latent_dataset.writer import make_shards
 
 
 def settings(
-    model: Path, out: Path, *, source: str = "folder", path: Path | None = None, **changes: Any
+    model: Path, out: Path, *, source: str = "folder", path: Path | None = None, fit: str = "crop", **changes: Any
 ) -> EncodeConfig:
     place = {} if path is None else {"path": str(path), "heldout_share": 0.4}
     return EncodeConfig(
         model=str(model),
         out=str(out),
-        data={"source": source, **place},
+        data={"source": source, "fit": fit, **place},
         **{"part": "all", "shard_images": 4, **changes},
     )
 

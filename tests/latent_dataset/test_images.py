@@ -1,11 +1,13 @@
 """Labels and captions come from where a source has them."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 
 from latent_ae.data import DataError, DigitsConfig, HubConfig
+from latent_ae.data.transforms import Fit
 from latent_ae.io.image import WHITE
 from latent_ae.latent_dataset.images import Images, Unusable, View
 from latent_ae.latent_dataset.manifest import PreprocessingPart
@@ -14,8 +16,8 @@ from tests.data.written import encoded
 GREY = PreprocessingPart(channels=1, resolution=None, background=WHITE, flips=False)
 
 
-def view(images: Images, index: int) -> View:
-    found = images.view(index, GREY)
+def view(images: Images, index: int, **changes: Any) -> View:
+    found = images.view(index, GREY.model_copy(update=changes))
     assert isinstance(found, View)
     return found
 
@@ -88,3 +90,17 @@ def test_an_image_too_small_for_the_resolution_is_unusable(table: Path) -> None:
     found = hub(table).view(0, GREY.model_copy(update={"resolution": 128}))
     assert isinstance(found, Unusable)
     assert "too small: got 20x16, need 8 pixels a side and a quarter of 128x128" in found.reason
+
+
+def test_an_image_comes_to_a_resolution_as_the_fit_says(table: Path) -> None:
+    images = hub(table)
+    cases: tuple[tuple[Fit, tuple[int, int], list[int]], ...] = (
+        ("crop", (8, 16), [0, 3, 20, 13]),
+        ("pad", (8, 10), [0, 0, 20, 16]),
+        ("resize", (8, 16), [0, 0, 20, 16]),
+    )
+    for fit, size, crop in cases:
+        found = view(images, 0, resolution=(8, 16), fit=fit)
+        assert found.values.shape == (*size, 1)
+        assert found.row["crop"] == crop
+        assert (found.row["height"], found.row["width"]) == size

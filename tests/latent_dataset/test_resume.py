@@ -29,6 +29,12 @@ from tests.latent_dataset.made import files, index, make, settings
         ("kl", {"dtype": "float32"}, "dtype: float16 -> float32"),
         ("kl", {"logvar": False}, "kind: moments -> mean"),
         ("kl", {"resolution": 8}, "preprocessing.resolution: None -> 8"),
+        ("kl", {"resolution": (8, 16)}, "preprocessing.resolution: None -> [8, 16]"),
+        (
+            "kl",
+            {"resolution": 8, "fit": "pad"},
+            "preprocessing.resolution: None -> 8; preprocessing.fit: None -> pad: ",
+        ),
         ("kl", {"flips": True}, "preprocessing.flips: False -> True"),
         ("kl", {"precision": "fp32", "batch_size": 2}, "compute.precision: exact -> fp32; compute.batch_size: 1 -> 2"),
         ("kl", {"tile": 16}, "compute.tile: None -> 16"),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from latent_ae.config.section import size_of
 from latent_ae.evaluation.metrics.latents import Scaling
 from latent_ae.latent_dataset.conversion.rows import require_one_shape, with_mirror_images
 from latent_ae.latent_dataset.dataset import LatentDataset, Row
@@ -94,13 +95,14 @@ def _require_squares(model: Model, dataset: LatentDataset) -> int:
             f"{dataset.folder} holds latents of {shape[0]} channels, {manifest.encoder.factor} pixels a position; "
             f"{model.title} has {model.channels} channels, {_FACTOR} pixels a position"
         )
-    resolution = manifest.preprocessing.resolution
-    if resolution is None or resolution % _FACTOR:
+    resolution, fit = manifest.preprocessing.resolution, manifest.preprocessing.fit
+    height, width = size_of(resolution or 0)
+    if not height or height != width or height % _FACTOR or fit != "crop":
         raise LatentDatasetError(
-            f"{dataset.folder} was encoded with resolution {resolution}: sd-scripts needs squares of a "
-            f"multiple of {_FACTOR} pixels, encode with --resolution"
+            f"{dataset.folder} was encoded with resolution {resolution} and data.fit {fit}: sd-scripts needs cropped "
+            f"squares of a multiple of {_FACTOR} pixels, encode with --resolution"
         )
-    return resolution
+    return height
 
 
 def _values(model: Model, row: Row) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
