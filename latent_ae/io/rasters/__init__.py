@@ -17,6 +17,7 @@ from latent_ae.errors import BrokenImage, UserError, one_line
 from latent_ae.io.image_file.opening import HEAD, broken_image_errors, reading
 from latent_ae.io.rasters.dicom import DicomFile
 from latent_ae.io.rasters.exr import ExrFile
+from latent_ae.io.rasters.jpeg2000 import Jpeg2000File
 from latent_ae.io.rasters.nifti import NiftiFile
 from latent_ae.io.rasters.numpy_file import NumpyFile
 from latent_ae.io.rasters.picture import PictureFile
@@ -44,6 +45,7 @@ READERS: dict[str, type[RasterFile]] = {
     "NIfTI": NiftiFile,
     "OpenEXR": ExrFile,
     "16-bit PNG": Png16File,
+    "JPEG 2000": Jpeg2000File,
     "picture": PictureFile,
 }
 """The first whose `starts` holds reads a file; pictures, which are all that Pillow reads, come last."""

@@ -30,7 +30,7 @@ _COLORS = {
 
 
 class DicomFile(RasterFile):
-    suffixes = (".dcm", ".dicom")
+    suffixes = (".dcm", ".dicom", ".ima")
     extra = "dicom"
 
     @staticmethod

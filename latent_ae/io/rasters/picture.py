@@ -15,7 +15,9 @@ from latent_ae.io.image_file.containers import boxes, contents
 from latent_ae.io.image_file.opening import FORMATS, SUFFIXES, frame_count, opened, upright, upright_size
 from latent_ae.io.rasters.raster import PageHeader, Raster, RasterFile, refuse_axis
 
-_FORMATS = tuple(name for name in FORMATS if name not in ("TIFF", "JXL"))  # of JPEG XL, PIL does not tell the bits
+_FORMATS = tuple(
+    name for name in FORMATS if name not in ("TIFF", "JPEG2000", "JXL")
+)  # of JPEG XL, PIL does not tell the bits
 _KINDS: dict[str, tuple[int, np.dtype[Any]]] = {
     "1": (1, np.dtype(np.uint8)),
     "L": (1, np.dtype(np.uint8)),
@@ -34,7 +36,7 @@ _FEWER_BITS = {"L;2": 85, "L;4": 17}
 
 
 class PictureFile(RasterFile):
-    suffixes = tuple(sorted(SUFFIXES - {".tif", ".tiff", ".jxl"}))
+    suffixes = tuple(sorted(SUFFIXES - {".tif", ".tiff", ".jp2", ".jpx", ".jxl"}))
     pages = 1
 
     @staticmethod
@@ -102,13 +104,9 @@ def _bits(image: Image.Image, stream: BinaryIO) -> float:
         args = image.tile[0].args  # type: ignore[attr-defined]
         top = args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 1 else 255
         return float(np.log2(top + 1))
-    if image.format in ("JPEG2000", "AVIF", "HEIF"):
-        path = (b"jp2h", b"ihdr") if image.format == "JPEG2000" else (b"meta", b"iprp", b"ipco", b"pixi")
-        for part in boxes(stream, path):
-            data = contents(stream, part)
-            if image.format == "JPEG2000":
-                return (data[10] & 0x7F) + 1 if len(data) > 10 else 8
-            return max(data[5:], default=8)
+    if image.format in ("AVIF", "HEIF"):
+        for part in boxes(stream, (b"meta", b"iprp", b"ipco", b"pixi")):
+            return max(contents(stream, part)[5:], default=8)
     if image.format in ("PNG", "SGI"):
         stream.seek(24 if image.format == "PNG" else 3)
         return stream.read(1)[0] * (1 if image.format == "PNG" else 8)

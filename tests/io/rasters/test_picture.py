@@ -104,12 +104,9 @@ def test_what_pillow_scales_is_refused(data):
         read_raster(io.BytesIO(data))
 
 
-def test_16_bits_of_jpeg_2000_and_portable_formats_are_kept():
+def test_16_bits_of_portable_formats_are_kept():
     values = np.arange(0, 65536, 1111, dtype=np.uint16)[:35].reshape(5, 7)
-    for stream in (
-        saved(Image.fromarray(values), "JPEG2000"),
-        io.BytesIO(b"P5 7 5 65535\n" + values.astype(">u2").tobytes()),
-    ):
-        assert np.array_equal(read_raster(stream).values[:, :, 0], values)
+    stream = io.BytesIO(b"P5 7 5 65535\n" + values.astype(">u2").tobytes())
+    assert np.array_equal(read_raster(stream).values[:, :, 0], values)
     floats = np.linspace(-1000, 1e6, 35, dtype=np.float32).reshape(5, 7)
     assert np.array_equal(read_raster(saved(Image.fromarray(floats), "PPM")).values[:, :, 0], floats)
