@@ -3,58 +3,70 @@
 B C H W: images, channels, pixels.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from latent_ae.evaluation.metrics.moments import Moments, merged, merged_if_alike, rounded
+from latent_ae.evaluation.metrics.moments import rounded
 
 LEVELS = 256
 FEW_LEVELS = 17
 """what 12-bit values use in the range of 16 bits, and 4-bit images in any"""
 _MEAN_IMAGE_VALUES = 1 << 24
-"""of the largest image whose mean is taken pixel by pixel: the sums are two float64 values each"""
+"""of the largest image whose mean is taken pixel by pixel: 128 MiB"""
 
 
 def levels_used(images: Tensor) -> list[int]:
     """[B, C, H, W] in [-1, 1] -> the number of the range's 256 equal levels that each image has a value near."""
-    levels = ((images.cpu() + 1) * ((LEVELS - 1) / 2)).round().clamp(0, LEVELS - 1).to(torch.int64)
-    return [int(torch.bincount(image.flatten(), minlength=LEVELS).count_nonzero()) for image in levels]
+    levels = ((images.cpu() + 1) * ((LEVELS - 1) / 2)).round_().clamp_(0, LEVELS - 1).to(torch.uint8)
+    return [int(np.count_nonzero(np.bincount(image.ravel(), minlength=LEVELS))) for image in levels.numpy()]
 
 
 class MeanImageStatistics:
-    """The error of the mean of the other images in place of a reconstruction: float64, one pass, mergeable.
+    """The error of the mean of the other images in place of a reconstruction: one pass, mergeable.
 
     With n images x_i, their mean m and the mean m_i of all but one, x_i - m_i = (x_i - m) n / (n - 1):
 
-        mse = 1/n sum_i mean (x_i - m_i)^2 = (n / (n - 1))^2 * mean over pixels and channels of the variance over images
+        mse = 1/n sum_i |x_i - m_i|^2 = (n / (n - 1))^2 (1/n sum_i |x_i|^2 - |m|^2)
 
-    Images that differ in size, and very large ones, have a mean colour in place of a mean image: their variance is that
-    of the colours, and the variance within an image is added.
+    with |.|^2 the mean over pixels and channels; sums in float64 lose nothing of values in [-1, 1]. Images that differ
+    in size, and very large ones, have a mean colour in place of a mean image: to the error of the colours is added how
+    far an image is from its own.
     """
 
     def __init__(self) -> None:
-        self._pixels: Moments | None = None
-        self._colors: Moments | None = None
-        self._within = 0.0
-        """sum over images of the mean squared distance to their own colour"""
+        self.images = 0
+        self._squares = 0.0
+        """sum over images of |x_i|^2"""
+        self._color_squares = 0.0
+        """the same of their colours"""
+        self._colors: Tensor | None = None
+        """[C] sum of the colours"""
+        self._pixels: Tensor | None = None
+        """[C, H, W] sum of the images; None where they differ in size"""
 
     def update(self, images: Tensor) -> None:
         """Add a batch [B, C, H, W]."""
-        images = images.detach().cpu().double()
-        colors = images.mean((2, 3))
-        batch = MeanImageStatistics()
-        batch._colors = Moments.of(colors)
-        batch._within = float((images - colors[:, :, None, None]).square().mean((1, 2, 3)).sum())
-        if images[0].numel() <= _MEAN_IMAGE_VALUES:
-            batch._pixels = Moments.of(images)
-        self.merge(batch)
+        for image in images.detach().cpu():
+            one, values = MeanImageStatistics(), image.double()
+            one.images, one._colors = 1, values.mean((1, 2))
+            one._squares, one._color_squares = float(values.square().mean()), float(one._colors.square().mean())
+            one._pixels = values if values.numel() <= _MEAN_IMAGE_VALUES else None
+            self.merge(one)
 
     def merge(self, other: "MeanImageStatistics") -> None:
         """Add the images of `other`, with as many channels."""
-        both = self._colors is not None and other._colors is not None
-        self._pixels = (merged_if_alike if both else merged)(self._pixels, other._pixels)
-        self._colors = merged(self._colors, other._colors)
-        self._within += other._within
+        if not self.images:
+            self._colors, self._pixels = other._colors, other._pixels
+        elif other._colors is not None and self._colors is not None:
+            self._colors = self._colors + other._colors
+            if self._pixels is not None and other._pixels is not None and self._pixels.shape == other._pixels.shape:
+                self._pixels = self._pixels + other._pixels
+            else:
+                self._pixels = None
+        self.images += other.images
+        self._squares += other._squares
+        self._color_squares += other._color_squares
 
     @property
     def mean_is(self) -> str:
@@ -63,9 +75,13 @@ class MeanImageStatistics:
 
     def mse(self) -> float | None:
         """To 9 digits; None for fewer than two images."""
-        if self._colors is None or (count := self._colors.count) < 2:
+        if self.images < 2 or self._colors is None:
             return None
-        without_own = (count / (count - 1)) ** 2
+        squares, color_squares = self._squares / self.images, self._color_squares / self.images
+        without_own = (self.images / (self.images - 1)) ** 2
         if self._pixels is not None:
-            return rounded(float(self._pixels.variance.mean()) * without_own)
-        return rounded(self._within / count + float(self._colors.variance.mean()) * without_own)
+            error = without_own * (squares - float((self._pixels / self.images).square().mean()))
+        else:
+            between = color_squares - float((self._colors / self.images).square().mean())
+            error = squares - color_squares + without_own * between
+        return rounded(max(0.0, error))
