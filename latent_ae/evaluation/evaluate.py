@@ -11,7 +11,7 @@ B C H W: images, channels, pixels.
 import importlib.metadata
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,39 +36,49 @@ Batches = Iterable[tuple[Tensor, Sequence[str]]]
 """pixels [B, C, H, W] float32 in [-1, 1], and the ids of their images"""
 
 
+class Networks(NamedTuple):
+    """The networks of an evaluation, or the reason why there is none: a metric may be missing, a loss term may not."""
+
+    perceptual: PerceptualDistance | str = "not asked for (evaluation.perceptual none)"
+    inception: InceptionFeatures | str = "not asked for (evaluation.fid false)"
+    """for rFID"""
+
+
+NO_NETWORKS = Networks()
+
+
 class Evaluator:
     """Measures batch by batch; `measurements` of several processes merge to what one would have measured."""
 
     def __init__(
         self,
         model: Autoencoder,
+        networks: Networks = NO_NETWORKS,
         *,
         data: str,
         size_rule: str,
         pixels: PixelFormat | None = None,
-        perceptual: PerceptualDistance | str = "not asked for",
-        inception: InceptionFeatures | str = "not asked for",
         equivariance: bool = False,
         mode: Mode = "mode",
         seed: int = 0,
     ) -> None:
         """`data` (source and part) and `size_rule` describe what is measured, for the protocol.
 
-        `pixels` is what the values of the images mean (None: they are pictures). `perceptual` and `inception` (for
-        rFID) are networks on the model's device, or the reason why there is none. `equivariance` encodes every image
-        six more times. `mode` is what is decoded: the posterior's mode, or a sample whose noise is a function of `seed`
-        and the image's id.
+        `pixels` is what the values of the images mean (None: they are pictures). `networks` are moved to the model's
+        device. `equivariance` encodes every image six more times. `mode` is what is decoded: the posterior's mode, or a
+        sample whose noise is a function of `seed` and the image's id.
         """
         if mode not in ("mode", "sample"):
             raise ValueError(f"mode must be mode or sample, got {mode!r}")
         self._model, self._mode, self._seed = model, mode, seed
         self._pixels = pixels or PixelFormat.picture(model.config["in_channels"])
-        self._perceptual = None if isinstance(perceptual, str) else perceptual
-        self._inception = None if isinstance(inception, str) else inception
+        perceptual, inception = networks
+        self._perceptual = None if isinstance(perceptual, str) else perceptual.to(model.device)
+        self._inception = None if isinstance(inception, str) else inception.to(model.device)
         codes, config = codebook_size(model), model.config
         self.measurements = Measurements(
             self._protocol(data, size_rule),
-            _reasons(perceptual, inception),
+            _reasons(networks),
             self._pixels,
             Scaling(config["scaling_factor"], config.get("shift_factor") or 0.0),
             codebook=None if codes is None else CodebookStatistics(codes),
@@ -163,8 +173,9 @@ def _check(model: Autoencoder, pixels: Tensor) -> None:
         raise ValueError(f"pixels must be in [-1, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}")
 
 
-def _reasons(perceptual: PerceptualDistance | str, inception: InceptionFeatures | str) -> dict[str, str]:
+def _reasons(networks: Networks) -> dict[str, str]:
     """Why a metric may be missing."""
+    perceptual, inception = networks
     too_small = "no image has sides of at least {} pixels".format
     return {
         "ssim": too_small(SSIM_MINIMUM_SIDE),

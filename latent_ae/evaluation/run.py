@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from latent_ae.config import EvaluationConfig
 from latent_ae.config.section import Size, size_of
@@ -10,7 +10,7 @@ from latent_ae.data.source import ImageSource
 from latent_ae.data.transforms import Fitting
 from latent_ae.device import best_device
 from latent_ae.errors import UserError
-from latent_ae.evaluation.evaluate import Evaluator, evaluate
+from latent_ae.evaluation.evaluate import NO_NETWORKS, Evaluator, Networks, evaluate
 from latent_ae.evaluation.images import (
     MeasureConfig,
     Part,
@@ -24,7 +24,7 @@ from latent_ae.evaluation.images import (
 )
 from latent_ae.evaluation.likelihood import LikelihoodEstimator, check_numbers, check_posterior, fit_std
 from latent_ae.evaluation.metrics.fid import FidUnavailable, InceptionFeatures
-from latent_ae.evaluation.perceptual import PerceptualDistance, PerceptualWeightsMissing, distance_of
+from latent_ae.evaluation.perceptual import PerceptualWeightsMissing, distance_of
 from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
 from latent_ae.evaluation.view import View
 from latent_ae.io.image import Color
@@ -70,14 +70,13 @@ def _measured(
     """The report of one model, which is on the GPU, if there is one, for as long as it takes."""
     model.to(best_device())
     networks = build_networks(config.evaluation, pixels, config.data.background)
-    data = described(config.data, part)
-    evaluator = build_evaluator(
+    evaluator = Evaluator(
         model,
-        config.evaluation,
-        fitting=config.data.fitting,
+        networks,
+        data=described(config.data, part),
+        size_rule=size_rule(config.evaluation.size, config.data.fitting),
         pixels=pixels,
-        data=data,
-        networks=networks,
+        equivariance=config.evaluation.equivariance,
         mode=mode,
     )
     bad: list[str] = []
@@ -140,17 +139,9 @@ def measure_likelihood(
     return estimator.report().with_unusable(bad, asked_for(source, limit))
 
 
-class Networks(NamedTuple):
-    """The networks of an evaluation, or the reason why there is none: a metric may be missing, a loss term may not."""
-
-    perceptual: PerceptualDistance | str
-    inception: InceptionFeatures | str
-
-
 def build_networks(config: EvaluationConfig, pixels: PixelFormat, background: Color) -> Networks:
     """The networks that a config asks for. Raises UserError for a wrong file of weights, and for channels unchosen."""
-    perceptual: PerceptualDistance | str = "not asked for (evaluation.perceptual none)"
-    inception: InceptionFeatures | str = "not asked for (evaluation.fid false)"
+    perceptual, inception = NO_NETWORKS
     if config.perceptual != "none":
         try:
             perceptual = distance_of(
@@ -170,32 +161,6 @@ def build_networks(config: EvaluationConfig, pixels: PixelFormat, background: Co
         except FidUnavailable as error:
             inception = str(error)
     return Networks(perceptual, inception)
-
-
-def build_evaluator(
-    model: Autoencoder,
-    config: EvaluationConfig,
-    *,
-    fitting: Fitting,
-    pixels: PixelFormat,
-    data: str,
-    networks: Networks,
-    mode: Literal["mode", "sample"] = "mode",
-    seed: int = 0,
-) -> Evaluator:
-    """The evaluator that a config asks for, its networks on the model's device."""
-    perceptual, inception = networks
-    return Evaluator(
-        model,
-        data=data,
-        size_rule=size_rule(config.size, fitting),
-        pixels=pixels,
-        perceptual=perceptual if isinstance(perceptual, str) else perceptual.to(model.device),
-        inception=inception if isinstance(inception, str) else inception.to(model.device),
-        equivariance=config.equivariance,
-        mode=mode,
-        seed=seed,
-    )
 
 
 def size_rule(setting: int | Size | None, fitting: Fitting) -> str:

@@ -13,12 +13,12 @@ from latent_ae.config.section import size_of
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
 from latent_ae.data.transforms import size_text
 from latent_ae.errors import UserError
-from latent_ae.evaluation.evaluate import measure_latents
+from latent_ae.evaluation.evaluate import Evaluator, measure_latents
 from latent_ae.evaluation.images import asked_for, batches
 from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE
 from latent_ae.evaluation.report import EvaluationReport
-from latent_ae.evaluation.run import build_evaluator, build_networks
+from latent_ae.evaluation.run import build_networks, size_rule
 from latent_ae.io.image import Pixels, image_grid, save_png
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
@@ -96,13 +96,13 @@ class Heldout:
     def evaluate(self, model: Autoencoder, stop: Callable[[], bool]) -> EvaluationReport | None:
         """Measure the held-out images, each process its share; None on every process if one was told to stop."""
         evaluation = self.config.evaluation
-        evaluator = build_evaluator(
+        evaluator = Evaluator(
             model,
-            evaluation,
-            fitting=self.config.data.fitting,
-            pixels=self.pixels,
+            self._networks,
             data=f"{self.config.data.source}, held-out part",
-            networks=self._networks,
+            size_rule=size_rule(evaluation.size, self.config.data.fitting),
+            pixels=self.pixels,
+            equivariance=evaluation.equivariance,
             seed=self.config.seed,
         )
         bad: list[str] = []

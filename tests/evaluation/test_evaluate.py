@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latent_ae.config import EvaluationConfig
 from latent_ae.errors import UserError
-from latent_ae.evaluation.evaluate import Evaluator, evaluate, measure_latents
+from latent_ae.evaluation.evaluate import Evaluator, Networks, evaluate, measure_latents
 from latent_ae.evaluation.perceptual import build_perceptual, distance_of
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.report_warnings import baseline_warnings, level_warnings
@@ -59,7 +59,7 @@ def value(report: EvaluationReport, name: str) -> float:
 def test_the_numbers_are_those_of_the_stock_model(model: AutoencoderKL) -> None:
     perceptual = build_perceptual("random_features", image_channels=3)
     pixels = images(4)
-    report = evaluate(Evaluator(model, perceptual=perceptual, **WORDS), [(pixels, list("abcd"))])
+    report = evaluate(Evaluator(model, networks=Networks(perceptual), **WORDS), [(pixels, list("abcd"))])
     with torch.no_grad():
         posterior = model.eval().encode(pixels).latent_dist
         rebuilt = model.decode(posterior.mode()).sample.clamp(-1, 1)
@@ -98,9 +98,9 @@ def test_the_model_gets_its_modes_back(model: AutoencoderKL) -> None:
 @pytest.mark.parametrize("mode", ["mode", "sample"])
 def test_shards_equal_one_process_exactly(model: AutoencoderKL, mode: str) -> None:
     perceptual = build_perceptual("random_features", image_channels=3)
-    whole = evaluate(Evaluator(model, mode=mode, perceptual=perceptual, **WORDS), batches())
+    whole = evaluate(Evaluator(model, mode=mode, networks=Networks(perceptual), **WORDS), batches())
     for order in ([0, 1, 2], [2, 1, 0]):
-        shards = [Evaluator(model, mode=mode, perceptual=perceptual, **WORDS) for _ in range(3)]
+        shards = [Evaluator(model, mode=mode, networks=Networks(perceptual), **WORDS) for _ in range(3)]
         for rank, shard in enumerate(shards):
             for batch in batches()[rank::3]:
                 shard.update(*batch)
@@ -152,7 +152,7 @@ def test_sizes_that_the_factor_does_not_divide(model: AutoencoderKL) -> None:
 
 
 def test_what_small_images_do_not_allow_is_null_with_a_reason(model: AutoencoderKL) -> None:
-    report = evaluate(Evaluator(model, perceptual="vgg weights are missing", **WORDS), batches(2))
+    report = evaluate(Evaluator(model, networks=Networks("vgg weights are missing"), **WORDS), batches(2))
     stored = json.loads(report.to_json())["metrics"]
     assert stored["ms_ssim"]["value"] is None
     assert stored["ms_ssim"]["reason"] == "no image has sides of at least 176 pixels"
@@ -270,7 +270,7 @@ def test_a_perceptual_distance_sees_the_stated_channels_and_psnr_sees_all() -> N
     for rgb in (3, 2, 1), (1, 2, 3):
         form = PixelFormat(5, numbers=True, ranges=((0.0, 1.0),), rgb=rgb)
         seeing = distance_of("random_features", form, background=WHITE, weights_file=None, setting="")
-        reports[rgb] = evaluate(Evaluator(model, pixels=form, perceptual=seeing, **WORDS), [(pixels, ids)])
+        reports[rgb] = evaluate(Evaluator(model, pixels=form, networks=Networks(seeing), **WORDS), [(pixels, ids)])
     wanted = float(distance(torch.full((3, 3, 16, 16), 0.25), pixels[:, [2, 1, 0]]).mean())
     swapped, straight = reports[3, 2, 1], reports[1, 2, 3]
     assert value(swapped, "perceptual") == pytest.approx(wanted, rel=1e-6)
@@ -287,7 +287,7 @@ def test_a_perceptual_distance_sees_transparent_images_over_the_background() -> 
     pixels, distance = noise(4), build_perceptual("random_features", image_channels=3)
     form = PixelFormat.picture(4)
     seeing = distance_of("random_features", form, background=(0, 255, 0), weights_file=None, setting="")
-    report = evaluate(Evaluator(constant_model(4, 0.0), perceptual=seeing, **WORDS), [(pixels, list("abc"))])
+    report = evaluate(Evaluator(constant_model(4, 0.0), networks=Networks(seeing), **WORDS), [(pixels, list("abc"))])
     green = torch.tensor([-1.0, 1.0, -1.0]).view(1, 3, 1, 1)
     opacity = (pixels[:, 3:] + 1) / 2
     over = pixels[:, :3] * opacity + green * (1 - opacity)
