@@ -120,7 +120,7 @@ def _probe(model: Autoencoder, images: str, pixels: Tensor, *, real: bool) -> Pr
 
 
 def _real_images(data: DataConfig, pixel_format: PixelFormat, factor: int) -> EvaluationBatch:
-    source = data.open().heldout
+    source = data.open().for_training().heldout
     reasons: list[str] = []
     for wanted in _SIDES:
         batches = evaluation_batches(

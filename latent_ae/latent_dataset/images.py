@@ -41,9 +41,11 @@ class Images:
     def __init__(
         self, source: SourceParts, part: str, *, label_column: str | None = None, caption_column: str | None = None
     ) -> None:
-        """The columns are those of a `ColumnSource`. Raises DataError for a column that does not exist."""
+        """The columns are those of a `ColumnSource`. Raises DataError for a missing column and an empty part."""
         parts = {"train": [source.train], "heldout": [source.heldout], "all": [source.train, source.heldout]}
-        self._parts: list[ImageSource] = parts[part]
+        self._parts: list[ImageSource] = [each for each in parts[part] if len(each)]
+        if not self._parts:
+            raise DataError(f"the data set has no images in part {part}: give another --part")
         self._captions = [_captions(each, caption_column) for each in self._parts]
         self._labels, names = zip(*(_labels(each, label_column) for each in self._parts), strict=True)
         self.label_names: tuple[str, ...] | None = names[0]

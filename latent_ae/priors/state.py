@@ -11,6 +11,14 @@ from latent_ae.training.checkpoint.state import ModelState
 
 LATENTS, IMAGES, SCALING = "latents", "images_of_latents", "scaling_factor"
 """entries of a checkpoint's values"""
+_OTHERS = {
+    LATENTS: "other latents (fingerprint {there}, here {here}): give another --name",
+    IMAGES: "latents of other images, though they were made in the same manner and have the same names (fingerprint "
+    "{there}, here {here}): give another --name",
+    SCALING: "latents times {there}, and the autoencoder's scaling_factor is now {here}: put the old number into its "
+    "config.json, or give another --name",
+}
+"""what a checkpoint was trained on that this run is not"""
 
 
 class PriorState(ModelState[ModelMixin]):
@@ -36,28 +44,15 @@ class PriorState(ModelState[ModelMixin]):
         scaling_factor: float | None,
     ) -> None:
         super().__init__(network, optimizer, ema_decay)
-        self._latents, self._images, self._scaling_factor = latents, images, scaling_factor
+        self._trained_on = {LATENTS: latents, IMAGES: images, SCALING: scaling_factor}
 
     def others(self) -> dict[str, object]:
         """Fingerprints of the latents and of their images, and what latents are multiplied by."""
-        return {LATENTS: self._latents, IMAGES: self._images, SCALING: self._scaling_factor}
+        return dict(self._trained_on)
 
     def restore_others(self, values: Mapping[str, Any]) -> None:
         """Raises CheckpointError if it is of other latents, of other images, or of latents times another number."""
-        if values[LATENTS] != self._latents:
-            raise CheckpointError(
-                f"the checkpoint was trained on other latents (fingerprint {values[LATENTS]}, here {self._latents}): "
-                "give another --name"
-            )
-        images = values.get(IMAGES, self._images)  # checkpoints of earlier versions do not say
-        if images != self._images:
-            raise CheckpointError(
-                f"the checkpoint was trained on latents of other images, though they were made in the same manner and "
-                f"have the same names (fingerprint {images}, here {self._images}): give another --name"
-            )
-        scaling = values.get(SCALING, self._scaling_factor)  # checkpoints of earlier versions do not say
-        if scaling != self._scaling_factor:
-            raise CheckpointError(
-                f"the checkpoint was trained on latents times {scaling}, and the autoencoder's scaling_factor is now "
-                f"{self._scaling_factor}: put the old number into its config.json, or give another --name"
-            )
+        for name, here in self._trained_on.items():
+            there = values.get(name, here)  # checkpoints of earlier versions do not say all
+            if there != here:
+                raise CheckpointError(f"the checkpoint was trained on {_OTHERS[name].format(there=there, here=here)}")

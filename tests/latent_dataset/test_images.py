@@ -86,6 +86,13 @@ def test_a_column_of_another_kind_is_refused(table: Path) -> None:
         hub(table, caption_column="number").view(0, GREY)
 
 
+def test_a_part_without_images_is_refused_and_left_out_of_all(table: Path) -> None:
+    parts = HubConfig(path=str(table), heldout_share=0).open()
+    assert (len(parts.heldout), len(Images(parts, "all", label_column="kind"))) == (0, 6)
+    with pytest.raises(DataError, match=r"the data set has no images in part heldout: give another --part"):
+        Images(parts, "heldout")
+
+
 def test_an_image_too_small_for_the_resolution_is_unusable(table: Path) -> None:
     found = hub(table).view(0, GREY.model_copy(update={"resolution": 128}))
     assert isinstance(found, Unusable)
