@@ -1,4 +1,4 @@
-"""What strangers send. As a program: answers the uploads in a folder and prints a line of JSON for each."""
+"""What strangers send. `main` answers the uploads in a folder and prints a line of JSON for each."""
 
 import dataclasses
 import io
@@ -7,6 +7,7 @@ import resource
 import struct
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,8 @@ def images() -> Iterator[Case]:
         for length in range(0, len(data) - 100, max(1024, len(data) // 12)):
             yield f"{kind} cut at {length}", "reconstruct", data[:length], REFUSED
     packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(30_001)) for _ in range(30_000)) + packer.flush()
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    rows = b"".join(packer.compress(bytes(1 + 30_000 // 8)) for _ in range(30_000)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)  # of one bit, which PIL makes a byte
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     assert len(bomb) < 1_000_000
     yield "a PNG of 30000x30000", "reconstruct", bomb, {"too_large"}
@@ -166,8 +167,10 @@ def write_cases(folder: Path) -> int:
     return len(cases)
 
 
-def main(folder: Path) -> None:
+def main(argv: list[str]) -> int:
     """Answer the cases of `write_cases` in this process, whose peak memory is then theirs."""
+    warnings.simplefilter("error")
+    folder = Path(argv[0])
     with Service({"kl": Codec(tiny(), name="kl", precision="fp32")}) as service:
         service.reconstruct(png(pixels()))  # what is set up once is no fault of an upload
         for number in range(len(list(folder.glob("*.upload")))):
@@ -185,7 +188,4 @@ def main(folder: Path) -> None:
             growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
             answer = {"outcome": outcome, "seconds": seconds, "MiB": growth}
             sys.stdout.write(json.dumps(case | answer) + "\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return 0

@@ -1,11 +1,12 @@
 """A process of its own answers everything that strangers send, in little time and memory."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.program.forked import fork
+from tests.program.running import environment
 
 from .hostile import write_cases
 
@@ -17,8 +18,7 @@ MOST_MIB = 512.0
 @pytest.mark.slow
 def test_whatever_is_sent_is_answered_rightly_soon_and_in_little_memory(tmp_path: Path) -> None:
     count = write_cases(tmp_path)
-    program = [sys.executable, "-W", "error", "-m", "tests.service.hostile", str(tmp_path)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=280, check=False)
+    done = fork("tests.service.hostile:main", [str(tmp_path)], environment()).finished()
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == count
