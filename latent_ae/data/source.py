@@ -131,6 +131,11 @@ class SourceParts:
         """What a person should know, with what is left out, each to follow on the data."""
         return (*self.said, *([str(self.left_out)] if self.left_out else []))
 
+    def account(self) -> str:
+        """What became of all that was found, in a line."""
+        images = f"{len(self.train):,} training and {len(self.heldout):,} held-out images"
+        return "; ".join((images, *self.remarks))
+
     def for_training(self) -> Self:
         """Itself. Raises DataError if a part has no images."""
         if not len(self.train):

@@ -114,30 +114,32 @@ def _common(runs: dict[str, DataConfig], model_names: Sequence[str]) -> DataConf
     return first
 
 
-def open_part(data: DataConfig, part: Part) -> ImageSource:
-    """The images of a part; prints which files and images are in none. Raises DataError."""
+def open_part(data: DataConfig, part: Part) -> tuple[ImageSource, LeftOut]:
+    """The images of a part, and what is in none, which is printed. Raises DataError."""
     if part == "test":
         try:
-            return _split(data, part)
+            return _split(data, part), LeftOut()
         except DataError as error:
             raise DataError(f"--part test: {error}") from error
     if part != "all":
         parts = open_parts(data)
-        return parts.heldout if part == "heldout" else parts.train
+        return (parts.heldout if part == "heldout" else parts.train), parts.left_out
     whole = data.model_copy(update={"heldout_share": 0}) if isinstance(data, FilesConfig) else data
     parts = open_parts(whole, every_split=True)
-    return JoinedSource([parts.train, parts.heldout, *(_split(whole, name) for name in parts.unused)])
+    every = [parts.train, parts.heldout, *(_split(whole, name) for name in parts.unused)]
+    return JoinedSource(every), parts.left_out
 
 
 def open_parts(data: DataConfig, *, every_split: bool = False) -> SourceParts:
-    """The parts of a data source; prints how they were made, and which files and images are in none, or in no split.
+    """The parts of a data source; prints how they were made, and which files and images are in none.
 
-    Raises DataError.
+    With `every_split`, those in a further split are not left out. Raises DataError.
     """
     parts = data.open()
     used = tuple(unused_split(name) for name in parts.unused) if every_split else ()
     left_out = LeftOut({reason: count for reason, count in parts.left_out.items() if not reason.endswith(used)})
-    for line in replace(parts, left_out=left_out).remarks:
+    parts = replace(parts, left_out=left_out)
+    for line in parts.remarks:
         tqdm.write(line)
     return parts
 

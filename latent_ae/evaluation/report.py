@@ -52,6 +52,8 @@ class EvaluationReport(_Report):
     complete: Literal[True] = True
     """an evaluation that is stopped has no report"""
     protocol: dict[str, str]
+    left_out: dict[str, int] = {}
+    """number of the files and images of the source that are in no part, by the reason"""
     metrics: dict[str, Metric]
     color_bias: tuple[float | None, ...]
     """mean of reconstruction - image by channel, on [-1, 1]: a tint; None where it is not finite"""

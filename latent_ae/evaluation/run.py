@@ -52,10 +52,11 @@ def measure(
     models = {name: load_autoencoder(name) for name in model_names}
     formats = {name: pixel_format_of(name, model, config) for name, model in models.items()}
     config = reading_as(config, formats)
-    source = open_part(config.data, part)
-    return {
+    source, left_out = open_part(config.data, part)
+    reports = {
         name: _measured(model, formats[name], source, config, part=part, mode=mode) for name, model in models.items()
     }
+    return {name: report.model_copy(update={"left_out": dict(left_out)}) for name, report in reports.items()}
 
 
 def _measured(

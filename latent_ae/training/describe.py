@@ -5,7 +5,7 @@ import statistics
 
 from torch import Tensor
 
-from latent_ae.data import SourceParts, StreamParts
+from latent_ae.data import SourceParts
 from latent_ae.evaluation.metrics.baseline import LEVELS, levels_used
 from latent_ae.evaluation.report_warnings import level_warnings
 from latent_ae.io.pixel_format import PixelFormat
@@ -30,7 +30,7 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
     lines = [
         f"{config.name}: {every:,} parameters{frozen}, {channels}x{height}x{width} -> {'x'.join(map(str, shape))} "
         "latents",
-        f"data: {config.data.source}, {_amount(parts)}",
+        f"data: {config.data.source}, {parts.account()}",
     ]
     if (source := config.model.init_from) is not None:
         lines += _origin(source, autoencoder, pixels)
@@ -85,10 +85,3 @@ def describe_levels(crops: Tensor, pixels: PixelFormat) -> str:
     levels = levels_used(crops)
     line = f"levels: the median of {len(crops)} training crops uses {statistics.median_low(levels)} of {LEVELS}"
     return "\n".join([line, *(f"warning: {warning}" for warning in level_warnings(levels, pixels))])
-
-
-def _amount(parts: SourceParts) -> str:
-    remarks = "".join(f"; {line}" for line in parts.remarks)
-    if isinstance(parts, StreamParts):  # to count its images would be to read them all
-        return f"{len(parts.stream):,} shards{remarks}"
-    return f"{len(parts.train):,} training and {len(parts.heldout):,} held-out images{remarks}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from latent_ae.data.source import LeftOut
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.models.naming import model_name
 from latent_ae.training.scaling import unstated_scaling
@@ -56,6 +57,8 @@ def model_card(
     unstated = unstated_scaling(config)
     every = [*report.warnings, *([] if unstated is None else [unstated])]
     warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in every)
+    size_rule = report.protocol["size_rule"]
+    left_out = f" Of what was found, {LeftOut(report.left_out)}." if report.left_out else ""
     card = f"""---
 library_name: diffusers
 tags: [autoencoder, vae]
@@ -76,8 +79,7 @@ Pixels are float NCHW in [-1, 1].
 
 ## Measured
 
-{report.images} images: {report.protocol["data"]}, {report.protocol["size_rule"]}; {report.protocol["latents"]};
-{report.protocol["pixels"]}.
+{report.images} images: {report.protocol["data"]}, {size_rule}; {report.protocol["latents"]}.{left_out}
 
 {_metric_table(report)}
 {warnings}

@@ -117,7 +117,8 @@ class Heldout:
             if rank != self.accelerator.process_index:
                 evaluator.measurements.merge(measured)
         unusable = sorted(sample_id for *_, ids in states for sample_id in ids)
-        return evaluator.measurements.report().with_unusable(unusable, asked_for(self.parts.heldout, limit))
+        report = evaluator.measurements.report().with_unusable(unusable, asked_for(self.parts.heldout, limit))
+        return report.model_copy(update={"left_out": dict(self.parts.left_out)})
 
     def validate(self, state: AutoencoderState, logbook: Logbook, stop: Callable[[], bool]) -> bool:
         """Evaluate in the middle of a run: one line, the measures at the tracker, and the best weights kept.

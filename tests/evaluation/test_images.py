@@ -14,6 +14,7 @@ from latent_ae.data import FolderConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.images import measure_config, open_part
 from latent_ae.models import build_autoencoder
+from tests.data.images import write_images
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +103,11 @@ def test_all_images_are_the_parts_together_and_one_image_is_all_of_itself(folder
     data = FolderConfig(path=str(folder), heldout_share=0.5)
     train, heldout, every = (
         [source.sample_id(index) for index in range(len(source))]
-        for source in (open_part(data, "train"), open_part(data, "heldout"), open_part(data, "all"))
+        for source, _ in (open_part(data, "train"), open_part(data, "heldout"), open_part(data, "all"))
     )
     assert every == sorted(train + heldout) == [f"{number:02}.png" for number in range(12)]
     one = FolderConfig(path=str(folder / "07.png"))
-    image = open_part(one, "all")
+    image, _ = open_part(one, "all")
     assert (len(image), image.sample_id(0), image.load(0).size) == (1, "07.png", (16, 16))
     with pytest.raises(UserError, match=r"07\.png holds 1 images, needs two or more"):
         open_part(one, "heldout")
@@ -138,7 +139,7 @@ def test_a_part_is_a_split_where_folders_say_so(
             with pytest.raises(UserError, match=count):
                 open_part(data, part)
             continue
-        source = open_part(data, part)
+        source, _ = open_part(data, part)
         names = [source.sample_id(index) for index in range(len(source))]
         assert (len(names), len(set(names)), source.load(0).size) == (count, count, (16, 16))
         assert all(part in ("all", "heldout") or name.startswith(part) for name in names)
@@ -174,3 +175,19 @@ def test_the_part_that_is_measured_is_said(runs: Path, folder: Path, capsys: pyt
         assert captured.out.startswith({"heldout": "folder, held-out part: ", "all": "folder, all images: 1 "}[part])
     assert main(["evaluate", str(runs / "here"), str(runs / "here")]) == 2
     assert "is given twice: give every model once" in capsys.readouterr().err
+
+
+def test_the_report_says_what_is_left_out_and_all_images_are_those_of_every_split(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path, ["train/a.png", "train/b.png", "val/c.png", "test/d.png", "e.png"])
+    (tmp_path / "train" / "notes.doc").write_text("words")
+    others = {"not read as images: .doc (1)": 1, "outside the folders of the splits": 1}
+    unused = {"in the split test, which is not used (data.heldout_split test holds it out)": 1}
+    for part, images, left_out in ("heldout", 1, others | unused), ("all", 4, others):
+        options = ["--data.path", str(tmp_path), "--part", part, "--json", str(tmp_path / "report.json")]
+        assert main(["evaluate", str(runs / "foreign"), *options]) == 0
+        report = json.loads((tmp_path / "report.json").read_text())
+        (tmp_path / "report.json").unlink()
+        assert (report["images"], report["left_out"]) == (images, left_out)
+        assert f"{len(left_out)} left out: " in capsys.readouterr().out

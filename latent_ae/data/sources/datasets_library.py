@@ -77,12 +77,16 @@ class Opened:
         root = "" if self.files is None else self.files.root
         return root if is_address(root) else str(Path(root).resolve())
 
+    def real_files(self) -> dict[str, frozenset[str]]:
+        """The files of each split, links followed."""
+        return {name: frozenset(map(_real, files)) for name, files in self.data_files.items()}
+
     def left_out(self, rows: dict[str, int | None]) -> LeftOut:
         """The files in no split, and image files without a row in the metadata, if the number of `rows` is known."""
         if self.files is None:
             return LeftOut()
-        splits = {name: {_real(file) for file in files} for name, files in self.data_files.items()}
-        used = set().union(*splits.values())
+        splits = self.data_files
+        used = frozenset().union(*self.real_files().values())
         rest = [name for name in self.files.names if _real(self.files.place(name)) not in used]
         rest = [name for name in rest if not is_metadata(name) and posixpath.basename(name) not in _CARDS]
         no_split = (
@@ -137,6 +141,15 @@ def open_builder(path: str, setting: str) -> Opened:
         raise
     except Exception as error:  # datasets' own are of many kinds
         raise unreadable(path, error) from error
+
+
+def refuse_shared(train: frozenset[str], heldout: frozenset[str], heldout_path: str) -> None:
+    """Raises DataError if files are both trained on and held out."""
+    if shared := sorted(train & heldout):
+        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        raise DataError(
+            f"data.heldout_path {heldout_path}: {shared[0]}{more} would be trained on too: take it out there"
+        )
 
 
 def _of_files(files: Files, what: str, *, folder: bool) -> Opened:

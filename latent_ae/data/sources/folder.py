@@ -27,7 +27,7 @@ from latent_ae.data.sources.splits import (
     HELDOUT_PREFIX,
     OUTSIDE,
     FolderSplits,
-    choose_splits,
+    choose,
     folder_splits,
     rows_by_split,
     unused_split,
@@ -62,6 +62,10 @@ class _Found:
     others: LeftOut
     """files that are no images, and the like"""
 
+    def is_below(self, other: "_Found") -> bool:
+        """Whether all of it lies in the other's folder, or is the same."""
+        return self.files.place("").startswith(other.files.place(""))
+
     @property
     def has_labels(self) -> bool:
         """Whether the rows have labels."""
@@ -71,6 +75,12 @@ class _Found:
         """The row of each image; None without a table."""
         return [self.rows.get(name, {}) for name in names] if self.rows else None
 
+    def without(self, other: "_Found") -> "_Found":
+        """Without the images that are also in another place."""
+        taken = {os.path.realpath(other.files.place(name)) for name in other.images}
+        rest = [name for name in self.images if os.path.realpath(self.files.place(name)) not in taken]
+        return replace(self, images=rest)
+
     def splits(self, column: str | None, what: str) -> FolderSplits:
         """Images by split: of a column, or else of folders. Raises DataError for a column that is missing."""
         named = column or SPLIT_COLUMN
@@ -78,12 +88,12 @@ class _Found:
         if not values and column is not None:
             raise DataError(f"{what}: data.split_column {column} is in no table or metadata of the images")
         found = folder_splits(self.images)
-        if not values:
-            return found
-        rows = rows_by_split([values.get(name) for name in self.images])
-        return replace(
-            found, splits={split: [self.images[row] for row in few] for split, few in rows.items()}, outside=[]
-        )
+        if values:
+            rows = rows_by_split([values.get(name) for name in self.images])
+            splits = {split: [self.images[row] for row in few] for split, few in rows.items()}
+            found = replace(found, splits=splits, outside=[])
+        # What is only there to validate and test on is never trained on.
+        return found if found.splits.keys() - HELDOUT else replace(found, splits={"train": [], **found.splits})
 
     def classes(self, names: list[str], depth: int | None) -> list[Any]:
         """Of each image: its label in the table, or else the top folder, not counting that of a split at `depth`."""
@@ -112,35 +122,27 @@ class FolderConfig(GridConfig, FilesConfig):
         below `heldout_share`. Splits are those of a column, or folders. Raises DataError.
         """
         what = f"data.path {self.path}"
-        found = self._find(self.path, "data.path")
-        apart = None if self.heldout_path is None else self._find(self.heldout_path, "data.heldout_path")
-        if apart is not None:
-            taken = {os.path.realpath(apart.files.place(name)) for name in apart.images}
-            rest = [name for name in found.images if os.path.realpath(found.files.place(name)) not in taken]
-            found = replace(found, images=rest)
+        found = apart = self._find(self.path, "data.path")
+        if self.heldout_path is not None:
+            apart = self._find(self.heldout_path, "data.heldout_path")
+            found = found.without(apart)
         splits = found.splits(self.split_column, what)
-        train_name, heldout_name = choose_splits(
-            list(splits.splits), train_split=self.train_split, heldout_split=self.heldout_split, what=what
-        )
-        train, heldout, known = splits.splits[train_name], [], found
-        if apart is not None:
-            heldout_name, heldout, known = None, apart.images, apart
-        elif heldout_name is not None:
-            heldout = splits.splits[heldout_name]
-        elif train_name in HELDOUT and self.train_split is None:  # there is nothing to train on
-            train, heldout = [], train
-        elif self.cuts and len(train) == 1:
+        train, heldout, unused = choose(splits.splits, self, what)
+        if self.heldout_path is not None:
+            heldout = apart.images
+        elif heldout is None and self.cuts and len(train) == 1:
             heldout = train  # of which each part gets cells
-        else:
+        elif heldout is None:
             parts = split_by_hash(train, self.heldout_share, what)
             train, heldout = ([train[index] for index in part] for part in parts)
-        left_out = found.others + LeftOut({OUTSIDE: len(splits.outside)})
-        unused = tuple(name for name in splits.splits if name not in (train_name, heldout_name))
-        left_out.update({unused_split(name): len(splits.splits[name]) for name in unused})
-        used = [*map(found.files.place, train), *map(known.files.place, heldout)]
-        left_out += self.reading.further_pages(Path(place) for place in dict.fromkeys(used) if not is_address(place))
-        images = _parts(found, train, known, heldout, depth=splits.depth, reading=self.reading)
-        return self.cut(SourceParts(*images, left_out=left_out, unused=unused), self.heldout_share)
+        images = _parts(found, train, apart, heldout, depth=splits.depth, reading=self.reading)
+        used = dict.fromkeys([*map(found.files.place, train), *map(apart.files.place, heldout)])
+        left_out = found.others + (LeftOut() if apart.is_below(found) else apart.others)
+        left_out += LeftOut(
+            {OUTSIDE: len(splits.outside), **{unused_split(name): len(unused[name]) for name in unused}}
+        )
+        left_out += self.reading.further_pages(Path(place) for place in used if not is_address(place))
+        return self.cut(SourceParts(*images, left_out=left_out, unused=tuple(unused)), self.heldout_share)
 
     def _find(self, path: str, setting: str) -> _Found:
         """The images of a path with their rows. Raises DataError."""
@@ -188,10 +190,11 @@ def _parts(
     found: _Found, train: list[str], apart: _Found, heldout: list[str], *, depth: int | None, reading: Reading
 ) -> tuple[FolderImages, FolderImages]:
     """Both parts, in which classes have the same numbers; `apart` is where the images that are held out lie."""
-    classes = [*found.classes(train, depth), *apart.classes(heldout, depth if apart is found else None)]
+    elsewhere = apart.files is not found.files
+    classes = [*found.classes(train, depth), *apart.classes(heldout, None if elsewhere else depth)]
     numbers = as_numbers(classes) if found.has_labels or apart.has_labels else None
     labels, label_names = by_name(classes) if numbers is None else (numbers, ())
-    below = apart.files.place("").startswith(found.files.place(""))
+    below = apart.files.place("").removeprefix(found.files.place(""))
     return (
         FolderImages(
             found.files.root,
@@ -202,10 +205,10 @@ def _parts(
             rows=found.rows_of(train),
         ),
         FolderImages(
-            found.files.root if below else apart.files.root,
-            [apart.files.place(name).removeprefix(found.files.place("")) for name in heldout] if below else heldout,
+            apart.files.root,
+            heldout,
+            prefix=below if apart.is_below(found) else HELDOUT_PREFIX,
             reading=reading,
-            prefix="" if below else HELDOUT_PREFIX,
             label_names=label_names,
             labels=labels[len(train) :],
             rows=apart.rows_of(heldout),

@@ -18,13 +18,14 @@ from latent_ae.data.sources.datasets_library import (
     images_of_row,
     open_builder,
     open_stored,
+    refuse_shared,
     stored_content,
     stored_file,
     type_name,
     unreadable,
 )
 from latent_ae.data.sources.files import plain
-from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose_splits, only_split, rows_by_split, unused_split
+from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose, only_split, rows_by_split, unused_split
 from latent_ae.data.sources.tars import COLUMNS as TAR_COLUMNS
 from latent_ae.data.sources.tars import tar_dataset
 from latent_ae.errors import BrokenImage
@@ -141,46 +142,45 @@ class HubConfig(GridConfig, DatasetConfig):
         splits, left_out = self._splits(self.path, "data.path")
         if self.split_column is not None:
             splits = _divided(splits, self.split_column, what)
-        train_name, heldout_name = choose_splits(
-            list(splits), train_split=self.train_split, heldout_split=self.heldout_split, what=what
-        )
-        train = splits[train_name].with_images(self.image_column, what)
+        train, heldout, unused = choose(splits, self, what)
+        train = train.with_images(self.image_column, what)
         if self.heldout_path is not None:
-            heldout_name = None
             apart, more = self._splits(self.heldout_path, "data.heldout_path")
             heldout = only_split(apart, f"data.heldout_path {self.heldout_path}")
-            heldout = replace(heldout, name=f"{HELDOUT_PREFIX}{heldout.name}").with_images(self.image_column, what)
-            left_out += more
-        elif heldout_name is not None:
-            heldout = splits[heldout_name].with_images(self.image_column, what)
-        else:
-            parts = split_by_hash(
-                (_row_id(train.name, row) for row in train.rows), self.heldout_share, f"{what}, split {train_name}"
-            )
+            refuse_shared(train.files, heldout.files, self.heldout_path)
+            heldout, left_out = replace(heldout, name=f"{HELDOUT_PREFIX}{heldout.name}"), left_out + more
+        elif heldout is None:
+            ids = (_row_id(train.name, row) for row in train.rows)
+            parts = split_by_hash(ids, self.heldout_share, f"{what}, split {train.name}")
             train, heldout = (replace(train, rows=[train.rows[each] for each in part.tolist()]) for part in parts)
-        unused = tuple(name for name in splits if name not in (train_name, heldout_name))
-        left_out.update({unused_split(name): len(splits[name].rows) for name in unused})
+        heldout = heldout.with_images(self.image_column, what)
+        left_out += LeftOut({unused_split(name): len(split.rows) for name, split in unused.items()})
         images = train.part(self.reading), heldout.part(self.reading)
-        return self.cut(SourceParts(*images, left_out=left_out, unused=unused), self.heldout_share)
+        return self.cut(SourceParts(*images, left_out=left_out, unused=tuple(unused)), self.heldout_share)
 
     def _splits(self, path: str, setting: str) -> "tuple[dict[str, _Split], LeftOut]":
         """The splits of a data set by name, and its files that are in none. Raises DataError."""
         import datasets  # noqa: PLC0415 - takes seconds, and few sources need it
 
-        local, left_out = Path(plain(path)), LeftOut()
+        local, left_out, files = Path(plain(path)), LeftOut(), {}
         try:
             if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
                 loaded = datasets.load_from_disk(str(local))
             else:
                 opened = open_builder(path, setting)
                 loaded = self._loaded(opened)
+                files = opened.real_files()
                 left_out = opened.left_out({str(name): len(dataset) for name, dataset in loaded.items()})
         except DataError:
             raise
         except Exception as error:  # an empty table is an IndexError, a damaged one an ArrowInvalid, ...
             raise unreadable(path, error) from error
         found = {str(loaded.split or "train"): loaded} if isinstance(loaded, datasets.Dataset) else loaded
-        return {str(name): _Split(str(name), rows, range(len(rows))) for name, rows in found.items()}, left_out
+        splits = {
+            str(name): _Split(str(name), rows, range(len(rows)), files.get(str(name), frozenset()))
+            for name, rows in found.items()
+        }
+        return splits, left_out
 
     def _loaded(self, opened: Opened) -> dict[str, Any]:
         """The data set of each split, unpacked into the cache of `datasets`."""
@@ -205,6 +205,8 @@ class _Split:
     dataset: Any
     """a datasets.Dataset"""
     rows: Sequence[int]
+    files: frozenset[str]
+    """that it is made of"""
     images: Any = None
     """the data set of its undecoded images alone"""
     column: str = ""

@@ -221,6 +221,10 @@ class StreamParts(SourceParts):
     shuffle_block: int
     """images of each that are shuffled in memory"""
 
+    def account(self) -> str:
+        """What is known without reading it all."""
+        return "; ".join((f"{len(self.stream):,} shards", *self.remarks))
+
     def for_training(self) -> Self:
         """Itself: a stream has a first image, and to count those that are held out would be to read them."""
         return self

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+from latent_ae.data.settings import FilesConfig
 from latent_ae.data.source import DataError
 
 T = TypeVar("T")
@@ -13,6 +14,7 @@ HELDOUT = ("validation", "test")
 HELDOUT_PREFIX = "heldout:"
 """begins the id of an image of data.heldout_path that is not below data.path"""
 NO_SPLIT = "none"
+"""split of the rows whose column says none"""
 _WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -40,27 +42,39 @@ def only_split(splits: Mapping[str, T], what: str) -> T:
     return next(iter(splits.values()))
 
 
-def choose_splits(
-    names: Sequence[str], *, train_split: str | None, heldout_split: str | None, what: str
-) -> tuple[str, str | None]:
-    """Names of the training split and of the held-out split, None if a share of the training split is held out.
+class Choice(NamedTuple, Generic[T]):
+    """What becomes of the splits of a data set."""
+
+    train: T
+    heldout: T | None
+    """None where what lies elsewhere is held out, or a share of the training split"""
+    unused: dict[str, T]
+
+
+def choose(splits: Mapping[str, T], config: FilesConfig, what: str) -> Choice[T]:
+    """The split to train on and the one to hold out, by the settings or by their names.
 
     Defaults are "train" (or the only split) and "validation" or else "test", also by their other names. `what` names
     the data in errors. Raises DataError for a name that does not exist.
     """
-    train_name = _named(names, train_split or (names[0] if len(names) == 1 else "train"))
-    if train_name is None:
-        setting = f"data.train_split {train_split}" if train_split else "data.train_split (unset, so) train"
+    names, wanted = list(splits), config.train_split
+    train = _named(names, wanted or (names[0] if len(names) == 1 else "train"))
+    if train is None:
+        setting = f"data.train_split {wanted}" if wanted else "data.train_split (unset, so) train"
         raise DataError(f"{what}: {setting} is not among its splits: {', '.join(names)}")
-    others = [found for name in HELDOUT if (found := _named(names, name)) not in (None, train_name)]
-    heldout_name = _named(names, heldout_split) if heldout_split else (others[0] if others else None)
-    if heldout_split is not None and heldout_name is None:
-        raise DataError(f"{what}: data.heldout_split {heldout_split} is not among its splits: {', '.join(names)}")
-    if heldout_name == train_name:
-        raise DataError(
-            f"{what}: the training split {train_name} is also data.heldout_split: name another or leave out"
-        )
-    return train_name, heldout_name
+    heldout = None
+    if config.heldout_split is not None:
+        heldout = _named(names, config.heldout_split)
+        if heldout is None:
+            listing = ", ".join(names)
+            raise DataError(f"{what}: data.heldout_split {config.heldout_split} is not among its splits: {listing}")
+        if heldout == train:
+            raise DataError(f"{what}: the training split {train} is also data.heldout_split: name another or leave out")
+    elif config.heldout_path is None:
+        found = (_named(names, name) for name in HELDOUT)
+        heldout = next((name for name in found if name not in (None, train)), None)
+    unused = {name: split for name, split in splits.items() if name not in (train, heldout)}
+    return Choice(splits[train], None if heldout is None else splits[heldout], unused)
 
 
 def unused_split(name: str) -> str:

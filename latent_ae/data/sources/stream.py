@@ -1,6 +1,6 @@
 """The source `stream`: data sets that are read in order from where they lie, without unpacking them to a disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,11 +18,12 @@ from latent_ae.data.sources.datasets_library import (
     class_names,
     image_column,
     open_builder,
+    refuse_shared,
     unreadable,
 )
 from latent_ae.data.sources.files import plain, suffix_of
 from latent_ae.data.sources.shards import CollectedImages, Shards, StreamParts
-from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose_splits, only_split, rows_by_split, unused_split
+from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose, only_split, rows_by_split, unused_split
 from latent_ae.data.sources.tables import is_metadata
 from latent_ae.data.sources.tars import KEY, tar_dataset
 
@@ -58,29 +59,25 @@ class StreamConfig(DatasetConfig):
         """
         what = f"data.path {self.path}"
         splits, left_out = self._splits(self.path, "data.path")
-        train_name, heldout_name = choose_splits(
-            list(splits), train_split=self.train_split, heldout_split=self.heldout_split, what=what
-        )
-        train = splits[train_name].shards
+        train, heldout, unused = choose(splits, self, what)
         if self.heldout_path is not None:
-            heldout_name = None
             apart, more = self._splits(self.heldout_path, "data.heldout_path", prefix=HELDOUT_PREFIX)
-            heldout, left_out = only_split(apart, f"data.heldout_path {self.heldout_path}").shards, left_out + more
-        elif heldout_name is not None:
-            heldout = splits[heldout_name].shards
-        else:
-            train, heldout = train.part(self.heldout_share, 1.0), train.part(0.0, self.heldout_share)
-        if not any(True for shard in range(len(train)) for _ in train.images(shard)):
+            heldout, left_out = only_split(apart, f"data.heldout_path {self.heldout_path}"), left_out + more
+            refuse_shared(train.files, heldout.files, self.heldout_path)
+        elif heldout is None:
+            share, whole = self.heldout_share, train.shards
+            train, heldout = (replace(train, shards=whole.part(*part)) for part in ((share, 1.0), (0.0, share)))
+        stream = train.shards
+        if not any(True for shard in range(len(stream)) for _ in stream.images(shard)):
             raise DataError(
-                f"{train.what} holds no images to train on: its {len(train)} shards are empty or all held out"
+                f"{stream.what} holds no images to train on: its {len(stream)} shards are empty or all held out"
             )
-        unused = tuple(name for name in splits if name not in (train_name, heldout_name))
         return StreamParts(
-            CollectedImages(train, self.collected_images),
-            CollectedImages(heldout, self.collected_images),
-            left_out=sum((splits[name].unused for name in unused), left_out),
-            unused=unused,
-            stream=train,
+            CollectedImages(stream, self.collected_images),
+            CollectedImages(heldout.shards, self.collected_images),
+            left_out=sum((split.unused for split in unused.values()), left_out),
+            unused=tuple(unused),
+            stream=stream,
             streams=self.streams,
             shuffle_block=self.shuffle_block,
         )
@@ -115,7 +112,7 @@ class StreamConfig(DatasetConfig):
             shards = Shards(
                 dataset, column, named, root=root, split=name, what=where, prefix=prefix, reading=self.reading
             )
-            splits[name] = _Split(name, shards, counts[name])
+            splits[name] = _Split(name, shards, counts[name], opened.real_files()[name])
         if self.split_column is not None and setting == "data.path":
             splits = _divided(only_split(splits, what), found[next(iter(found))], self.split_column, what)
         return splits, opened.left_out(counts)
@@ -129,6 +126,7 @@ class _Split:
     shards: Shards
     images: int | None
     """None where only reading them all would tell"""
+    files: frozenset[str]
 
     @property
     def unused(self) -> LeftOut:
@@ -158,6 +156,6 @@ def _divided(split: _Split, dataset: Any, column: str, what: str) -> dict[str, _
     values = [row[column] for row in dataset.select_columns([column])]
     names = rows_by_split(class_names(features[column], values))
     return {
-        name: _Split(name, split.shards.only(column, {values[row] for row in rows}), len(rows))
+        name: _Split(name, split.shards.only(column, {values[row] for row in rows}), len(rows), split.files)
         for name, rows in names.items()
     }
