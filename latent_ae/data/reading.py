@@ -21,6 +21,7 @@ Loaded = Image.Image | NDArray[Any]
 File = Path | io.BytesIO
 FURTHER_PAGES = "further pages of files (data.pages all takes them)"
 """the reason why a page is in no part"""
+_PICTURE_SUFFIXES = tuple(sorted(SUFFIXES))
 _PAGED = tuple(set(RASTER_SUFFIXES) - set(SUFFIXES) | {".tif", ".tiff"})
 _THREADS = 16
 
@@ -39,7 +40,7 @@ class Reading:
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Endings of the names of images, in lower case."""
-        return RASTER_SUFFIXES if self.numbers else tuple(sorted(SUFFIXES))
+        return RASTER_SUFFIXES if self.numbers else _PICTURE_SUFFIXES
 
     def is_image(self, name: str) -> bool:
         """Whether a file is read, by the ending of its name."""

@@ -173,7 +173,7 @@ def _glob(pattern: str, what: str) -> list[str]:
 def _below(root: str) -> list[str]:
     """Names of the visible files below a folder or address."""
     if not is_address(root):
-        return [path.relative_to(root).as_posix() for path in visible_files(Path(root))]
+        return list(_visible(root))
     fs, path = fsspec.core.url_to_fs(root)
     names = [posixpath.relpath(each, path) for each in fs.find(path)]
     return [name for name in names if not _is_hidden(name)]
@@ -183,12 +183,12 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
-def visible_files(root: Path) -> Iterator[Path]:
-    """Every file whose path has no hidden part, each real folder once: by its own path, else by its first link."""
+def _visible(root: str) -> Iterator[str]:
+    """Every file without a hidden part, each real folder once: by its own path, else by its first link."""
     visited: set[str] = set()
     pending = [root]
     while pending:
-        links: list[Path] = []
+        links: list[str] = []
         for start in pending:
             for folder, names, files in os.walk(start, onerror=_refuse):  # does not enter links
                 real = os.path.realpath(folder)
@@ -197,8 +197,9 @@ def visible_files(root: Path) -> Iterator[Path]:
                     continue
                 visited.add(real)
                 names[:] = [name for name in names if not name.startswith(".")]
-                links += [path for name in names if (path := Path(folder, name)).is_symlink()]
-                yield from (Path(folder, name) for name in files if not name.startswith("."))
+                links += [path for name in names if os.path.islink(path := join(folder, name))]  # noqa: PTH114 - fast
+                above = "" if folder == root else folder.removeprefix(root.rstrip("/") + "/") + "/"
+                yield from (above + name for name in files if not name.startswith("."))
         pending = sorted(links)
 
 

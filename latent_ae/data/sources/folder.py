@@ -152,14 +152,15 @@ class FolderConfig(GridConfig, FilesConfig):
         else:
             files = find_files(path, setting)
             rows = _metadata(files)
-        images = [name for name in files.names if self.reading.is_image(name)]
+        is_image = self.reading.is_image
+        images = [name for name in files.names if is_image(name)]
         if not images:
             count = len(files.names)
             there = f"its {count} files end in {count_by_suffix(map(Path, files.names))}" if count else "it is empty"
             raise DataError(f"{what} holds no images: {there}; images end in {', '.join(self.reading.suffixes)}")
         beside = {name for name in files.names if is_metadata(name)}
         beside |= {posixpath.splitext(name)[0] + ".txt" for name in images}
-        others = [Path(name) for name in files.names if name not in beside and not self.reading.is_image(name)]
+        others = [Path(name) for name in files.names if name not in beside and not is_image(name)]
         return _Found(files, images, rows, no_images(others) + LeftOut({REPEATED: files.repeated}))
 
     def _table(self, place: str, what: str) -> tuple[Files, dict[str, Row]]:

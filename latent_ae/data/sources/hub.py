@@ -8,21 +8,16 @@ from typing import Any, Literal, Self
 from latent_ae.data.grid import GridConfig
 from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError, LeftOut, SourceParts, file_size, split_by_hash
+from latent_ae.data.sources.datasets_files import TARS, DatasetConfig, Opened, open_builder, refuse_shared, unreadable
 from latent_ae.data.sources.datasets_library import (
-    TARS,
-    DatasetConfig,
-    Opened,
     class_names,
     has_lists,
     image_column,
     images_of_row,
-    open_builder,
     open_stored,
-    refuse_shared,
     stored_content,
     stored_file,
     type_name,
-    unreadable,
 )
 from latent_ae.data.sources.files import plain
 from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose, only_split, rows_by_split, unused_split
@@ -169,7 +164,7 @@ class HubConfig(GridConfig, DatasetConfig):
             else:
                 opened = open_builder(path, setting)
                 loaded = self._loaded(opened)
-                files = opened.real_files()
+                files = opened.real_files
                 left_out = opened.left_out({str(name): len(dataset) for name, dataset in loaded.items()})
         except DataError:
             raise

@@ -9,18 +9,17 @@ from pydantic import model_validator
 from latent_ae.config.section import Count
 from latent_ae.data.settings import DataConfig
 from latent_ae.data.source import DataError, LeftOut
-from latent_ae.data.sources.datasets_library import (
+from latent_ae.data.sources.datasets_files import (
     IMAGES,
     TABLE_KINDS,
     TARS,
     DatasetConfig,
     Opened,
-    class_names,
-    image_column,
     open_builder,
     refuse_shared,
     unreadable,
 )
+from latent_ae.data.sources.datasets_library import class_names, image_column
 from latent_ae.data.sources.files import plain, suffix_of
 from latent_ae.data.sources.shards import CollectedImages, Shards, StreamParts
 from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose, only_split, rows_by_split, unused_split
@@ -112,7 +111,7 @@ class StreamConfig(DatasetConfig):
             shards = Shards(
                 dataset, column, named, root=root, split=name, what=where, prefix=prefix, reading=self.reading
             )
-            splits[name] = _Split(name, shards, counts[name], opened.real_files()[name])
+            splits[name] = _Split(name, shards, counts[name], opened.real_files[name])
         if self.split_column is not None and setting == "data.path":
             splits = _divided(only_split(splits, what), found[next(iter(found))], self.split_column, what)
         return splits, opened.left_out(counts)

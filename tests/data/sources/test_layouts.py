@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from latent_ae.data import SOURCES, SourceParts, StreamParts
-from latent_ae.data.source import hash_place
+from latent_ae.data import SOURCES, DataError, HubConfig, SourceParts, StreamParts
+from latent_ae.data.source import ColumnSource, hash_place
 
 PNG, JPEG = (io.BytesIO(), io.BytesIO())
 Image.new("RGB", (8, 8), (200, 100, 50)).save(PNG, "PNG")
@@ -228,3 +228,46 @@ def test_everything_found_is_trained_on_held_out_or_left_out_for_a_reason(
     for part in (parts.train, parts.heldout):
         for index in range(len(part)):
             assert part.load(index).size == (8, 8)
+
+
+@pytest.mark.parametrize("source", ["hub", "stream"])
+def test_a_data_set_of_its_own_is_held_out_and_never_one_that_is_trained_on(source: str, tmp_path: Path) -> None:
+    names = ["train", "other"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        parquet({"image": [IMAGE] * 2}, STRUCT)(tmp_path / name)
+    train, other = (str(tmp_path / name) for name in names)
+    found = ids(SOURCES[source](path=train, heldout_path=other).open())
+    split = {"hub": "train", "stream": "rows.parquet"}[source]
+    assert found == ([f"{split}/00000000", f"{split}/00000001"], [f"heldout:{split}/0000000{row}" for row in range(2)])
+    with pytest.raises(
+        DataError, match=r"data\.heldout_path .*rows\.parquet would be trained on too: take it out there"
+    ):
+        SOURCES[source](path=train, heldout_path=f"{train}/rows.parquet").open()
+    (tmp_path / "two").mkdir()
+    of_files("train/a.png", "val/b.png")(tmp_path / "two")
+    with pytest.raises(DataError, match=r"two has the splits train, validation, expected one split"):
+        SOURCES[source](path=train, heldout_path=str(tmp_path / "two")).open()
+
+
+@pytest.mark.parametrize("source", ["hub", "stream"])
+def test_a_sample_of_several_images_needs_the_name_of_one(source: str, tmp_path: Path) -> None:
+    tar(["a.jpg", "a.mask.png", "a.txt", "b.jpg", "b.mask.png"])(tmp_path)
+    with pytest.raises(
+        DataError, match=r"the sample a holds 2 images \(jpg, mask\.png\): name one as data\.image_column"
+    ):
+        SOURCES[source](path=str(tmp_path)).open()
+    parts = SOURCES[source](path=str(tmp_path), image_column="mask.png", heldout_share=0).open()
+    assert len(parts.train) == 2
+    with pytest.raises(
+        DataError, match=r"begins with files that end in .*, expected images of data\.image_column webp"
+    ):
+        SOURCES[source](path=str(tmp_path), image_column="webp").open()
+
+
+def test_the_texts_of_a_tar_are_columns(tmp_path: Path) -> None:
+    tar(sorted([*numbered("{}.png", 3), "1.txt"]))(tmp_path)
+    parts = HubConfig(path=str(tmp_path), heldout_share=0).open()
+    assert isinstance(parts.train, ColumnSource)
+    captions = parts.train.column("txt")
+    assert [captions[index] for index in range(3)] == [None, "a caption", None]
