@@ -57,7 +57,6 @@ def model_card(
     unstated = unstated_scaling(config)
     every = [*report.warnings, *([] if unstated is None else [unstated])]
     warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in every)
-    size_rule = report.protocol["size_rule"]
     left_out = f" Of what was found, {LeftOut(report.left_out)}." if report.left_out else ""
     card = f"""---
 library_name: diffusers
@@ -79,7 +78,8 @@ Pixels are float NCHW in [-1, 1].
 
 ## Measured
 
-{report.images} images: {report.protocol["data"]}, {size_rule}; {report.protocol["latents"]}.{left_out}
+{report.images} images: {report.protocol["data"]}, {report.protocol["size_rule"]}; {report.protocol["latents"]};
+{report.protocol["pixels"]}.{left_out}
 
 {_metric_table(report)}
 {warnings}
