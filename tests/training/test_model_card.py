@@ -163,7 +163,5 @@ def test_what_is_left_out_is_said_with_its_reason(card: str) -> None:
     assert "left out" not in card
     report = REPORT.model_copy(update={"left_out": {"in the split test": 1200, "not read as images: .doc (1)": 1}})
     card = model_card(CONFIG, report, STATS, steps=1, factor=2, parameters=1, pictures=[], made_with="x")
-    expected = (
-        "posterior mode. Of what was found, 1,201 left out: 1,200 in the split test; 1 not read as images: .doc (1)."
-    )
+    expected = "grey. Of what was found, 1,201 left out: 1,200 in the split test; 1 not read as images: .doc (1)."
     assert expected in card
