@@ -119,7 +119,11 @@ def comparison(reports: Mapping[str, EvaluationReport]) -> str:
         found = {name: report.protocol[key] for name, report in reports.items()}
         if len(set(found.values())) > 1:
             lines.append(f"  {key} differs: " + "; ".join(f"{name}: {value}" for name, value in found.items()))
-    lines += [f"warning: {name}: {warning}" for name, report in reports.items() for warning in report.warnings]
+    by_warning: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        for warning in report.warnings:
+            by_warning.setdefault(warning, []).append(name)
+    lines += [f"warning: {', '.join(names)}: {warning}" for warning, names in by_warning.items()]
     return "\n".join(lines)
 
 

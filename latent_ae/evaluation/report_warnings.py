@@ -70,7 +70,7 @@ def level_warnings(levels: Sequence[int], pixels: PixelFormat) -> list[str]:
     remedy = (
         f"the range of {pixels.describe()} is too wide: give a narrower data.value_range, or data.percentiles"
         if pixels.numbers
-        else "are they masks, labels or much too dark? A PSNR of such images says little"
+        else "masks, labels and pixel art do; other images are much too dark or flat, and their PSNR says little"
     )
     return [
         f"{few} of {len(levels)} images use at most {FEW_LEVELS} of {LEVELS} levels between black and white "

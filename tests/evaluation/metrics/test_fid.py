@@ -16,7 +16,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from latent_ae.errors import UserError
 from latent_ae.evaluation.metrics import fid
 from latent_ae.evaluation.metrics.fid import FidUnavailable, FrechetStatistics, InceptionFeatures
+from latent_ae.evaluation.view import View
 from latent_ae.evaluation.weight_files import WeightFile
+from latent_ae.io.pixel_format import PixelFormat
 
 pytestmark = pytest.mark.slow  # builds and hashes 95 MB of weights
 
@@ -180,6 +182,10 @@ def test_grey_is_repeated_and_nan_is_kept(weights: Path) -> None:
     torch.testing.assert_close(network(images[1:].repeat(1, 3, 1, 1)), got[1:])
     with pytest.raises(ValueError, match=r"must be \[B, 1 or 3, H, W\], got \[3, 2, 8, 8\]"):
         network(torch.zeros(3, 2, 8, 8))
+    bands = PixelFormat(5, numbers=True, rgb=(4, 2, 1))
+    network.view = View(bands)
+    five = torch.cat([images[1:].repeat(1, 4, 1, 1), torch.ones(1, 1, 48, 40)], 1)
+    torch.testing.assert_close(network(five), got[1:])
 
 
 def test_the_whole_is_torchmetrics(weights: Path) -> None:
