@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from latent_ae.cli import main
@@ -13,6 +15,7 @@ from latent_ae.config import ModelConfig
 from latent_ae.data import FolderConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.images import measure_config, open_part
+from latent_ae.io.pixel_format import FILE, PixelFormat
 from latent_ae.models import build_autoencoder
 from tests.data.images import write_images
 
@@ -191,3 +194,70 @@ def test_the_report_says_what_is_left_out_and_all_images_are_those_of_every_spli
         (tmp_path / "report.json").unlink()
         assert (report["images"], report["left_out"]) == (images, left_out)
         assert f"{len(left_out)} left out: " in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four arrays of 16-bit numbers, and a model of them: `model`, without a run."""
+    root = tmp_path_factory.mktemp("scans")
+    (root / "ct").mkdir()
+    values = np.random.default_rng(1).integers(-1000, 3000, (4, 16, 16), np.int16)
+    for number, scan in enumerate(values):
+        np.save(root / "ct" / f"{number}.npy", scan)
+    build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16).save_pretrained(root / "model")
+    form = PixelFormat(1, numbers=True, dtype="int16", ranges=((-1000.0, 3000.0),), unit="HU")
+    (root / "model" / FILE).write_text(form.to_json())
+    return root
+
+
+def test_files_of_numbers_are_measured_as_the_model_reads_them(scans: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    assert main(["evaluate", str(scans / "model"), "--data.path", str(scans / "ct"), "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    model = AutoencoderKL.from_pretrained(scans / "model")
+    values = np.stack([np.load(scans / "ct" / f"{number}.npy") for number in range(4)]).astype(np.float64)
+    pixels = torch.from_numpy((values + 1000) / 4000 * 2 - 1).float()[:, None]
+    with torch.no_grad():
+        decoded = model.decode(model.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)[:, 0].double().numpy()
+    errors = np.abs((decoded + 1) / 2 * 4000 - 1000 - values)
+    metrics = {name: found["metrics"][name] for name in ("mae", "rmse", "max_error")}
+    assert metrics["mae"]["value"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert metrics["rmse"]["value"] == pytest.approx(np.sqrt(np.square(errors).mean((1, 2))).mean(), rel=1e-5)
+    assert metrics["max_error"]["value"] == pytest.approx(errors.max(), rel=1e-5)
+    assert {metric["unit"] for metric in metrics.values()} == {"HU"}
+    assert found["protocol"]["data"] == "folder, all images"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "{scans}/model", "--data.value_range", "0", "10"], "data.value_range has no effect, "),
+        (
+            ["evaluate", "{scans}/model", "--data.percentiles", "1", "99"],
+            "--data.percentiles has no effect: values are ",
+        ),
+        (
+            ["evaluate", "{scans}/model", "--evaluation.rgb", "2"],
+            "one channel (grey) or three (R, G, B) of 1 to 1, got 2",
+        ),
+        (
+            ["evaluate", "{scans}/model", "--part", "test"],
+            "--part test: data.path {scans}/ct: data.train_split test is not",
+        ),
+        (
+            ["evaluate", "{runs}/foreign", "{scans}/model"],
+            "reads grey and {scans}/model 1 channel, int16 in -1000..3000",
+        ),
+        (
+            ["likelihood", "{scans}/model"],
+            "a likelihood is of 8-bit pictures, and {scans}/model reads numbers (1 channel, ",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_models_is_one_line(
+    scans: Path, runs: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv, message = [word.format(scans=scans, runs=runs) for word in argv], message.format(scans=scans)
+    assert main([*argv, "--data.path", str(scans / "ct")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
