@@ -56,7 +56,7 @@ def model_facts(info: ModelInfo) -> str:
     return markup.facts(
         [
             ("Kind", info.kind),
-            ("Images", info.pixel_format.describe()),
+            ("Images", info.pixel_format.describe() + (", as numbers of files" if info.pixel_format.numbers else "")),
             ("Factor", f"{info.factor}x smaller"),
             ("Latents", latents),
             ("Parameters", f"{parameters / 10**6:.1f} M" if parameters >= 10**6 else f"{parameters:,}"),

@@ -54,7 +54,11 @@ def serve(
                 models, limits=limits, device=device_named(device), precision=precision, tile=tile, priors=priors
             )
             first = service.models()[0]
-            examples = example_images(folder, channels=first.channels, side=first.native_size)
+            examples = (
+                ()
+                if first.pixel_format.numbers
+                else example_images(folder, channels=first.channels, side=first.native_size)
+            )
             log.set_logs()
             running = launch(create_demo(service, examples=examples), service, options)
             gc.collect()

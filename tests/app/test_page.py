@@ -206,7 +206,7 @@ def test_a_reconstruction_writes_each_picture_once(demo: gr.Blocks, gradio_folde
     upload = gradio_folder / "upload.png"
     upload.write_bytes(png(image))
     before = files_under(gradio_folder)
-    found = handler(begun(), gr.Progress(), None, str(upload), "tiny-kl", [], 4, 8)
+    found = handler(begun(), gr.Progress(), None, "tiny-kl", [], 4, 8, str(upload))
     pictures = [Path(path) for path in files_under(gradio_folder) - before if path.endswith(".png")]
     assert [path.name for path in pictures if np.array_equal(read(path), image)] == ["original.png"]
     slider, gallery = (

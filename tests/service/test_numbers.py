@@ -100,6 +100,13 @@ def header(width: int, height: int) -> bytes:
     return PNG_START + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)) + chunk(b"IDAT", b"")
 
 
+def pages(count: int) -> bytes:
+    """A TIFF of so many pages without a tag."""
+    places = [8 + 18 * number for number in range(1, count)] + [0]
+    tag = struct.pack("<HHII", 256, 3, 1, 4)
+    return b"II*\0\x08\0\0\0" + b"".join(struct.pack("<H", 1) + tag + struct.pack("<I", place) for place in places)
+
+
 def tiff(image: Array, **options: object) -> bytes:
     stream = io.BytesIO()
     tifffile.imwrite(stream, image, photometric="minisblack", planarconfig="contig", **options)
@@ -121,6 +128,7 @@ def tiff(image: Array, **options: object) -> bytes:
         (header(60_000, 60_000), BrokenUpload, "cannot be used"),
         (npy((20, 30, 5)), BrokenUpload, "it is cut short"),
         (npy((20, 30, 5), "|O"), BrokenUpload, "cannot be used"),
+        (pages(1001), BrokenUpload, "it has 1001 pages, expected at most 1000"),
         (b"no image at all", BrokenUpload, "cannot be used"),
     ],
 )

@@ -9,9 +9,15 @@ from latent_ae.app.tabs import markup
 from latent_ae.io.image import Pixels
 from latent_ae.service.results import Baseline, Reconstruction
 
-_METRICS = {"PSNR": ("PSNR (dB)", 2), "SSIM": ("SSIM", 4), "LPIPS": ("LPIPS", 4)}
-"""column header, decimals"""
-_MEANING = {"PSNR": "dB, higher is closer", "SSIM": "1 is the same structure", "LPIPS": "lower looks closer"}
+_METRICS = {
+    "PSNR": ("PSNR (dB)", "psnr_db", ".2f", "dB, higher is closer"),
+    "SSIM": ("SSIM", "ssim", ".4f", "1 is the same structure"),
+    "LPIPS": ("LPIPS", "lpips", ".4f", "lower looks closer"),
+    "MAE": ("Mean error", "mae", ".4g", "mean absolute error in the data's units"),
+    "RMSE": ("RMS error", "rmse", ".4g", "root mean squared error in the data's units"),
+    "MAX": ("Largest error", "max_error", ".4g", "largest absolute error in the data's units"),
+}
+"""column header on the page, in the file, format, meaning"""
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,10 @@ def rows(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[
 
 def as_html(rows: Sequence[Row], made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> str:
     """The table with its footnotes."""
-    columns = ("", "Bytes", "Bits per pixel", *(name for name, _ in _METRICS.values()))
+    measured = _measured(rows)
+    columns = ("", "Bytes", "Bits per pixel", *(_METRICS[name][0] for name in measured))
     cells = [
-        (row.what, f"{row.bytes:,}", f"{row.bits_per_pixel:.3g}", *(_shown(name, row.metrics) for name in _METRICS))
+        (row.what, f"{row.bytes:,}", f"{row.bits_per_pixel:.3g}", *(_shown(name, row.metrics) for name in measured))
         for row in rows
     ]
     return markup.table("Size and fidelity", columns, cells, notes=_footnotes(made, baselines))
@@ -53,9 +60,10 @@ def as_csv(rows: Sequence[Row]) -> bytes:
     """The table in full precision, UTF-8."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
-    writer.writerow(["form", "bytes", "bits_per_pixel", "psnr_db", "ssim", "lpips"])
+    measured = _measured(rows)
+    writer.writerow(["form", "bytes", "bits_per_pixel", *(_METRICS[name][1] for name in measured)])
     for row in rows:
-        writer.writerow([row.what, row.bytes, row.bits_per_pixel, *map(row.metrics.get, _METRICS)])  # None is empty
+        writer.writerow([row.what, row.bytes, row.bits_per_pixel, *map(row.metrics.get, measured)])  # None is empty
     return stream.getvalue().encode()
 
 
@@ -64,7 +72,7 @@ def headline(first: Reconstruction) -> list[tuple[str, str, str]]:
     smallest = min(first.sizes[1:], key=lambda size: size.bytes)
     known = [name for name in _METRICS if first.metrics.get(name) is not None]
     weight = ("Bits per pixel", f"{smallest.bits_per_pixel:.3g}", f"as {smallest.what}, {smallest.bytes:,} bytes")
-    return [*((name, _shown(name, first.metrics), _MEANING[name]) for name in known), weight]
+    return [*((name, _shown(name, first.metrics), _METRICS[name][3]) for name in known), weight]
 
 
 def pictures(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[tuple[Pixels, str]]:
@@ -102,12 +110,19 @@ def _footnotes(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) ->
         notes.append(f"{rule}; even the lowest quality of {larger} takes more." if larger else f"{rule}.")
     if any(len(each.sizes) > 2 for each in made):
         notes.append("PSNR, SSIM and LPIPS are of latents in float32.")
+    units = {each.pixel_format.unit or "the data's units" for each in made if each.pixel_format.numbers}
+    notes += [f"Errors are in {unit}." for unit in sorted(units)]
     return notes
+
+
+def _measured(rows: Sequence[Row]) -> list[str]:
+    """The metrics of any of the rows."""
+    return [name for name in _METRICS if any(name in row.metrics for row in rows)]
 
 
 def _shown(name: str, metrics: dict[str, float | None]) -> str:
     value = metrics.get(name)
-    return "\N{EN DASH}" if value is None else f"{value:.{_METRICS[name][1]}f}"
+    return "\N{EN DASH}" if value is None else format(value, _METRICS[name][2])
 
 
 def _level(metrics: dict[str, float | None]) -> str:

@@ -1,11 +1,14 @@
 """Decode: a latent file back to images of exactly their original size."""
 
+from typing import Any
+
 import gradio as gr
 
-from latent_ae.app.files import chosen, gallery, numbered, png
+from latent_ae.app.files import chosen, gallery, numbered, png, whole
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import Job, Tick, Updates, sentence
+from latent_ae.service.results import Images
 from latent_ae.service.service import Service
 
 _ANY = "The model that made them"
@@ -38,6 +41,9 @@ def add_tab(service: Service) -> None:
                 image = layout.picture("Image")
             with gr.Column(visible=False) as several:
                 images = layout.pictures("Images", columns=4)
+            whole_files = gr.File(
+                label="Images with all channels", file_count="multiple", interactive=False, visible=False
+            )
 
     def decode(tick: Tick, path: str | None, name: str, foreign: bool) -> Updates:
         model = None if name == _ANY else name
@@ -52,7 +58,20 @@ def add_tab(service: Service) -> None:
             images: None if count == 1 else gallery(numbered(shown), name="decoded", columns=4),
             single: gr.update(visible=count == 1),
             several: gr.update(visible=count > 1),
+            whole_files: _whole_images(decoded),
             job.status: markup.note(f"{summary} {sentence(decoded.note)}" if decoded.note else summary),
         }
 
-    job.connect(decode, "Decoding", inputs=[file, model, foreign], outputs=[image, images, single, several])
+    job.connect(
+        decode, "Decoding", inputs=[file, model, foreign], outputs=[image, images, single, several, whole_files]
+    )
+
+
+def _whole_images(decoded: Images) -> dict[str, Any]:
+    """An update that offers the images where the page shows previews of them."""
+    if decoded.pixel_format.is_default:
+        return gr.update(value=None, visible=False)
+    named = [
+        whole(image, decoded.pixel_format, f"decoded-{number}") for number, image in enumerate(decoded.images, start=1)
+    ]
+    return gr.update(value=named, visible=True)

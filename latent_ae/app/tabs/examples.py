@@ -17,11 +17,11 @@ _SMALL = 64
 def example_images(folder: Path, *, channels: int, side: int | None) -> list[Path]:
     """Write four of the held-out images that need no download: digits for small grey models, else photographs.
 
-    `channels` (1 or 3) and `side` (pixels, None if unknown) are those of the images a model was trained on.
+    `channels` and `side` (pixels, None if unknown) are those of the images a model was trained on.
     Photographs are cropped to a square at the centre, of at most 512 pixels.
     """
     small = side is not None and side <= _SMALL
-    digits = channels == 1 and small
+    digits = channels <= 2 and small
     source = (DigitsConfig() if digits else PhotosConfig()).open().heldout
     paths = []
     for place in _DIGITS if digits else _PHOTOS:

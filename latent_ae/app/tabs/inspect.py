@@ -37,8 +37,8 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     cards, job = {info.id: card_text(info.card) for info in service.models()}, Job()
     with gr.Row():
         with layout.controls():
-            image = layout.upload("Image")
-            layout.examples(examples, image)
+            image = layout.ImageInput("Image", service, model)
+            layout.examples(examples, image.image)
             job.buttons("Inspect")
         with job.answers("Nothing inspected yet", "Choose an image or an example, then press Inspect."):
             chart, table = gr.HTML(), gr.HTML()
@@ -46,8 +46,8 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     with gr.Accordion("Model card", open=False):
         card = gr.Markdown(next(iter(cards.values())), elem_classes="card")
 
-    def inspect(tick: Tick, path: str | None, name: str) -> Updates:
-        found = service.inspect(chosen(path, "image"), model=name, tick=tick)
+    def inspect(tick: Tick, name: str, *paths: str | None) -> Updates:
+        found = service.inspect(chosen(image.path(name, paths), "image"), model=name, tick=tick)
         return {
             chart: _chart(found),
             table: _table(found),
@@ -55,7 +55,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
             job.status: markup.paragraph(found.text),
         }
 
-    job.connect(inspect, "Encoding", inputs=[image, model], outputs=[chart, table, channels])
+    job.connect(inspect, "Encoding", inputs=[model, *image.components], outputs=[chart, table, channels])
     model.change(cards.get, model, card, **QUICK)
 
 

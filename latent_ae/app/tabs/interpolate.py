@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -38,8 +37,8 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
     with gr.Row():
         with layout.controls():
             with gr.Row(elem_classes="pair"):
-                first, last = layout.upload("From", height=170), layout.upload("To", height=170)
-            layout.examples(examples, first, last)
+                first, last = (layout.ImageInput(end, service, model, height=170) for end in ("From", "To"))
+            layout.examples(examples, first.image, last.image)
             difference = "Linear is a straight line; spherical keeps the length of the latents."
             path = gr.Radio(_PATHS, value=_PATHS[0], label="Path", info=difference)
             steps = gr.Slider(
@@ -50,7 +49,9 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
             moving = layout.picture("Animation")
             strip = layout.pictures("Steps", columns=9)
 
-    def interpolate(tick: Tick, name: str, origin: str | None, target: str | None, path: str, steps: int) -> Updates:
+    def interpolate(tick: Tick, name: str, path: str, steps: int, *paths: str | None) -> Updates:
+        half = len(paths) // 2
+        origin, target = first.path(name, paths[:half]), last.path(name, paths[half:])
         ends = chosen(origin, "image to start from"), chosen(target, "image to end with")
         found = service.interpolate(*ends, model=name, steps=int(steps), spherical=path == _PATHS[1], tick=tick)
         frames = found.previews
@@ -61,28 +62,33 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
             job.status: markup.note(found.note or f"{len(frames)} steps in {found.seconds:.2f} s."),
         }
 
-    inputs = [model, first, last, path, steps]
+    inputs = [model, path, steps, *first.components, *last.components]
     job.connect(interpolate, "Decoding the steps", inputs=inputs, outputs=[moving, strip])
 
 
 def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     limits, job = service.limits, Job()
-    corners = []
+    corners: list[layout.ImageInput] = []
     with gr.Row():
         with layout.controls():
             for pair in (_CORNERS[:2], _CORNERS[2:]):
                 with gr.Row(elem_classes="pair"):
-                    corners += [layout.upload(corner, height=150, hint="Choose a file") for corner in pair]
-            layout.examples(examples, *corners)
+                    corners += [
+                        layout.ImageInput(corner, service, model, height=150, hint="Choose a file") for corner in pair
+                    ]
+            layout.examples(examples, *(corner.image for corner in corners))
             most = min(_MAX_SIDE, limits.max_grid_side)
             side = gr.Slider(2, most, limits.default_grid_side, step=1, label="Side", info="Images per row and column.")
             job.buttons("Decode the grid")
         with job.answers("No grid yet", "Choose four images: the latents between them are decoded as a square."):
             grid = layout.picture("Grid between the four images")
 
-    def interpolate_grid(tick: Tick, name: str, *values: Any) -> Updates:
-        paths, side = values[:-1], int(values[-1])
-        files = [chosen(path, f"image for the {corner.lower()}") for corner, path in zip(_CORNERS, paths, strict=True)]
+    def interpolate_grid(tick: Tick, name: str, side: int, *paths: str | None) -> Updates:
+        each, side = len(paths) // len(corners), int(side)
+        files = [
+            chosen(corner.path(name, paths[place * each :][:each]), f"image for the {_CORNERS[place].lower()}")
+            for place, corner in enumerate(corners)
+        ]
         found = service.interpolate_grid(files, model=name, side=side, tick=tick)
         images = found.previews
         rows = [np.hstack(images[first : first + side]) for first in range(0, len(images), side)]
@@ -91,7 +97,8 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
             job.status: markup.note(found.note or f"{len(images)} images in {found.seconds:.2f} s."),
         }
 
-    job.connect(interpolate_grid, "Decoding the grid", inputs=[model, *corners, side], outputs=[grid])
+    given = [component for corner in corners for component in corner.components]
+    job.connect(interpolate_grid, "Decoding the grid", inputs=[model, side, *given], outputs=[grid])
 
 
 def suits_grid(info: ModelInfo) -> bool:

@@ -11,6 +11,7 @@ from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import markup
 from latent_ae.app.tabs.job import QUICK
 from latent_ae.io.image import Pixels
+from latent_ae.service.service import Service
 
 LATENTS = "Each channel is scaled to its own range; each code of a codebook has a colour."
 """below the title of pictures of latents"""
@@ -21,10 +22,41 @@ def controls() -> gr.Column:
     return gr.Column(scale=4, min_width=300, elem_classes="controls")
 
 
-def upload(label: str, *, height: int = 260, hint: str = "Drop an image here\n- or -\nChoose a file") -> gr.Image:
+class ImageInput:
+    """A box for an image, and in its place one for a file of numbers while the page's model takes numbers."""
+
+    def __init__(
+        self,
+        label: str,
+        service: Service,
+        model: gr.Dropdown,
+        *,
+        height: int = 260,
+        hint: str = "Drop an image here\n- or -\nChoose a file",
+    ) -> None:
+        self._numbers = numbers = {info.id: info.pixel_format.numbers for info in service.models()}
+        first = next(iter(numbers.values()))
+        self.image = _upload(label, height, hint, visible=not first)
+        self.components: list[gr.Image | gr.File] = [self.image]
+        if any(numbers.values()):
+            file = gr.File(label=f"{label} (a file of numbers: TIFF, NPY, DICOM, ...)", height=height, visible=first)
+            self.components.append(pass_uploads_as_paths(file))
+            model.change(self._visible, model, self.components, **QUICK)
+
+    def path(self, model: str, paths: Sequence[str | None]) -> str | None:
+        """The chosen file for a model; `paths` are the components' values."""
+        return paths[1] if self._numbers.get(model) else paths[0]
+
+    def _visible(self, model: str) -> list[Any]:
+        numbers = self._numbers.get(model, False)
+        return [gr.update(visible=not numbers), gr.update(visible=numbers)]
+
+
+def _upload(label: str, height: int, hint: str, *, visible: bool) -> gr.Image:
     """A box for an image file."""
     image = gr.Image(
         label=label,
+        visible=visible,
         type="filepath",
         format="png",
         image_mode=None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from latent_ae.app.files import chosen, download, gallery, png
+from latent_ae.app.files import chosen, download, gallery, png, whole
 from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.result_cache import ResultCache
@@ -40,6 +40,7 @@ class _Results:
         )
         self.headline = gr.HTML()
         self.latents_file = gr.DownloadButton("Download the latents", size="sm")
+        self.image_file = gr.DownloadButton("Download the reconstruction, all channels", size="sm", visible=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=280):
                 self.difference = layout.picture("Difference")
@@ -71,6 +72,7 @@ class _Results:
             self.beside: gallery(beside, name="picture", columns=4 if len(beside) == 4 else 3),
             self.channels: layout.latents(channels, codes=file.latents.kind == "vq_indices"),
             self.latents_file: download(file.file, file.file_name),
+            self.image_file: _whole_image(first),
             self.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
         }
 
@@ -86,8 +88,8 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     cached, job = gr.State(None, time_to_live=_KEEP_SECONDS, delete_callback=cache.drop), Job()
     with gr.Row():
         with layout.controls():
-            image = layout.upload("Image")
-            layout.examples(examples, image)
+            image = layout.ImageInput("Image", service, model)
+            layout.examples(examples, image.image)
             others = gr.CheckboxGroup(
                 names[1:],
                 label="Compare with",
@@ -99,9 +101,15 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
             shown = _Results()
 
     def reconstruct(
-        tick: Tick, key: str | None, path: str | None, name: str, also: list[str], tolerance: float, gain: float
+        tick: Tick,
+        key: str | None,
+        name: str,
+        also: list[str],
+        tolerance: float,
+        gain: float,
+        *paths: str | None,
     ) -> Updates:
-        file = chosen(path, "image")
+        file = chosen(image.path(name, paths), "image")
         made = reconstructions(service, file, [name, *(other for other in also if other != name)], tick)
         baselines = service.baselines(made[0], tick=lambda _share: tick(1.0))
         cache.drop(key)
@@ -124,11 +132,18 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
 
     settings = [shown.tolerance, shown.gain]
     outputs = [cached, *(component for component in vars(shown).values() if component not in settings)]
-    inputs = [cached, image, model, others, *settings]
+    inputs = [cached, model, others, *settings, *image.components]
     job.connect(reconstruct, "Encoding and decoding", inputs=inputs, outputs=outputs)
     redrawn = [shown.difference, job.status]
     gr.on([each.change for each in settings], redraw, [cached, *settings], redrawn, **_REDRAW)
     model.change(remaining, [model, others], others, **QUICK)
+
+
+def _whole_image(made: Reconstruction) -> dict[str, Any]:
+    """An update that offers the reconstruction where the page shows a preview of it."""
+    if made.pixel_format.is_default:
+        return gr.update(value=None, visible=False)
+    return gr.update(value=whole(made.reconstructed, made.pixel_format, "reconstruction"), visible=True)
 
 
 def reconstructions(service: Service, file: Path, models: Sequence[str], tick: Tick) -> list[Reconstruction]:

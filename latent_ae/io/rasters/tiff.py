@@ -19,6 +19,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LINEAR = 0, 1, 2
 _JPEG = (6, 7, 34892)
 _DNG_VERSION, _ORIENTATION, _GDAL_NODATA = 50706, 274, 42113
 _PREMULTIPLIED = 1
+_MOST_PAGES = 1000
+"""of a stranger's file: the tags of all are read"""
 _LARGEST_CHUNK = 1 << 24
 """values of a tile or strip, which may be larger than the image"""
 
@@ -43,6 +45,8 @@ class TiffFile(RasterFile):
         refuse_axis(axis, "a TIFF")
         self._tiff = tifffile.TiffFile(stream, _multifile=False)
         self._size = self._tiff.filehandle.size
+        if limited and (count := len(self._tiff.pages)) > _MOST_PAGES:
+            raise BrokenImage(f"it has {count} pages, expected at most {_MOST_PAGES}")
         self._places = _image_places(stream, self._tiff.pages)
         self._tags: dict[int, Any] = {}
         self.pages = len(self._places)
