@@ -64,7 +64,7 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
         logbook.say(f"the result has the {best.summary()}")
 
     def write() -> None:
-        pictures = draw_pictures(model, heldout, statistics, logbook, state.step)
+        pictures = draw_pictures(model, heldout, statistics, logbook, (best and best.step) or state.step)
         write_atomically(run_dir / "evaluation.json", report.to_json().encode())
         if state.adversary is not None:
             save_discriminator(run_dir / "discriminator", state.adversary.network)
@@ -102,7 +102,7 @@ def why_unfinished(config: RunConfig) -> str | None:
 def draw_pictures(
     model: Autoencoder, heldout: Heldout, statistics: LatentStatistics, logbook: Logbook, step: int
 ) -> dict[str, Path]:
-    """Write the run's pictures into samples/; their files by what they show."""
+    """Write the pictures of the weights of a step into samples/; their files by what they show."""
     folder = heldout.config.run_dir / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     reconstructions = heldout.draw_samples(model, step, logbook)

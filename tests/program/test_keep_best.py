@@ -76,6 +76,7 @@ def test_the_result_has_the_weights_of_the_best_validation(whole: Path, main: Ma
     assert report["metrics"]["psnr"]["value"] == found[best], "measured again, the result is as good"
     assert report["protocol"]["weights"].startswith(f"weights of update {best}, the best of 5 validations by psnr: ")
     assert report["protocol"]["weights"] in (whole / "run" / "model" / "README.md").read_text()
+    assert {path.name for path in (whole / "run" / "samples").iterdir()} >= {f"step-{best}.png"}
     # A checkpoint as a model is what the run would export.
     loaded = load_autoencoder(str(whole / "run" / "checkpoints" / f"step-{STEPS:08d}"))
     assert_same_bits(dict(loaded.named_parameters()), weights(whole))
