@@ -38,9 +38,9 @@ class TrainConfig(OptimizationConfig):
     """a grid of held-out images and their reconstructions; 0 draws it at the end only"""
     evaluate_every_steps: CountOrNone = 0
     """held-out evaluation (validation) of the averaged weights; 0 evaluates at the end only"""
-    keep_best: Literal["psnr", "ssim", "ms_ssim", "l1", "perceptual", "rfid"] | None = None
+    keep_best: Literal["psnr", "ssim", "ms_ssim", "l1", "mae", "rmse", "perceptual", "rfid"] | None = None
     """the result has the weights of the validation with the best value of this held-out measure (the highest psnr, ssim
-    or ms_ssim, the lowest l1, perceptual or rfid); null gives it the last weights"""
+    or ms_ssim, the lowest l1, mae, rmse, perceptual or rfid); null gives it the last weights"""
     keep_best_from_step: CountOrNone = 0
     """validations after fewer updates do not count: the loss may still change then (a KL warm-up, a discriminator)"""
     patience: Count | None = None

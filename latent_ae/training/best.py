@@ -13,7 +13,10 @@ from torch import Tensor
 from latent_ae.config import TrainConfig
 from latent_ae.errors import UserError
 
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ms_ssim": True, "l1": False, "perceptual": False, "rfid": False}
+HIGHER_IS_BETTER = {
+    **dict.fromkeys(("psnr", "ssim", "ms_ssim"), True),
+    **dict.fromkeys(("l1", "mae", "rmse", "perceptual", "rfid"), False),
+}
 """the measures by which weights can be compared"""
 
 

@@ -90,6 +90,7 @@ class RunConfig(AutoencoderConfig):
         for measure, missing in {
             "perceptual": "evaluation.perceptual" if self.evaluation.perceptual == "none" else None,
             "rfid": None if self.evaluation.fid else "evaluation.fid true",
+            **dict.fromkeys(("mae", "rmse"), None if self.data.reads_numbers else "data.value_range, or take l1"),
         }.items():
             if self.train.keep_best == measure and missing is not None:
                 raise ValueError(f"train.keep_best {measure} is not measured in this run: give {missing}")

@@ -89,6 +89,10 @@ def test_every_name_is_measured_and_has_a_direction() -> None:
         ({"keep_best_from_step": 5}, "train.keep_best_from_step needs train.keep_best"),
         ({"keep_best": "rfid", "evaluate_every_steps": 100}, "rfid is not measured in this run: give evaluation.fid"),
         ({"keep_best": "perceptual", "evaluate_every_steps": 100}, "in this run: give evaluation.perceptual"),
+        (
+            {"keep_best": "mae", "evaluate_every_steps": 100},
+            "mae is not measured in this run: give data.value_range, or",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_one_line(train: dict[str, object], message: str) -> None:
