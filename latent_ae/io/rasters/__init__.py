@@ -22,7 +22,7 @@ from latent_ae.io.rasters.nifti import NiftiFile
 from latent_ae.io.rasters.numpy_file import NumpyFile
 from latent_ae.io.rasters.picture import PictureFile
 from latent_ae.io.rasters.png16 import Png16File
-from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile
+from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile, Region
 from latent_ae.io.rasters.tiff import TiffFile
 from latent_ae.io.rasters.writing import raster_bytes, raster_suffixes, write_raster
 
@@ -30,6 +30,7 @@ __all__ = [
     "RASTER_SUFFIXES",
     "READERS",
     "Raster",
+    "Region",
     "raster_bytes",
     "raster_pages",
     "raster_shape",
@@ -57,7 +58,14 @@ _LIMITED_BYTES = 8
 """of a pixel on average, where PIL's limit of pixels holds"""
 
 
-def read_raster(file: Path | BinaryIO, *, page: int = 0, axis: int | None = None, limited: bool = False) -> Raster:
+def read_raster(
+    file: Path | BinaryIO,
+    *,
+    page: int = 0,
+    axis: int | None = None,
+    region: Region | None = None,
+    limited: bool = False,
+) -> Raster:
     """An image of a file as numbers [H, W, C], in the file's own type and native byte order.
 
     Args:
@@ -65,6 +73,7 @@ def read_raster(file: Path | BinaryIO, *, page: int = 0, axis: int | None = None
         page: which image of the file, counted from 0; negative from the end.
         axis: the axis of a volume that pages are counted along, for NIfTI and arrays [A, B, C]; None for the format's
             own, which is the third of NIfTI.
+        region: the part of the image to read, None for all; of TIFF and .npy nothing else is decoded.
         limited: for strangers' files: PIL's limit of pixels (`PIL.Image.MAX_IMAGE_PIXELS`) holds, and 8 bytes for each,
             before anything is allocated.
 
@@ -74,9 +83,15 @@ def read_raster(file: Path | BinaryIO, *, page: int = 0, axis: int | None = None
     with _opened(file, axis, limited=limited) as raster:
         page = _checked_page(raster, page)
         header = _checked(raster.header(page), limited=limited)
-        values, unit, remarks = raster.read(page)
-        if values.shape != header[:3]:
-            raise BrokenImage(f"its header promises {list(header[:3])} values, got {list(values.shape)}")
+        expected = header[:3]
+        if region is None:
+            values, unit, remarks = raster.read(page)
+        else:
+            _check_inside(region, header)
+            expected = (region.height, region.width, header.channels)
+            values, unit, remarks = raster.read_region(page, region)
+        if values.shape != expected:
+            raise BrokenImage(f"its header promises {list(expected)} values, got {list(values.shape)}")
         kind = np.dtype(np.uint8) if values.dtype.kind == "b" else values.dtype.newbyteorder("=")
         values = values.astype(kind, copy=min(values.strides) < 0 or not values.flags.writeable)
         if raster.pages > 1:
@@ -133,6 +148,15 @@ def _checked_page(raster: RasterFile, page: int) -> int:
         have = "one page" if raster.pages == 1 else f"{raster.pages} pages"
         raise BrokenImage(f"page {page} was asked for, and it has {have}, counted from 0")
     return page % raster.pages
+
+
+def _check_inside(region: Region, header: PageHeader) -> None:
+    top, left, height, width = region
+    if min(top, left, height - 1, width - 1) < 0 or top + height > header.height or left + width > header.width:
+        raise BrokenImage(
+            f"a part of {width}x{height} pixels at ({left}, {top}) was asked for, which does not lie in its "
+            f"{header.width}x{header.height} pixels"
+        )
 
 
 def _checked(header: PageHeader, *, limited: bool) -> PageHeader:

@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from latent_ae.errors import BrokenImage
-from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile
+from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile, Region
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -59,6 +59,16 @@ class NumpyFile(RasterFile):
             values = values if self._axis is None else values.take(page, self._axis)
         values = values[:, :, None] if values.ndim == 2 else values
         return Raster(np.moveaxis(values, 0, -1) if self._first else values)
+
+    def read_region(self, page: int, region: Region) -> Raster:
+        if not isinstance(self._stream, io.BufferedReader):
+            return super().read_region(page, region)
+        order: Any = "F" if self._fortran else "C"
+        values: NDArray[Any]
+        values = np.memmap(self._stream, self._dtype, "r", self._start, self._shape, order)  # reads what is taken
+        values = values if self._axis is None else np.moveaxis(values, self._axis, 0)[page]
+        values = values[:, :, None] if values.ndim == 2 else values
+        return Raster(np.array(region.of(np.moveaxis(values, 0, -1) if self._first else values)))
 
     @property
     def _in_one_piece(self) -> bool:

@@ -33,6 +33,29 @@ class PageHeader(NamedTuple):
     """bytes that reading the page decodes at once, where that is more than the page"""
 
 
+class Region(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """(first, last + 1)."""
+        return self.top, self.top + self.height
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """(first, last + 1)."""
+        return self.left, self.left + self.width
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """That part of [H, W, C]."""
+        return values[slice(*self.rows), slice(*self.columns)]
+
+
 class RasterFile(ABC):
     """An open file of one format, its header read and no pixel decoded.
 
@@ -70,6 +93,11 @@ class RasterFile(ABC):
     @abstractmethod
     def read(self, page: int) -> Raster:
         """Values [H, W, C] as the page's header says, of any byte order, contiguous or not."""
+
+    def read_region(self, page: int, region: Region) -> Raster:
+        """A part of the page, which lies in it. Formats that can decode less than the page do so."""
+        raster = self.read(page)
+        return raster._replace(values=region.of(raster.values))
 
 
 def refuse_axis(axis: int | None, what: str) -> None:

@@ -4,15 +4,19 @@ Each page is an image; thumbnails, masks and reduced copies are left out. Grey w
 applied, and the image is turned upright by its orientation. What compresses the values may need imagecodecs.
 """
 
+import io
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latent_ae.errors import BrokenImage
-from latent_ae.io.rasters.raster import PageHeader, Raster, RasterFile, refuse_axis
+from latent_ae.io.rasters.raster import PageHeader, Raster, RasterFile, Region, refuse_axis
+from latent_ae.io.rasters.tiff_region import read_part
 
 _REDUCED_OR_MASK = 1 | 4
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LINEAR = 0, 1, 2, 3, 5, 6, 34892
@@ -43,6 +47,7 @@ class TiffFile(RasterFile):
         import tifffile
 
         refuse_axis(axis, "a TIFF")
+        self._stream = stream
         self._tiff = tifffile.TiffFile(stream, _multifile=False)
         self._size = self._tiff.filehandle.size
         if limited and (count := len(self._tiff.pages)) > _MOST_PAGES:
@@ -69,15 +74,25 @@ class TiffFile(RasterFile):
         return PageHeader(height, width, channels, dtype)
 
     def read(self, page: int) -> Raster:
-        tags, remarks = self._tags[page], []
-        try:
+        tags = self._tags[page]
+        with _missing_codecs():
             values = tags.asarray(maxworkers=1)
-        except ValueError as error:
-            if "imagecodecs" in str(error):
-                raise ModuleNotFoundError(str(error), name="imagecodecs") from error
-            raise
-        values = values[:, :, None] if values.ndim == 2 else values
-        values = np.moveaxis(values, 0, -1) if tags.axes == "SYX" else values
+        return self._interpreted(_channels_last(values, tags), tags)
+
+    def read_region(self, page: int, region: Region) -> Raster:
+        tags = self._tags[page]
+        if _orientation(tags) != 1:
+            return super().read_region(page, region)
+        if tags.is_memmappable and isinstance(self._stream, io.BufferedReader):  # however long its strips are
+            kind = tags.dtype.newbyteorder(tags.parent.byteorder)
+            whole: NDArray[Any] = np.memmap(self._stream, kind, "r", tags.dataoffsets[0], tags.shape)
+            return self._interpreted(np.array(region.of(_channels_last(whole, tags))), tags)
+        with _missing_codecs():
+            return self._interpreted(read_part(self._stream, tags, region), tags)
+
+    def _interpreted(self, values: NDArray[Any], tags: Any) -> Raster:
+        """Stored values [H, W, C] by what the tags say of them."""
+        remarks = []
         if tags.photometric == _PALETTE:
             values = tags.colormap[:, values[:, :, 0]].transpose(1, 2, 0)
         elif tags.photometric == _WHITE_IS_ZERO:
@@ -89,6 +104,22 @@ class TiffFile(RasterFile):
             remarks.append(f"marks missing values as {str(nodata).strip()}, which are read as such numbers")
         notes: Any = self._tiff.shaped_metadata or ({},)  # where `write_raster` records the unit
         return Raster(_upright(values, _orientation(tags)), str(notes[0].get("unit", "")), tuple(remarks))
+
+
+@contextmanager
+def _missing_codecs() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "imagecodecs" in str(error):
+            raise ModuleNotFoundError(str(error), name="imagecodecs") from error
+        raise
+
+
+def _channels_last(values: NDArray[Any], tags: Any) -> NDArray[Any]:
+    """[H, W] or [C, H, W] -> [H, W, C]."""
+    values = values[:, :, None] if values.ndim == 2 else values
+    return np.moveaxis(values, 0, -1) if tags.axes == "SYX" else values
 
 
 def _image_places(stream: BinaryIO, pages: Any) -> list[int]:
