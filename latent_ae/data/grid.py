@@ -24,6 +24,7 @@ from latent_ae.data.source import (
     ImageSource,
     LabelledSource,
     LeftOut,
+    PartlyDecoded,
     SourceParts,
     StoredImages,
     image_size,
@@ -32,9 +33,12 @@ from latent_ae.data.source import (
 )
 from latent_ae.io.image import BrokenImage
 from latent_ae.io.pixel_format import Array
+from latent_ae.io.rasters import Region
 
 _KEPT_BYTES = 512 * 2**20
 """decoded images that a process keeps, as other cells of them may come next; the last one always"""
+_KEPT_PIXELS = _KEPT_BYTES // 4
+"""of all images together; of more, cells are decoded alone where the format allows it"""
 
 
 class Layout(NamedTuple):
@@ -132,6 +136,9 @@ class Cells:
         counts = [layout.rows * layout.columns for layout in layouts]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._chosen = np.arange(sum(counts)) if chosen is None else chosen
+        pixels = sum(layout.height * layout.width * count for layout, count in zip(layouts, counts, strict=True))
+        self._large = pixels > _KEPT_PIXELS
+        """whether more is decoded for the cells than can be kept"""
         self._kept: OrderedDict[int, Image.Image | Array] = OrderedDict()
         self.label_names = source.label_names if isinstance(source, LabelledSource) else ()
 
@@ -153,8 +160,13 @@ class Cells:
     def load(self, index: int) -> Image.Image | Array:
         """Raises BrokenImage."""
         image, row, column = self._place(index)
-        whole, (_, _, height, width) = self._whole(image), self._layouts[image]
+        _, _, height, width = self._layouts[image]
         top, left = row * height, column * width
+        if self._large and isinstance(self._source, PartlyDecoded):
+            part = self._source.load_region(image, Region(top, left, height, width))
+            if part is not None:
+                return part
+        whole = self._whole(image)
         whole_height, whole_width = image_size(whole)
         if whole_height < top + height or whole_width < left + width:
             raise BrokenImage(f"it is {whole_height} pixels high and {whole_width} wide, less than its header says")

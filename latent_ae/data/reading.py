@@ -14,7 +14,14 @@ from latent_ae.data.source import LeftOut
 from latent_ae.errors import BrokenImage
 from latent_ae.io.image import SUFFIXES, open_image
 from latent_ae.io.image_header import header_size
-from latent_ae.io.rasters import RASTER_SUFFIXES, raster_pages, raster_shape, read_raster
+from latent_ae.io.rasters import (
+    RASTER_SUFFIXES,
+    Region,
+    raster_pages,
+    raster_shape,
+    read_raster,
+    read_raster_region,
+)
 
 Loaded = Image.Image | NDArray[Any]
 """a picture, or numbers [H, W, C]"""
@@ -51,6 +58,11 @@ class Reading:
         if not self.numbers:
             return open_image(file)
         return read_raster(file, page=self._page(page), axis=self.axis).values
+
+    def load_region(self, file: File, region: Region, page: int | None = None) -> NDArray[Any] | None:
+        """A part of what `load` gives; None where it would decode the whole. Raises BrokenImage."""
+        found = read_raster_region(file, region, page=self._page(page), axis=self.axis) if self.numbers else None
+        return found and found.values
 
     def size(self, file: File, page: int | None = None) -> tuple[int, int]:
         """(height, width) of what `load` gives, from the header. Raises BrokenImage."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latent_ae.errors import UserError
+from latent_ae.io.rasters import Region
 
 
 class DataError(UserError):
@@ -48,6 +49,15 @@ class LabelledSource(Protocol):
 
     def label(self, index: int) -> int | None:
         """None for an image without a class."""
+        ...
+
+
+@runtime_checkable
+class PartlyDecoded(Protocol):
+    """An ImageSource that can decode a part of an image alone."""
+
+    def load_region(self, index: int, region: Region) -> NDArray[Any] | None:
+        """That part of what `load` gives; None where it would decode the whole. Raises BrokenImage."""
         ...
 
 

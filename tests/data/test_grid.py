@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from latent_ae.config.section import ConfigError, validate
 from latent_ae.data import DataError, FolderConfig, ImageSource, SourceParts
 from latent_ae.data.grid import Cells, Layout
 from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource, SizedSource, StoredImages
+from latent_ae.data.sources.folder_images import FolderImages
 from tests.data.images import ListSource, noise_image
 
 
@@ -46,6 +48,29 @@ def test_every_cell_is_an_image_with_the_id_of_its_place(settings: dict[str, Any
         assert isinstance(part, SizedSource)
         assert part.size(3) == (8, 12)
     assert not parts.remarks
+
+
+def test_cells_of_scans_that_cannot_be_kept_are_decoded_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (3, 64, 96), np.uint16)
+    for number, scan in enumerate(values):
+        tifffile.imwrite(tmp_path / f"{number}.tif", scan, tile=(16, 16), compression="zlib")
+    settings = {"tile": 32, "value_range": (0, 65535), "heldout_share": 0.5}
+    kept = opened(tmp_path, **settings)
+    monkeypatch.setattr("latent_ae.data.grid._KEPT_PIXELS", 64 * 96)
+    alone = opened(tmp_path, **settings)
+    monkeypatch.setattr(FolderImages, "load", None)  # which decodes a whole scan
+    count = 0
+    for part in (alone.train, alone.heldout):
+        for index, name in enumerate(ids(part)):
+            number, place = name.split(".tif@")
+            top, left = (32 * (int(each) - 1) for each in place.split(","))
+            if len(part) > 6:  # of more than one scan
+                cell = part.load(index)
+                assert np.array_equal(cell[:, :, 0], values[int(number), top : top + 32, left : left + 32])  # type: ignore[index]
+                count += 1
+    assert count == 12
+    with pytest.raises(TypeError):
+        kept.train.load(0)
 
 
 def test_a_border_that_fills_no_tile_and_images_below_one_are_said(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.files import content, join, opened, sizes
 from latent_ae.data.sources.tables import CAPTION_COLUMNS, Row, as_numbers
 from latent_ae.errors import BrokenImage
+from latent_ae.io.rasters import Region
 
 _THREADS = 16
 
@@ -56,6 +59,10 @@ class FolderImages:
             return self._reading.load(opened(place), self._file(index)[1])
         except BrokenImage as error:
             raise BrokenImage(error.reason, place) from error
+
+    def load_region(self, index: int, region: Region) -> NDArray[Any] | None:
+        """A part of what `load` gives; None where it would decode the whole. Raises BrokenImage."""
+        return self._reading.load_region(opened(self._place(index)), region, self._file(index)[1])
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of the upright image, from its header. Raises BrokenImage."""

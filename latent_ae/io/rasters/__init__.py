@@ -36,6 +36,7 @@ __all__ = [
     "raster_shape",
     "raster_suffixes",
     "read_raster",
+    "read_raster_region",
     "write_raster",
 ]
 
@@ -58,14 +59,7 @@ _LIMITED_BYTES = 8
 """of a pixel on average, where PIL's limit of pixels holds"""
 
 
-def read_raster(
-    file: Path | BinaryIO,
-    *,
-    page: int = 0,
-    axis: int | None = None,
-    region: Region | None = None,
-    limited: bool = False,
-) -> Raster:
+def read_raster(file: Path | BinaryIO, *, page: int = 0, axis: int | None = None, limited: bool = False) -> Raster:
     """An image of a file as numbers [H, W, C], in the file's own type and native byte order.
 
     Args:
@@ -73,7 +67,6 @@ def read_raster(
         page: which image of the file, counted from 0; negative from the end.
         axis: the axis of a volume that pages are counted along, for NIfTI and arrays [A, B, C]; None for the format's
             own, which is the third of NIfTI.
-        region: the part of the image to read, None for all; of TIFF and .npy nothing else is decoded.
         limited: for strangers' files: PIL's limit of pixels (`PIL.Image.MAX_IMAGE_PIXELS`) holds, and 8 bytes for each,
             before anything is allocated.
 
@@ -83,20 +76,23 @@ def read_raster(
     with _opened(file, axis, limited=limited) as raster:
         page = _checked_page(raster, page)
         header = _checked(raster.header(page), limited=limited)
-        expected = header[:3]
-        if region is None:
-            values, unit, remarks = raster.read(page)
-        else:
-            _check_inside(region, header)
-            expected = (region.height, region.width, header.channels)
-            values, unit, remarks = raster.read_region(page, region)
-        if values.shape != expected:
-            raise BrokenImage(f"its header promises {list(expected)} values, got {list(values.shape)}")
-        kind = np.dtype(np.uint8) if values.dtype.kind == "b" else values.dtype.newbyteorder("=")
-        values = values.astype(kind, copy=min(values.strides) < 0 or not values.flags.writeable)
-        if raster.pages > 1:
-            remarks = (*remarks, f"has {raster.pages} pages, of which this is page {page}")
-        return Raster(values, unit, remarks)
+        return _finished(raster.read(page), header[:3], page, raster.pages)
+
+
+def read_raster_region(
+    file: Path | BinaryIO, region: Region, *, page: int = 0, axis: int | None = None, limited: bool = False
+) -> Raster | None:
+    """A part of what `read_raster` gives; None where that would take decoding the whole.
+
+    TIFF decodes the tiles or strips that it lies in, and .npy reads its values. Raises BrokenImage as `read_raster`
+    does, and for a part that does not lie in the image.
+    """
+    with _opened(file, axis, limited=limited) as raster:
+        page = _checked_page(raster, page)
+        header = _checked(raster.header(page), limited=limited)
+        _check_inside(region, header)
+        found = raster.read_region(page, region)
+        return found and _finished(found, (region.height, region.width, header.channels), page, raster.pages)
 
 
 def raster_pages(file: Path | BinaryIO, *, axis: int | None = None, limited: bool = False) -> int:
@@ -111,6 +107,17 @@ def raster_shape(
     """(height, width, channels) of what `read_raster` gives. Only the header is read. Raises BrokenImage."""
     with _opened(file, axis, limited=limited) as raster:
         return _checked(raster.header(_checked_page(raster, page)), limited=limited)[:3]
+
+
+def _finished(raster: Raster, shape: tuple[int, ...], page: int, pages: int) -> Raster:
+    values, unit, remarks = raster
+    if values.shape != shape:
+        raise BrokenImage(f"its header promises {list(shape)} values, got {list(values.shape)}")
+    kind = np.dtype(np.uint8) if values.dtype.kind == "b" else values.dtype.newbyteorder("=")
+    values = values.astype(kind, copy=min(values.strides) < 0 or not values.flags.writeable)
+    if pages > 1:
+        remarks = (*remarks, f"has {pages} pages, of which this is page {page}")
+    return Raster(values, unit, remarks)
 
 
 @contextmanager

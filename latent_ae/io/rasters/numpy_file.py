@@ -60,9 +60,9 @@ class NumpyFile(RasterFile):
         values = values[:, :, None] if values.ndim == 2 else values
         return Raster(np.moveaxis(values, 0, -1) if self._first else values)
 
-    def read_region(self, page: int, region: Region) -> Raster:
+    def read_region(self, page: int, region: Region) -> Raster | None:
         if not isinstance(self._stream, io.BufferedReader):
-            return super().read_region(page, region)
+            return None
         order: Any = "F" if self._fortran else "C"
         values: NDArray[Any]
         values = np.memmap(self._stream, self._dtype, "r", self._start, self._shape, order)  # reads what is taken

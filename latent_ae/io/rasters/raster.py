@@ -94,10 +94,9 @@ class RasterFile(ABC):
     def read(self, page: int) -> Raster:
         """Values [H, W, C] as the page's header says, of any byte order, contiguous or not."""
 
-    def read_region(self, page: int, region: Region) -> Raster:
-        """A part of the page, which lies in it. Formats that can decode less than the page do so."""
-        raster = self.read(page)
-        return raster._replace(values=region.of(raster.values))
+    def read_region(self, page: int, region: Region) -> Raster | None:
+        """A part of the page, which lies in it; None if the whole page would have to be decoded."""
+        return None
 
 
 def refuse_axis(axis: int | None, what: str) -> None:

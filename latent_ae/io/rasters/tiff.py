@@ -79,10 +79,10 @@ class TiffFile(RasterFile):
             values = tags.asarray(maxworkers=1)
         return self._interpreted(_channels_last(values, tags), tags)
 
-    def read_region(self, page: int, region: Region) -> Raster:
+    def read_region(self, page: int, region: Region) -> Raster | None:
         tags = self._tags[page]
         if _orientation(tags) != 1:
-            return super().read_region(page, region)
+            return None
         if tags.is_memmappable and isinstance(self._stream, io.BufferedReader):  # however long its strips are
             kind = tags.dtype.newbyteorder(tags.parent.byteorder)
             whole: NDArray[Any] = np.memmap(self._stream, kind, "r", tags.dataoffsets[0], tags.shape)
