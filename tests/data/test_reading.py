@@ -99,7 +99,7 @@ def test_numbers_and_pages_are_those_of_the_file(case: str, tmp_path: Path, monk
     same(values(every.train), {f"{a}#0": DEEP[0], f"{a}#1": DEEP[1], f"{a}#2": DEEP[2], b: DEEP[1]})
     same(values(every.heldout), {f"{c}#0": DEEP[0], f"{c}#1": DEEP[1]})
     assert not every.left_out
-    if source == "folder":
+    if write is write_files:  # to count those in tables and tars would be to read them all
         assert first.left_out == {FURTHER_PAGES: 3}
     second = opened(pages=1)
     same(values(second.heldout), {c: DEEP[1]})

@@ -8,7 +8,15 @@ from typing import Any, Literal, Self
 from latent_ae.data.grid import GridConfig
 from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError, LeftOut, SourceParts, file_size, split_by_hash
-from latent_ae.data.sources.datasets_files import TARS, DatasetConfig, Opened, open_builder, refuse_shared, unreadable
+from latent_ae.data.sources.datasets_files import (
+    IMAGES,
+    TARS,
+    DatasetConfig,
+    Opened,
+    open_builder,
+    refuse_shared,
+    unreadable,
+)
 from latent_ae.data.sources.datasets_library import (
     class_names,
     has_lists,
@@ -150,6 +158,7 @@ class HubConfig(GridConfig, DatasetConfig):
             train, heldout = (replace(train, rows=[train.rows[each] for each in part.tolist()]) for part in parts)
         heldout = heldout.with_images(self.image_column, what)
         left_out += LeftOut({unused_split(name): len(split.rows) for name, split in unused.items()})
+        left_out += self.reading.further_pages(Path(file) for file in train.files | heldout.files)
         images = train.part(self.reading), heldout.part(self.reading)
         return self.cut(SourceParts(*images, left_out=left_out, unused=tuple(unused)), self.heldout_share)
 
@@ -181,7 +190,12 @@ class HubConfig(GridConfig, DatasetConfig):
         """The data set of each split, unpacked into the cache of `datasets`."""
         if opened.kind != TARS:
             opened.builder.download_and_prepare()
-            return dict(opened.builder.as_dataset())
+            counts = {str(name): split.num_examples for name, split in opened.builder.info.splits.items()}
+            if opened.kind != IMAGES or all(counts.values()):
+                return dict(opened.builder.as_dataset())
+            # Where there are metadata, images have rows by them alone, and a split without any has none.
+            filled = {name: opened.builder.as_dataset(name) for name, count in counts.items() if count}
+            return {name: filled.get(name) or next(iter(filled.values())).select([]) for name in counts}
         files = opened.builder.config.data_files
         return {
             str(name): tar_dataset(

@@ -74,7 +74,8 @@ class StreamConfig(DatasetConfig):
         return StreamParts(
             CollectedImages(stream, self.collected_images),
             CollectedImages(heldout.shards, self.collected_images),
-            left_out=sum((split.unused for split in unused.values()), left_out),
+            left_out=sum((split.unused for split in unused.values()), left_out)
+            + self.reading.further_pages(Path(file) for file in train.files | heldout.files),
             unused=tuple(unused),
             stream=stream,
             streams=self.streams,

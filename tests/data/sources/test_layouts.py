@@ -136,6 +136,10 @@ SPLIT = [*numbered("train/{}.png", 5), *numbered("val/{}.png", 3), *numbered("te
 CLASSES = [*numbered("train/cat/{}.png", 3), "train/dog/0.png", "val/cat/0.png", "val/dog/0.png"]
 WORDS = [*numbered("train_{}.png", 8), *numbered("crash test {}.png", 4), *numbered("photo{}.png", 26)]
 HALF = {"metadata.jsonl": "".join(json.dumps({"file_name": f"{n}.png", "text": "x"}) + "\n" for n in range(6))}
+METADATA_OF_SPLITS = {
+    "train/metadata.jsonl": HALF["metadata.jsonl"],
+    "val/metadata.jsonl": '{"file_name": "0.png", "text": "x"}',
+}
 STRUCT = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
 IMAGE = {"bytes": PNG.getvalue(), "path": "x.png"}
 
@@ -169,6 +173,11 @@ LAYOUTS = {
         10,
         {"folder": 0, **tables(4)},
         reason="4 without a row in the metadata",
+    ),
+    "metadata of some splits": Layout(
+        of_files(*numbered("train/{}.png", 8), "val/0.png", "test/0.png", metadata=METADATA_OF_SPLITS),
+        10,
+        {"folder": (8, 1, 1), **tables((6, 1, 3))},
     ),
     "other files": Layout(
         of_files(*numbered("{}.png", 6), "a.cr2", "b.xcf", "._0.png", ".cache/x.png"),
