@@ -3,12 +3,15 @@
 options, models' runs -> measure_config -> MeasureConfig, part -> open_part -> ImageSource -> batches
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,7 +24,7 @@ from latent_ae.data.source import ImageSource, LeftOut, SourceParts
 from latent_ae.data.sources.splits import unused_split
 from latent_ae.data.values import read_as
 from latent_ae.errors import UserError
-from latent_ae.io.pixel_format import PixelFormat
+from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.models import Autoencoder
 from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.run_folders import run_settings
@@ -46,20 +49,25 @@ class JoinedSource:
     """The images of several sources, one source after the other."""
 
     def __init__(self, sources: Sequence[ImageSource]) -> None:
-        self._places = [(source, index) for source in sources for index in range(len(source))]
+        self._sources = sources
+        self._ends = list(accumulate(map(len, sources)))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return self._ends[-1]
 
     def sample_id(self, index: int) -> str:
         """That of the image in its source."""
-        source, place = self._places[index]
+        source, place = self._place(index)
         return source.sample_id(place)
 
-    def load(self, index: int) -> Any:
+    def load(self, index: int) -> Image.Image | Array:
         """The image as its source gives it. Raises BrokenImage."""
-        source, place = self._places[index]
+        source, place = self._place(index)
         return source.load(place)
+
+    def _place(self, index: int) -> tuple[ImageSource, int]:
+        number = bisect_right(self._ends, index)
+        return self._sources[number], index - (self._ends[number - 1] if number else 0)
 
 
 def measure_config(options: dict[str, object], model_names: Sequence[str]) -> tuple[MeasureConfig, Part]:
