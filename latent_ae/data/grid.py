@@ -7,7 +7,9 @@ An id is that of the image with the place of the cell, `sheet.png@ROW,COLUMN`, c
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
@@ -35,6 +37,9 @@ from latent_ae.io.image import BrokenImage
 from latent_ae.io.pixel_format import Array
 from latent_ae.io.rasters import Region
 
+_THREADS = 8
+_SHEET_PIXELS = 64 * 2**20
+"""of an image that is decoded to find its empty cells, at most"""
 _KEPT_BYTES = 512 * 2**20
 """decoded images that a process keeps, as other cells of them may come next; the last one always"""
 _KEPT_PIXELS = _KEPT_BYTES // 4
@@ -50,12 +55,19 @@ class Layout(NamedTuple):
     """of a cell, in pixels"""
     width: int
 
+    def shown(self, visible: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """Which cells, row by row, have one of the `visible` pixels [H, W]; None: all pixels are."""
+        if visible is None:
+            return np.ones(self.rows * self.columns, np.bool_)
+        return visible.reshape(self.rows, self.height, self.columns, self.width).any(axis=(1, 3)).reshape(-1)
+
 
 class GridConfig(Section):
     """How the images of a source are cut into cells."""
 
     grid: tuple[Count, Count] | None = None
-    """cut each image into so many rows and columns of cells, and take each cell for an image: sprite sheets"""
+    """cut each image into so many rows and columns of cells, and take each cell for an image, unless all of it is
+    transparent: sprite sheets"""
     tile: Annotated[int | Size | None, sides("data.tile")] = None
     """the same with cells of this side, or height and width, in pixels, from the upper left: scans"""
 
@@ -70,15 +82,16 @@ class GridConfig(Section):
         """Whether images are cut into cells."""
         return self.grid is not None or self.tile is not None
 
-    def cut(self, parts: SourceParts, share: float) -> SourceParts:
+    def cut(self, parts: SourceParts, share: float, *, numbers: bool) -> SourceParts:
         """The cells of the images of both parts, or `parts` itself if nothing is cut.
 
         Cells of an image are in one part, as neighbours are alike; a single file, which is in both, has a `share` of
-        its cells held out. Raises DataError for a grid that does not divide an image, and if no image holds a tile.
+        its cells held out. `numbers` says whether images are read as numbers, which are never transparent. Raises
+        DataError for a grid that does not divide an image, and if no image holds a tile.
         """
         if not self.cuts:
             return parts
-        train, left_out, said = self._cells(parts.train)
+        train, left_out, said = self._cells(parts.train, numbers)
         if len(parts.train) and len(parts.heldout) and parts.train.sample_id(0) == parts.heldout.sample_id(0):
             ids = [train.sample_id(number) for number in range(len(train))]
             kept, apart = split_by_hash(ids, share, f"the grid of {parts.train.sample_id(0)}")
@@ -86,28 +99,42 @@ class GridConfig(Section):
             heldout = train.only(apart)
             train = train.only(kept)
         else:
-            heldout, more, also = self._cells(parts.heldout)
+            heldout, more, also = self._cells(parts.heldout, numbers)
             left_out, said = left_out + more, said + also
         if not len(train) and not len(heldout):
             raise DataError(f"none of the images is as large as data.tile {self._named()}: lower it")
         return replace(parts, train=train, heldout=heldout, left_out=parts.left_out + left_out, said=parts.said + said)
 
-    def _cells(self, source: ImageSource) -> tuple["Cells", LeftOut, tuple[str, ...]]:
-        """The cells, what has none, and what should be said."""
-        layouts, left_out, rests = [], LeftOut(), 0
-        for index in range(len(source)):
-            try:
-                height, width = stored_size(source, index)
-            except BrokenImage:
-                left_out["whose size cannot be read"] += 1
-                height = width = 0
-            layout = self._layout(height, width, source.sample_id(index))
-            if height and not layout.rows * layout.columns:
-                left_out[f"smaller than data.tile {self._named()}"] += 1
-            rests += layout.rows * layout.height < height or layout.columns * layout.width < width
-            layouts.append(layout)
+    def _cells(self, source: ImageSource, numbers: bool) -> tuple["Cells", LeftOut, tuple[str, ...]]:
+        """The cells that show something, what else there is, and what should be said."""
+        left_out, layouts, shown, rests = LeftOut(), [], [], 0
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for index, found in enumerate(pool.map(partial(self._seen, source, numbers), range(len(source)))):
+                if found is None:
+                    left_out["whose pixels cannot be read"] += 1
+                size, visible = found or ((0, 0), None)
+                layout = self._layout(*size, source.sample_id(index))
+                if found is not None and not layout.rows * layout.columns:
+                    left_out[f"smaller than data.tile {self._named()}"] += 1
+                rests += layout.rows * layout.height < size[0] or layout.columns * layout.width < size[1]
+                layouts.append(layout)
+                shown.append(layout.shown(visible))
+        kept = np.concatenate([*shown, np.zeros(0, np.bool_)])
+        left_out["empty cells"] += int((~kept).sum())
         said = (f"{rests:,} images end in a border that fills no tile and is left out",) if rests else ()
-        return Cells(source, layouts), left_out, said
+        return Cells(source, layouts, np.flatnonzero(kept)), left_out + LeftOut(), said
+
+    def _seen(self, source: ImageSource, numbers: bool, index: int) -> tuple[Size, NDArray[np.bool_] | None] | None:
+        """The size of an image, and of a sheet with transparency which of its pixels can be seen; None if broken."""
+        try:
+            height, width = stored_size(source, index)
+            if self.tile is None and not numbers and height * width <= _SHEET_PIXELS:
+                image = source.load(index)
+                if isinstance(image, Image.Image) and image.has_transparency_data:
+                    return image_size(image), np.asarray(image.convert("RGBA"))[:, :, 3] > 0
+        except BrokenImage:
+            return None
+        return (height, width), None
 
     def _layout(self, height: int, width: int, sample_id: str) -> Layout:
         if self.tile is not None:
@@ -130,12 +157,11 @@ class GridConfig(Section):
 class Cells:
     """The cells of the images of a source, by number: those of an image row by row."""
 
-    def __init__(self, source: ImageSource, layouts: Sequence[Layout], chosen: NDArray[np.int64] | None = None) -> None:
-        """`layouts` are those of each image; `chosen` are the numbers of the cells to take, or None for all."""
-        self._source, self._layouts = source, layouts
+    def __init__(self, source: ImageSource, layouts: Sequence[Layout], chosen: NDArray[np.int64]) -> None:
+        """`layouts` are those of each image, `chosen` the numbers of the cells to take among all."""
+        self._source, self._layouts, self._chosen = source, layouts, chosen
         counts = [layout.rows * layout.columns for layout in layouts]
         self._ends = np.cumsum(counts, dtype=np.int64)
-        self._chosen = np.arange(sum(counts)) if chosen is None else chosen
         pixels = sum(layout.height * layout.width * count for layout, count in zip(layouts, counts, strict=True))
         self._large = pixels > _KEPT_PIXELS
         """whether more is decoded for the cells than can be kept"""

@@ -47,7 +47,9 @@ class TrainingCropConfig(Section):
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
         if self.scale is not None and self.crop != "random":
-            raise ValueError("data.scale has an effect only with data.crop random, got data.crop center")
+            raise ValueError(
+                "data.scale has an effect only with data.crop random, got data.crop center: give data.scale null"
+            )
         if self.scale is not None and self.scale[0] > self.scale[1]:
             raise ValueError(f"data.scale must be a range (low, high), got {self.scale}")
         if self.buckets and self.scale is not None:
@@ -163,13 +165,16 @@ class DataConfig(ValuesConfig, FittingConfig, TrainingCropConfig):
 
     @model_validator(mode="after")
     def _cut_or_shown_whole(self) -> Self:
-        cutting = {"crop": self.crop != "center", "buckets": self.buckets}
-        if self.fit != "crop" and (idle := [name for name, given in cutting.items() if given]):
+        cutting = {"data.crop center": self.crop != "center", "data.buckets false": self.buckets}
+        if self.fit != "crop" and (instead := [setting for setting, cuts in cutting.items() if cuts]):
             raise ValueError(
-                f"data.{idle[0]} cuts images, of which data.fit {self.fit} shows all: leave one of them out"
+                f"data.fit {self.fit} shows all of an image, and {instead[0].split()[0]} cuts it: give {instead[0]}"
             )
         if self.color_gain and self.reads_numbers:
-            raise ValueError("data.color_gain multiplies levels of pictures, and the images are read as numbers")
+            raise ValueError(
+                "data.color_gain multiplies levels of pictures, and the images are read as numbers: give "
+                "data.color_gain 0"
+            )
         return self
 
     def open(self) -> SourceParts:

@@ -226,4 +226,7 @@ def _check_room(model: Autoencoder, widths: list[int], channels: int, latents: i
     needed[-1] += widths[-2] - 2 - _RANDOM_CHANNELS
     short = [(have, need) for have, need in zip(widths, needed, strict=True) if have < need]
     if short:
-        raise ModelError(f"model.start linear needs widths of at least {tuple(needed)} here, got {tuple(widths)}")
+        raise ModelError(
+            f"model.start linear needs widths of at least {tuple(needed)} here, got {tuple(widths)}: give "
+            "model.block_out_channels, or model.start random"
+        )

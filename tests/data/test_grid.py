@@ -82,13 +82,27 @@ def test_a_border_that_fills_no_tile_and_images_below_one_are_said(tmp_path: Pat
     assert Counter(name.split("@")[0] for name in ids(parts.train)) == {"whole.png": 6, "border.png": 4}
     assert parts.remarks == (
         "2 images end in a border that fills no tile and is left out",
-        "2 left out: 1 whose size cannot be read; 1 smaller than data.tile 8x12",
+        "2 left out: 1 whose pixels cannot be read; 1 smaller than data.tile 8x12",
     )
     border = np.asarray(noise_image(0, 29, 17))
     first = ids(parts.train).index("border.png@2,2")
     assert np.array_equal(np.asarray(parts.train.load(first)), border[8:16, 12:24])
     with pytest.raises(DataError, match=r"none of the images is as large as data\.tile 64: lower it"):
         opened(tmp_path, heldout_share=0, tile=64)
+
+
+def test_cells_of_a_sheet_in_which_nothing_can_be_seen_are_left_out(tmp_path: Path) -> None:
+    alpha = np.zeros((24, 24), np.uint8)
+    alpha[15, 11] = 1  # the last pixel of cell 2, 1
+    alpha[16, 12] = 255
+    image = sheet(3, 2)
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "sheet.png")
+    image.convert("L").save(tmp_path / "opaque.png")
+    parts = opened(tmp_path, heldout_share=0, grid=(3, 2))
+    assert ids(parts.train)[6:] == ["sheet.png@2,1", "sheet.png@3,2"]
+    assert [np.asarray(parts.train.load(index))[0, 0, 0] for index in (6, 7)] == [16, 33]
+    assert parts.remarks == ("4 left out: 4 empty cells",)
 
 
 def test_a_grid_that_does_not_divide_is_refused_with_one_that_does(tmp_path: Path) -> None:
@@ -141,7 +155,7 @@ def test_an_image_is_decoded_once_for_cells_that_follow_each_other() -> None:
             Counted.loads += 1
             return super().load(index)
 
-    cells = Cells(Counted([sheet(2, 2), sheet(2, 2)]), [Layout(2, 2, 8, 12)] * 2)
+    cells = Cells(Counted([sheet(2, 2), sheet(2, 2)]), [Layout(2, 2, 8, 12)] * 2, np.arange(8))
     for index in (0, 5, 1, 6, 2):
         cells.load(index)
     assert Counted.loads == 2
@@ -149,13 +163,13 @@ def test_an_image_is_decoded_once_for_cells_that_follow_each_other() -> None:
 
 def test_numbers_are_cut_in_their_own_values() -> None:
     scan = np.arange(24 * 24 * 3, dtype=np.uint16).reshape(24, 24, 3)
-    cells = Cells(ListSource([scan]), [Layout(3, 2, 8, 12)])
+    cells = Cells(ListSource([scan]), [Layout(3, 2, 8, 12)], np.arange(6))
     assert np.array_equal(cells.load(3), scan[8:16, 12:24])
 
 
 def test_an_image_that_is_smaller_than_its_header_says_is_broken() -> None:
     with pytest.raises(Exception, match="it is 16 pixels high and 24 wide, less than its header says"):
-        Cells(ListSource([sheet(2, 2)]), [Layout(3, 2, 8, 12)]).load(4)
+        Cells(ListSource([sheet(2, 2)]), [Layout(3, 2, 8, 12)], np.arange(6)).load(4)
 
 
 def test_grid_and_tile_are_one_choice() -> None:

@@ -91,10 +91,13 @@ def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
             ["--evaluation.size", "16", "7"],
             "evaluation.size takes the side of a square, or height and width, of at lea",
         ),
-        (["--data.fit", "pad", "--data.crop", "random"], "data.crop cuts images, of which data.fit pad shows all"),
+        (
+            ["--data.fit", "pad", "--data.crop", "random"],
+            "data.fit pad shows all of an image, and data.crop cuts it: give data.crop center",
+        ),
         (
             ["--data.fit", "resize", "--data.buckets", "true"],
-            "data.buckets cuts images, of which data.fit resize shows",
+            "data.buckets cuts it: give data.buckets false",
         ),
         (["--data.fit", "stretch"], "data.fit: got 'stretch'; input should be 'crop', 'pad' or 'resize'"),
         (

@@ -142,7 +142,11 @@ class FolderConfig(GridConfig, FilesConfig):
             {OUTSIDE: len(splits.outside), **{unused_split(name): len(unused[name]) for name in unused}}
         )
         left_out += self.reading.further_pages(Path(place) for place in used if not is_address(place))
-        return self.cut(SourceParts(*images, left_out=left_out, unused=tuple(unused)), self.heldout_share)
+        return self.cut(
+            SourceParts(*images, left_out=left_out, unused=tuple(unused)),
+            self.heldout_share,
+            numbers=self.reads_numbers,
+        )
 
     def _find(self, path: str, setting: str) -> _Found:
         """The images of a path with their rows. Raises DataError."""

@@ -160,7 +160,11 @@ class HubConfig(GridConfig, DatasetConfig):
         left_out += LeftOut({unused_split(name): len(split.rows) for name, split in unused.items()})
         left_out += self.reading.further_pages(Path(file) for file in train.files | heldout.files)
         images = train.part(self.reading), heldout.part(self.reading)
-        return self.cut(SourceParts(*images, left_out=left_out, unused=tuple(unused)), self.heldout_share)
+        return self.cut(
+            SourceParts(*images, left_out=left_out, unused=tuple(unused)),
+            self.heldout_share,
+            numbers=self.reads_numbers,
+        )
 
     def _splits(self, path: str, setting: str) -> "tuple[dict[str, _Split], LeftOut]":
         """The splits of a data set by name, and its files that are in none. Raises DataError."""
