@@ -12,8 +12,8 @@ from latent_ae.evaluation.metrics.moments import rounded
 LEVELS = 256
 FEW_LEVELS = 17
 """what 12-bit values use in the range of 16 bits, and 4-bit images in any"""
-_MEAN_IMAGE_VALUES = 1 << 24
-"""of the largest image whose mean is taken pixel by pixel: 128 MiB"""
+_MEAN_IMAGE_VALUES = 1 << 22
+"""of the largest image whose mean is taken pixel by pixel: 32 MiB, which processes send each other"""
 
 
 def levels_used(images: Tensor) -> list[int]:

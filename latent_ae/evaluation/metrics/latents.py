@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation.metrics.moments import Moments, merged_if_alike, rounded, rounded_list
+from latent_ae.evaluation.metrics.moments import Moments, merged, rounded, rounded_list
 from latent_ae.models.posterior import LOGVAR_RANGE, kl_nats
 
 ACTIVE_VARIANCE = 0.01
@@ -147,7 +147,8 @@ class LatentStatistics:
                 self._sums, self._units, self._kl = other._sums, other._units, other._kl
             else:
                 self._sums = self._sums.merged(other._sums)
-                self._units = merged_if_alike(self._units, other._units)
+                alike = self._units and other._units and self._units.mean.shape == other._units.mean.shape
+                self._units = merged(self._units, other._units) if alike else None
                 self._kl = None if self._kl is None or other._kl is None else self._kl + other._kl
         self.nonfinite_images += other.nonfinite_images
         self.nonfinite_values += other.nonfinite_values

@@ -53,13 +53,6 @@ def merged(one: M | None, other: M | None) -> M | None:
     return one.merged(other)
 
 
-def merged_if_alike(one: Moments | None, other: Moments | None) -> Moments | None:
-    """Of both, if their values have one shape; else None, as for None."""
-    if one is None or other is None or one.mean.shape != other.mean.shape:
-        return None
-    return one.merged(other)
-
-
 def rounded(value: float) -> float:
     """To 9 digits, so that the order in which shards were merged does not show."""
     return float(f"{value:.9g}")
