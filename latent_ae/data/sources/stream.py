@@ -112,7 +112,7 @@ class StreamConfig(DatasetConfig):
             shards = Shards(
                 dataset, column, named, root=root, split=name, what=where, prefix=prefix, reading=self.reading
             )
-            splits[name] = _Split(name, shards, counts[name], opened.real_files[name])
+            splits[name] = _Split(name, shards, counts[name], opened.real_files.get(name, frozenset()))
         if self.split_column is not None and setting == "data.path":
             splits = _divided(only_split(splits, what), found[next(iter(found))], self.split_column, what)
         return splits, opened.left_out(counts)

@@ -120,7 +120,9 @@ def require_same_data(record: DataRecord, checkpoint: Checkpoint, run_dir: Path,
             counts = f"{saved.get('count')} images then, {len(record.sizes)} now"
             raise CheckpointError(_refusal(f"the list of them is not beside the checkpoint; {counts}", acceptable=True))
         return
-    if before == record:
+    # Training images come first, so that one which is held out now has another place.
+    moved = _in_both(before, record) != _in_both(record, before)
+    if before == record and not moved:
         return
     removed = [name for name in before.sizes if name not in record.sizes]
     added = [name for name in record.sizes if name not in before.sizes]
@@ -133,10 +135,17 @@ def require_same_data(record: DataRecord, checkpoint: Checkpoint, run_dir: Path,
         for change, all_names in changes.items()
         if (names := [name for name in all_names if change == "added" or name not in unusable])
     ]
+    if moved:
+        told.append("images are divided otherwise into training and held-out ones")
     if told:
         # The place in a stream is one in the order of its shards.
         acceptable = not (isinstance(parts, StreamParts) and (added or removed))
         raise CheckpointError(_refusal(", ".join(told), acceptable=acceptable))
+
+
+def _in_both(record: DataRecord, other: DataRecord) -> list[str]:
+    """The images of a record, in its order, that another has too."""
+    return [name for name in record.sizes if name in other.sizes]
 
 
 def _refusal(change: str, *, acceptable: bool) -> str:
