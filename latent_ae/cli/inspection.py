@@ -42,7 +42,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if len(described) == 1:
         _say_all(described[0])
     elif described:
-        _say_table([COLUMNS, *map(_row, described)])
+        stated = any(each["pixel_format"] for each in described)
+        columns = (*COLUMNS, "pixels") if stated else COLUMNS
+        _say_table([columns, *((*_row(each), _pixels(each))[: len(columns)] for each in described)])
     for each in failed:
         complain(f"{each['file']}: {each['error']}")
     write_json(arguments.json, described + failed)
@@ -84,12 +86,15 @@ def _pixels(fields: dict[str, object]) -> str:
     stated = fields["pixel_format"]
     if not isinstance(stated, dict):
         return "grey or RGB pictures"
-    ranges = ", ".join(f"{low:g}..{high:g}" for low, high in stated["ranges"])
-    rest = {name: stated[name] for name in ("gamma", "bands", "alpha", "rgb")}
-    return f"{stated['channels']} channels, {stated['dtype']} in {ranges} {stated['unit']} {json.dumps(rest)}"
+    words = [f"{stated['channels']} channels", stated["dtype"]]
+    if stated["numbers"]:
+        words.append("in " + " ".join(f"{low:g}..{high:g}" for low, high in stated["ranges"]) + f" {stated['unit']}")
+    usual = {"gamma": 1.0, "bands": [], "alpha": "none", "rgb": []}
+    words += [f"{name} {json.dumps(stated[name])}" for name, value in usual.items() if stated[name] != value]
+    return ", ".join(word.strip() for word in words)
 
 
 def _say_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

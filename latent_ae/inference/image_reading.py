@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -93,6 +94,8 @@ def read_numbers(
     array = pixels.array(values)
     if pixels.clips(array):
         said += (f"has values outside of the model's range, {pixels.describe_ranges()}, which were clipped",)
+    if values.dtype.kind in "iu" and np.iinfo(values.dtype).max < max(high for _, high in pixels.ranges):
+        said += (f"holds {values.dtype}, which cannot reach the model's range, {pixels.describe_ranges()}",)
     if unit and pixels.unit and unit != pixels.unit:
         said += (f"states its values in {unit}, the model's are in {pixels.unit}",)
     return ReadImage(array, said)

@@ -71,8 +71,19 @@ def test_inspect_shows_the_pixels(use, run: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((8, 9, 5), np.float32))
     run("encode", tmp_path / "a.npy", "-o", tmp_path, "--model", "m")
     said = run("inspect", tmp_path / "a.safetensors")[1]
-    assert "pixel_format" in said
-    assert "5 channels, float32 in 0..1" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("pixel_format")]
+    assert line.endswith("  5 channels, float32, in 0..1, rgb [3, 2, 1]")
+    run("encode", tmp_path / "a.npy", "-o", tmp_path / "again", "--model", "m")
+    header, *rows = run("inspect", tmp_path)[1].splitlines()
+    assert header.endswith("pixels")
+    assert all(row.endswith("  5 channels, float32, in 0..1, rgb [3, 2, 1]") for row in rows)
+
+
+def test_files_of_fewer_bits_than_the_model_are_remarked_on(use, run: Run, tmp_path: Path) -> None:
+    use(DEEP)
+    Image.new("L", (9, 8), 200).save(tmp_path / "a.png")
+    said = run("encode", tmp_path / "a.png", "-o", tmp_path, "--model", "m")[1]
+    assert "holds uint8, which cannot reach the model's range, 0..65535" in said
 
 
 def test_all_slices_of_a_volume_are_latents_of_their_own(use, run: Run, tmp_path: Path) -> None:
@@ -116,7 +127,7 @@ def test_what_has_no_effect_or_cannot_hold_the_images_is_refused(use, run: Run, 
         status, _, (line,) = run(*words, *more)
         assert (status, message in line) == (2, True), line
     status, _, (line,) = run(*words)
-    assert (status, "it has 3 channels, the model's images have 5" in line) == (1, True)
+    assert (status, "it has 3 channels, the model takes images of 5 channels" in line) == (1, True)
     use(RGBA)
     for more, message in (
         (("--all-pages",), "--all-pages: lossless is a model of pictures"),
