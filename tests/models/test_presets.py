@@ -72,6 +72,13 @@ def test_init_from_with_missing_weights_is_refused(tmp_path) -> None:
         load_autoencoder(str(tmp_path))
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5, 64])
+@torch.no_grad()
+def test_a_preset_takes_any_number_of_image_channels(channels: int) -> None:
+    model = build_autoencoder(ModelConfig(preset="tiny", image_channels=channels), seed=0, resolution=16)
+    assert model(torch.zeros(1, channels, 16, 16)).sample.shape == (1, channels, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("config", "resolution", "message"),
     [
