@@ -157,6 +157,8 @@ class DataConfig(ValuesConfig, FittingConfig, TrainingCropConfig):
     """whether images can be loaded by index, and not only in the order of a stream"""
     has_columns: ClassVar[bool] = False
     """whether its images are `ColumnSource`s"""
+    has_numbers: ClassVar[bool] = True
+    """whether its images can be read as numbers"""
 
     @property
     def data_name(self) -> str:
@@ -175,6 +177,12 @@ class DataConfig(ValuesConfig, FittingConfig, TrainingCropConfig):
                 "data.color_gain multiplies levels of pictures, and the images are read as numbers: give "
                 "data.color_gain 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_is_read(self) -> Self:
+        if self.reads_numbers and not self.has_numbers:
+            raise ValueError(f"data.source {self.source} holds pictures, which cannot be read as numbers")
         return self
 
     def open(self) -> SourceParts:

@@ -144,11 +144,11 @@ ENDS = (-1000, 3000, 0, 10)
     [{}, {"percentiles": (1, 99), "per_channel": True}, {"value_range": ENDS}, {"value_range": ENDS, "bands": (1, 2)}],
 )
 def test_numbers_are_read_in_the_ranges_of_the_model(settings: dict) -> None:
-    config = read_as(NUMBERS, DigitsConfig(**settings, workers=2), "runs/ct")
+    config = read_as(NUMBERS, FolderConfig(path="x", **settings, workers=2), "runs/ct")
     assert config.given_ranges() == NUMBERS.ranges
     assert (config.gamma, config.unit, config.workers) == (2.2, "HU", 2)
     assert config.bands == settings.get("bands", (4, 1))
-    assert DigitsConfig.model_validate(config.model_dump()) == config
+    assert FolderConfig.model_validate(config.model_dump()) == config
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,18 @@ def test_numbers_are_read_in_the_ranges_of_the_model(settings: dict) -> None:
 )
 def test_other_values_than_those_of_the_model_are_refused(pixels: PixelFormat, settings: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_as(pixels, DigitsConfig(**settings), "runs/ct")
+        read_as(pixels, FolderConfig(path="x", **settings), "runs/ct")
 
 
 def test_pictures_stay_pictures() -> None:
     config = DigitsConfig(alpha="straight")
     assert read_as(PixelFormat.picture(4), config, "runs/sprites") is config
+
+
+def test_pictures_that_need_no_download_are_not_read_as_numbers() -> None:
+    with pytest.raises(
+        DataError, match=r"runs/ct reads 2 channels, .* HU, gamma 2.2, and data.source digits holds pic"
+    ):
+        read_as(NUMBERS, DigitsConfig(), "runs/ct")
+    with pytest.raises(ValueError, match="data.source digits holds pictures, which cannot be read as numbers"):
+        DigitsConfig(value_range=(0, 16))

@@ -114,7 +114,7 @@ def test_images_that_do_not_fit_are_refused_in_a_line(scans: Path, tmp_path: Pat
     )
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match=r"^data\.percentiles has no effect: values are read in the range that the"):
-        validate(EncodeConfig, {"data": {"source": "digits", "percentiles": [1, 99]}})
+        validate(EncodeConfig, {"data": {"source": "folder", "path": "x", "percentiles": [1, 99]}})
 
 
 def test_alpha_is_encoded_as_the_model_has_it(tmp_path: Path) -> None:

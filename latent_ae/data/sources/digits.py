@@ -1,7 +1,7 @@
 """Scikit-learn's 1,797 handwritten digits, which need no download."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ class Digits:
 
 class DigitsConfig(DataConfig):
     """digits: scikit-learn's handwritten digits, 32 x 32 grey pixels, which need no download."""
+
+    has_numbers: ClassVar[bool] = False
 
     source: Literal["digits"] = "digits"
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from PIL import Image
 
@@ -54,6 +54,8 @@ class Photos:
 
 class PhotosConfig(DataConfig):
     """photos: 19 photographs of scikit-image and scikit-learn, which need no download."""
+
+    has_numbers: ClassVar[bool] = False
 
     source: Literal["photos"] = "photos"
 
