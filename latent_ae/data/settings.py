@@ -182,7 +182,7 @@ class DataConfig(ValuesConfig, FittingConfig, TrainingCropConfig):
     @model_validator(mode="after")
     def _has_what_is_read(self) -> Self:
         if self.reads_numbers and not self.has_numbers:
-            raise ValueError(f"data.source {self.source} holds pictures, which cannot be read as numbers")
+            raise ValueError(f"data.source {self.source} holds pictures, which are not read as numbers: take folder")
         return self
 
     def open(self) -> SourceParts:

@@ -60,7 +60,9 @@ def read_as(pixels: PixelFormat, config: DataConfig, model_name: str) -> DataCon
     if not pixels.numbers:
         return config
     if not config.has_numbers:
-        raise DataError(f"{model_name} reads {pixels.describe()}, and data.source {config.source} holds pictures")
+        raise DataError(
+            f"{model_name} reads {pixels.describe()}, and data.source {config.source} holds pictures: take folder"
+        )
     own = {
         "value_range": tuple(end for ends in pixels.ranges for end in ends),
         "gamma": pixels.gamma,

@@ -176,5 +176,7 @@ def test_pictures_that_need_no_download_are_not_read_as_numbers() -> None:
         DataError, match=r"runs/ct reads 2 channels, .* HU, gamma 2.2, and data.source digits holds pic"
     ):
         read_as(NUMBERS, DigitsConfig(), "runs/ct")
-    with pytest.raises(ValueError, match="data.source digits holds pictures, which cannot be read as numbers"):
+    with pytest.raises(
+        ValueError, match=r"data\.source digits holds pictures, which are not read as numbers: take folder"
+    ):
         DigitsConfig(value_range=(0, 16))
