@@ -204,7 +204,10 @@ def test_data_without_images(
             "1 x 4 and divide train.batch_size 8: choose one of 4, 8",
         ),
         (["--data.workers", "5"], "data.workers 5 exceeds the 4 streams of each process"),
-        (["--data.image_column", "json"], "data.image_column json does not hold images; its columns are"),
+        (
+            ["--data.image_column", "json"],
+            "begins with files that end in .json, .png, expected images of data.image_column json",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(

@@ -101,4 +101,6 @@ def _samples(files: list[File], is_image: Callable[[str], bool], tar: str) -> It
 
 
 def _is_image(field: str, image_column: str | None, suffixes: tuple[str, ...]) -> bool:
-    return f".{field}".endswith(suffixes) if image_column is None else field == image_column
+    if image_column is None:
+        return f".{field}".endswith(suffixes)
+    return field == image_column and field not in (*_TEXTS, _NUMBER)
