@@ -13,7 +13,8 @@ class BrokenImage(UserError):  # noqa: N818 - a fact about a file, not a fault o
     """An image that cannot be used. `reason` is one line; `name` says which image, if that is known."""
 
     def __init__(self, reason: str, name: str | None = None) -> None:
-        self.reason = " ".join(reason.split())
+        line = " ".join(reason.split())
+        self.reason = "".join(letter if letter.isprintable() else "?" for letter in line)  # it may quote the file
         self.name = name
         super().__init__(f"cannot use the image{f' {name}' if name else ''}: {self.reason}")
 

@@ -9,6 +9,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import tifffile
+from gradio_client import Client, handle_file
 from PIL import Image
 
 from latent_ae.app.page import create_demo, model_facts
@@ -17,6 +18,7 @@ from latent_ae.app.tabs.job import Run
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.io.rasters import read_raster
 from latent_ae.service.service import Service
+from tests.app.conftest import served
 from tests.inference.numbers import lossless
 
 pytestmark = pytest.mark.usefixtures("gradio_folder")
@@ -26,7 +28,9 @@ IMAGE = (np.random.default_rng(0).random((24, 20, 5), np.float32) * 2).astype(np
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with Service({"bands": lossless(BANDS), "grey": lossless(PixelFormat.picture(1))}) as made:
+    deep = PixelFormat(1, numbers=True, dtype="uint16", ranges=((0.0, 65535.0),))
+    forms = {"bands": BANDS, "grey": PixelFormat.picture(1), "deep": deep}
+    with Service({name: lossless(form) for name, form in forms.items()}) as made:
         yield made
 
 
@@ -83,6 +87,22 @@ def test_decoded_images_download_with_all_channels(
     latents.write_bytes(service.encode(Path(upload), model="bands").file)
     ((path,),) = of_kind(called(demo, "decode", str(latents), "bands", False), gr.File)
     np.testing.assert_allclose(read_raster(Path(path)).values, IMAGE, atol=1e-6)
+
+
+def test_a_ramp_of_16_bits_keeps_its_16_bits_over_http(service: Service, gradio_folder: Path, tmp_path: Path) -> None:
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    np.save(tmp_path / "ramp.npy", ramp)
+    with served(service) as running:
+        client = Client(running.url, verbose=False, download_files=tmp_path / "downloads")
+        image, file, numbers = client.predict(
+            image=handle_file(tmp_path / "ramp.npy"), model="deep", api_name="/reconstruct"
+        )
+        ((decoded,), _) = client.predict(latents=handle_file(file), model="deep", api_name="/decode")
+        assert [each["pixel_format"]["channels"] for each in client.predict(api_name="/models")] == [5, 1, 1]
+        client.close()
+    for path in (image, decoded):
+        assert np.array_equal(np.asarray(Image.open(path)), ramp)
+    assert numbers["metrics"]["MAX"] == 0
 
 
 def test_errors_are_shown_in_the_units_of_the_data(service: Service, upload: str) -> None:

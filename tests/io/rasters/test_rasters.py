@@ -58,3 +58,10 @@ def test_what_is_no_image_is_refused_in_one_line(data, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(BrokenImage, match="there is no such file"):
         read_raster(tmp_path / "none")
+
+
+def test_what_an_error_quotes_of_a_file_is_printable() -> None:
+    assert (
+        BrokenImage("it is \x1b[2J\x80\nof 3 \N{GREEK SMALL LETTER ALPHA}").reason
+        == "it is ?[2J? of 3 \N{GREEK SMALL LETTER ALPHA}"
+    )
