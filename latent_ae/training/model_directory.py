@@ -15,7 +15,6 @@ from latent_ae.evaluation.run import size_rule
 from latent_ae.io.atomic import placed, write_atomically
 from latent_ae.io.image import save_png
 from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT_FILE
-from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.adapt import ADAPTED
 from latent_ae.models.discriminator import save_discriminator
@@ -68,17 +67,7 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
         write_atomically(run_dir / "evaluation.json", report.to_json().encode())
         if state.adversary is not None:
             save_discriminator(run_dir / "discriminator", state.adversary.network)
-        write_model_directory(
-            run_dir / "model",
-            model,
-            config=config,
-            pixels=heldout.pixels,
-            steps=state.step,
-            statistics=statistics,
-            report=report,
-            pictures=pictures,
-            adapted=state.network.config.get(ADAPTED),
-        )
+        _write_model(model, state, heldout, statistics=statistics, report=report, pictures=pictures)
         logbook.say(report.summary())
         if (warning := unstated_scaling(config)) is not None:
             logbook.say(f"warning: {warning}")
@@ -126,19 +115,17 @@ def draw_pictures(
     return pictures
 
 
-def write_model_directory(
-    folder: Path,
+def _write_model(
     model: Autoencoder,
+    state: AutoencoderState,
+    heldout: Heldout,
     *,
-    config: RunConfig,
-    pixels: PixelFormat,
-    steps: int,
     statistics: LatentStatistics,
     report: EvaluationReport,
     pictures: dict[str, Path],
-    adapted: str | None = None,
 ) -> None:
-    """Write the model directory, whole or not at all, in place of an earlier one. Raises OSError."""
+    """Write the run's model/, whole or not at all, in place of an earlier one. Raises OSError."""
+    config, pixels, folder = heldout.config, heldout.pixels, heldout.config.run_dir / "model"
     stats = {
         "schema": 2,
         "encoder_identity": encoder_identity(model),
@@ -154,11 +141,11 @@ def write_model_directory(
         config,
         report,
         stats,
-        steps=steps,
+        steps=state.step,
         factor=factor_of(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         pictures=list(pictures),
-        adapted=adapted,
+        adapted=state.network.config.get(ADAPTED),
         made_with=f"latent_ae {__version__}, {datetime.now(UTC).date().isoformat()}",
     )
     with placed([folder], replace=True) as beside:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # whole runs
 
 Main = Callable[[list[str]], int]
 GAN = ["--adversarial.loss", "hinge", *SMALL_GAN, "--train.schedule", "constant"]
-STAGES = ["draw_pictures", "write_atomically", "save_discriminator", "write_model_directory"]
+STAGES = ["draw_pictures", "write_atomically", "save_discriminator", "_write_model"]
 """of the result step, in their order"""
 
 
