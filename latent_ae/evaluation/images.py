@@ -38,6 +38,10 @@ _NAMES: dict[Part, str] = {
 }
 
 
+_SPLITTING = ("heldout_share", "heldout_path", "heldout_split", "train_split", "split_column")
+"""settings of `data` that say which images are held out"""
+
+
 class MeasureConfig(Section):
     """Which images are measured, and how."""
 
@@ -91,7 +95,16 @@ def measure_config(options: dict[str, object], model_names: Sequence[str]) -> tu
         raise UserError(f"{cut} only crops training images and has no effect here: leave it out")
     if "data.percentiles" in options:
         raise UserError("--data.percentiles has no effect: values are read in the model's own range: leave it out")
-    return config, "all" if trained is None else "heldout"
+    if trained is None:
+        return config, "all"
+    for name in _SPLITTING:
+        ours, theirs = (getattr(data, name, None) for data in (config.data, trained))
+        if f"data.{name}" in options and ours != theirs:
+            raise UserError(
+                f"data.{name} {ours} is not that of the model's run, {theirs}, so that images it was trained on would "
+                "count as held out: leave it out"
+            )
+    return config, "heldout"
 
 
 def _trained_on(model_name: str) -> DataConfig | None:

@@ -55,8 +55,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
         (["here/model"], {"data.path": "{folder}"}, ("folder", 0.5, "heldout")),
         (
             ["here"],
-            {"data.path": "{folder}", "data.source": "folder", "data.heldout_share": 0.3},
-            (None, 0.3, "heldout"),
+            {"data.path": "{folder}", "data.source": "folder", "data.heldout_share": "0.5", "data.workers": "0"},
+            (None, 0.5, "heldout"),
         ),
         (["here"], {"data.path": "{folder}/00.png"}, ("folder", 0.05, "all")),
         (["here"], {"data.path": "{runs}"}, ("folder", 0.05, "all")),
@@ -92,6 +92,11 @@ def test_the_images_and_the_part_follow_from_the_options_and_from_what_the_model
     [
         (["here", "foreign"], {}, "no run's settings say which images .*foreign was trained on: give --data.path DIR"),
         (["here", "digits"], {}, "trained on different images, folder pictures and digits: give --data.path DIR"),
+        (
+            ["here"],
+            {"data.heldout_share": "0.3"},
+            r"data\.heldout_share 0\.3 is not that of the model's run, 0\.5, so that images",
+        ),
         (["digits"], {"data.flip": "true"}, "--data.flip only crops training images and has no effect here"),
     ],
 )
