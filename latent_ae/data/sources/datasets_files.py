@@ -24,6 +24,10 @@ TABLE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 """the builders of `datasets` for single files, by suffix"""
 IMAGES, TARS = "imagefolder", "webdataset"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_SPLIT_FOLDER = re.compile(
+    r"(?:^|[-._ 0-9/])(?:train|training|val|valid|validation|dev|test|testing|eval|evaluation)(?:$|[-._ 0-9/])"
+)
+"""what `datasets` takes for a folder of a split"""
 _CARDS = ("README.md", "config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """files that describe a data set"""
 
@@ -160,15 +164,18 @@ def _of_files(files: Files, what: str, *, folder: bool) -> Opened:
 
 
 def _divides(opened: Opened, place: str) -> bool:
-    """Whether the splits of `datasets` have every image of a folder once, or are those of its README.md."""
+    """Whether the splits of `datasets` are those of folders or of a README.md, or have every image of a folder once."""
     if opened.kind != IMAGES or opened.files is None:
         return True
     with suppress(OSError, UnicodeDecodeError):
         if "data_files:" in Path(place, "README.md").read_text(encoding="utf-8"):
             return True
     used = [file for files in opened.data_files.values() for file in files]
+    once, above = len(used) == len(set(used)), f"{opened.root}/"
+    if once and all(_SPLIT_FOLDER.search(posixpath.dirname(file.removeprefix(above))) for file in used):
+        return True
     there = {_real(opened.files.place(name)) for name in opened.files.names if opened.is_of_kind(name)}
-    return len(used) == len(set(used)) and there <= {_real(file) for file in used}
+    return once and there <= {_real(file) for file in used}
 
 
 def _folder_patterns(images: Sequence[str]) -> dict[str, list[str]]:

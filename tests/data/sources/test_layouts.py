@@ -159,6 +159,12 @@ LAYOUTS = {
     "test alone": Layout(of_files(*numbered("test/{}.png", 3)), 3, {"folder": (0, 3, 0)}),
     "splits below a folder": Layout(of_files("images/train/a.png", "images/val/b.png"), 2, everywhere((1, 1, 0))),
     "loose images": Layout(of_files(*SPLIT, "x.png"), 11, everywhere((5, 3, 3)), reason="1 outside the folders of the"),
+    "train and others": Layout(
+        of_files(*numbered("train/{}.png", 6), *numbered("more/{}.png", 2)),
+        8,
+        {"folder": 0, **tables(2)},
+        reason="2 outside the folders of the splits",
+    ),
     "words in names": Layout(of_files(*WORDS), 38, everywhere(0)),
     "words in all names": Layout(
         of_files("train_a.png", "train_b.png", "test_a.png"),
