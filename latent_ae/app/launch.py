@@ -64,7 +64,7 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
     port = _free_port(options.host, options.port)
     guard = Guard(demo, service.limits, options)
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(map(str, proxies))  # where uvicorn looks for them
-    service.identify_visitors(current_visitor)
+    service.admission.current_visitor = current_visitor
     _, url, _ = demo.launch(
         server_name=options.host,
         server_port=port,

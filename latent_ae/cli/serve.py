@@ -30,8 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         accounts = None if given["auth_file"] is None else read_accounts(given["auth_file"])
+        models = given["model"]
+        if models is None:
+            if (newest := newest_model(_RUNS)) is None:
+                raise UserError(_NO_RUN)
+            models = [str(newest)]
         serve(
-            given["model"] or [_newest()],
+            models,
             options=ServerOptions(**options, auth=accounts),
             limits=ServiceLimits(**limits),
             priors=given["prior"],
@@ -92,14 +97,6 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
     number.__name__ = "positive number"  # argparse names the type in its message
     return number
-
-
-def _newest() -> str:
-    """The model to serve if none is named. Raises UserError that says how to train one."""
-    model = newest_model(_RUNS)
-    if model is None:
-        raise UserError(_NO_RUN)
-    return str(model)
 
 
 def newest_model(runs: Path) -> Path | None:

@@ -159,11 +159,15 @@ class Admission:
     def request(self, endpoint: str, tick: Tick | None = None) -> Iterator[Request]:
         """A request from arrival to reply. Raises Busy at once where all slots, or all of its visitor, are taken."""
         visitor = self.current_visitor()
-        request = Request(self, visitor, tick)
-        outcome = "internal"
+        request, admitted, outcome = Request(self, visitor, tick), False, "internal"
         try:
-            with self._slot(visitor):
-                yield request
+            with self._lock:
+                admitted = self._slots.acquire(visitor)
+                own = 0 if visitor is None else self._slots.held_by(visitor)
+            if not admitted:
+                others = f"requests, {own} of them yours" if own else "other requests"
+                raise Busy(f"the server is busy with {self._slots.used} {others}: try again in a moment")
+            yield request
             outcome = "ok"
         except BaseException as error:
             if request.cancelled:
@@ -172,6 +176,9 @@ class Admission:
                 outcome = error.code
             raise
         finally:
+            if admitted:
+                with self._lock:
+                    self._slots.release(visitor)
             self.count(endpoint, outcome, request.seconds)
 
     def count(self, endpoint: str, outcome: str, seconds: float) -> None:
@@ -193,19 +200,6 @@ class Admission:
                 batches=self.queue.batches,
                 batched=self.queue.batched,
             )
-
-    @contextmanager
-    def _slot(self, visitor: Hashable) -> Iterator[None]:
-        with self._lock:
-            if not self._slots.acquire(visitor):
-                own = 0 if visitor is None else self._slots.held_by(visitor)
-                others = f"requests, {own} of them yours" if own else "other requests"
-                raise Busy(f"the server is busy with {self._slots.used} {others}: try again in a moment")
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._slots.release(visitor)
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """The service: one method per endpoint, called by the app and the HTTP routes. Knows nothing of either."""
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Self
 
@@ -15,7 +15,7 @@ from latent_ae.models import latent_space
 from latent_ae.service import catalog, inspection, measures, remote, results, uploads
 from latent_ae.service.admission import Admission, Request, ServiceStats
 from latent_ae.service.catalog import ModelInfo, Prior
-from latent_ae.service.errors import BadRequest, ServiceError
+from latent_ae.service.errors import BadRequest
 from latent_ae.service.jobs import ServedModel
 from latent_ae.service.limits import DEFAULTS, MAX_SEED, TILE, ServiceLimits, require_number, require_whole
 from latent_ae.service.queue import ModelQueue, Tick
@@ -52,7 +52,7 @@ class Service:
         }
         self._perceptual = measures.Perceptual.find() if perceptual == "auto" else measures.Perceptual()
         self._queue = ModelQueue(limits.batch_pixels)
-        self._admission = Admission(self._queue, limits, cpu_slots=max(2, os.cpu_count() or 1))
+        self.admission = Admission(self._queue, limits, cpu_slots=max(2, os.cpu_count() or 1))
 
     @classmethod
     def load(
@@ -109,7 +109,7 @@ class Service:
 
         With `foreign` also of a file that names another encoder or none, by `model`; the note says what was assumed.
         """
-        with self._admission.request("decode", tick) as request:
+        with self.admission.request("decode", tick) as request:
             if foreign and model is None:
                 raise BadRequest("foreign latents do not say which model decodes them: name one")
             with request.cpu_slot():
@@ -162,7 +162,7 @@ class Service:
         """
         if not measures.has_baselines(reconstruction.pixel_format):
             return ()
-        with self._admission.request("baselines", tick) as request, request.cpu_slot():
+        with self.admission.request("baselines", tick) as request, request.cpu_slot():
             return measures.baselines(reconstruction.original, reconstruction.sizes, self._perceptual, request.check)
 
     def difference(self, reconstruction: Reconstruction, *, tolerance: float, gain: float) -> Pixels:
@@ -172,7 +172,7 @@ class Service:
 
     def channel_images(self, latents: Latents, *, model: str | None = None) -> tuple[Pixels, ...]:
         """Each latent channel of the first image as a grey picture, or its codes as one in colours."""
-        with self._admission.request("channel_images"):
+        with self.admission.request("channel_images"):
             return inspection.latent_pictures(latents, self._model_for(latents, model).info.codebook_size)
 
     def sample(
@@ -259,17 +259,9 @@ class Service:
         with self._request("encode_tensor", model, tick) as (request, chosen):
             return remote.encode(asked, request, chosen, self.limits)
 
-    def count_refused(self, endpoint: str, error: ServiceError) -> None:
-        """Count a request that its caller refused."""
-        self._admission.count(endpoint, error.code, 0.0)
-
-    def identify_visitors(self, current: Callable[[], Hashable]) -> None:
-        """Share the slots between visitors; `current` gives the visitor whose request the calling thread handles."""
-        self._admission.current_visitor = current
-
     def stats(self) -> ServiceStats:
         """Counts since the start, and the current load."""
-        return self._admission.stats()
+        return self.admission.stats()
 
     def close(self) -> None:
         """End all requests with ShuttingDown, running batches between two tiles. Can be called again."""
@@ -283,7 +275,7 @@ class Service:
 
     @contextmanager
     def _request(self, endpoint: str, model: str | None, tick: Tick | None) -> Iterator[tuple[Request, ServedModel]]:
-        with self._admission.request(endpoint, tick) as request:
+        with self.admission.request(endpoint, tick) as request:
             yield request, self._models[catalog.choose(self._infos, model)]
 
     def _model_for(self, latents: Latents, model: str | None) -> ServedModel:

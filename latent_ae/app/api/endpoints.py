@@ -155,7 +155,7 @@ def _typed(function: Callable[..., Any], service: Service) -> Callable[..., Any]
             try:
                 values = [check(name, value) for name, value in zip(checks, arguments, strict=True)]
             except BadRequest as error:
-                service.count_refused(function.__name__, error)
+                service.admission.count(function.__name__, error.code, seconds=0.0)
                 raise
             return function(*values)
         except ServiceError as error:

@@ -216,7 +216,7 @@ class Guard:
                     app = self._check_tool(parsed(whole), len(whole)) or app
                 elif route:
                     self._check(route, parsed(whole), scope[VISITOR])
-                await app(scope, _replay(whole, body.receive), send)
+                await app(scope, body.receive, send)
 
     def _check(self, route: str, value: Any, visitor: Hashable) -> None:
         """Raise ServiceError for JSON that asks for something that is not allowed."""
@@ -283,13 +283,3 @@ def tool_bytes(upload_bytes: int) -> int:
 def _require_identifier(name: str, value: object) -> None:
     if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
         raise BadRequest(f"{name}: expected at most 64 letters, digits, - and _")
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """The whole body first, then the messages of `receive`."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replayed() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return replayed
