@@ -95,6 +95,8 @@ def measure_config(options: dict[str, object], model_names: Sequence[str]) -> tu
         raise UserError(f"{cut} only crops training images and has no effect here: leave it out")
     if "data.percentiles" in options:
         raise UserError("--data.percentiles has no effect: values are read in the model's own range: leave it out")
+    if (idle := sorted(options.keys() & {"data.fit", "data.filter"})) and config.evaluation.size is None:
+        raise UserError(f"--{idle[0]} brings images to --evaluation.size, which is not given: give both or neither")
     if trained is None:
         return config, "all"
     for name in _SPLITTING:

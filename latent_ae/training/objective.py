@@ -99,7 +99,8 @@ class Objective(nn.Module):
                 seen = valid_pixels(valid, pixels, transform, factor_of(self.model.autoencoder))
                 reconstruction = torch.where(seen, reconstruction, target)
                 share = seen.float().mean(dim=(1, 2, 3)).clamp(min=1 / seen[0].numel())
-            losses = {"reconstruction": self.reconstruction(reconstruction, target, share).mean()}
+            compared = (reconstruction, target) if share is None else (reconstruction, target, share)
+            losses = {"reconstruction": self.reconstruction(*compared).mean()}
             for name, value in bottleneck.losses.items():
                 losses[name] = _per_pixel_value(value, capacity, pixels, valid) if name == "kl" else value.mean()
             stats = {name: value.mean() for name, value in bottleneck.stats.items()}

@@ -97,6 +97,7 @@ def test_the_images_and_the_part_follow_from_the_options_and_from_what_the_model
             {"data.heldout_share": "0.3"},
             r"data\.heldout_share 0\.3 is not that of the model's run, 0\.5, so that images",
         ),
+        (["digits"], {"data.fit": "pad"}, "--data.fit brings images to --evaluation.size, which is not given"),
         (["digits"], {"data.flip": "true"}, "--data.flip only crops training images and has no effect here"),
     ],
 )
