@@ -38,6 +38,8 @@ _NAMES: dict[Part, str] = {
 }
 
 
+_TABLES = (".parquet", ".arrow", ".tar")
+"""files of many images, which `hub` reads"""
 _SPLITTING = ("heldout_share", "heldout_path", "heldout_split", "train_split", "split_column")
 """settings of `data` that say which images are held out"""
 
@@ -87,7 +89,8 @@ def measure_config(options: dict[str, object], model_names: Sequence[str]) -> tu
         trained: DataConfig | None = _common(runs, model_names)
     else:
         trained = next((data for data in runs.values() if _may_be_images_of(data, source, path)), None)
-    kept: dict[str, object] = {} if source is not None else {"source": "folder"}
+    tables = path is not None and Path(str(path)).suffix.lower() in _TABLES
+    kept: dict[str, object] = {} if source is not None else {"source": "hub" if tables else "folder"}
     if trained is not None and source in (None, trained.source):
         kept = trained.choice()
     config = override(MeasureConfig, {"data": kept}, options)

@@ -111,14 +111,15 @@ def comparison(reports: Mapping[str, EvaluationReport]) -> str:
     lines = [first.protocol["data"], row("", reports)]
     lines.append(row("images", (str(report.images) for report in reports.values())))
     for name, metric in first.metrics.items():
-        values = [report.metrics[name].value for report in reports.values()]
+        found = [report.metrics.get(name) for report in reports.values()]  # latents that are not finite have no units
+        values = [None if each is None else each.value for each in found]
         if any(value is not None for value in values):
             label = f"{name} ({metric.unit})" if metric.unit else name
             lines.append(row(label, ("-" if value is None else f"{value:.5g}" for value in values)))
     for key in first.protocol:
-        found = {name: report.protocol[key] for name, report in reports.items()}
-        if len(set(found.values())) > 1:
-            lines.append(f"  {key} differs: " + "; ".join(f"{name}: {value}" for name, value in found.items()))
+        rules = {name: report.protocol[key] for name, report in reports.items()}
+        if len(set(rules.values())) > 1:
+            lines.append(f"  {key} differs: " + "; ".join(f"{name}: {rule}" for name, rule in rules.items()))
     by_warning: dict[str, list[str]] = {}
     for name, report in reports.items():
         for warning in report.warnings:

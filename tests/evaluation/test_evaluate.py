@@ -16,7 +16,7 @@ from latent_ae.config import EvaluationConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import Evaluator, Networks, evaluate, measure_latents
 from latent_ae.evaluation.perceptual import build_perceptual, distance_of
-from latent_ae.evaluation.report import EvaluationReport
+from latent_ae.evaluation.report import EvaluationReport, comparison
 from latent_ae.evaluation.report_warnings import baseline_warnings, level_warnings
 from latent_ae.evaluation.run import build_networks
 from latent_ae.io.image import WHITE
@@ -409,6 +409,9 @@ def test_values_that_are_not_finite_do_not_hide(model: AutoencoderKL) -> None:
     assert any(warning.startswith("no kl_nats: 4 of 4 images") for warning in report.warnings)
     json.loads(report.to_json())
     assert None in report.color_bias  # and not 0, which would be perfect
+    table = comparison({"sound": evaluate(Evaluator(constant_model(3, 0.0), **WORDS), batches(4)), "broken": report})
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  ")}
+    assert (rows["psnr"][-1], rows["active_units"][-1], rows["images"]) == ("-", "-", ["4", "4"])
 
 
 def test_what_cannot_be_measured_is_refused(model: AutoencoderKL) -> None:

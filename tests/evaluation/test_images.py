@@ -13,6 +13,7 @@ from PIL import Image
 from latent_ae.cli import main
 from latent_ae.config import ModelConfig
 from latent_ae.data import FolderConfig
+from latent_ae.data.settings import FilesConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.images import measure_config, open_part
 from latent_ae.io.pixel_format import FILE, PixelFormat
@@ -63,6 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
         (["here"], {"data.source": "digits"}, ("digits", None, "all")),
         (["moved"], {"data.path": "{folder}"}, ("folder", 0.4, "heldout")),
         (["foreign"], {"data.path": "{folder}"}, ("folder", 0.05, "all")),
+        (["foreign"], {"data.path": "{folder}/images.parquet"}, ("hub", 0.05, "all")),
         (["foreign", "here"], {"data.path": "{folder}"}, ("folder", 0.5, "heldout")),
         (["foreign", "digits"], {"data.source": "digits"}, ("digits", None, "heldout")),
         (["digits", "digits/model"], {}, ("digits", None, "heldout")),
@@ -83,7 +85,7 @@ def test_the_images_and_the_part_follow_from_the_options_and_from_what_the_model
         part,
     )
     if "data.path" in options:
-        assert isinstance(config.data, FolderConfig)
+        assert isinstance(config.data, FilesConfig)
         assert config.data.path == options["data.path"]
 
 
