@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     "The images and measurements are chosen by the settings `data` and `evaluation` of a run, given as --data.FIELD "
-    "VALUE and --evaluation.FIELD VALUE; --settings lists them. --data.path DIR alone is a folder of images or one "
-    "image; without any, the images are those of the model's run."
+    "VALUE and --evaluation.FIELD VALUE; --settings lists them. --data.path PATH alone is a folder, a file list, a "
+    "table or tar of images, or one image; without any, the images are those of the model's run."
 )
 
 
