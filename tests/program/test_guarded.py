@@ -104,7 +104,7 @@ def test_a_codebook_moves_once_an_update_and_not_in_a_skipped_one(
 
     def after_update(self, sums, candidates, *, seed: int):
         seeds.append(seed)
-        assert sums["counts"].sum() == 8 * 8 * 8  # of the global batch
+        assert sums["counts"].sum() == 8 * 8 * 12  # of the global batch
         return own(self, sums, candidates, seed=seed)
 
     monkeypatch.setattr(EMAVQBottleneck, "after_update", after_update)
