@@ -97,7 +97,7 @@ class TrainingData:
         """Where streams go on after the updates that were handed out (None where the step says it all), what is
         trained on, and what its values mean; for a checkpoint. To be called on every process together.
         """
-        state = None
+        state = self.start  # as long as no update was handed out
         if isinstance(self._loader, StreamLoader):
             state = merged_state(gather_from_processes(self._loader.state(), self._accelerator))
         place = {"data": state, IMAGES: self.images}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,10 @@ import torch
 from latent_ae.cli import main as latent_ae
 from latent_ae.training.checkpoint.files import read_checkpoint
 from latent_ae.training.data import TrainingData
+from latent_ae.training.validation import Heldout
 from tests.data.written import encoded, table, write_parquets, write_tar, write_tars
 from tests.program.running import arguments, assert_same_bits, kill_after, metrics, start, state, together
+from tests.program.variants import Crash
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -102,6 +105,28 @@ def stop_and_go_on(main, folder: Path, data: Path, *stops: int) -> None:
 
 def test_stopped_twice_in_the_middle_of_an_epoch(whole: Path, data: Path, main, tmp_path: Path) -> None:
     stop_and_go_on(main, tmp_path, data, 7, 10)
+    assert_equal_runs(tmp_path, whole)
+
+
+def test_stopped_in_a_validation_before_the_first_update_after_a_resume(
+    whole: Path, data: Path, main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, calls = Heldout.evaluate, iter(["crash", "signal"])
+
+    def evaluate(self: Heldout, *given: object) -> object:
+        match next(calls, ""):
+            case "crash":
+                raise Crash
+            case "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+        return own(self, *given)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(Heldout, "evaluate", evaluate)
+    argv = streaming(tmp_path, data, STEPS, "--train.evaluate_every_steps", "6")
+    with pytest.raises(Crash):
+        main(argv)  # after the checkpoint of update 6
+    assert main(argv) == 128 + signal.SIGTERM  # which is written again, though no image was read yet
+    assert main(argv) == 0
     assert_equal_runs(tmp_path, whole)
 
 
