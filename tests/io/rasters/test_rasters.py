@@ -1,10 +1,12 @@
 """What holds for the readers of all formats."""
 
 import io
+import subprocess
+import sys
 
+import imagecodecs
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from latent_ae.errors import BrokenImage
@@ -28,12 +30,29 @@ def test_each_format_has_suffixes_and_all_lie_in_the_list():
         assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in reader.suffixes)
 
 
-def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, np.eye(5, dtype=np.uint16))
-    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
-    with pytest.raises(BrokenImage, match=r'needs tifffile, which is not installed: pip install "latent-ae\[tiff\]"'):
-        read_raster(stream)
+STARTS = {
+    "TIFF": ("tifffile", b"II*\0"),
+    "DICOM": ("pydicom", bytes(128) + b"DICM"),
+    "NIfTI": ("nibabel", bytes(344) + b"n+1\0"),
+    "OpenEXR": ("OpenEXR", b"v/1\x01"),
+    "16-bit PNG": ("imagecodecs", imagecodecs.png_encode(np.ones((4, 4, 3), np.uint16))),
+    "JPEG 2000": ("imagecodecs", imagecodecs.jpeg2k_encode(np.ones((4, 4), np.uint16))),
+}
+
+
+@pytest.mark.parametrize("name", [name for name, reader in READERS.items() if reader.extra])
+def test_a_missing_package_is_named_with_what_installs_it(name, monkeypatch):
+    module, start = STARTS[name]
+    monkeypatch.setitem(sys.modules, module, None)
+    install = rf'needs {module}, which is not installed: pip install "latent-ae\[{READERS[name].extra}\]"'
+    with pytest.raises(BrokenImage, match=install):
+        read_raster(io.BytesIO(start.ljust(400, b"\0")))
+
+
+def test_the_readers_import_no_package_of_an_extra():
+    program = "import sys, latent_ae.io.rasters as rasters; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {module for module, _ in STARTS.values()} & set(run.stdout.split())
 
 
 def test_a_large_image_is_read_unless_the_file_is_a_strangers(monkeypatch):
