@@ -5,6 +5,7 @@ reader in a file of its own, which follows from the file's content, not from its
 reads and refuses.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,8 @@ READERS: dict[str, type[RasterFile]] = {
 RASTER_SUFFIXES = tuple(sorted({suffix for reader in READERS.values() for suffix in reader.suffixes}))
 """File name endings in lower case, for `name.lower().endswith(RASTER_SUFFIXES)`: one of them is .nii.gz."""
 
+_MOST_PAGES_PER_BYTE = 1100
+"""what nothing compresses beyond"""
 _LIMITED_BYTES = 8
 """of a pixel on average, where PIL's limit of pixels holds"""
 
@@ -123,11 +126,14 @@ def _finished(raster: Raster, shape: tuple[int, ...], page: int, pages: int) -> 
 @contextmanager
 def _opened(file: Path | BinaryIO, axis: int | None, *, limited: bool) -> Iterator[RasterFile]:
     with broken_image_errors(file), reading(limited=limited), _stream(file) as stream:
-        head = stream.read(HEAD)
+        head, size = stream.read(HEAD), stream.seek(0, io.SEEK_END)
         name, reader = next((name, reader) for name, reader in READERS.items() if reader.starts(head))
         stream.seek(0)
         try:
-            yield reader(stream, axis, limited=limited)
+            raster = reader(stream, axis, limited=limited)
+            if raster.pages > _MOST_PAGES_PER_BYTE * size:
+                raise BrokenImage(f"its header promises {raster.pages} pages, more than it has bytes for")
+            yield raster
         except ModuleNotFoundError as error:
             what = f'pip install "latent-ae[{reader.extra}]"'
             raise BrokenImage(f"reading it needs {error.name}, which is not installed: {what}") from error

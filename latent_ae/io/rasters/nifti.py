@@ -6,6 +6,7 @@ Vectors and RGB are channels. Slope and intercept are applied.
 """
 
 import gzip
+import io
 import math
 from typing import Any, BinaryIO
 
@@ -44,7 +45,9 @@ class NiftiFile(RasterFile):
             raise BrokenImage("it is a gzip archive of something other than NIfTI: unpack it")
         self._stream.seek(0)
         header: Any = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(self._stream, check=False)
-        self._shape, self._dtype = header.get_data_shape(), header.get_data_dtype()
+        shape = header.get_data_shape()
+        self._shape = (*shape, 1) if len(shape) == 2 else shape
+        self._dtype = header.get_data_dtype()
         self._offset = int(header.get_data_offset())
         slope, intercept = header.get_slope_inter()
         self._slope, self._intercept = 1.0 if slope is None else float(slope), float(intercept or 0)
@@ -54,6 +57,9 @@ class NiftiFile(RasterFile):
             raise BrokenImage(f"its values are {self._dtype}: save integers or floats of up to 64 bits")
         if self._offset > _LARGEST_OFFSET:
             raise BrokenImage(f"its values start at byte {self._offset}, expected at most {_LARGEST_OFFSET}")
+        end = self._offset + math.prod(self._shape) * self._dtype.itemsize
+        if not packed and (missing := end - stream.seek(0, io.SEEK_END)) > 0:
+            raise BrokenImage(f"it is cut short: {missing} bytes of its values are missing")
         self._times = self._shape[3] if len(self._shape) > 3 else 1
         self._vector = self._shape[4] if len(self._shape) == 5 else 1
         self.pages = self._shape[self._axis] * self._times
@@ -84,7 +90,7 @@ class NiftiFile(RasterFile):
 def _spatial_axis(shape: tuple[int, ...], axis: int | None) -> int:
     """Which of the three axes of a volume the slices lie along."""
     if len(shape) < 3 or len(shape) > 5 or min(shape) < 1:
-        raise BrokenImage(f"its values have the shape {list(shape)}, expected three to five axes")
+        raise BrokenImage(f"its values have the shape {list(shape)}, expected two to five axes")
     if axis is None:
         return 2
     if not -3 <= axis < 3:

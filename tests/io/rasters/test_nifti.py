@@ -53,6 +53,13 @@ def test_slope_and_intercept_are_applied(slope, intercept, dtype):
     assert np.array_equal(got[:, :, 0], expected[:, :, 2])
 
 
+def test_a_packed_volume_that_is_larger_than_any_buffer():
+    values = np.random.default_rng(0).integers(-9999, 9999, (60, 50, 40), np.int16)
+    stream = io.BytesIO(gzip.compress(written(values).getvalue(), 1))
+    for page in (0, 39):
+        assert np.array_equal(read_raster(stream, page=page).values[:, :, 0], values[:, :, page])
+
+
 def test_times_follow_the_slices():
     values = volume(4, 5, 3, 2)
     stream = written(values)
@@ -71,19 +78,34 @@ def test_vectors_and_rgb_are_channels():
     assert all(np.array_equal(got[:, :, number], colors[name][:, :, 1]) for number, name in enumerate("RGB"))
 
 
+def test_big_endian_files_and_single_slices():
+    values = volume(4, 5)
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype("i2")
+    data = nibabel.Nifti1Image(values, AFFINE, header).to_bytes()
+    assert data[:4] == (348).to_bytes(4, "big")
+    got = read_raster(io.BytesIO(data))
+    assert np.array_equal(got.values[:, :, 0], values)
+    assert got.values.dtype == np.dtype("=i2")
+    assert raster_pages(io.BytesIO(data)) == 1
+
+
 def test_what_cannot_be_read_right_is_refused_in_one_line():
     header = nibabel.Nifti1Pair(volume(4, 5, 6), AFFINE).header
     head = io.BytesIO()
     header.write_to(head)
     large = bytearray(written(volume(4, 5, 6)).getvalue())
     large[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
+    many = bytearray(written(volume(4, 5, 6, 2)).getvalue())
+    many[46:50] = np.array([32767, 32767], "<i2").tobytes()
     unknown = bytearray(written(volume(4, 5, 6)).getvalue())
     unknown[70:72] = np.array([4096], "<i2").tobytes()  # a type that does not exist
     for data, reason in (
         (head.getvalue(), "its values are in another file"),
         (gzip.compress(b"no volume" * 99), "a gzip archive of something other than NIfTI"),
         (written(volume(4, 5, 6).astype("c8")).getvalue(), "its values are complex64"),
-        (written(volume(4, 5)).getvalue(), "its values have the shape"),
+        (written(volume(4)).getvalue(), "its values have the shape"),
+        (gzip.compress(bytes(many)), "its header promises 1073676289 pages, more than it has bytes for"),
         (bytes(unknown), "it cannot be read as NIfTI: KeyError 4096"),
         (gzip.compress(bytes(large)), "expected at most 89478485 pixels"),
     ):
