@@ -7,6 +7,7 @@ import yaml
 
 from latent_ae.data.source import LeftOut
 from latent_ae.evaluation.report import EvaluationReport
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.naming import model_name
 from latent_ae.training.scaling import unstated_scaling
 from latent_ae.training.settings import RunConfig
@@ -30,6 +31,7 @@ def model_card(
     report: EvaluationReport,
     stats: dict[str, Any],
     *,
+    pixels: PixelFormat,
     steps: int,
     factor: int,
     parameters: int,
@@ -43,6 +45,7 @@ def model_card(
         config: the resolved settings of the run.
         report: the held-out evaluation.
         stats: the contents of latent_stats.json.
+        pixels: of the images.
         steps: updates made.
         factor: pixels per latent position along a side.
         parameters: number of the model's parameters.
@@ -54,10 +57,7 @@ def model_card(
     shown = "\n\n".join(f"{_CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in pictures)
     start = "" if adapted is None else f"\n\nIt started from `{config.model.init_from}`, adapted: {adapted}."
     kept = f"It has the {report.protocol['weights']}. " if "weights" in report.protocol else ""
-    unstated = unstated_scaling(config)
-    every = [*report.warnings, *([] if unstated is None else [unstated])]
-    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in every)
-    left_out = f" Of what was found, {LeftOut(report.left_out)}." if report.left_out else ""
+    meaning = "" if pixels.is_default else f" for {pixels.describe()}, as `pixel_format.json` says"
     card = f"""---
 library_name: diffusers
 tags: [autoencoder, vae]
@@ -72,18 +72,11 @@ tags: [autoencoder, vae]
 {_usage(stats["config"]) if config.bottleneck.stock_class == "AutoencoderKL" else _USE_CODES}
 ```
 
-Pixels are float NCHW in [-1, 1].
+Pixels are float NCHW in [-1, 1]{meaning}.
 
 {shown}
 
-## Measured
-
-{report.images} images: {report.protocol["data"]}, {report.protocol["size_rule"]}; {report.protocol["latents"]};
-{report.protocol["pixels"]}.{left_out}
-
-{_metric_table(report)}
-{warnings}
-{_scaling(config, stats)}
+{_measured(config, report, stats)}
 
 Encoder identity: `{stats["encoder_identity"]}`
 
@@ -96,6 +89,22 @@ Encoder identity: `{stats["encoder_identity"]}`
     for place in sorted(_places(recipe), key=len, reverse=True):
         card = card.replace(place, model_name(place))
     return card
+
+
+def _measured(config: RunConfig, report: EvaluationReport, stats: dict[str, Any]) -> str:
+    """The section with the metrics, their protocol and what should be known of them."""
+    unstated = unstated_scaling(config)
+    every = [*report.warnings, *([] if unstated is None else [unstated])]
+    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in every)
+    left_out = f" Of what was found, {LeftOut(report.left_out)}." if report.left_out else ""
+    return f"""## Measured
+
+{report.images} images: {report.protocol["data"]}, {report.protocol["size_rule"]}; {report.protocol["latents"]};
+{report.protocol["pixels"]}.{left_out}
+
+{_metric_table(report)}
+{warnings}
+{_scaling(config, stats)}"""
 
 
 def _places(settings: object) -> set[str]:

@@ -141,6 +141,7 @@ def _write_model(
         config,
         report,
         stats,
+        pixels=pixels,
         steps=state.step,
         factor=factor_of(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -10,11 +10,13 @@ import yaml
 
 from latent_ae.config import ModelConfig, TrainConfig, validate
 from latent_ae.evaluation.report import EvaluationReport, Metric
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.kl import KLLossConfig
 from latent_ae.training.model_card import model_card
 from latent_ae.training.settings import RunConfig
 
+GREY = PixelFormat.picture(1)
 CONFIG = RunConfig(
     name="my-digits",
     output_dir="/home/somebody/runs",
@@ -54,6 +56,7 @@ def card() -> str:
         CONFIG,
         REPORT,
         STATS,
+        pixels=GREY,
         steps=1200,
         factor=2,
         parameters=12345,
@@ -97,6 +100,7 @@ def test_its_program_takes_pixels_to_scaled_latents_and_back(
         CONFIG,
         REPORT,
         STATS | {"config": stated},
+        pixels=GREY,
         steps=1200,
         factor=2,
         parameters=1,
@@ -128,7 +132,9 @@ def test_a_source_on_this_machine_is_named_without_its_folders() -> None:
             "name": "second",
         },
     )
-    written = model_card(config, REPORT, STATS, steps=1200, factor=2, parameters=1, pictures=[], made_with="latent_ae")
+    written = model_card(
+        config, REPORT, STATS, pixels=GREY, steps=1200, factor=2, parameters=1, pictures=[], made_with="latent_ae"
+    )
     assert "/home/somebody" not in written
     recipe = yaml.safe_load(block(written, "yaml"))
     assert (recipe["model"]["init_from"], recipe["data"]["path"]) == ("first", "my pictures")
@@ -159,9 +165,16 @@ def test_it_shows_the_pictures_there_are(card: str) -> None:
     ]
 
 
+def test_what_pixels_mean_is_said_of_numbers_alone(card: str) -> None:
+    assert "Pixels are float NCHW in [-1, 1].\n" in card
+    pixels = PixelFormat(1, numbers=True, dtype="int16", ranges=((-1000.0, 3000.0),), unit="HU")
+    card = model_card(CONFIG, REPORT, STATS, pixels=pixels, steps=1, factor=2, parameters=1, pictures=[], made_with="x")
+    assert "in [-1, 1] for 1 channel, int16 in -1000..3000 HU, as `pixel_format.json` says.\n" in card
+
+
 def test_what_is_left_out_is_said_with_its_reason(card: str) -> None:
     assert "left out" not in card
     report = REPORT.model_copy(update={"left_out": {"in the split test": 1200, "not read as images: .doc (1)": 1}})
-    card = model_card(CONFIG, report, STATS, steps=1, factor=2, parameters=1, pictures=[], made_with="x")
+    card = model_card(CONFIG, report, STATS, pixels=GREY, steps=1, factor=2, parameters=1, pictures=[], made_with="x")
     expected = "grey. Of what was found, 1,201 left out: 1,200 in the split test; 1 not read as images: .doc (1)."
     assert expected in card
