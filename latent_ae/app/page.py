@@ -56,7 +56,8 @@ def model_facts(info: ModelInfo) -> str:
     return markup.facts(
         [
             ("Kind", info.kind),
-            ("Images", info.pixel_format.describe() + (", as numbers of files" if info.pixel_format.numbers else "")),
+            ("Images", info.pixel_format.describe() + (" (files of numbers)" if info.pixel_format.numbers else "")),
+            *([("Shown", shown)] if (shown := info.pixel_format.describe_preview()) else []),
             ("Factor", f"{info.factor}x smaller"),
             ("Latents", latents),
             ("Parameters", f"{parameters / 10**6:.1f} M" if parameters >= 10**6 else f"{parameters:,}"),

@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latent_ae.cli.options import Commands, add_command, add_model, load_codec, not_negative, positive, say_how
 from latent_ae.cli.output import say
 from latent_ae.errors import UserError
+
+if TYPE_CHECKING:
+    from latent_ae.inference import Codec
 
 ANIMATIONS = (".png", ".webp", ".gif")
 
@@ -73,7 +77,7 @@ def _interpolate(arguments: argparse.Namespace) -> int:
         write_animation(arguments.out, images)
     else:
         write_grid(arguments.out, images, columns=len(images))
-    say(f"wrote {len(images)} images into {arguments.out}")
+    _say_written(len(images), arguments.out, codec)
     return 0
 
 
@@ -96,8 +100,13 @@ def _sample(arguments: argparse.Namespace) -> int:
     else:
         images = draws_of_prior(codec, prior, arguments.prior, count, **how)
     write_grid(arguments.out, images)
-    say(f"wrote {len(images)} images into {arguments.out}")
+    _say_written(len(images), arguments.out, codec)
     return 0
+
+
+def _say_written(count: int, out: Path, codec: "Codec") -> None:
+    shown = codec.pixel_format.describe_preview()
+    say(f"wrote {count} images into {out}{f' as previews: {shown}' if shown else ''}")
 
 
 def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:

@@ -244,6 +244,14 @@ class PixelFormat:
         count = f"{self.channels} channel{'s' if self.channels > 1 else ''}"
         return f"{count}, {self.dtype} in {self.describe_ranges()}{unit}{gamma}"
 
+    def describe_preview(self) -> str:
+        """For people: "channels 3, 2, 1 of 5 in 8 bits", what `preview` shows; '' if it shows all that there is."""
+        if self.is_default:
+            return ""
+        number = "channel" if len(self.shown) == 1 else "channels"
+        shown = f"{number} {', '.join(str(place + 1) for place in self.shown)} of {self.channels}"
+        return shown + " in 8 bits" * self.is_deep + ", over a checkerboard" * (self.alpha != "none")
+
     def describe_ranges(self) -> str:
         """For people: "0..4000", or one a channel."""
         shown = ", ".join(f"{low:g}..{high:g}" for low, high in self.ranges[:_SHOWN_RANGES])

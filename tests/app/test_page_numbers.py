@@ -114,4 +114,7 @@ def test_errors_are_shown_in_the_units_of_the_data(service: Service, upload: str
     header, _, measured = list(csv.reader(io.StringIO(comparison.as_csv(rows).decode())))[:3]
     assert header[-3:] == ["mae", "rmse", "max_error"]
     assert 0 <= float(measured[-1]) < 1e-6
-    assert "5 channels, float32 in 0..2 reflectance, as numbers of files" in model_facts(service.models()[0])
+    facts = model_facts(service.models()[0])
+    assert "5 channels, float32 in 0..2 reflectance (files of numbers)" in facts
+    assert "channels 3, 2, 1 of 5 in 8 bits" in facts
+    assert "Shown" not in model_facts(service.models()[1])

@@ -144,7 +144,8 @@ def test_pictures_of_the_latent_space_show_the_stated_channels(use, run: Run, tm
         image[:, :, 2] = level  # the third channel is red
         np.save(tmp_path / f"{name}.npy", image)
     ends, model = (tmp_path / "a.npy", tmp_path / "b.npy"), ("--model", "m")
-    assert run("interpolate", *ends, "-o", tmp_path / "strip.png", "--steps", 3, *model)[0] == 0
+    said = run("interpolate", *ends, "-o", tmp_path / "strip.png", "--steps", 3, *model)[1]
+    assert said.endswith("strip.png as previews: channels 3, 2, 1 of 5 in 8 bits\n")
     strip = np.asarray(Image.open(tmp_path / "strip.png"))
     assert strip[0, [0, 12, 24]].tolist() == [[0, 0, 0], [128, 0, 0], [255, 0, 0]]
     assert run("sample", "-o", tmp_path / "draws.png", "--count", 4, "--size", 8, *model)[0] == 0

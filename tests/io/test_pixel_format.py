@@ -51,6 +51,14 @@ def test_pictures_are_what_they_were() -> None:
     assert np.array_equal(form.preview(levels), levels)
 
 
+def test_what_a_preview_shows_is_said() -> None:
+    assert [PixelFormat.picture(channels).describe_preview() for channels in (1, 2, 3, 4)] == [
+        *("", "channel 1 of 2, over a checkerboard", "", "channels 1, 2, 3 of 4, over a checkerboard")
+    ]
+    deep = PixelFormat(1, numbers=True, dtype="uint16", ranges=((0.0, 4095.0),))
+    assert deep.describe_preview() == "channel 1 of 1 in 8 bits"
+
+
 def test_alpha_is_kept_or_multiplied() -> None:
     image = Image.new("RGBA", (2, 1), (200, 100, 50, 128))
     assert PixelFormat.picture(4).array(image)[0, 0].tolist() == [200, 100, 50, 128]
