@@ -158,17 +158,12 @@ class Service:
     def baselines(self, reconstruction: Reconstruction, *, tick: Tick | None = None) -> tuple[Baseline, ...]:
         """JPEG and WebP at the highest quality with no more bytes than the smallest form of the latents.
 
-        None for images that these formats cannot hold.
+        Empty for images that these formats cannot hold.
         """
         if not measures.has_baselines(reconstruction.pixel_format):
             return ()
         with self.admission.request("baselines", tick) as request, request.cpu_slot():
             return measures.baselines(reconstruction.original, reconstruction.sizes, self._perceptual, request.check)
-
-    def difference(self, reconstruction: Reconstruction, *, tolerance: float, gain: float) -> Pixels:
-        """Where a reconstruction's preview differs by `tolerance` levels of 255; see `inspection.difference_map`."""
-        wanted, got = reconstruction.previews
-        return inspection.difference_map(got, wanted, tolerance=tolerance, gain=gain)
 
     def channel_images(self, latents: Latents, *, model: str | None = None) -> tuple[Pixels, ...]:
         """Each latent channel of the first image as a grey picture, or its codes as one in colours."""

@@ -20,6 +20,7 @@ from latent_ae.service.errors import (
     UnknownModel,
     WrongModel,
 )
+from latent_ae.service.inspection import difference_map
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.service import Service
 from tests.image_files import CASES
@@ -136,10 +137,10 @@ def test_a_large_image_goes_through_in_tiles_and_says_so() -> None:
 
 def test_a_difference_takes_sensible_numbers(service: Service) -> None:
     found = service.reconstruct(png(IMAGE))
-    assert (service.difference(found, tolerance=255, gain=1) == 0).mean() > 0.9
+    assert (difference_map(*found.previews, tolerance=255, gain=1) == 0).mean() > 0.9
     for tolerance, gain in ((-1, 1), (256, 1), (float("nan"), 1), (1, -1), (1, 1e9), (1, float("inf"))):
         with pytest.raises(BadRequest):
-            service.difference(found, tolerance=tolerance, gain=gain)
+            difference_map(*found.previews, tolerance=tolerance, gain=gain)
 
 
 def test_channels_and_codes_are_shown(service: Service) -> None:

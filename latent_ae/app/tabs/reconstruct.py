@@ -12,6 +12,7 @@ from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.result_cache import ResultCache
 from latent_ae.io.image import Pixels
+from latent_ae.service.inspection import difference_map
 from latent_ae.service.results import Baseline, Reconstruction
 from latent_ae.service.service import Service
 
@@ -76,9 +77,9 @@ class _Results:
             self.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
         }
 
-    def show_difference(self, service: Service, first: Reconstruction, tolerance: float, gain: float) -> Updates:
+    def show_difference(self, first: Reconstruction, tolerance: float, gain: float) -> Updates:
         """The difference, in which the visitor may change both numbers."""
-        return {self.difference: png(service.difference(first, tolerance=tolerance, gain=gain), "difference")}
+        return {self.difference: png(difference_map(*first.previews, tolerance=tolerance, gain=gain), "difference")}
 
 
 def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
@@ -116,7 +117,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         return {
             cached: cache.put(made[0]),
             **shown.show(service, made, baselines),
-            **shown.show_difference(service, made[0], tolerance, gain),
+            **shown.show_difference(made[0], tolerance, gain),
             job.status: markup.note(comparison.summary(made)),
         }
 
@@ -124,7 +125,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         first = cache.get(key)
         if first is None:
             return {job.status: markup.note("These results have expired: press Reconstruct to compute them again.")}
-        return shown.show_difference(service, first, tolerance, gain)
+        return shown.show_difference(first, tolerance, gain)
 
     def remaining(name: str, also: list[str]) -> object:
         left = [each for each in names if each != name]

@@ -13,6 +13,7 @@ import torch
 
 from latent_ae.inference import Codec
 from latent_ae.io.latent_file.latents import read_latents, write_latents
+from latent_ae.service.inspection import difference_map
 from tests.app.browser.conftest import MISSING, App
 
 pytest.importorskip("playwright", reason=MISSING)
@@ -31,7 +32,7 @@ def test_what_is_shown_is_what_the_decoder_gave(app: App, visitor: Visitor, phot
     assert np.array_equal(original, as_shown(want.original))
     assert np.array_equal(reconstruction, as_shown(want.reconstructed))
     (difference,) = visitor.pictures(visitor.part("Difference"))
-    assert np.array_equal(difference, as_shown(app.service.difference(want, tolerance=4, gain=8)))
+    assert np.array_equal(difference, as_shown(difference_map(*want.previews, tolerance=4, gain=8)))
     beside = visitor.pictures(visitor.part("Side by side"))
     baselines = app.service.baselines(want)
     shown = [want.original, want.reconstructed, *(each.image for each in baselines)]
@@ -53,7 +54,7 @@ def test_a_new_tolerance_redraws_the_difference_without_the_model(app: App, visi
     expect(shown).not_to_have_attribute("src", before)
     want = app.service.reconstruct(photo)
     got = visitor.fetch(shown)
-    assert np.array_equal(got, as_shown(app.service.difference(want, tolerance=64, gain=8)))
+    assert np.array_equal(got, as_shown(difference_map(*want.previews, tolerance=64, gain=8)))
     assert sum(app.service.stats().requests.values()) == requests + 1  # that of this test
 
 
