@@ -121,7 +121,7 @@ class GridConfig(Section):
                 shown.append(layout.shown(visible))
         kept = np.concatenate([*shown, np.zeros(0, np.bool_)])
         left_out["empty cells"] += int((~kept).sum())
-        said = (f"{rests:,} images end in a border that fills no tile and is left out",) if rests else ()
+        said = (f"the border that fills no tile is left out in {rests:,} of {len(source):,} images",) if rests else ()
         return Cells(source, layouts, np.flatnonzero(kept)), left_out + LeftOut(), said
 
     def _seen(self, source: ImageSource, numbers: bool, index: int) -> tuple[Size, NDArray[np.bool_] | None] | None:

@@ -81,7 +81,7 @@ def test_a_border_that_fills_no_tile_and_images_below_one_are_said(tmp_path: Pat
     parts = opened(tmp_path, heldout_share=0, tile=(8, 12))
     assert Counter(name.split("@")[0] for name in ids(parts.train)) == {"whole.png": 6, "border.png": 4}
     assert parts.remarks == (
-        "2 images end in a border that fills no tile and is left out",
+        "the border that fills no tile is left out in 2 of 4 images",
         "2 left out: 1 whose pixels cannot be read; 1 smaller than data.tile 8x12",
     )
     border = np.asarray(noise_image(0, 29, 17))
