@@ -4,9 +4,11 @@ diffusers does not document them, so a new version may rename them. tests/infere
 that out: it looks for every one of them in the installed version.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffusers.models.attention_processor import Attention
+from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
@@ -21,6 +23,9 @@ INTERNALS: dict[type[nn.Module], tuple[str, ...]] = {
         *("heads", "residual_connection", "spatial_norm", "norm_q", "norm_k", "norm_cross", "add_k_proj"),
     ),
     Upsample2D: ("conv", "norm", "use_conv", "interpolate"),
+    Downsample2D: ("conv", "norm", "use_conv", "padding"),
+    Encoder: ("conv_in", "down_blocks", "mid_block", "conv_norm_out", "conv_act", "conv_out"),
+    Decoder: ("conv_in", "mid_block", "up_blocks", "conv_norm_out", "conv_act", "conv_out"),
 }
 FINAL_ACTIVATION = "conv_act"
 """of diffusers' Encoder and Decoder, between the last normalisation and the last convolution"""
@@ -79,3 +84,33 @@ def upsampling_conv(module: nn.Module) -> nn.Conv2d | None:
         return None
     layout = (conv.kernel_size, conv.stride, conv.padding, conv.padding_mode)
     return conv if layout == ((3, 3), (1, 1), (1, 1), "zeros") else None
+
+
+def downsampling_conv(module: nn.Module) -> nn.Conv2d | None:
+    """The 3x3 convolution of stride 2 of a `Downsample2D` that adds a margin below and at the right; else None."""
+    if not isinstance(module, Downsample2D) or module.norm is not None or not (module.use_conv and module.padding == 0):
+        return None
+    conv = module.conv
+    if type(conv) is not nn.Conv2d:
+        return None
+    return conv if (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (2, 2), (0, 0)) else None
+
+
+def layers_of(body: nn.Module) -> list[nn.Module] | None:
+    """Residual blocks, attention and changes of size between the first convolution and the last normalisation, in the
+    order in which they run; None for what is not diffusers' own Encoder or Decoder.
+    """
+    if type(body) not in (Encoder, Decoder) or body.training:
+        return None
+    around: Any = body.down_blocks if isinstance(body, Encoder) else body.up_blocks
+    middle: Any = body.mid_block
+    layers = [middle.resnets[0]]
+    for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
+        layers += [resnet] if attention is None else [attention, resnet]
+    outer: list[nn.Module] = []
+    for block in around:
+        attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+        for resnet, attention in zip(block.resnets, attentions, strict=True):
+            outer += [resnet] if attention is None else [resnet, attention]
+        outer += getattr(block, "downsamplers" if isinstance(body, Encoder) else "upsamplers", None) or []
+    return [*outer, *layers] if isinstance(body, Encoder) else [*layers, *outer]

@@ -5,6 +5,7 @@ decoder side: latents --post_quant_conv, decoder--> pixels
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,14 +96,16 @@ class Side:
             self.module.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's types lack it
         self.device = next(self.module.parameters()).device
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        values = inputs.to(self.device, self.form.dtype).contiguous(memory_format=self._layout)
+    def __call__(self, inputs: Tensor, streamed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Run the side, or what stands for it: the same in strips (`streamed.StreamedSide`)."""
+        layout = self._layout if streamed is None else torch.channels_last
+        values = inputs.to(self.device, self.form.dtype).contiguous(memory_format=layout)
         # TensorFloat-32 is torch's default for convolutions on a GPU, and none of what is promised as float32.
         tf32 = self.form.precision == "tf32"
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=self.form.precision == "exact", allow_tf32=tf32
         ):
-            outputs: Tensor = self.module(values)
+            outputs: Tensor = (streamed or self.module)(values)
         return outputs.float().contiguous()
 
     def _fits(self, weight: Tensor) -> bool:

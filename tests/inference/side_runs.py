@@ -1,5 +1,6 @@
 """What the sides of codecs are run on: with numbers, and without to predict memory."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,9 +22,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     found: list[Run] = []
     own = Side.__call__
 
-    def noted(side: Side, inputs: Tensor) -> Tensor:
+    def noted(side: Side, inputs: Tensor, streamed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         found.append(Run(side, inputs.shape))
-        return own(side, inputs)
+        return own(side, inputs, streamed)
 
     monkeypatch.setattr(Side, "__call__", noted)
     return found

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
-from latent_ae.inference import Codec, DoesNotFit
+from latent_ae.inference import Codec, DoesNotFit, batching
 from latent_ae.inference.memory import _waste, amount, available_bytes, peak_bytes
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
@@ -88,13 +88,16 @@ def tiny(**options: object) -> Codec:
     return Codec(model, name="m", precision="fp32", **options)
 
 
-def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels() -> None:
+def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = tiny(tile=None).plan(1024, 1024).decode_bytes
+    monkeypatch.setattr(batching, "STREAMED_PIXELS", 2**30)
     tiled, whole = tiny(tile=64), tiny(tile=None)
     assert tiled.plan(64, 64) == whole.plan(64, 64)
     assert (tiled.plan(1024, 1024).tiles, whole.plan(1024, 1024).tiles) == (361, 1)
     image = 5 * 3 * 4 * (1024**2 - 64**2)
     assert tiled.plan(1024, 1024).decode_bytes == tiled.plan(64, 64).decode_bytes + image
     assert tiled.plan(1024, 1024).decode_bytes < whole.plan(1024, 1024).decode_bytes / 4
+    assert tiled.plan(1024, 1024).decode_bytes < streamed < whole.plan(1024, 1024).decode_bytes / 1.5
 
 
 @pytest.mark.parametrize("verb", ["encode", "decode", "reconstruct"])

@@ -1,0 +1,125 @@
+"""Rows of an activation are those of the whole activation, whichever are asked for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latent_ae.inference import strips
+from latent_ae.inference.fused import merged_kernel
+from latent_ae.inference.strips import (
+    Added,
+    Convolved,
+    Downsampled,
+    Normalised,
+    Rows,
+    Stored,
+    Sums,
+    Upsampled,
+    keep,
+    measure,
+    store,
+)
+
+WIDTH, CHANNELS = 6, 8
+
+
+def image(height: int, channels: int = CHANNELS) -> Tensor:
+    values = torch.randn(1, channels, height, WIDTH, generator=torch.Generator().manual_seed(height))
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def conv(kernel: int, **more: int) -> nn.Conv2d:
+    torch.manual_seed(kernel)
+    return nn.Conv2d(CHANNELS, 4, kernel, **more).requires_grad_(requires_grad=False)
+
+
+def norm() -> nn.GroupNorm:
+    layer = nn.GroupNorm(2, CHANNELS, eps=1e-3).requires_grad_(requires_grad=False)
+    layer.weight.copy_(torch.linspace(0.5, 2, CHANNELS))
+    layer.bias.copy_(torch.linspace(-1, 1, CHANNELS))
+    return layer
+
+
+def whole_upsampled(values: Tensor) -> Tensor:
+    return conv(3, padding=1)(F.interpolate(values, scale_factor=2.0, mode="nearest"))
+
+
+MADE = {
+    "conv 3x3": (lambda source: Convolved(source, conv(3)), conv(3, padding=1)),
+    "conv 1x1": (lambda source: Convolved(source, conv(1)), conv(1)),
+    "halving": (
+        lambda source: Downsampled(source, conv(3, stride=2)),
+        lambda values: conv(3, stride=2)(F.pad(values, (0, 1, 0, 1))),
+    ),
+    "doubling": (
+        lambda source: Upsampled(source, merged_kernel(conv(3).weight), conv(3).bias),
+        whole_upsampled,
+    ),
+    "sum": (
+        lambda source: Added(Convolved(source, conv(3)), Convolved(source, conv(1)), 2.0),
+        lambda values: (conv(3, padding=1)(values) + conv(1)(values)) / 2,
+    ),
+    "norm": (
+        lambda source: Normalised(source, norm(), measure(source, norm())),
+        lambda values: F.silu(norm()(values)),
+    ),
+}
+
+
+@pytest.mark.parametrize("height", [2, 4, 10])
+@pytest.mark.parametrize("name", MADE)
+def test_any_rows_are_those_of_the_whole(name: str, height: int) -> None:
+    make, whole = MADE[name]
+    values = image(height)
+    made, expected = make(Stored(values)), whole(values)
+    assert (made.height, made.width, made.channels) == (expected.shape[2], expected.shape[3], expected.shape[1])
+    for first in range(made.height):
+        for last in range(first + 1, made.height + 1):
+            torch.testing.assert_close(made.rows(first, last), expected[:, :, first:last], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("strip_rows", [1, 3, 100])
+def test_a_result_may_take_the_place_of_what_it_is_made_of(strip_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolutions look two rows up and down, of which those above are overwritten by then."""
+    monkeypatch.setattr(strips, "_LEAST_ROWS", strip_rows)
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    values, square = image(11), nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).requires_grad_(requires_grad=False)
+    expected = values + square(square(values))
+    for kept in (0, 5, 11):
+        given = Stored(values.clone(memory_format=torch.preserve_format), halo=2)
+        hidden, _ = keep(Convolved(given, square), nn.GroupNorm(2, CHANNELS), kept)
+        tensor, sums = store(Added(Convolved(hidden, square), given), norm(), given)
+        assert tensor.data_ptr() == given.tensor.data_ptr()
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(sums.by_channel()[0][0], expected[0, : CHANNELS // 2].mean(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_sums_are_those_of_the_whole_image(layout: torch.memory_format) -> None:
+    """Of float32, in whichever order: torch's own normalisation of channels-last loses three digits."""
+    values = (image(400) * 3 + 5).contiguous(memory_format=layout)
+    sums = Sums(nn.GroupNorm(2, CHANNELS))
+    for first in range(0, 400, 37):
+        sums.add(values[:, :, first : first + 37])
+    mean, variance = sums.by_channel()
+    groups = values.double().reshape(2, -1)
+    width = CHANNELS // 2
+    torch.testing.assert_close(mean.double(), groups.mean(1).repeat_interleave(width), rtol=1e-7, atol=1e-7)
+    expected = groups.var(1, unbiased=False).repeat_interleave(width)
+    torch.testing.assert_close(variance.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_strips_are_as_high_as_their_widest_activation_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    heights: list[int] = []
+
+    class Counted(Stored):
+        def rows(self, first: int, last: int) -> Tensor:
+            heights.append(last - first)
+            return super().rows(first, last)
+
+    row = WIDTH * CHANNELS * 4
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 12 * row)
+    source: Rows = Convolved(Counted(image(60)), conv(1))
+    store(source, None)
+    assert heights == [12] * 5
