@@ -12,6 +12,7 @@ from latent_ae.data.sources.folder_images import FolderImages
 from latent_ae.data.sources.shards import StoredImage
 from latent_ae.io.image import BrokenImage, open_image, remarks, to_uint8
 from latent_ae.io.image_header import header_size
+from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.service.errors import TooLarge, UnsupportedFormat
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.uploads import read_image, read_upload
@@ -79,7 +80,7 @@ def test_every_way_into_the_program_reads_the_same_pixels(tmp_path: Path) -> Non
         assert np.array_equal(to_uint8(stored.load(), 3), right), name
         with contextlib.suppress(UnsupportedFormat, TooLarge):  # fewer formats, and no second page
             upload = read_upload(case.data, ServiceLimits())
-            picture = read_image(upload, channels=3, limits=ServiceLimits())
+            picture = read_image(upload, pixels=PixelFormat.picture(3), limits=ServiceLimits())
             assert np.array_equal(picture.pixels, right), name
             assert case.remark in "".join(picture.remarks), name
             served += 1
