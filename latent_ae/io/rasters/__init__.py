@@ -16,6 +16,7 @@ from PIL import Image
 
 from latent_ae.errors import BrokenImage, UserError, one_line
 from latent_ae.io.image_file.opening import HEAD, broken_image_errors, reading
+from latent_ae.io.pixel_format import MAX_CHANNELS
 from latent_ae.io.rasters.dicom import DicomFile
 from latent_ae.io.rasters.exr import ExrFile
 from latent_ae.io.rasters.jpeg2000 import Jpeg2000File
@@ -23,7 +24,7 @@ from latent_ae.io.rasters.nifti import NiftiFile
 from latent_ae.io.rasters.numpy_file import NumpyFile
 from latent_ae.io.rasters.picture import PictureFile
 from latent_ae.io.rasters.png16 import Png16File
-from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile, Region
+from latent_ae.io.rasters.raster import PageHeader, Raster, RasterFile, Region
 from latent_ae.io.rasters.tiff import TiffFile
 from latent_ae.io.rasters.writing import raster_bytes, raster_suffixes, write_raster
 
@@ -177,8 +178,8 @@ def _checked(header: PageHeader, *, limited: bool) -> PageHeader:
     height, width, channels, dtype, memory = header
     if min(height, width, channels) < 1:
         raise BrokenImage(f"it has no pixels ({width}x{height}, {channels} channels)")
-    if channels > MOST_CHANNELS:
-        raise BrokenImage(f"it has {channels} channels, expected at most {MOST_CHANNELS}")
+    if channels > MAX_CHANNELS:
+        raise BrokenImage(f"it has {channels} channels, expected at most {MAX_CHANNELS}")
     most = Image.MAX_IMAGE_PIXELS if limited else None
     size = max(memory, height * width * channels * dtype.itemsize)
     if most is not None and (height * width > most or size > most * _LIMITED_BYTES):

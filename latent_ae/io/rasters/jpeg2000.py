@@ -7,7 +7,8 @@ import numpy as np
 
 from latent_ae.errors import BrokenImage
 from latent_ae.io.image_file.containers import boxes, contents
-from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile, refuse_axis
+from latent_ae.io.pixel_format import MAX_CHANNELS
+from latent_ae.io.rasters.raster import PageHeader, Raster, RasterFile, refuse_axis
 
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _SYCC = b"\1\0\0" + (18).to_bytes(4, "big")
@@ -36,7 +37,7 @@ class Jpeg2000File(RasterFile):
         stream.seek(start)
         marker, _, _, right, bottom, left, top, *_, channels = _SIZE.unpack(stream.read(_SIZE.size))
         components = stream.read(3 * channels)
-        if marker != _CODESTREAM or channels > MOST_CHANNELS or len(components) < 3 * channels:
+        if marker != _CODESTREAM or channels > MAX_CHANNELS or len(components) < 3 * channels:
             raise BrokenImage("its header is damaged")
         kinds = {np.dtype(f"{'i' if depth >> 7 else 'u'}{_item_bytes((depth & 127) + 1)}") for depth in components[::3]}
         if len(kinds) != 1 or set(components[1::3]) | set(components[2::3]) != {1}:

@@ -15,7 +15,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from latent_ae.errors import BrokenImage
-from latent_ae.io.rasters.raster import MOST_CHANNELS, PageHeader, Raster, RasterFile, Region
+from latent_ae.io.pixel_format import MAX_CHANNELS
+from latent_ae.io.rasters.raster import PageHeader, Raster, RasterFile, Region
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -109,11 +110,11 @@ def _layout(shape: tuple[int, ...], axis: int | None) -> tuple[int | None, bool]
         raise BrokenImage(f"it is an array {list(shape)}: save [H, W], [H, W, C] or [N, H, W, C]")
     first, middle, last = shape[-3:]
     pages = None if len(shape) == 3 else 0
-    if last < min(first, middle) and last <= MOST_CHANNELS:
+    if last < min(first, middle) and last <= MAX_CHANNELS:
         return pages, False
-    if first < min(middle, last) and first <= MOST_CHANNELS:
+    if first < min(middle, last) and first <= MAX_CHANNELS:
         return pages, True
     raise BrokenImage(
         f"which axis of the array {list(shape)} are the channels is not clear: save [H, W, C] with up to "
-        f"{MOST_CHANNELS} channels and larger H and W, or state the axis of a volume's slices"
+        f"{MAX_CHANNELS} channels and larger H and W, or state the axis of a volume's slices"
     )

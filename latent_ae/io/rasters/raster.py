@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from latent_ae.errors import BrokenImage
 
-MOST_CHANNELS = 64
-
 
 class Raster(NamedTuple):
     """An image as the numbers that its file holds."""
