@@ -22,6 +22,7 @@ FREE = (
     *("name", "output_dir", "model.init_from", "model.block_out_channels", "model.latent_channels"),
     *("model.layers_per_block", "model.norm_num_groups", "bottleneck.codebook_size"),
     *("data.source", "data.path", "data.heldout_share", "data.resolution", "data.workers"),
+    "data.pages",  # of files alone
     *("loss.perceptual", "adversarial.layers", "adversarial.width"),
     *("adversarial.start_step", "adversarial.warmup_steps", "train.steps", "train.batch_size"),
     *("train.warmup_steps", "train.mixed_precision", "train.log_every_steps", "train.tracker"),
