@@ -29,7 +29,7 @@ from latent_ae.config import ModelConfig
 from latent_ae.inference import batching
 from latent_ae.inference.codec import Codec
 from latent_ae.inference.probe_image import photo_like
-from latent_ae.models import build_autoencoder
+from latent_ae.models import Autoencoder, build_autoencoder, factor_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CPU = torch.device("cpu")
@@ -37,14 +37,14 @@ Coder = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 """(encode, decode): pixels [1,C,H,W] => latents [1,c,h,w], and back"""
 
 
-def coders(model: torch.nn.Module, precision: str, tile: int) -> dict[str, Coder]:
+def coders(model: Autoencoder, precision: str, tile: int) -> dict[str, Coder]:
     """What takes turns, by name."""
 
-    def ours(*, whole: bool = False, tile: int | None = None) -> Coder:
+    def ours(*, strips: bool = False, tile: int | None = None) -> Coder:
         codec = Codec(model, name="sd", precision=precision, tile=tile)  # type: ignore[arg-type]
 
         def run(side: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-            limit, batching.STREAMED_PIXELS = batching.STREAMED_PIXELS, 2**62 if whole else batching.STREAMED_PIXELS
+            limit, batching.STREAMED_PIXELS = batching.STREAMED_PIXELS, 0 if strips else 2**62
             try:
                 return side(inputs)
             finally:
@@ -54,16 +54,17 @@ def coders(model: torch.nn.Module, precision: str, tile: int) -> dict[str, Coder
 
     def stock(*, tiled: bool) -> Coder:
         own = copy.deepcopy(model).to(DTYPES[precision])
-        own.enable_tiling() if tiled else own.disable_tiling()  # type: ignore[operator]
+        own.use_tiling = tiled
+        own.tile_sample_min_size, own.tile_latent_min_size = tile, tile // factor_of(model)
         dtype = DTYPES[precision]
         return (
-            lambda pixels: own.encode(pixels.to(dtype)).latent_dist.mode().float(),  # type: ignore[operator]
-            lambda latents: own.decode(latents.to(dtype)).sample.float().clamp(-1, 1),  # type: ignore[operator]
+            lambda pixels: own.encode(pixels.to(dtype)).latent_dist.mode().float(),
+            lambda latents: own.decode(latents.to(dtype)).sample.float().clamp(-1, 1),
         )
 
     return {
-        "ours in strips": ours(),
-        "ours at once": ours(whole=True),
+        "ours in strips": ours(strips=True),
+        "ours at once": ours(),
         f"ours in tiles of {tile}": ours(tile=tile),
         "diffusers at once": stock(tiled=False),
         "diffusers in tiles": stock(tiled=True),
@@ -96,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", type=int, default=1024, help="pixels a side")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="fp32")
-    parser.add_argument("--tile", type=int, default=512, help="pixels a side of our tiles")
+    parser.add_argument("--tile", type=int, default=512, help="pixels a side of a tile")
     parser.add_argument("--repeats", type=int, default=3, help="turns, of which the median counts")
     parser.add_argument("--preset", default="sd", help="architecture of an AutoencoderKL")
     given = parser.parse_args()

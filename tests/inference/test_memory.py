@@ -89,6 +89,7 @@ def tiny(**options: object) -> Codec:
 
 
 def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "STREAMED_PIXELS", 1)
     streamed = tiny(tile=None).plan(1024, 1024).decode_bytes
     monkeypatch.setattr(batching, "STREAMED_PIXELS", 2**30)
     tiled, whole = tiny(tile=64), tiny(tile=None)
