@@ -28,20 +28,21 @@ from benchmarks.machine import bf16_support, device_name, matmul_tflops, peak_me
 from latent_ae.config import ModelConfig
 from latent_ae.inference import batching
 from latent_ae.inference.codec import Codec
+from latent_ae.inference.precision import Precision
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.models import Autoencoder, build_autoencoder, factor_of
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CPU = torch.device("cpu")
 Coder = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 """(encode, decode): pixels [1,C,H,W] => latents [1,c,h,w], and back"""
 
 
-def coders(model: Autoencoder, precision: str, tile: int) -> dict[str, Coder]:
+def coders(model: Autoencoder, precision: Precision, tile: int) -> dict[str, Coder]:
     """What takes turns, by name."""
 
     def ours(*, strips: bool = False, tile: int | None = None) -> Coder:
-        codec = Codec(model, name="sd", precision=precision, tile=tile)  # type: ignore[arg-type]
+        codec = Codec(model, name="sd", precision=precision, tile=tile)
 
         def run(side: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
             limit, batching.STREAMED_PIXELS = batching.STREAMED_PIXELS, 0 if strips else 2**62

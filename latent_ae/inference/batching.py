@@ -3,14 +3,14 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from latent_ae.inference.memory import DoesNotFit, available_bytes, peak_bytes
 from latent_ae.inference.sides import EncoderSide, Side
-from latent_ae.inference.streamed import streamed
+from latent_ae.inference.streamed import StreamedSide, streamed
 from latent_ae.inference.tiling import Seam, Tiling, run_tiled
 
 Grid = tuple[int, int]
@@ -58,7 +58,6 @@ class Runner:
         self._memory_bytes = memory_bytes
         self._copies = _COPIES_OF_NUMBERS if numbers else _COPIES
         positions = _BATCH_PIXELS["cuda" if side.device.type == "cuda" else "cpu"] // factor**2
-        self._streamed = streamed(side.module)
         self._batch_positions = 0 if side.form.precision == "exact" else positions
         side_length = math.isqrt(positions) if tiling is None else tiling.tile
         self._ordinary = (side_length, side_length)
@@ -87,7 +86,7 @@ class Runner:
         """
         pixels = grid[0] * grid[1] * self._factor**2
         large = self.side.device.type == "cpu" and self.side.form.precision != "exact" and pixels > STREAMED_PIXELS
-        return large and self._streamed is not None and self.tiles(grid) == 1
+        return large and self.tiles(grid) == 1 and self._in_strips is not None
 
     def tiles(self, grid: Grid) -> int:
         """1 where inputs of this size go through whole."""
@@ -97,13 +96,13 @@ class Runner:
         """At the peak, for `count` inputs of this size at once, on top of the loaded model."""
         piece = self._piece(grid, count)
         if piece not in self._predicted:
-            streamed = self._streamed if self.streams(grid) else None
+            in_strips = self._in_strips if self.streams(grid) else None
             count, h, w = piece
             self._predicted[piece] = peak_bytes(
-                streamed or self.side.module,
+                in_strips or self.side.module,
                 (count, self._channels, h * self._scale_in, w * self._scale_in),
                 self.side.form.dtype,
-                channels_last=self.side.form.channels_last or streamed is not None,
+                channels_last=self.side.form.channels_last or in_strips is not None,
                 device=self.side.device.type,
             )
         return self._predicted[piece] + self._image_bytes(grid, count)
@@ -126,11 +125,16 @@ class Runner:
                     tick=lambda: tick(1 / tiles),
                     seam=seam,
                 )
-            if self._streamed is not None and self.streams(grid):
-                return self.side(inputs, partial(self._streamed, tick=tick))
+            if self.streams(grid) and self._in_strips is not None:
+                return self.side(inputs, partial(self._in_strips, tick=tick))
             outputs = self.side(inputs)
         tick(1.0)
         return outputs
+
+    @cached_property
+    def _in_strips(self) -> StreamedSide | None:
+        """The side in strips, made for the first image that needs it, as it has merged kernels of its own."""
+        return streamed(self.side.module)
 
     def seconds(self, inputs: Tensor) -> float:
         """What `run` takes, the better of two."""

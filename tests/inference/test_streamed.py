@@ -132,6 +132,20 @@ def test_it_takes_a_third_of_the_memory() -> None:
         assert peak_bytes(module, shape, torch.float32, channels_last=True) < whole / 3
 
 
+def test_small_images_make_no_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their kernels are weights that most models never need."""
+    made: list[object] = []
+    monkeypatch.setattr(batching, "streamed", lambda side: made.append(side) or streamed(side))
+    codec = Codec(kl(), name="m", precision="fp32")
+    image = np.zeros((16, 16, 3), np.uint8)
+    codec.reconstruct([image])
+    codec.plan(64, 64)
+    assert made == []
+    monkeypatch.setattr(batching, "STREAMED_PIXELS", 1)
+    codec.reconstruct([image, image])
+    assert len(made) == 2  # one a side
+
+
 @pytest.mark.parametrize("make", [kl, vq])
 def test_a_codec_streams_what_is_large(make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides, any size, in every precision; the codes of a VQModel are all the same."""
