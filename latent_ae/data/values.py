@@ -15,7 +15,7 @@ _IMAGES = 1000
 _VALUES = 20_000_000
 """values that are looked at; of larger images positions spread evenly"""
 _DTYPE_IMAGES = 20
-"""images that are tried for one that can be read"""
+"""images whose types are looked at"""
 
 
 def pixel_format(
@@ -23,9 +23,9 @@ def pixel_format(
 ) -> PixelFormat:
     """That of images with `channels` channels as the settings read them; `source` is their training part.
 
-    Percentiles are of the values of up to 1000 images, spread evenly over all. Decoded images have the type of the
-    first image. Raises UserError for settings that do not fit the channels, and DataError where no image can be read
-    or the range is empty.
+    Percentiles are of the values of up to 1000 images, spread evenly over all. Decoded images have a type that holds
+    those of 20 images, spread alike. Raises UserError for settings that do not fit the channels, and DataError where no
+    image can be read or the range is empty.
     """
     shown = tuple(rgb or ())
     if not config.reads_numbers:
@@ -41,7 +41,7 @@ def pixel_format(
         rgb=shown,
         unit=config.unit,
     )
-    dtype = next(_arrays(source, found, _DTYPE_IMAGES)).dtype.name
+    dtype = np.result_type(*{array.dtype for array in _arrays(source, found, _DTYPE_IMAGES)}).name
     return found.replace(dtype=dtype, ranges=config.given_ranges() or _measured(config, source, found))
 
 

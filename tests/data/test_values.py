@@ -72,6 +72,16 @@ def test_given_ranges(tmp_path: Path, given: dict[str, Any], ranges: tuple) -> N
     assert (found.gamma, found.bands) == (given.get("gamma", 1), tuple(given.get("bands", ())))
 
 
+@pytest.mark.parametrize(
+    ("dtypes", "held"),
+    [(["uint8", "uint16"], "uint16"), (["int16", "uint16"], "int32"), (["uint8", "float32"], "float32")],
+)
+def test_decoded_images_have_a_type_that_holds_every_image(tmp_path: Path, dtypes: list[str], held: str) -> None:
+    """The first one's would cut the values of the others."""
+    source = Arrays([noise(4, 4, 1, dtype=dtype) for dtype in dtypes])
+    assert pixel_format(settings(tmp_path, value_range=[0, 4095]), source, channels=1).dtype == held
+
+
 def test_pictures_need_no_image_to_be_read(tmp_path: Path) -> None:
     assert pixel_format(settings(tmp_path), Arrays([]), channels=3).is_default
     found = pixel_format(settings(tmp_path, alpha="premultiplied"), Arrays([]), channels=4)
