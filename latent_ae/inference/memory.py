@@ -144,7 +144,7 @@ class _Counter(TorchDispatchMode):
 
 class _FusedKernels(TorchFunctionMode):
     """What real kernels do at once and the meta device in parts: attention, for which it would build the matrix of all
-    pairs, and normalisation, for which it takes its time.
+    pairs, and what is done to each value, for which it takes its time.
     """
 
     def __torch_function__(
@@ -153,8 +153,13 @@ class _FusedKernels(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             query, _, value, *_ = args
             return query.new_empty(*query.shape[:-1], value.shape[-1])
-        if func is F.group_norm:
-            return torch.empty_like(args[0])
+        if func in (F.group_norm, F.batch_norm, F.silu):
+            return args[0] if (kwargs or {}).get("inplace") else torch.empty_like(args[0])
+        if func is torch.native_group_norm:
+            sums = args[0].new_empty(args[3], args[6])
+            return torch.empty_like(args[0]), sums, sums
+        if func is torch.Tensor.__iadd__:
+            return args[0]
         return func(*args, **(kwargs or {}))
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
-from latent_ae.inference import Codec, DoesNotFit, batching
-from latent_ae.inference.memory import _waste, amount, available_bytes, peak_bytes
+from latent_ae.inference import Codec, DoesNotFit, batching, strips
+from latent_ae.inference.memory import _Counter, _waste, amount, available_bytes, peak_bytes
+from latent_ae.inference.sides import DecoderSide, EncoderSide
+from latent_ae.inference.streamed import streamed
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
 from tests.inference.side_runs import predictions, runs
@@ -81,6 +83,25 @@ def test_every_architecture_is_predicted_without_a_copy_of_its_weights(name: str
     widest = codec.model.config["block_out_channels"][0]
     assert min(plan.encode_bytes, plan.decode_bytes) > 2 * 4 * widest * 64 * 64
     assert all(not weight.is_meta for weight in codec.model.parameters())
+
+
+@pytest.mark.parametrize("size", [(120, 24), (48, 40)], ids=str)
+def test_the_memory_of_strips_is_told_by_a_few_of_them(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lives at the same time in all strips of a real run; a large image has thousands."""
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    model = stock("no attention")
+    for side, shape in (
+        (EncoderSide(model), (1, 3, *size)),
+        (DecoderSide(model), (1, 4, *(each // 2 for each in size))),
+    ):
+        module = streamed(side)
+        assert module is not None
+        inputs = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+        counter = _Counter(reorders=False, emulated=False)
+        counter.hold(inputs)
+        with torch.no_grad(), counter:
+            module(inputs)
+        assert 0.97 * counter.peak <= counted(module, *shape) <= 1.1 * counter.peak
 
 
 def tiny(**options: object) -> Codec:
