@@ -53,24 +53,23 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: s
     add_arithmetic(parser)
 
 
-def add_arithmetic(parser: argparse.ArgumentParser, *, tile: int | None = None) -> None:
-    """--precision, and --tile with its default."""
+def add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """--precision and --tile."""
     parser.add_argument(
         "--precision",
         type=precision,
         metavar="{" + ",".join(PRECISIONS) + "}",
         help="arithmetic. auto: bf16 where the processor is fast in it and the error is small, else fp32. exact: fp32 "
-        "with every image computed alone, so that its result does not depend on the others (default: fp32 to encode, "
-        "auto to decode)",
+        "with every image computed alone, so that its result does not depend on the others; one that does not fit into "
+        "memory is computed in strips, in fp32, and says so (default: fp32 to encode, auto to decode)",
     )
-    default = "off, images that do not fit into memory are refused" if tile is None else tile
     parser.add_argument(
         "--tile",
         type=tile_side,
-        default=tile,
         metavar="N|off",
         help="process images larger than N pixels a side in overlapping tiles of N pixels. Tiles need less memory and "
-        f"are an approximation: a model sees the whole image otherwise (default: {default})",
+        "are an approximation: a model sees the whole image otherwise (default: off, images are processed whole, large "
+        "ones in strips of rows with the same result)",
     )
 
 

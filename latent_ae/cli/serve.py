@@ -11,7 +11,7 @@ from latent_ae.app.serve import serve
 from latent_ae.cli.options import MODEL_HELP, add_arithmetic
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError
-from latent_ae.service.limits import TILE, ServiceLimits
+from latent_ae.service.limits import ServiceLimits
 from latent_ae.training.finished import damage_of_result
 
 _RUNS = Path("runs")
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", metavar="NAME", help="device of the models, like cuda:1 or cpu (default: an accelerator if any)"
     )
-    add_arithmetic(parser, tile=TILE)
+    add_arithmetic(parser)
     parser.add_argument("--auth-file", type=Path, metavar="FILE", help="file of lines user:password, of mode 0600")
     _add_fields(parser, ServerOptions)
     _add_fields(parser.add_argument_group("limits"), ServiceLimits)

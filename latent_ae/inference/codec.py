@@ -1,11 +1,10 @@
 """A model made ready to encode and decode images of any size: what the command line and the service work with.
 
-images --pad, group by size, tile--> encoder (its precision) --> Latents --> decoder (its precision) --crop--> images
+images --pad, group by size--> encoder (its precision) --> Latents --> decoder (its precision) --crop--> images
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +13,12 @@ from diffusers import VQModel
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.inference.batching import Grid, Runner, Tick, part_of, shares_of
+from latent_ae.inference.batching import Grid, Tick, part_of
+from latent_ae.inference.both_sides import BothSides, Ran
 from latent_ae.inference.codebook import Codebook
 from latent_ae.inference.memory import Plan
 from latent_ae.inference.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Precision, SideName, choose
-from latent_ae.inference.probe_image import photo_like
-from latent_ae.inference.tiling import Seam, Tiling
+from latent_ae.inference.timing import Pace
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents
 from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.models import Autoencoder, factor_of, latent_channels, load_autoencoder, pad_to_factor
@@ -29,8 +28,6 @@ from latent_ae.models.parts import encoder_identity
 from latent_ae.models.posterior import sample_posterior, split_moments
 from latent_ae.randomness import sample_noise
 
-_TIMED_SIDE = 64
-"""pixels a side of the image that `seconds_per_pixel` times"""
 _ENCODING_SHARE = 0.3
 """of the work of a reconstruction, in the usual architectures"""
 
@@ -43,6 +40,8 @@ class Decoded(NamedTuple):
     compute: Compute
     seam_db: float | None
     """PSNR of its tiles to one another where they overlap; None where it went through whole"""
+    encoding: Compute | None = None
+    """how it was encoded, of a reconstruction"""
 
 
 class Codec:
@@ -68,10 +67,11 @@ class Codec:
             name: for people.
             pixel_format: of the images; None: pictures of the model's channels.
             precision: of both sides: `auto`, `exact` (float32, and every image alone: the same bits in any batch, and
-                in any process of as many threads), `fp32`, `bf16` or `fp16`. None: `fp32` for the encoder, because
+                in any process of as many threads; an image that does not fit into memory whole goes through in strips
+                and its `Compute` says `fp32`), `fp32`, `bf16` or `fp16`. None: `fp32` for the encoder, because
                 latents are kept, and `auto` for the decoder.
             tile: side in pixels: larger images are processed in overlapping tiles of this size, an approximation.
-                None: never; an image that does not fit into memory is refused.
+                None: never; large images go through in strips of rows, with the values that the whole image has.
             memory_bytes: that a call may take by prediction; None: what is free at that time.
 
         Raises UserError for a precision that the device cannot compute, a tile that is too small, and a pixel format
@@ -95,13 +95,21 @@ class Codec:
         self.scaling_factor: float | None = model.config.get("scaling_factor")
         self.shift_factor: float | None = model.config.get("shift_factor")
         self.tile = tile
-        self.tiling = None if tile is None else Tiling.of_pixels(tile, self.factor)
         asked = precision or ENCODER_DEFAULT, precision or DECODER_DEFAULT
         encoder, decoder, self.precision = choose(model, *asked, bits=16 if self.pixel_format.is_deep else 8)
-        numbers = self.pixel_format.numbers
-        runner = partial(Runner, factor=self.factor, tiling=self.tiling, memory_bytes=memory_bytes, numbers=numbers)
-        self._encoder = runner(encoder, channels=self.channels)
-        self._decoder = runner(decoder, channels=self.latent_channels)
+        self._sides = BothSides(
+            encoder,
+            decoder,
+            self.precision,
+            name=name,
+            channels=self.channels,
+            latent_channels=self.latent_channels,
+            factor=self.factor,
+            tile=tile,
+            memory_bytes=memory_bytes,
+            numbers=self.pixel_format.numbers,
+        )
+        self.tiling = self._sides.tiling
 
     @classmethod
     def load(
@@ -122,31 +130,26 @@ class Codec:
         form = load_pixel_format(name, model)
         return cls(model, name=name, pixel_format=form, precision=precision, tile=tile, memory_bytes=memory_bytes)
 
-    @torch.no_grad()
-    def seconds_per_pixel(self) -> tuple[float, float]:
-        """Seconds that encoding and decoding take on a small image, the better of two runs. Decides no result."""
-        inputs = pad_to_factor(photo_like(self.channels, max(_TIMED_SIDE, self.factor)), self.factor)
-        latents = self._encoder.run(inputs, lambda _: None)[:, : self.latent_channels]
-        pixels = inputs[0, 0].numel()
-        return self._encoder.seconds(inputs) / pixels, self._decoder.seconds(latents) / pixels
+    @cached_property
+    def paces(self) -> tuple[Pace, Pace]:
+        """How long encoding and decoding take here, by what they take on a small image now. Decides no result."""
+        return self._sides.paces
 
     def plan(self, height: int, width: int) -> Plan:
-        """What an image of this size in pixels would take."""
-        grid = self._grid(height, width)
-        return Plan(
-            tiles=self._encoder.tiles(grid),
-            encode_bytes=self._encoder.predicted_bytes(grid),
-            decode_bytes=self._decoder.predicted_bytes(grid),
-        )
+        """What an image of this size in pixels would take. The first call times a small image, see `paces`."""
+        return self._sides.plan(self._grid(height, width))
 
     def compute(self, side: SideName, height: int, width: int) -> Compute:
-        """How a side processes an image of this size in pixels."""
-        tiles = self._encoder.tiles(self._grid(height, width))
-        return Compute(getattr(self.precision, side).precision, self.tile if tiles > 1 else None, tiles)
+        """How a side would process an image of this size in pixels now."""
+        return self._sides.compute(side, self._grid(height, width))
+
+    def advice(self, side: SideName, height: int, width: int) -> str:
+        """What would fit in place of an image of this size in pixels over which the memory ran out, in words."""
+        return self._sides.advice(side, self._grid(height, width))
 
     def require_room(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Raise DoesNotFit if there is no memory to decode an image of one of these heights and widths."""
-        self._decoder.batches([self._grid(*size) for size in sizes])
+        self._sides.require_room("decoder", [self._grid(*size) for size in sizes])
 
     def encode(
         self, images: Sequence[Array], *, seed: int | None = None, logvar: bool = False, tick: Tick | None = None
@@ -169,8 +172,8 @@ class Codec:
             self._check(image)
         grids = [self._grid(*image.shape[:2]) for image in images]
         done = {
-            place: self._latents(outputs, images[place], seed, place, logvar=logvar)
-            for place, outputs, _ in self._run(
+            ran.place: self._latents(ran, images[ran.place], seed, logvar=logvar)
+            for ran in self._sides.run(
                 "encoder",
                 grids,
                 lambda place: pad_to_factor(self.pixel_format.to_tensor(images[place])[None], self.factor),
@@ -192,10 +195,10 @@ class Codec:
         sizes = [(each.height, each.width) for each in latents for _ in range(each.count)]
         vectors = [vector for each in latents for vector in self._decodable(each).split(1)]
         done: dict[int, Decoded] = {}
-        for place, pixels, seam_db in self._decode(vectors, tick):
+        for place, pixels, compute, seam_db in self._decode(vectors, tick):
             height, width = sizes[place]
             image = self.pixel_format.from_tensor(pixels[0, :, :height, :width])
-            done[place] = Decoded(image, self.compute("decoder", height, width), seam_db)
+            done[place] = Decoded(image, compute, seam_db)
         return [done[place] for place in range(len(sizes))]
 
     def reconstruct(self, images: Sequence[Array], *, tick: Tick | None = None) -> list[Array]:
@@ -207,7 +210,9 @@ class Codec:
         self.require_room([(image.shape[0], image.shape[1]) for image in images])
         first = None if tick is None else part_of(tick, 0.0, _ENCODING_SHARE)
         second = None if tick is None else part_of(tick, _ENCODING_SHARE, 1.0)
-        return self.decode_measured(self.encode(images, tick=first), tick=second)
+        latents = self.encode(images, tick=first)
+        decoded = self.decode_measured(latents, tick=second)
+        return [made._replace(encoding=given.compute) for made, given in zip(decoded, latents, strict=True)]
 
     def vectors(self, latents: Latents) -> Tensor:
         """[N,c,h,w] float32 that the decoder takes: the latents themselves, or the codes' vectors.
@@ -226,8 +231,8 @@ class Codec:
         Raises DoesNotFit.
         """
         padded, grid = pad_to_factor(pixels, self.factor), self._grid(*pixels.shape[-2:])
-        outputs = self._run("encoder", [grid] * len(pixels), lambda place: padded[place : place + 1], tick)
-        return torch.cat([self._quantised(each[:, : self.latent_channels]).cpu() for _, each, _ in outputs])
+        outputs = self._sides.run("encoder", [grid] * len(pixels), lambda place: padded[place : place + 1], tick)
+        return torch.cat([self._quantised(each.output[:, : self.latent_channels]).cpu() for each in outputs])
 
     def decode_tensor(self, vectors: Tensor, *, tick: Tick | None = None) -> Tensor:
         """Raw latents or vectors [B,c,h,w] => pixels [B,C,H,W] float32, clamped to [-1, 1], on the CPU.
@@ -235,35 +240,17 @@ class Codec:
         A VQModel decodes the codes nearest to the vectors. Raises DoesNotFit.
         """
         inputs = [self._quantised(vector) for vector in vectors.split(1)]
-        return torch.cat([pixels for _, pixels, _ in self._decode(inputs, tick)])
+        return torch.cat([each.output for each in self._decode(inputs, tick)])
 
-    def _decode(self, vectors: Sequence[Tensor], tick: Tick | None) -> Iterator[tuple[int, Tensor, float | None]]:
-        """`_run` of the decoder over vectors [1,c,h,w] of any sizes; pixels [1,C,H,W] are clamped to [-1, 1]."""
+    def _decode(self, vectors: Sequence[Tensor], tick: Tick | None) -> Iterator[Ran]:
+        """The decoder over vectors [1,c,h,w] of any sizes; pixels [1,C,H,W] are clamped to [-1, 1]."""
         grids = [(vector.shape[-2], vector.shape[-1]) for vector in vectors]
-        for place, pixels, seam_db in self._run("decoder", grids, vectors.__getitem__, tick):
-            yield place, pixels.clamp(-1.0, 1.0), seam_db
+        for ran in self._sides.run("decoder", grids, vectors.__getitem__, tick):
+            yield ran._replace(output=ran.output.clamp(-1.0, 1.0))
 
-    def _run(
-        self, side: SideName, grids: Sequence[Grid], input_of: Callable[[int], Tensor], tick: Tick | None
-    ) -> Iterator[tuple[int, Tensor, float | None]]:
-        """Run a side over inputs [1,...] of these grids: place, output [1,...] on the CPU, and seam in dB of each.
-
-        Inputs of one size come in their order. Raises UserError for outputs that are not finite.
-        """
-        runner = self._encoder if side == "encoder" else self._decoder
-        batches = runner.batches(grids)
-        work = [sum(math.prod(grids[place]) for place in batch) for batch in batches]
-        for batch, ticked in zip(batches, shares_of(tick, work), strict=True):
-            seam = Seam() if side == "decoder" else None
-            outputs = runner.run(torch.cat([input_of(place) for place in batch]), ticked, seam).cpu()
-            if not bool(outputs.isfinite().all()):
-                precision = getattr(self.precision, side).precision
-                raise UserError(f"the {side} of {self.name} gives values that are not finite in {precision}: take fp32")
-            seam_db = None if seam is None else seam.decibel  # an image that is tiled is a batch of its own
-            yield from ((place, each, seam_db) for place, each in zip(batch, outputs.split(1), strict=True))
-
-    def _latents(self, outputs: Tensor, image: Array, seed: int | None, place: int, *, logvar: bool) -> Latents:
-        """The encoder's outputs [1,...] for one image as its latents."""
+    def _latents(self, ran: Ran, image: Array, seed: int | None, *, logvar: bool) -> Latents:
+        """The encoder's output for one image as its latents."""
+        outputs, place = ran.output, ran.place
         kind: Kind = "mean"
         spread = None
         if self.codebook is not None:
@@ -286,7 +273,7 @@ class Codec:
             shift_factor=self.shift_factor,
             pixel_format=None if self.pixel_format.is_default else self.pixel_format,
             model=model_name(self.name),
-            compute=self.compute("encoder", image.shape[0], image.shape[1]),
+            compute=ran.compute,
         )
 
     def _check(self, image: Array) -> None:

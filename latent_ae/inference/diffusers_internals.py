@@ -114,3 +114,8 @@ def layers_of(body: nn.Module) -> list[nn.Module] | None:
             outer += [resnet] if attention is None else [resnet, attention]
         outer += getattr(block, "downsamplers" if isinstance(body, Encoder) else "upsamplers", None) or []
     return [*outer, *layers] if isinstance(body, Encoder) else [*layers, *outer]
+
+
+def attends_alone(module: nn.Module) -> bool:
+    """Whether it is attention over what it is given; MoVQ's needs the latents too."""
+    return isinstance(module, Attention) and module.spatial_norm is None

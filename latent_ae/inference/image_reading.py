@@ -130,7 +130,8 @@ def _read_picture(file: BinaryIO, pixels: PixelFormat, rule: ReadingRule) -> Rea
 def _require_room(height: int, width: int, pixel_bytes: int) -> None:
     needed = pixel_bytes * width * height
     if needed > (available := available_bytes(torch.device("cpu"))):
-        raise DoesNotFit(f"an image of {width}x{height} pixels", needed, available, tiled=True)
+        advice = f"{available / pixel_bytes / 1e6:.1f} million pixels would fit"
+        raise DoesNotFit(f"an image of {width}x{height} pixels", needed, available, advice)
 
 
 def _without_damage(

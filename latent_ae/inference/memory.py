@@ -33,11 +33,16 @@ _LIMITS = (
 class DoesNotFit(UserError):  # noqa: N818 - a fact about an image and a machine
     """Work that would take more memory than there is; nothing of it was started."""
 
-    def __init__(self, what: str, needed: int, available: int, *, tiled: bool) -> None:
+    def __init__(
+        self, what: str, needed: int, available: int, advice: str, *, largest: tuple[int, int] | None = None
+    ) -> None:
+        """`what` takes so many bytes, so many are free, and `advice` says what to do.
+
+        `largest` is the height and width in pixels of an image of these proportions that would fit, if one is known.
+        """
         self.needed = needed
         self.available = available
-        tiles = "smaller tiles" if tiled else "--tile 512, which codes it in overlapping tiles and is an approximation"
-        advice = f"take a smaller image or {tiles}"
+        self.largest = largest
         super().__init__(f"{what} would take about {amount(needed)} of memory, {amount(available)} are free: {advice}")
 
 
@@ -49,6 +54,9 @@ class Plan:
     """1 where it goes through whole"""
     encode_bytes: int
     decode_bytes: int
+    encode_seconds: float
+    decode_seconds: float
+    """by what a small image takes here, and attention, which grows with the square of the pixels"""
 
 
 def peak_bytes(

@@ -1,6 +1,6 @@
 """In the file of a decoded image: what it was made of, and by what, so that a later run need not make it again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from latent_ae.inference.codec import Codec, Decoded
@@ -8,6 +8,7 @@ from latent_ae.inference.file_jobs import Target, Tiled
 from latent_ae.inference.image_reading import ReadImage
 from latent_ae.inference.precision import SideName
 from latent_ae.io.image_writing import check_suffix, read_record, write_image
+from latent_ae.io.latent_file.latents import Compute
 from latent_ae.models.parts import decoder_identity
 
 
@@ -47,7 +48,7 @@ class RecordedImages:
         for index, (output, made) in enumerate(zip(target.outputs, images, strict=True)):
             output.parent.mkdir(parents=True, exist_ok=True)
             seam = {} if made.seam_db is None else {"seam_db": made.seam_db}
-            record = self._record(digest, first + index, *made.image.shape[:2])
+            record = self._record(digest, first + index, {"encoder": made.encoding, "decoder": made.compute})
             pixels = self._codec.pixel_format
             write_image(output, made.image, pixels, record={**record, **damage, **seam}, profile=profile)
             seams += seam.values()
@@ -57,10 +58,11 @@ class RecordedImages:
         if (found := read_record(output)) is None:
             return False
         record, size = found
-        asked: dict[str, object] = self._record(digest, index, *size)
+        computes = {side: self._codec.compute(side, *size) for side in self._sides}
+        asked = self._record(digest, index, computes)
         # What was found out while it was made is not asked for: `damage` of the source, and `seam_db`.
         return {name: value for name, value in record.items() if name in asked} == asked
 
-    def _record(self, digest: str, index: int, height: int, width: int) -> dict[str, object]:
-        compute = {side: self._codec.compute(side, height, width).to_json() for side in self._sides}
-        return {**self._made_by, "source": digest, "index": index, "compute": compute}
+    def _record(self, digest: str, index: int, computes: Mapping[SideName, Compute | None]) -> dict[str, object]:
+        told = {side: compute.to_json() for side, compute in computes.items() if compute is not None}
+        return {**self._made_by, "source": digest, "index": index, "compute": told}

@@ -17,7 +17,8 @@ from torch import Tensor
 from latent_ae.errors import UserError
 
 _MOST_DECIBEL = 100.0
-_LEAST_TILE = 4
+LEAST_TILE = 4
+"""positions a side"""
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Tiling:
         and at 40.7 dB with a third, which takes 36 tiles in place of 25.
         """
         positions = tile // factor
-        if positions < _LEAST_TILE:
+        if positions < LEAST_TILE:
             raise UserError(
                 f"tiles of {tile} pixels hold {positions} latent positions a side: "
-                f"take {_LEAST_TILE * factor} pixels or more"
+                f"take {LEAST_TILE * factor} pixels or more"
             )
         return cls(positions, max(1, positions // 8))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec, Decoded, DoesNotFit, prior_sampling
 from latent_ae.inference.memory import amount, ran_out
+from latent_ae.inference.timing import Pace
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.io.pixel_format import Array
 from latent_ae.models import latent_space as space
@@ -27,26 +28,26 @@ from latent_ae.service.queue import Job, Tick
 
 
 class Speed:
-    """The best speed of a model so far, so that a busy machine does not make it refuse more.
+    """The best speed of a side so far, so that a busy machine does not make it refuse more.
 
     Args:
-        seconds_per_pixel: a measurement from before; None if there is none.
+        pace: by a measurement from before.
     """
 
-    def __init__(self, seconds_per_pixel: float | None) -> None:
-        self._best = seconds_per_pixel
+    def __init__(self, pace: Pace) -> None:
+        self._best = pace
 
     def seconds(self, pixels: int) -> float:
-        """Best-case duration of work on so many pixels; 0 as long as nothing is known."""
-        return 0.0 if self._best is None else self._best * pixels
+        """Best-case duration of work on an image of so many pixels."""
+        return self._best.seconds(pixels)
 
     @contextmanager
-    def measured(self, pixels: int) -> Iterator[None]:
-        """Learn from the duration of the block, work on so many pixels, unless it raises."""
+    def measured(self, pixels: int, count: int) -> Iterator[None]:
+        """Learn from the duration of the block, work on so many images of so many pixels, unless it raises."""
         start = time.perf_counter()
         yield
-        found = (time.perf_counter() - start) / pixels
-        self._best = found if self._best is None else min(self._best, found)
+        taken = time.perf_counter() - start
+        self._best = self._best.times(min(1.0, taken / (count * self._best.seconds(pixels))))
 
 
 class ServedModel:
@@ -61,7 +62,7 @@ class ServedModel:
         if codec.memory_bytes != limits.memory_bytes:
             raise ValueError(f"expected a codec with memory_bytes={limits.memory_bytes}, got {codec.memory_bytes}")
         self.info, self.codec, self.prior = info, codec, prior
-        self.encoding, self.decoding = map(Speed, codec.seconds_per_pixel())
+        self.encoding, self.decoding = map(Speed, codec.paces)
 
     def encode(self, image: Array, *, seed: int | None = None, logvar: bool = False, and_decode: bool = False) -> Job:
         """[H,W,C] => Latents of one image; with `and_decode` only if there is memory to decode them too."""
@@ -153,7 +154,7 @@ class ServedModel:
         pixels = size[0] * size[1]
 
         def guarded(batch: Sequence[Any], tick: Tick) -> Sequence[Any]:
-            with _errors_for_visitors(nonfinite), torch.inference_mode(), speed.measured(len(batch) * pixels):
+            with _errors_for_visitors(nonfinite), torch.inference_mode(), speed.measured(pixels, len(batch)):
                 return run(batch, tick)
 
         return Job((self.info.id, *key), guarded, payload, pixels, speed.seconds(pixels))
@@ -170,9 +171,10 @@ def _errors_for_visitors(nonfinite: Callable[[], ServiceError] | None = None) ->
     except ServiceError:
         raise
     except DoesNotFit as error:
+        smaller = "a smaller one" if error.largest is None else "one of {1}x{0} pixels".format(*error.largest)
         raise TooLarge(
             f"an image of this size would take about {amount(error.needed)} of memory, and "
-            f"{amount(error.available)} are free: try a smaller one"
+            f"{amount(error.available)} are free: try {smaller}"
         ) from error
     except UserError as error:
         if nonfinite is None:

@@ -7,9 +7,6 @@ from typing import Any
 from latent_ae.errors import UserError
 from latent_ae.service.errors import BadRequest
 
-TILE = 512
-"""default tile side in pixels: larger images are encoded and decoded in tiles"""
-
 MAX_SEED = 2**63 - 1
 _CORNERS = 4
 """of an interpolation grid"""

@@ -3,7 +3,7 @@
     run(jobs) --> [ waiting ] --jobs of one key, up to batch_pixels--> one call of the model --> results of each caller
 
 Visitors, and the callers of one visitor, take turns, batch by batch. A caller gets DeadlineExceeded when its time is
-up, and the model stops between two tiles once no caller waits for the batch.
+up, and the model stops between two strips or tiles once no caller waits for the batch.
 """
 
 import itertools
@@ -121,7 +121,7 @@ class ModelQueue:
             return len(self._waiting), running
 
     def close(self) -> None:
-        """End all jobs with ShuttingDown, the running ones between two tiles. Returns when the thread has ended."""
+        """End all jobs with ShuttingDown, the running ones at their next tick. Returns when the thread has ended."""
         with self._changed:
             self._closing = True
             for entry in self._waiting + self._running:

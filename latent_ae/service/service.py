@@ -17,7 +17,7 @@ from latent_ae.service.admission import Admission, Request, ServiceStats
 from latent_ae.service.catalog import ModelInfo, Prior
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.jobs import ServedModel
-from latent_ae.service.limits import DEFAULTS, MAX_SEED, TILE, ServiceLimits, require_number, require_whole
+from latent_ae.service.limits import DEFAULTS, MAX_SEED, ServiceLimits, require_number, require_whole
 from latent_ae.service.queue import ModelQueue, Tick
 from latent_ae.service.results import Baseline, Encoded, Images, Inspection, Reconstruction
 from latent_ae.service.uploads import File
@@ -62,14 +62,14 @@ class Service:
         limits: ServiceLimits = DEFAULTS,
         device: torch.device | str | None = None,
         precision: Precision | None = None,
-        tile: int | None = TILE,
+        tile: int | None = None,
         perceptual: Literal["auto"] | None = "auto",
         priors: Sequence[str] = (),
     ) -> Self:
         """Model directories, hub ids or single files; the first is the default. Raises ModelError, UserError.
 
-        Larger images than `tile` pixels a side are encoded and decoded in tiles, so that requests need bounded memory;
-        None: never. Without `precision` it is the Codec's: fp32 to encode, auto to decode.
+        Larger images than `tile` pixels a side are encoded and decoded in tiles, an approximation; None: never.
+        Without `precision` it is the Codec's: fp32 to encode, auto to decode.
         """
         codecs = {
             model_id: Codec.load(name, device=device, precision=precision, tile=tile, memory_bytes=limits.memory_bytes)
@@ -259,7 +259,7 @@ class Service:
         return self.admission.stats()
 
     def close(self) -> None:
-        """End all requests with ShuttingDown, running batches between two tiles. Can be called again."""
+        """End all requests with ShuttingDown, running batches between two strips or tiles. Can be called again."""
         self._queue.close()
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ class Run(NamedTuple):
     side: Side
     shape: torch.Size
     """of the inputs"""
+    in_strips: bool
 
 
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
@@ -23,7 +24,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     own = Side.__call__
 
     def noted(side: Side, inputs: Tensor, streamed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        found.append(Run(side, inputs.shape))
+        found.append(Run(side, inputs.shape, streamed is not None))
         return own(side, inputs, streamed)
 
     monkeypatch.setattr(Side, "__call__", noted)

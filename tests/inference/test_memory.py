@@ -16,6 +16,7 @@ from latent_ae.inference import Codec, DoesNotFit, batching, strips
 from latent_ae.inference.memory import _Counter, _waste, amount, available_bytes, peak_bytes
 from latent_ae.inference.sides import DecoderSide, EncoderSide
 from latent_ae.inference.streamed import streamed
+from latent_ae.io.latent_file.latents import Compute
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
 from tests.inference.side_runs import predictions, runs
@@ -106,7 +107,7 @@ def test_the_memory_of_strips_is_told_by_a_few_of_them(size: tuple[int, int], mo
 
 def tiny(**options: object) -> Codec:
     model = build_autoencoder(ModelConfig(preset="tiny", image_channels=3), seed=0, resolution=16)
-    return Codec(model, name="m", precision="fp32", **options)
+    return Codec(model, name="m", **{"precision": "fp32", **options})
 
 
 def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +115,7 @@ def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkey
     streamed = tiny(tile=None).plan(1024, 1024).decode_bytes
     monkeypatch.setattr(batching, "STREAMED_PIXELS", 2**30)
     tiled, whole = tiny(tile=64), tiny(tile=None)
-    assert tiled.plan(64, 64) == whole.plan(64, 64)
+    assert tiled.plan(64, 64).decode_bytes == whole.plan(64, 64).decode_bytes
     assert (tiled.plan(1024, 1024).tiles, whole.plan(1024, 1024).tiles) == (361, 1)
     image = 5 * 3 * 4 * (1024**2 - 64**2)
     assert tiled.plan(1024, 1024).decode_bytes == tiled.plan(64, 64).decode_bytes + image
@@ -122,8 +123,37 @@ def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkey
     assert tiled.plan(1024, 1024).decode_bytes < streamed < whole.plan(1024, 1024).decode_bytes / 1.5
 
 
+def test_the_plan_of_a_huge_image_costs_a_few_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many operations as that of a quarter of it, which takes a quarter of the memory."""
+    held: list[int] = []
+    count = _Counter.hold
+    monkeypatch.setattr(_Counter, "hold", lambda counter, tensor: held.append(1) or count(counter, tensor))
+    codec, plans, operations = tiny(), [], []
+    for height in (2**13, 2**15):
+        held.clear()
+        plans.append(codec.plan(height, 4096).decode_bytes)
+        operations.append(len(held))
+    assert operations[0] == operations[1]
+    assert plans[1] == pytest.approx(4 * plans[0], rel=0.2)
+
+
+def test_the_seconds_of_a_plan_grow_with_the_pixels_and_of_attention_with_their_square() -> None:
+    codec = Codec(stock("stable diffusion"), name="m", precision="fp32")
+    encoding, decoding = codec.paces
+    assert min(encoding.per_pixel, encoding.per_pair, decoding.per_pixel, decoding.per_pair) > 0
+    plan = codec.plan(797, 1003)  # padded to 800x1008
+    assert plan.encode_seconds == encoding.per_pixel * 800 * 1008 + encoding.per_pair * (800 * 1008) ** 2
+    assert plan.decode_seconds == decoding.seconds(800 * 1008)
+    tiled = Codec(stock("stable diffusion"), name="m", precision="fp32", tile=64)
+    (pace, _), plan = tiled.paces, tiled.plan(800, 1000)
+    assert plan.encode_seconds == pytest.approx(pace.per_pixel * 800 * 1000 + pace.per_pair * 800 * 1000 * 64**2)
+    assert Codec(stock("no attention"), name="m", precision="fp32").paces[0].per_pair == 0
+
+
 @pytest.mark.parametrize("verb", ["encode", "decode", "reconstruct"])
 def test_what_does_not_fit_is_refused_before_any_work(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "STREAMED_PIXELS", 1)
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
     roomy = tiny(tile=None)
     image = np.zeros((64, 64, 3), np.uint8)
     latents = roomy.encode([image])
@@ -131,11 +161,33 @@ def test_what_does_not_fit_is_refused_before_any_work(verb: str, monkeypatch: py
     least = {"encode": plan.encode_bytes, "decode": plan.decode_bytes, "reconstruct": plan.decode_bytes}[verb]
     given = latents if verb == "decode" else [np.zeros((8, 8, 3), np.uint8), image]
     assert getattr(tiny(tile=None, memory_bytes=least), verb)(given)
+    monkeypatch.setattr(batching, "STREAMED_PIXELS", 2**30)
     codec, ran = tiny(tile=None, memory_bytes=least - 1), runs(monkeypatch)
-    with pytest.raises(DoesNotFit, match=r"ing an image of 64x64 pixels would take about \d+ MiB of memory, \d+ MiB"):
+    with pytest.raises(
+        DoesNotFit, match=r"ing an image of 64x64 pixels even in strips of rows would take about \d+ MiB"
+    ):
         getattr(codec, verb)(given)
     assert ran == []
     assert issubclass(DoesNotFit, UserError)
+
+
+@pytest.mark.parametrize("precision", ["exact", "fp32"])
+def test_what_does_not_fit_whole_goes_through_in_strips(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same values up to the order of sums: `exact`, which promises the same bits, says that it was not."""
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    roomy = tiny(precision=precision)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    plan = roomy.plan(64, 96)
+    scarce = tiny(precision=precision, memory_bytes=min(plan.encode_bytes, plan.decode_bytes) - 1)
+    assert scarce.plan(64, 96).decode_bytes <= scarce.memory_bytes
+    ran = runs(monkeypatch)
+    (whole,), (latents,) = roomy.encode([image]), scarce.encode([image])
+    (decoded,) = scarce.decode_measured([whole])
+    assert [run.in_strips for run in ran] == [False, True, True]
+    torch.testing.assert_close(latents.tensor, whole.tensor, rtol=0, atol=1e-5)
+    assert np.abs(decoded.image.astype(int) - roomy.decode([whole])[0]).max() <= 1
+    assert whole.compute == Compute(precision)
+    assert latents.compute == decoded.compute == scarce.compute("encoder", 64, 96) == Compute("fp32")
 
 
 def test_a_batch_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,12 +211,34 @@ def test_where_there_is_room_no_size_is_predicted_on_its_own(monkeypatch: pytest
     assert predicted[1:] == [(1, 2, 32, 32), (1, 2, 8, 8)]
 
 
-def test_the_advice_fits_the_codec() -> None:
-    image = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(DoesNotFit, match="take a smaller image or --tile 512, which codes it in overlapping tiles"):
-        tiny(tile=None, memory_bytes=1000).encode([image])
-    with pytest.raises(DoesNotFit, match="take a smaller image or smaller tiles"):
-        tiny(tile=32, memory_bytes=1000).encode([image])
+def test_the_advice_is_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+
+    def limited(memory: int | None, tile: int | None = None) -> Codec:
+        return Codec(stock("no attention"), name="m", precision="fp32", memory_bytes=memory, tile=tile)
+
+    memory = limited(None).plan(256, 256).decode_bytes
+    with pytest.raises(
+        DoesNotFit, match=r"MiB are free: \d+x\d+ pixels would fit, or --tile 128, an approx"
+    ) as refused:
+        limited(memory).require_room([(300, 600)])
+    height, width = refused.value.largest
+    assert width == pytest.approx(2 * height, abs=16)
+    limited(memory).require_room([(height, width)])
+    with pytest.raises(DoesNotFit):
+        limited(memory).require_room([(round(1.15 * height), round(1.15 * width))])
+    limited(memory, tile=128).require_room([(300, 600)])
+    with pytest.raises(DoesNotFit, match=r"pixels would fit, or --tile 64, an approximation$"):
+        limited(memory * 4 // 5, tile=128).require_room([(300, 600)])
+
+
+def test_where_nothing_fits_the_memory_is_too_small() -> None:
+    with pytest.raises(DoesNotFit, match=r"free: take a smaller image, or free some memory$"):
+        tiny(memory_bytes=1000).require_room([(64, 64)])
+
+
+def test_after_memory_ran_out_at_most_half_of_the_image_is_advised() -> None:
+    assert tiny().advice("decoder", 64, 256) == "180x44 pixels would fit, or --tile 128, an approximation"
 
 
 def test_the_search_for_codes_is_bounded() -> None:

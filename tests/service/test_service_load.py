@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from latent_ae.inference import Codec
+from latent_ae.inference.timing import Pace
 from latent_ae.io.latent_file.latents import from_bytes, to_bytes
 from latent_ae.service.errors import BadLatents, Busy, DeadlineExceeded, ServiceError, ShuttingDown, TooLarge
 from latent_ae.service.limits import ServiceLimits
@@ -200,7 +201,7 @@ def test_under_stress_every_request_gets_its_own_right_answer(kl: Codec, vq: Cod
 
 
 def test_what_cannot_be_done_in_time_is_refused_at_once(held: HeldCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "seconds_per_pixel", lambda: (1.0, 1.0))  # a slow machine, whichever this is
+    monkeypatch.setattr(held, "paces", (Pace(1.0), Pace(1.0)))  # a slow machine, whichever this is
     with closing(Service({"held": held}, limits=ServiceLimits(deadline_seconds=60)), held) as service:
         small, large = png(pixels(8, 8)), png(pixels(64, 64))
         with pytest.raises(TooLarge, match=r"would take about 68 minutes here, and a request may take 60 seconds: try"):

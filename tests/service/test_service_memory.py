@@ -2,7 +2,9 @@
 
 import pytest
 
-from latent_ae.inference import Codec
+from latent_ae.config import ModelConfig
+from latent_ae.inference import Codec, batching, strips
+from latent_ae.models import build_autoencoder
 from latent_ae.service.errors import TooLarge
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.remote import RemoteEncode
@@ -26,12 +28,17 @@ def test_an_images_size_costs_no_run_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_cannot_be_decoded_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Codec(tiny(), name="kl", precision="fp32", tile=None).plan(96, 96)
+    monkeypatch.setattr(batching, "STREAMED_PIXELS", 1)  # in strips, which take least
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    model = build_autoencoder(ModelConfig(preset="tiny", image_channels=3), seed=0, resolution=16)
+    plan = Codec(model, name="kl", precision="fp32").plan(96, 96)
     assert plan.encode_bytes < plan.decode_bytes
-    codec = Codec(tiny(), name="kl", precision="fp32", tile=None, memory_bytes=plan.decode_bytes - 1)
+    codec = Codec(model, name="kl", precision="fp32", memory_bytes=plan.decode_bytes - 1)
     with closing(Service({"kl": codec}, limits=ServiceLimits(memory_bytes=plan.decode_bytes - 1))) as service:
         predicted, ran = predictions(monkeypatch), runs(monkeypatch)
-        with pytest.raises(TooLarge, match=r"would take about \d+ MiB of memory"):
+        with pytest.raises(
+            TooLarge, match=r"would take about \d+ MiB of memory, and \d MiB are free: try one of 9\dx9\d"
+        ):
             service.reconstruct(png(pixels(96, 96)))
         assert predicted
         assert ran == []
