@@ -16,7 +16,7 @@ from latent_ae.cli.options import (
     not_negative,
     say_how,
 )
-from latent_ae.cli.output import complain, say
+from latent_ae.cli.output import FileBars, complain, say
 from latent_ae.errors import UserError
 from latent_ae.io.latent_file.header import SUFFIX, SUFFIXES
 from latent_ae.io.paths import count_by_suffix, find_files
@@ -220,13 +220,11 @@ def _images(
 
 def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], out: Path, done: str) -> int:
     """Process the targets and report; `others` are files beside them that are not read."""
-    from tqdm import tqdm
-
     from latent_ae.inference.file_jobs import run
 
     out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(targets), unit="file", disable=None) as bar:  # only on a terminal
-        outcome = run(task, targets, on_file=bar.update)
+    with FileBars(len(targets)) as bars:
+        outcome = run(task, targets, bars)
     kept = f", {outcome.kept} were there already" if outcome.kept else ""
     failed = f", {len(outcome.failed)} could not be used" if outcome.failed else ""
     outputs = {output for target in targets for output in target.outputs}

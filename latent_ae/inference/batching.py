@@ -163,7 +163,8 @@ class Runner:
 
     def advice(self, grid: Grid, share: float = 1.0) -> str:
         """What would fit in place of an image of this size that does not, in words."""
-        return self._advice(grid, self._largest(grid, share, available := self._available()), available)
+        available = self._available()
+        return self._advice(grid, self._largest(grid, share, available), available, share)
 
     def pace(self, inputs: Tensor) -> Pace:
         """How long the side takes, by what it takes on small inputs [1,...]."""
@@ -204,7 +205,7 @@ class Runner:
             what,
             self.predicted_bytes(grid, in_strips=in_strips),
             available,
-            self._advice(grid, largest, available),
+            self._advice(grid, largest, available, 1.0),
             largest=None if largest is None else (largest[0] * factor, largest[1] * factor),
         )
 
@@ -221,18 +222,20 @@ class Runner:
             scale *= 0.97 * math.sqrt(min(1.0, available / needed))
         return None
 
-    def _advice(self, grid: Grid, largest: Grid | None, available: int) -> str:
+    def _advice(self, grid: Grid, largest: Grid | None, available: int, share: float) -> str:
         side = self._ordinary[0] * self._factor // 2 if self._tiling else _TILE
-        while side >= LEAST_TILE * self._factor and not self._tile_fits(grid, side // self._factor, available):
+        while side >= LEAST_TILE * self._factor and not self._tile_fits(grid, side // self._factor, available, share):
             side //= 2
         size = "" if largest is None else f"{largest[1] * self._factor}x{largest[0] * self._factor} pixels would fit"
         tiles = f"--tile {side}, an approximation" if side >= LEAST_TILE * self._factor else ""
         return ", or ".join(filter(None, [size, tiles])) or "take a smaller image, or free some memory"
 
-    def _tile_fits(self, grid: Grid, tile: int, available: int) -> bool:
+    def _tile_fits(self, grid: Grid, tile: int, available: int, share: float) -> bool:
         smaller = min(grid[0], tile), min(grid[1], tile)
+        if smaller == grid or math.prod(smaller) > share * math.prod(grid):
+            return False
         needed = self.predicted_bytes(smaller, in_strips=False) - self._image_bytes(smaller, 1)
-        return smaller != grid and needed + self._image_bytes(grid, 1) <= available
+        return needed + self._image_bytes(grid, 1) <= available
 
     def _fits(self, grid: Grid, count: int, available: int) -> bool:
         # A prediction takes longer than the work on a small image: where there is room for twice what an ordinary piece

@@ -106,7 +106,7 @@ class BothSides:
         """How long encoding and decoding take, by what they take on a small image."""
         inputs = pad_to_factor(photo_like(self._channels, max(_TIMED_SIDE, self._factor)), self._factor)
         encoder, decoder = self._runners["encoder"], self._runners["decoder"]
-        latents = encoder.run(inputs, lambda _: None)[:, : self._latent_channels]
+        latents = encoder.run(inputs, lambda _: None, in_strips=False)[:, : self._latent_channels]
         return encoder.pace(inputs), decoder.pace(latents)
 
     def plan(self, grid: Grid) -> Plan:

@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from latent_ae.errors import UserError
+from latent_ae.inference.batching import Tick
 from latent_ae.inference.memory import ran_out
 from latent_ae.io.image import BrokenImage
 from latent_ae.io.paths import Source, output_names, stem_of
@@ -24,6 +25,7 @@ from latent_ae.io.paths import Source, output_names, stem_of
 BATCH_PIXELS = 1 << 21
 BATCH_COUNT = 64
 """of the images that are encoded or decoded together; one image may be larger"""
+_RAN_OUT = "the memory ran out over it"
 WRITERS = 4
 """threads: compressing a PNG takes longer than a GPU takes for its pixels"""
 
@@ -73,6 +75,22 @@ class Item(Generic[Given]):
     digest: str
     """sha256 of its bytes in hex"""
     given: Given
+
+
+class Watch(Protocol):
+    """What is told of a run as it goes on."""
+
+    def say(self, file: Path, sentence: str) -> None:
+        """What a person should know of a file before work on it begins, to follow on its name."""
+
+    def begin(self, file: Path) -> None:
+        """Work on a large image begins."""
+
+    def advance(self, share: float) -> None:
+        """A strip or a tile of it is done; so much of the image is."""
+
+    def done(self) -> None:
+        """A file is done with, whatever became of it."""
 
 
 def plan(
@@ -125,13 +143,21 @@ class Task(ABC, Generic[Given, Made]):
         """What was assumed, changed or left out of a file, for the user to check, each to follow on its name."""
         return ()
 
+    def forecast(self, given: Given) -> Sequence[str]:  # noqa: ARG002 - most tasks foresee nothing
+        """What to say of a file before work on it begins, each to follow on its name."""
+        return ()
+
+    def smaller(self, given: Given) -> str:  # noqa: ARG002
+        """What would fit in place of a file over which the memory ran out."""
+        return "take a smaller image"
+
     @abstractmethod
     def pixels(self, given: Given) -> int:
         """Of its images."""
 
     @abstractmethod
-    def make(self, items: Sequence[Item[Given]]) -> list[Made]:
-        """One result an item. Raises UserError."""
+    def make(self, items: Sequence[Item[Given]], tick: Tick | None) -> list[Made]:
+        """One result an item. `tick` is called with the share that is done. Raises UserError."""
 
     @abstractmethod
     def write(self, item: Item[Given], made: Made) -> Tiled | None:
@@ -141,15 +167,21 @@ class Task(ABC, Generic[Given, Made]):
         """
 
 
-def run(task: Task[Given, Made], targets: Sequence[Target], *, on_file: Callable[[], object] = int) -> Outcome:
-    """Do a task to every file; `on_file` is called when one is done with, whatever became of it.
+def run(task: Task[Given, Made], targets: Sequence[Target], watch: Watch) -> Outcome:
+    """Do a task to every file.
 
     Memory holds one batch at a time. Raises OSError if something cannot be written: the next file would fare no better.
     """
     outcome = Outcome()
     with ThreadPoolExecutor(WRITERS) as writers:
-        for batch in _batches(_read(task, targets, outcome, on_file), task.pixels):
-            pairs = list(_made(task, batch, outcome))
+        for batch in _batches(_read(task, targets, outcome, watch), task.pixels):
+            for item in batch:
+                for sentence in task.forecast(item.given):
+                    watch.say(item.target.source, sentence)
+            large = len(batch) == 1 and task.pixels(batch[0].given) > BATCH_PIXELS
+            if large:
+                watch.begin(batch[0].target.source)
+            pairs = list(_made(task, batch, outcome, watch.advance if large else None))
             # What is alone may be made while it is written, and a codec is not to be used by two threads.
             written = (map if len(batch) == 1 else writers.map)(partial(_write, task), pairs)
             for (item, _), result in zip(pairs, written, strict=True):
@@ -159,15 +191,13 @@ def run(task: Task[Given, Made], targets: Sequence[Target], *, on_file: Callable
                     for note in task.notes(item.given):
                         outcome.notes[note].append(item.target.source)
                 else:
-                    outcome.failed.append((item.target.source, result))
+                    _fail(task, item, result, outcome)
             for _ in batch:
-                on_file()
+                watch.done()
     return outcome
 
 
-def _read(
-    task: Task[Given, Made], targets: Sequence[Target], outcome: Outcome, on_file: Callable[[], object]
-) -> Iterator[Item[Given]]:
+def _read(task: Task[Given, Made], targets: Sequence[Target], outcome: Outcome, watch: Watch) -> Iterator[Item[Given]]:
     digest_of = lru_cache(maxsize=1)(_digest)  # all pages of a file come one after another
     for target in targets:
         try:
@@ -183,7 +213,7 @@ def _read(
                 yield item
                 continue
             outcome.kept += 1
-        on_file()
+        watch.done()
 
 
 def _read_one(task: Task[Given, Made], target: Target, digest_of: Callable[[Path], str]) -> Item[Given] | None:
@@ -229,22 +259,28 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if ran_out(error):
-        return "the memory ran out over it: take a smaller image, or --precision bf16"
+        return _RAN_OUT
     raise error
 
 
+def _fail(task: Task[Given, Made], item: Item[Given], reason: str, outcome: Outcome) -> None:
+    """Note that nothing became of a file. What would fit is asked for here, as the error held what it had taken."""
+    more = f": {task.smaller(item.given)}" if reason == _RAN_OUT else ""
+    outcome.failed.append((item.target.source, reason + more))
+
+
 def _made(
-    task: Task[Given, Made], batch: Sequence[Item[Given]], outcome: Outcome
+    task: Task[Given, Made], batch: Sequence[Item[Given]], outcome: Outcome, tick: Tick | None
 ) -> Iterator[tuple[Item[Given], Made]]:
     """What becomes of a batch; where that fails, of each of it alone, as one file must not take others with it."""
     try:
-        yield from zip(batch, task.make(batch), strict=True)
+        yield from zip(batch, task.make(batch, tick), strict=True)
         return
     except Exception as error:
         reason = _reason(error)
     # Outside of the handler: the error would hold what the batch took of the memory that is short.
     if len(batch) == 1:
-        outcome.failed.append((batch[0].target.source, reason))
+        _fail(task, batch[0], reason, outcome)
         return
     for item in batch:
-        yield from _made(task, [item], outcome)
+        yield from _made(task, [item], outcome, None)

@@ -9,9 +9,12 @@ from typing import BinaryIO, TypeVar
 import torch
 
 from latent_ae.errors import UserError
+from latent_ae.inference.batching import Tick, part_of
 from latent_ae.inference.codec import Codec, Decoded
 from latent_ae.inference.file_jobs import BATCH_PIXELS, Item, Target, Task, Tiled
+from latent_ae.inference.forecast import forecast
 from latent_ae.inference.image_reading import PLAIN, ReadImage, ReadingRule, read_image
+from latent_ae.inference.precision import SideName
 from latent_ae.inference.recorded_images import RecordedImages
 from latent_ae.io.image_file.color import Profile, profile_name
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, bare_image_count, take_latents
@@ -42,6 +45,9 @@ class _ImageTask(Task[ReadImage, Made]):
     Raises UserError for a rule without effect on the model's images.
     """
 
+    sides: tuple[SideName, ...]
+    """that images go through"""
+
     def __init__(self, codec: Codec, rule: ReadingRule) -> None:
         pixels = codec.pixel_format
         if rule.color == "keep" and (pixels.channels < 3 or pixels.numbers):
@@ -62,6 +68,14 @@ class _ImageTask(Task[ReadImage, Made]):
         """What was changed or left out of the file."""
         return given.remarks
 
+    def forecast(self, given: ReadImage) -> Sequence[str]:
+        """How long a large image takes, if long, and what does not fit whole."""
+        return forecast(self._codec, self.sides, *given.array.shape[:2])
+
+    def smaller(self, given: ReadImage) -> str:
+        """By prediction, of what is free now."""
+        return self._codec.advice(self.sides[-1], *given.array.shape[:2])
+
     def pixels(self, given: ReadImage) -> int:
         """H * W."""
         return int(given.array.shape[0] * given.array.shape[1])
@@ -80,6 +94,8 @@ class Encode(_ImageTask[Latents]):
 
     Raises UserError for what has no effect with this model.
     """
+
+    sides = ("encoder",)
 
     def __init__(
         self,
@@ -121,13 +137,15 @@ class Encode(_ImageTask[Latents]):
             and {name: there.versions[name] for name in _READ_BY if name in there.versions} == self._read_by(target)
         )
 
-    def make(self, items: Sequence[Item[ReadImage]]) -> list[Latents]:
+    def make(self, items: Sequence[Item[ReadImage]], tick: Tick | None) -> list[Latents]:
         """Latents that know their sources."""
         if self._seed is None:
-            made = self._codec.encode([item.given.array for item in items], logvar=self._logvar)
+            made = self._codec.encode([item.given.array for item in items], logvar=self._logvar, tick=tick)
         else:  # alone, as each has a seed of its own: with one for all, all images would get the same noise
             made = [
-                self._codec.encode([item.given.array], seed=self._seed_of(item.digest), logvar=self._logvar)[0]
+                self._codec.encode([item.given.array], seed=self._seed_of(item.digest), logvar=self._logvar, tick=tick)[
+                    0
+                ]
                 for item in items
             ]
         return [
@@ -173,18 +191,20 @@ class Reconstruct(_ImageTask[Decoded]):
     Raises UserError for files that cannot hold the model's images.
     """
 
+    sides = ("encoder", "decoder")
+
     def __init__(self, codec: Codec, *, suffix: str = ".png", rule: ReadingRule = PLAIN) -> None:
         super().__init__(codec, rule)
         read_by = rule.record(codec.pixel_format)
-        self._images = RecordedImages(codec, "reconstruct", ("encoder", "decoder"), suffix, **read_by)
+        self._images = RecordedImages(codec, "reconstruct", self.sides, suffix, **read_by)
 
     def is_made(self, target: Target, digest: str) -> bool:
         """Whether the file is whole and says that it is what this task makes of the source."""
         return self._images.are_there(target, digest)
 
-    def make(self, items: Sequence[Item[ReadImage]]) -> list[Decoded]:
+    def make(self, items: Sequence[Item[ReadImage]], tick: Tick | None) -> list[Decoded]:
         """Of the same sizes."""
-        return self._codec.reconstruct_measured([item.given.array for item in items])
+        return self._codec.reconstruct_measured([item.given.array for item in items], tick=tick)
 
     def write(self, item: Item[ReadImage], made: Decoded) -> Tiled | None:
         """Whole or not at all."""
@@ -230,22 +250,31 @@ class Decode(Task[Taken, Iterable[Decoded]]):
         """N * H * W."""
         return given.latents.count * given.latents.height * given.latents.width
 
-    def make(self, items: Sequence[Item[Taken]]) -> list[Iterable[Decoded]]:
+    def forecast(self, given: Taken) -> Sequence[str]:
+        """How long a large image takes, if long, and what does not fit whole."""
+        return forecast(self._codec, ("decoder",), given.latents.height, given.latents.width)
+
+    def smaller(self, given: Taken) -> str:
+        """By prediction, of what is free now."""
+        return self._codec.advice("decoder", given.latents.height, given.latents.width)
+
+    def make(self, items: Sequence[Item[Taken]], tick: Tick | None) -> list[Iterable[Decoded]]:
         """The images of each file; those of a large one are decoded as they are asked for."""
         if len(items) == 1:
-            return [self._decoded(items[0].given.latents)]
-        images = iter(self._codec.decode_measured([item.given.latents for item in items]))
+            return [self._decoded(items[0].given.latents, tick)]
+        images = iter(self._codec.decode_measured([item.given.latents for item in items], tick=tick))
         return [[next(images) for _ in range(item.given.latents.count)] for item in items]
 
     def write(self, item: Item[Taken], made: Iterable[Decoded]) -> Tiled | None:
         """Each file whole or not at all."""
         return self._images.write(item.target, item.digest, made)
 
-    def _decoded(self, latents: Latents) -> Iterator[Decoded]:
+    def _decoded(self, latents: Latents, tick: Tick | None) -> Iterator[Decoded]:
         step = max(1, BATCH_PIXELS // (latents.height * latents.width))
         for first in range(0, latents.count, step):
             part = dataclasses.replace(latents, tensor=latents.tensor[first : first + step], logvar=None, sources=())
-            yield from self._codec.decode_measured([part])
+            shares = first / latents.count, min(1.0, (first + step) / latents.count)
+            yield from self._codec.decode_measured([part], tick=None if tick is None else part_of(tick, *shares))
 
 
 def image_count(path: Path) -> int:

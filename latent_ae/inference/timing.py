@@ -69,3 +69,8 @@ def _better_of_two(run: Callable[[], Tensor]) -> float:
         run().cpu()  # which waits for an accelerator
         taken.append(time.perf_counter() - start)
     return min(taken)
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"

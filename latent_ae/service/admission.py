@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from latent_ae.inference.timing import duration
 from latent_ae.service.errors import Busy, DeadlineExceeded, ServiceError, TooLarge
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.queue import Job, ModelQueue, Tick
@@ -104,7 +105,7 @@ class Request:
         needed, left = sum(job.seconds for job in jobs), self._deadline - time.monotonic()
         if needed > _HOPELESS_FACTOR * left:
             raise TooLarge(
-                f"this would take about {_duration(needed)} here, and a request may take "
+                f"this would take about {duration(needed)} here, and a request may take "
                 f"{self._admission.limits.deadline_seconds:g} seconds: try a smaller image"
             )
         start = self._share
@@ -200,7 +201,3 @@ class Admission:
                 batches=self.queue.batches,
                 batched=self.queue.batched,
             )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"

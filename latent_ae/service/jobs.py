@@ -182,7 +182,7 @@ def _errors_for_visitors(nonfinite: Callable[[], ServiceError] | None = None) ->
         raise nonfinite() from error
     except (RuntimeError, MemoryError) as error:
         if ran_out(error):
-            raise TooLarge("the server's memory ran out for this image: try a smaller one") from error
+            raise TooLarge("the server's memory ran out for this image: try one of half as many pixels") from error
         raise
 
 

@@ -5,10 +5,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latent_ae.inference import batching
+from latent_ae.inference import batching, file_jobs, strips
 from latent_ae.inference.sides import Side
+from latent_ae.inference.streamed import StreamedSide
+
+Patch = Callable[[object, str, object], object]
+"""setattr, or that of a pytest.MonkeyPatch"""
 
 
 class Run(NamedTuple):
@@ -42,3 +47,31 @@ def predictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     monkeypatch.setattr(batching, "peak_bytes", noted)
     return found
+
+
+def in_strips(patch: Patch) -> None:
+    """Every image is a large one from now on, and has many strips."""
+    patch(batching, "STREAMED_PIXELS", 1)
+    patch(strips, "_STRIP_BYTES", 2**14)
+    patch(file_jobs, "BATCH_PIXELS", 1)
+
+
+def in_a_strip(happens: Callable[[], object], patch: Patch) -> list[int]:
+    """Let something happen in the 30th convolution of strips. Gives a list that grows with each."""
+    convolve, forward = F.conv2d, StreamedSide.forward
+    calls: list[int] = []
+
+    def streamed(side: StreamedSide, *given: object, **named: object) -> Tensor:
+        calls.append(0)
+        return forward(side, *given, **named)
+
+    def convolved(inputs: Tensor, *given: object, **named: object) -> Tensor:
+        if calls and not inputs.is_meta:
+            calls.append(len(calls))
+            if len(calls) == 30:
+                happens()
+        return convolve(inputs, *given, **named)
+
+    patch(StreamedSide, "forward", streamed)
+    patch(F, "conv2d", convolved)
+    return calls

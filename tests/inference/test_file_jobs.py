@@ -13,6 +13,7 @@ from PIL import Image
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
+from latent_ae.inference.batching import Tick
 from latent_ae.inference.file_jobs import BATCH_COUNT, BATCH_PIXELS, Item, Outcome, Target, Task, plan, run
 from latent_ae.inference.file_tasks import Reconstruct
 from latent_ae.io.image import Pixels
@@ -23,6 +24,25 @@ from latent_ae.models import build_autoencoder
 from latent_ae.models.parts import decoder_identity
 
 # ----------------------------------------------------------------------------------------------------------- batches
+
+
+class Noted:
+    """A Watch that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def say(self, file: Path, sentence: str) -> None:
+        self.told.append(f"{file.name} {sentence}")
+
+    def begin(self, file: Path) -> None:
+        self.told.append(file.name)
+
+    def advance(self, share: float) -> None:
+        self.told.append(share)
+
+    def done(self) -> None:
+        self.told.append("done")
 
 
 class Sizes(Task[int, str]):
@@ -44,7 +64,15 @@ class Sizes(Task[int, str]):
     def pixels(self, given: int) -> int:
         return given
 
-    def make(self, items: Sequence[Item[int]]) -> list[str]:
+    def forecast(self, given: int) -> Sequence[str]:
+        return ["is large"] if given > BATCH_PIXELS else ()
+
+    def smaller(self, given: int) -> str:
+        return f"{given - 1} would fit"
+
+    def make(self, items: Sequence[Item[int]], tick: Tick | None) -> list[str]:
+        if tick is not None:
+            tick(0.5)
         self.batches.append([item.given for item in items])
         assert self.read_ahead <= len(items) + 1, "more was read than the batch and what did not fit into it"
         self.read_ahead = 1
@@ -70,9 +98,9 @@ def run_sizes(folder: Path, sizes: Sequence[object]) -> tuple[Sizes, Outcome, in
     for number, size in enumerate(sizes):
         (folder / "in" / f"{number:04d}.txt").write_text(str(size))
     targets = plan(find_files([folder / "in"], {".txt"}).sources, folder / "out", ".done")
-    task, done = Sizes(), []
-    outcome = run(task, targets, on_file=lambda: done.append(1))
-    return task, outcome, len(done)
+    task, watch = Sizes(), Noted()
+    outcome = run(task, targets, watch)
+    return task, outcome, watch.told.count("done")
 
 
 def test_batches_are_bounded_in_pixels_and_images(tmp_path: Path) -> None:
@@ -95,10 +123,19 @@ def test_memory_that_runs_out_over_one_file_is_its_own_affair(tmp_path: Path) ->
     task, outcome, done = run_sizes(tmp_path, [1, 15, 17, 2])
     assert task.batches == [[1, 15, 17, 2], [1], [15], [17], [2]]
     assert [(file.name, reason) for file, reason in outcome.failed] == [
-        ("0001.txt", "the memory ran out over it: take a smaller image, or --precision bf16"),
-        ("0002.txt", "the memory ran out over it: take a smaller image, or --precision bf16"),
+        ("0001.txt", "the memory ran out over it: 14 would fit"),
+        ("0002.txt", "the memory ran out over it: 16 would fit"),
     ]
     assert (outcome.made, done) == (2, 4)
+
+
+def test_a_large_image_is_foretold_and_watched(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, size in (("a", 5), ("b", BATCH_PIXELS + 1), ("c", BATCH_PIXELS)):
+        (tmp_path / "in" / name).with_suffix(".txt").write_text(str(size))
+    watch = Noted()
+    run(Sizes(), plan(find_files([tmp_path / "in"], {".txt"}).sources, tmp_path, ".done"), watch)
+    assert watch.told == ["done", "b.txt is large", "b.txt", 0.5, "done", "done"]
 
 
 def test_a_defect_ends_the_run(tmp_path: Path) -> None:
@@ -129,7 +166,7 @@ def codecs() -> dict[str, Codec]:
 
 
 def reconstructed(codec: Codec, file: Path, out: Path) -> Outcome:
-    return run(Reconstruct(codec), [Target(file, (out,))])
+    return run(Reconstruct(codec), [Target(file, (out,))], Noted())
 
 
 def cmyk_jpeg(file: Path) -> NDArray[np.uint8]:
