@@ -109,7 +109,8 @@ class Runner:
 
     def in_strips(self, grid: Grid) -> bool:
         """Whether an input of this size would go through in strips now: also because it does not fit whole."""
-        return self._at_once(grid, 1, self._available())[1]
+        most, in_strips = self._at_once(grid, 1, self._available())
+        return in_strips if most else self._can_stream(grid)
 
     def tiles(self, grid: Grid) -> int:
         """1 where inputs of this size go through whole."""

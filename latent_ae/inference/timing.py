@@ -73,4 +73,6 @@ def _better_of_two(run: Callable[[], Tensor]) -> float:
 
 def duration(seconds: float) -> str:
     """A time for people."""
-    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"

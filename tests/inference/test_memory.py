@@ -121,6 +121,7 @@ def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkey
     assert tiled.plan(1024, 1024).decode_bytes == tiled.plan(64, 64).decode_bytes + image
     assert tiled.plan(1024, 1024).decode_bytes < whole.plan(1024, 1024).decode_bytes / 4
     assert tiled.plan(1024, 1024).decode_bytes < streamed < whole.plan(1024, 1024).decode_bytes / 1.5
+    assert tiny(memory_bytes=1).plan(1024, 1024).decode_bytes == streamed  # the least that it takes
 
 
 def test_the_plan_of_a_huge_image_costs_a_few_strips(monkeypatch: pytest.MonkeyPatch) -> None:
