@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latent_ae.inference import Codec
-from latent_ae.inference.batching import Runner
+from latent_ae.inference.batching import STREAMED_PIXELS, Runner
 from latent_ae.inference.memory import amount, available_bytes
 from latent_ae.inference.precision import form_of
 from latent_ae.inference.probe_image import photo_like
@@ -107,26 +107,28 @@ class Encoder:
         there is.
         """
         height, width = images[0].shape[:2]
-        needed = self._bytes(len(images), height, width)
+        strips = self._in_strips(len(images), height, width)
+        needed = self._bytes(len(images), height, width, in_strips=strips)
         if needed > self._memory:
             images_of = "an image" if len(images) == 1 else f"{len(images)} images"
             raise LatentDatasetError(
-                f"encoding {images_of} of {width}x{height} pixels at once would take about "
-                f"{amount(needed)} of memory, {amount(self._memory)} are free: give --resolution, a smaller "
-                "--batch_size, or --tile 512, an approximation"
+                f"encoding {images_of} of {width}x{height} pixels would take about {amount(needed)} of memory"
+                f"{' even in strips of rows' * bool(strips)}, {amount(self._memory)} are free: give --resolution, a "
+                "smaller --batch_size, or --tile 512, an approximation"
             )
         while self._waiting and (
             len(self._waiting) >= self._most or needed + sum(size for _, size in self._waiting) > self._memory
         ):
             self._waiting.popleft()[0].exception()  # `result` of the future raises it
-        future = self._pool.submit(self._encode, [np.ascontiguousarray(image) for image in images])
+        future = self._pool.submit(self._encode, [np.ascontiguousarray(image) for image in images], strips)
         self._waiting.append((future, needed))
         return future
 
-    def _encode(self, images: Sequence[Array]) -> list[Encoded]:
+    def _encode(self, images: Sequence[Array], in_strips: bool | None) -> list[Encoded]:
         pixels = torch.stack([self.codec.pixel_format.to_tensor(image) for image in images])
         with torch.no_grad():
-            outputs = self._runner.run(pad_to_factor(pixels, self.codec.factor), lambda _: None)
+            padded = pad_to_factor(pixels, self.codec.factor)
+            outputs = self._runner.run(padded, lambda _: None, in_strips=in_strips)
             if self.codec.codebook is not None:
                 # A search among codes has no use for NaN, and the image is left out.
                 tensors = {"indices": self.codec.codebook.nearest(outputs.nan_to_num(0.0, 0.0, 0.0))}
@@ -148,11 +150,23 @@ class Encoder:
             problem = f"{overflown} of its latents are too large for {dtype}: store bfloat16 or float32"
         return Encoded(tensors, nonfinite or overflown, problem)
 
-    def _bytes(self, count: int, height: int, width: int) -> int:
+    def _in_strips(self, count: int, height: int, width: int) -> bool | None:
+        """Whether images of this size go through in strips of rows, which gives the same latents up to the order of
+        sums; None: as the runner does.
+
+        On a CPU it follows from the size, in `exact` too: latents do not depend on how much memory is free, except for
+        images that could not be encoded otherwise.
+        """
+        if self.codec.tiling is not None:
+            return None
+        large = height * width > STREAMED_PIXELS and self.codec.model.device.type == "cpu"
+        return large or self._bytes(count, height, width, in_strips=False) > self._memory
+
+    def _bytes(self, count: int, height: int, width: int, *, in_strips: bool | None) -> int:
         """Predicted memory of a batch, for sides rounded up: each prediction takes as long as a small image."""
         step = math.lcm(self.codec.factor, _STEP_PIXELS) // self.codec.factor
         h, w = (-(-side // (self.codec.factor * step)) * step for side in (height, width))
-        return self._runner.predicted_bytes((h, w), count)
+        return self._runner.predicted_bytes((h, w), count, in_strips=in_strips)
 
 
 def _has_posterior(codec: Codec) -> bool:

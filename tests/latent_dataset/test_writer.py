@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from latent_ae.inference import Codec
+from latent_ae.inference import Codec, strips
 from latent_ae.io.image import Pixels, open_image, to_uint8
+from latent_ae.latent_dataset import encoder as encoder_module
 from tests.data.images import noise_image
 from tests.latent_dataset.conftest import NAMES
 from tests.latent_dataset.made import encoder_of, files, index, lines, make, settings
@@ -184,8 +185,38 @@ def test_a_model_without_posterior_stores_means_alone(models: Path, pictures: Pa
 def test_an_image_that_does_not_fit_is_refused_before_it_is_encoded(models: Path) -> None:
     config = settings(models / "kl", Path("out"), source="digits")
     encoder = encoder_of(config, memory_bytes=1 << 20)
-    with encoder, pytest.raises(ValueError, match="encoding an image of 4096x4096 pixels at once would take about"):
+    with encoder, pytest.raises(ValueError, match=r"4096x4096 pixels would take .* even in strips of rows, 1 MiB"):
         encoder.submit([np.zeros((4096, 4096, 1), np.uint8)])
+
+
+@pytest.mark.parametrize("model", ["kl", "vq"])
+def test_large_images_go_through_in_strips_and_have_the_latents_of_whole_ones(
+    models: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(models / model, Path("out"), source="digits", dtype="float32")
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 1), np.uint8)
+    with encoder_of(config) as encoder:
+        assert not encoder._in_strips(1, 70, 90)
+        (whole,) = encoder.submit([image]).result()
+    monkeypatch.setattr(encoder_module, "STREAMED_PIXELS", 70 * 90 - 1)
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    with encoder_of(config) as encoder:
+        assert encoder._in_strips(1, 70, 90)
+        (made,) = encoder.submit([image]).result()
+    assert made.grid == whole.grid
+    for name, tensor in whole.tensors.items():
+        assert torch.allclose(made.tensors[name].float(), tensor.float(), atol=1e-5)
+
+
+def test_an_image_that_does_not_fit_whole_goes_through_in_strips(models: Path) -> None:
+    config = settings(models / "kl", Path("out"), source="digits")
+    size = (1024, 2048)
+    with encoder_of(config) as encoder:
+        whole, some = (encoder._bytes(1, *size, in_strips=in_strips) for in_strips in (False, True))
+    assert some < whole
+    with encoder_of(config, memory_bytes=whole - 1) as encoder:
+        assert encoder._in_strips(1, *size)
+        assert encoder.submit([np.zeros((*size, 1), np.uint8)]).result()[0].tensors.keys() == {"mean", "logvar"}
 
 
 def test_statistics_are_those_of_all_stored_latents(models: Path, latents: Path) -> None:
