@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import encode_dataset, read_numbers, train_step, worker_samples
+from benchmarks import encode_dataset, read_numbers, train_step
 from benchmarks.machine import bf16_support, matmul_tflops, peak_memory
 
 FIELDS = {
@@ -143,11 +143,3 @@ def test_reading_numbers_prints_one_line_with_a_ratio_for_each_case(capsys: pyte
     read_numbers.main(["--side", "16", "--files", "1", "--turns", "1"])  # which compares the values of both sides
     result = json.loads(capsys.readouterr().out)
     assert all(set(result[name]) == {"ours", "library", "ratio"} for name in read_numbers.CASES)
-
-
-def test_samples_of_a_worker_print_one_line_with_ratios_of_the_same_pixels(capsys: pytest.CaptureFixture[str]) -> None:
-    worker_samples.main(["--megapixels", "0.1", "--resolution", "16", "--samples", "1"])  # which compares the pixels
-    result = json.loads(capsys.readouterr().out)
-    for kind in worker_samples.kinds():
-        assert set(result[kind]) == {"own size", "scaled", "center"}
-        assert all(set(found) == {"ours", "whole", "ratio"} for found in result[kind].values())

@@ -95,8 +95,8 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     draws = build_draws(objective.model, config)
     data = TrainingData(parts, config, accelerator, pixels=pixels, factor=draws.factor)
     heldout = Heldout(parts, config, accelerator, pixels)
-    heldout.check()
-    say(describe_run(config, parts, autoencoder, pixels))
+    forecast = heldout.check(autoencoder)
+    say("\n".join([describe_run(config, parts, autoencoder, pixels), *([forecast] if forecast else [])]))
     say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other

@@ -87,6 +87,9 @@ class EvaluationConfig(Section):
     largest centred part is resized; null measures whole images at their own size"""
     batch_size: Count = 32
     """images at a time where they share one size"""
+    pixels_at_once: Count = 1024 * 1024
+    """pixels of a batch, at most: larger images are measured one by one, in strips of rows, which gives the same values
+    up to the order of sums; the memory that measuring takes grows with it"""
     rgb: tuple[Count, ...] | None = None
     """channels that pictures and the perceptual measures take as grey (one) or as R, G, B (three), counted from 1"""
     perceptual: Literal["none", "random_features", "vgg", "alex", "squeeze"] = "none"

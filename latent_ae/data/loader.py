@@ -5,6 +5,7 @@
 B b: batch; C: channels; H W: height and width, h w before padding.
 """
 
+import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from latent_ae.config.section import Size
 from latent_ae.data.order.numbers import SampleOrder, rank_numbers
 from latent_ae.data.skipped import Bad
-from latent_ae.data.source import DataError, ImageSource, opened
+from latent_ae.data.source import DataError, ImageSource
 from latent_ae.data.transforms import BY_CROP, Fitting, TrainingCrop, evaluation_view
 from latent_ae.errors import UserError
 from latent_ae.io.image import BrokenImage, Color
@@ -142,7 +143,7 @@ class TrainingSamples(Dataset[Sample]):
 
     def _cropped(self, index: int, number: int) -> torch.Tensor:
         generator = numpy_generator(self._seed, "crop", number)
-        crop = self._crop(opened(self._source, index), self._order.size(number), generator)
+        crop = self._crop(self._source.load(index), self._order.size(number), generator)
         return self._crop.pixel_format.to_tensor(crop)
 
 
@@ -202,6 +203,7 @@ def evaluation_batches(
     batch_size: int,
     limit: int | None,
     on_bad: Callable[[str, str], None],
+    pixels_at_once: int | None = None,
     shard: tuple[int, int] = (0, 1),
     workers: int = 0,
 ) -> Iterator[EvaluationBatch]:
@@ -209,7 +211,8 @@ def evaluation_batches(
 
     They are not the first ones, as folders often hold one class after the other.
 
-    Consecutive images of the same size share a batch of up to `batch_size`. With `shard` (rank, world size) a rank
+    Consecutive images of the same size share a batch of up to `batch_size`, and of up to `pixels_at_once` pixels unless
+    one alone has more. With `shard` (rank, world size) a rank
     takes the images rank, rank + world size, ... An unusable image is left out, and `on_bad` is called with its id and
     the reason. `workers` processes load images (0: this one).
     """
@@ -223,10 +226,14 @@ def evaluation_batches(
         if isinstance(view, str):
             on_bad(source.sample_id(index), view)
             continue
-        if group and (len(group) == batch_size or group[0][1].shape != view.shape):
+        if group and group[0][1].shape != view.shape:
             yield _evaluation_batch(source, group)
             group = []
         group.append((index, view))
+        # A full batch is handed on before the next image is loaded, which may be large.
+        if len(group) == batch_size or (pixels_at_once or math.inf) < (len(group) + 1) * view[0].numel():
+            yield _evaluation_batch(source, group)
+            group = []
     if group:
         yield _evaluation_batch(source, group)
 
@@ -293,7 +300,7 @@ class _Views(Dataset[tuple[int, torch.Tensor | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
         try:
-            view = self._view(opened(self._source, index))
+            view = self._view(self._source.load(index))
         except BrokenImage as error:
             return index, error.reason
         return index, self._pixels.to_tensor(view)
@@ -301,5 +308,6 @@ class _Views(Dataset[tuple[int, torch.Tensor | str]]):
 
 def _evaluation_batch(source: ImageSource, group: list[tuple[int, torch.Tensor]]) -> EvaluationBatch:
     indices = [index for index, _ in group]
-    pixels = torch.stack([view for _, view in group])
+    # A single image is not copied, as it may be large.
+    pixels = group[0][1][None] if len(group) == 1 else torch.stack([view for _, view in group])
     return EvaluationBatch(pixels, indices, [source.sample_id(index) for index in indices])

@@ -16,10 +16,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from latent_ae.evaluation.coder import PIXELS_AT_ONCE, Coder
 from latent_ae.evaluation.measurements import Measurements
 from latent_ae.evaluation.metrics.codebook import CodebookStatistics
 from latent_ae.evaluation.metrics.equivariance import EquivarianceStatistics
 from latent_ae.evaluation.metrics.fid import FrechetStatistics, InceptionFeatures
+from latent_ae.evaluation.metrics.large import compare_large
 from latent_ae.evaluation.metrics.latents import LatentStatistics, Scaling
 from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE, compare
 from latent_ae.evaluation.perceptual import PerceptualDistance
@@ -27,7 +29,7 @@ from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of, pad_to_factor
 from latent_ae.models.autoencoder import codebook_size
-from latent_ae.models.encode_decode import Encoded, decode_latents, encode_pixels, inference
+from latent_ae.models.encode_decode import Encoded, inference
 from latent_ae.models.posterior import kl_nats, sample_posterior
 from latent_ae.randomness import place_of, torch_generator
 
@@ -61,16 +63,19 @@ class Evaluator:
         equivariance: bool = False,
         mode: Mode = "mode",
         seed: int = 0,
+        pixels_at_once: int = PIXELS_AT_ONCE,
     ) -> None:
         """`data` (source and part) and `size_rule` describe what is measured, for the protocol.
 
         `pixels` is what the values of the images mean (None: they are pictures). `networks` are moved to the model's
         device. `equivariance` encodes every image six more times. `mode` is what is decoded: the posterior's mode, or a
-        sample whose noise is a function of `seed` and the image's id.
+        sample whose noise is a function of `seed` and the image's id. Images of more than `pixels_at_once` are measured
+        in strips and windows, with the same values up to the order of sums.
         """
         if mode not in ("mode", "sample"):
             raise ValueError(f"mode must be mode or sample, got {mode!r}")
         self._model, self._mode, self._seed = model, mode, seed
+        self._coder = Coder(model, pixels_at_once)
         self._pixels = pixels or PixelFormat.picture(model.config["in_channels"])
         perceptual, inception = networks
         self._perceptual = None if isinstance(perceptual, str) else perceptual.to(model.device)
@@ -109,11 +114,12 @@ class Evaluator:
         self.measurements.refuse_repeated(sample_ids)
         height, width = pixels.shape[2:]
         with inference(self._model):
-            encoded = encode_pixels(self._model, pixels)
+            encoded = self._coder.encode(pixels)
             latents = encoded.latents if self._mode == "mode" else self._sampled(encoded, sample_ids)
-            decoded = decode_latents(self._model, latents)[..., :height, :width].float().clamp(-1, 1)
+            decoded = self._coder.decode(latents)[..., :height, :width].float().clamp_(-1, 1)
             target = pixels.to(decoded.device)
-            columns = compare(decoded, target, pixels=self._pixels, perceptual=self._perceptual)
+            measures = compare_large if self._coder.in_strips(height, width) else compare
+            columns = measures(decoded, target, pixels=self._pixels, perceptual=self._perceptual)
             if encoded.logvar is not None:
                 nats = kl_nats(encoded.latents.cpu().double(), encoded.logvar.cpu().double()).sum((1, 2, 3))
                 columns |= {
@@ -132,7 +138,7 @@ class Evaluator:
             found.codebook.update(encoded.codes, pixels=pixels[0, 0].numel())
         if found.equivariance is not None:
             padded = pad_to_factor(pixels, factor_of(self._model))
-            found.equivariance.update(lambda images: encode_pixels(self._model, images).latents, padded)
+            found.equivariance.update(lambda images: self._coder.encode(images).latents, padded)
         if found.features is not None and self._inception is not None:
             found.features.update(self._inception(decoded), self._inception(target))
 
@@ -154,13 +160,16 @@ def evaluate(evaluator: Evaluator, batches: Batches) -> EvaluationReport:
     return evaluator.measurements.report()
 
 
-def measure_latents(model: Autoencoder, batches: Batches) -> LatentStatistics:
-    """Statistics of the latents of every batch; their `.scaling()` belongs into the model's config."""
-    statistics = LatentStatistics()
+def measure_latents(model: Autoencoder, batches: Batches, *, pixels_at_once: int = PIXELS_AT_ONCE) -> LatentStatistics:
+    """Statistics of the latents of every batch; their `.scaling()` belongs into the model's config.
+
+    Images of more than `pixels_at_once` go through in strips.
+    """
+    statistics, coder = LatentStatistics(), Coder(model, pixels_at_once)
     for pixels, _ in batches:
         _check(model, pixels)
         with inference(model):
-            encoded = encode_pixels(model, pixels)
+            encoded = coder.encode(pixels)
         statistics.update(encoded.latents, encoded.logvar)
     return statistics
 
@@ -169,8 +178,9 @@ def _check(model: Autoencoder, pixels: Tensor) -> None:
     channels = model.config["in_channels"]
     if pixels.ndim != 4 or pixels.shape[1] != channels or pixels.dtype != torch.float32 or not len(pixels):
         raise ValueError(f"pixels must be [B, {channels}, H, W] float32, got {tuple(pixels.shape)} {pixels.dtype}")
-    if not bool(pixels.abs().max() <= 1 + 1e-5):
-        raise ValueError(f"pixels must be in [-1, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}")
+    low, high = map(float, pixels.aminmax())
+    if not max(-low, high) <= 1 + 1e-5:
+        raise ValueError(f"pixels must be in [-1, 1], got {low:g} to {high:g}")
 
 
 def _reasons(networks: Networks) -> dict[str, str]:

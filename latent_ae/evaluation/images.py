@@ -241,6 +241,7 @@ def batches(
         background=data.background,
         fitting=data.fitting,
         batch_size=evaluation.batch_size,
+        pixels_at_once=evaluation.pixels_at_once,
         limit=limit,
         on_bad=leave_out,
         shard=shard,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError, one_line
+from latent_ae.evaluation.metrics.windows import windows
 from latent_ae.evaluation.view import View
 from latent_ae.evaluation.weight_files import WeightFile
 from latent_ae.io.image import Color
@@ -26,6 +27,13 @@ from latent_ae.models.tensor_file import read_tensors
 # torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
 _PUBLIC_WEIGHTS = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 _MINIMUM_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # below it a pooling layer has nothing left to pool
+_STRIDES = {"vgg": (1, 2, 4, 8, 16), "alex": (4, 8, 16, 16, 16), "squeeze": (2, 4, 8, 16, 16, 16, 16)}
+"""pixels of the image between the values of each layer"""
+_MARGIN = 128
+"""pixels around a part of an image that its features depend on, at most: half of squeeze's 207, and what lies beside"""
+_FLOATS_PER_PIXEL = {"vgg": 400, "alex": 40, "squeeze": 100}
+_WINDOW = 512
+"""pixels a side of the parts of a large image"""
 _RANDOM_SEED = 0
 _RANDOM_WIDTHS = (16, 32, 64)
 
@@ -35,10 +43,17 @@ class PerceptualWeightsMissing(UserError):  # noqa: N818 - says what is wrong, a
 
 
 class PerceptualDistance(nn.Module):
-    """Distance between the features of two images. Subclasses bring `_features` and `_distance`.
+    """Distance between the features of two images. Subclasses bring `_features`, `_distance` and `_maps`.
 
     Frozen, always in eval mode. The network may run under autocast; what is computed from its features is float32.
     """
+
+    strides: tuple[int, ...]
+    """pixels between the values of each layer, powers of two that grow"""
+    margin: int
+    """pixels around a part of an image that its features depend on, a multiple of the last stride"""
+    floats_per_pixel: int
+    """values that are held at once for a pixel of a pair of images, in about"""
 
     def __init__(self, *, image_channels: int, minimum_side: int, protocol: str) -> None:
         super().__init__()
@@ -50,6 +65,11 @@ class PerceptualDistance(nn.Module):
         self.protocol = protocol
         """network and weights: two numbers may be compared if their protocols are equal"""
         self.view: View | None = None
+
+    @property
+    def window_pixels(self) -> int:
+        """Of a part of a large image with its margin."""
+        return (_WINDOW + 2 * self.margin) ** 2
 
     def seeing(self, view: View) -> "PerceptualDistance":
         """The same distance, of images that it sees through `view`."""
@@ -84,11 +104,40 @@ class PerceptualDistance(nn.Module):
         got = self._features(reconstruction.float())
         return self._distance([feature.float() for feature in got], [feature.float() for feature in wanted])
 
+    @torch.no_grad()
+    def in_windows(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """The distance [B] float64 of two large [B, C, H, W] in [-1, 1], of sides that `forward` takes, in bounded
+        memory: the same up to the order of sums.
+        """
+        size = (target.shape[2], target.shape[3])
+        sums = [torch.zeros(len(target), dtype=torch.float64, device=target.device) for _ in self.strides]
+        counts = [0] * len(sums)
+        for window in windows(size, side=_WINDOW, margin=self.margin):
+            wanted, got = (
+                [
+                    window.without_margin(feature, size, stride).float().contiguous()
+                    for feature, stride in zip(self._seen_features(window.of(images)), self.strides, strict=True)
+                ]
+                for images in (target, reconstruction)
+            )
+            for layer, values in enumerate(self._maps(got, wanted)):
+                sums[layer] += values.sum((1, 2), dtype=torch.float64)
+                counts[layer] += values[0].numel()
+        return torch.stack([total / count for total, count in zip(sums, counts, strict=True)]).sum(0)
+
+    def _seen_features(self, images: Tensor) -> list[Tensor]:
+        seen = (images if self.view is None else self.view(images)).float()
+        return self._features(seen.contiguous(memory_format=torch.channels_last))  # for CPUs, a quarter faster
+
     def _features(self, images: Tensor) -> list[Tensor]:
         raise NotImplementedError
 
     def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """[B] from float32 features, without any operation that autocast would take to half precision."""
+        raise NotImplementedError
+
+    def _maps(self, got: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+        """[B, h, w] of each layer: the distance is the sum of their means."""
         raise NotImplementedError
 
 
@@ -114,6 +163,7 @@ class RandomFeatures(PerceptualDistance):
             minimum_side=4,
             protocol=f"random_features v1 (16-32-64), seed {_RANDOM_SEED}, {image_channels} channels",
         )
+        self.strides, self.margin, self.floats_per_pixel = (1, 2, 4), 16, 100
         generator = torch.Generator().manual_seed(_RANDOM_SEED)
         draw = partial(torch.randn, generator=generator, dtype=torch.float32, device="cpu")
         self.kernels = nn.ParameterList()
@@ -139,13 +189,17 @@ class RandomFeatures(PerceptualDistance):
                 images = F.avg_pool2d(images, 2)
             for kernel in self.kernels[2 * stage : 2 * stage + 2]:
                 # repeating the border keeps it from looking like an edge, which zeros would
-                images = F.relu(F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel))
+                images = F.relu(F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel), inplace=True)
             stages.append(images)
         return stages
 
     def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
         stages = [(a - b).square().mean((1, 2, 3)) for a, b in zip(got, wanted, strict=True)]
         return (torch.stack(stages) / self.scales[:, None]).mean(0)
+
+    def _maps(self, got: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+        weights = 1 / (len(self.scales) * self.scales)
+        return [(a - b).square().mean(1) * weight for a, b, weight in zip(got, wanted, weights, strict=True)]
 
 
 class LearnedPerceptual(PerceptualDistance):
@@ -163,6 +217,7 @@ class LearnedPerceptual(PerceptualDistance):
             minimum_side=_MINIMUM_SIDE[name],
             protocol=f"lpips {importlib.metadata.version('lpips')} {name}, heads v0.1, backbone {backbone}",
         )
+        self.strides, self.margin, self.floats_per_pixel = _STRIDES[name], _MARGIN, _FLOATS_PER_PIXEL[name]
         self.lpips = _empty_lpips(name)
         loaded = {f"net.{key}": value for key, value in _backbone(self.lpips.net, path).items()}
         loaded |= _heads(name, self.lpips)
@@ -175,11 +230,16 @@ class LearnedPerceptual(PerceptualDistance):
 
     def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
         total = got[0].new_zeros(len(got[0]))
-        for head, a, b in zip(self.lpips.lins, got, wanted, strict=True):
-            # the head is a 1x1 convolution; as a product it stays float32 where convolutions may use TF32
-            weighted = (_unit_length(a) - _unit_length(b)).square() * head.model[1].weight
-            total = total + weighted.sum(1).mean((1, 2))
+        for values in self._maps(got, wanted):
+            total = total + values.mean((1, 2))
         return total
+
+    def _maps(self, got: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+        # the head is a 1x1 convolution; as a product it stays float32 where convolutions may use TF32
+        return [
+            ((_unit_length(a) - _unit_length(b)).square() * head.model[1].weight).sum(1)
+            for head, a, b in zip(self.lpips.lins, got, wanted, strict=True)
+        ]
 
 
 def _unit_length(features: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """`latent-ae evaluate` and `likelihood`, in one process: models by name and the settings of images to reports."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+
+from tqdm import tqdm
 
 from latent_ae.config import EvaluationConfig
 from latent_ae.config.section import Size, size_of
@@ -11,6 +14,7 @@ from latent_ae.data.transforms import Fitting
 from latent_ae.device import best_device
 from latent_ae.errors import UserError
 from latent_ae.evaluation.evaluate import NO_NETWORKS, Evaluator, Networks, evaluate
+from latent_ae.evaluation.forecast import Work, forecast
 from latent_ae.evaluation.images import (
     MeasureConfig,
     Part,
@@ -79,9 +83,13 @@ def _measured(
         pixels=pixels,
         equivariance=config.evaluation.equivariance,
         mode=mode,
+        pixels_at_once=config.evaluation.pixels_at_once,
     )
     bad: list[str] = []
     limit = config.evaluation.max_images
+    work = Work.of(source, limit, config.evaluation.size)
+    if (line := forecast(model, networks, pixels, config.evaluation, measured=work)) is not None:
+        tqdm.write(line, file=sys.stderr)
     with batches(source, pixels, config.data, config.evaluation, limit=limit, what="evaluating", bad=bad) as found:
         report = evaluate(evaluator, found)
     model.to("cpu")

@@ -96,11 +96,12 @@ def draw_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     reconstructions = heldout.draw_samples(model, step, logbook)
     pictures = {} if reconstructions is None else {"reconstructions": reconstructions}
-    low, high = PRIOR_STD_RANGE
+    low, high, at_once = *PRIOR_STD_RANGE, heldout.config.evaluation.pixels_at_once
     if statistics.has_posterior and low <= statistics.to_dict()["sample"]["std"] <= high:
-        size = heldout.config.data.crop_size
+        size, seed = heldout.config.data.crop_size, heldout.config.seed
         pictures["draws"] = folder / "draws.png"
-        save_png(pictures["draws"], prior_draws(model, heldout.pixels, size=size, count=64, seed=heldout.config.seed))
+        draws = prior_draws(model, heldout.pixels, size=size, count=64, seed=seed, pixels_at_once=at_once)
+        save_png(pictures["draws"], draws)
     # Between two codes there is nothing: a line between codes jumps from one to another.
     rows = 0 if heldout.config.bottleneck.stock_class == "VQModel" else _MORPH_ROWS
     images = heldout.images(heldout.parts.heldout, 2 * rows)
@@ -108,7 +109,7 @@ def draw_pictures(
     pairs = [(a, b) for a, b in zip(images[:half], images[half:], strict=False) if a.shape == b.shape]
     if pairs:
         pictures["morph"] = folder / "morph.png"
-        save_png(pictures["morph"], morph(model, pairs, heldout.pixels))
+        save_png(pictures["morph"], morph(model, pairs, heldout.pixels, pixels_at_once=at_once))
     for name in ("draws", "morph"):
         if name in pictures:
             logbook.picture(step, name, pictures[name])

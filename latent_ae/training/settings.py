@@ -47,6 +47,7 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
     "train.tracker",
+    "evaluation.pixels_at_once",
 )
 VALIDATION = ("train.evaluate_every_steps", "evaluation.")
 """settings that decide which weights are the best, where the run keeps them"""

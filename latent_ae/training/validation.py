@@ -13,7 +13,9 @@ from latent_ae.config.section import size_of
 from latent_ae.data import ImageSource, SourceParts, evaluation_batches
 from latent_ae.data.transforms import size_text
 from latent_ae.errors import UserError
+from latent_ae.evaluation.coder import PIXELS_AT_ONCE
 from latent_ae.evaluation.evaluate import Evaluator, measure_latents
+from latent_ae.evaluation.forecast import Work, forecast
 from latent_ae.evaluation.images import asked_for, batches
 from latent_ae.evaluation.metrics.latents import LatentStatistics
 from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINIMUM_SIDE
@@ -21,7 +23,7 @@ from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.evaluation.run import build_networks, size_rule
 from latent_ae.io.image import Pixels, image_grid, save_png
 from latent_ae.io.pixel_format import PixelFormat
-from latent_ae.models import Autoencoder, latent_shape
+from latent_ae.models import Autoencoder, factor_of, latent_shape
 from latent_ae.models.encode_decode import decode, encode, reconstruct
 from latent_ae.models.latent_space import interpolate, prior_draw
 from latent_ae.training.checkpoint.state import AutoencoderState
@@ -30,6 +32,8 @@ from latent_ae.training.logging import Logbook
 from latent_ae.training.settings import RunConfig
 
 SAMPLE_IMAGES = 16
+PICTURE_SIDE = 512
+"""pixels of a side of an image in a picture of samples, at most: of larger images the centre is shown"""
 
 
 class Heldout:
@@ -42,9 +46,11 @@ class Heldout:
         self.pixels = pixels
         self._networks = build_networks(config.evaluation, pixels, config.data.background)
 
-    def check(self) -> None:
-        """Raises UserError for what would else be met after hours: no image of a part, or not the measure by which
-        weights are kept, can be measured.
+    def check(self, model: Autoencoder) -> str | None:
+        """What measuring will take, in a line; None if that is little.
+
+        Raises UserError for what would else be met after hours: no image of a part, or not the measure by which weights
+        are kept, can be measured, or not in the memory that is free.
         """
         evaluation, best = self.config.evaluation, self.config.train.keep_best
         network = {"perceptual": self._networks.perceptual, "rfid": self._networks.inception}.get(best or "")
@@ -56,6 +62,20 @@ class Heldout:
             raise UserError(f"train.keep_best {best} needs evaluation.size of at least {least} pixels, got {size}")
         self._check(self.parts.heldout, "held-out", evaluation.max_images)
         self._check(self.parts.train, "training", evaluation.latent_images)
+        every, steps = self.config.train.evaluate_every_steps, self.config.train.steps
+        model.to(self.accelerator.device)
+        line = forecast(
+            model,
+            self._networks,
+            self.pixels,
+            evaluation,
+            measured=Work.of(self.parts.heldout, evaluation.max_images, evaluation.size),
+            encoded=Work.of(self.parts.train, evaluation.latent_images, evaluation.size),
+            times=1 + (steps - 1) // every if every else 1,
+            processes=self.accelerator.num_processes,
+        )
+        model.to("cpu")
+        return line
 
     def _check(self, source: ImageSource, part: str, limit: int | None) -> None:
         left_out: list[str] = []
@@ -79,9 +99,11 @@ class Heldout:
             )
 
     def images(self, source: ImageSource, count: int) -> list[Tensor]:
-        """Images spread evenly over a source, [C,H,W] each in [-1, 1]; fewer than `count` where some cannot be used."""
+        """Images spread evenly over a source to look at, [C,H,W] each in [-1, 1], of large ones the centre; fewer than
+        `count` where some cannot be used.
+        """
         with self._batches(source, limit=count, shard=(0, 1)) as found:
-            return [image for pixels, _ in found for image in pixels]
+            return [_centre(image, PICTURE_SIDE, PICTURE_SIDE) for pixels, _ in found for image in pixels]
 
     def draw_samples(self, model: Autoencoder, step: int, logbook: Logbook) -> Path | None:
         """Write samples/step-N.png, inputs above reconstructions; the main process alone. None if nothing was drawn."""
@@ -89,7 +111,8 @@ class Heldout:
             return None
         file = self.config.run_dir / "samples" / f"step-{step}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_png(file, reconstruction_grid(model, images, self.pixels))
+        at_once = self.config.evaluation.pixels_at_once
+        save_png(file, reconstruction_grid(model, images, self.pixels, pixels_at_once=at_once))
         logbook.picture(step, "reconstructions", file)
         return file
 
@@ -104,6 +127,7 @@ class Heldout:
             pixels=self.pixels,
             equivariance=evaluation.equivariance,
             seed=self.config.seed,
+            pixels_at_once=evaluation.pixels_at_once,
         )
         bad: list[str] = []
         limit = evaluation.max_images
@@ -141,9 +165,10 @@ class Heldout:
 
     def measure_training_latents(self, model: Autoencoder, stop: Callable[[], bool]) -> LatentStatistics | None:
         """Latent statistics over the training images, each process its share; None if one was told to stop."""
-        limit = self.config.evaluation.latent_images
-        with self._batches(self.parts.train, limit=limit, what="measuring latents") as found:
-            statistics = measure_latents(model, takewhile(lambda _: not stop(), found))
+        evaluation = self.config.evaluation
+        with self._batches(self.parts.train, limit=evaluation.latent_images, what="measuring latents") as found:
+            going = takewhile(lambda _: not stop(), found)
+            statistics = measure_latents(model, going, pixels_at_once=evaluation.pixels_at_once)
         gathered = gather_from_processes((stop(), statistics), self.accelerator)
         if any(stopped for stopped, _ in gathered):
             return None
@@ -170,35 +195,63 @@ class Heldout:
 
 
 def reconstruction_grid(
-    model: Autoencoder, images: Sequence[Tensor], pixels: PixelFormat, *, columns: int = 8
+    model: Autoencoder,
+    images: Sequence[Tensor],
+    pixels: PixelFormat,
+    *,
+    columns: int = 8,
+    pixels_at_once: int = PIXELS_AT_ONCE,
 ) -> Pixels:
     """Inputs above their reconstructions, for images [C,H,W] in [-1, 1] of any sizes (cut to the smallest)."""
     height, width = (min(image.shape[axis] for image in images) for axis in (1, 2))
+    at_once = max(1, pixels_at_once // (height * width))
     rows = []
     for first in range(0, len(images), columns):
         group = torch.stack([_centre(image, height, width) for image in images[first : first + columns]])
-        rows += [pixels.previews(group), pixels.previews(reconstruct(model, group))]
+        rebuilt = torch.cat([reconstruct(model, some) for some in group.split(at_once)])
+        rows += [pixels.previews(group), pixels.previews(rebuilt)]
     return image_grid(rows)
 
 
 def prior_draws(
-    model: Autoencoder, pixels: PixelFormat, *, size: tuple[int, int], count: int, seed: int, columns: int = 16
+    model: Autoencoder,
+    pixels: PixelFormat,
+    *,
+    size: tuple[int, int],
+    count: int,
+    seed: int,
+    columns: int = 16,
+    pixels_at_once: int = PIXELS_AT_ONCE,
 ) -> Pixels:
     """Decoded draws of raw latents from N(0, 1), the prior that the KL term pulls the posterior to."""
-    shape = latent_shape(model, size)
-    drawn = pixels.previews(decode(model, prior_draw(shape, count, seed=seed)))
-    return image_grid([drawn[first : first + columns] for first in range(0, count, columns)])
+    drawn = prior_draw(latent_shape(model, size), count, seed=seed)
+    shown = pixels.previews(_decoded(model, drawn, pixels_at_once))
+    return image_grid([shown[first : first + columns] for first in range(0, count, columns)])
 
 
-def morph(model: Autoencoder, pairs: Sequence[tuple[Tensor, Tensor]], pixels: PixelFormat, *, steps: int = 9) -> Pixels:
+def morph(
+    model: Autoencoder,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    pixels: PixelFormat,
+    *,
+    steps: int = 9,
+    pixels_at_once: int = PIXELS_AT_ONCE,
+) -> Pixels:
     """A row for each pair of images [C,H,W]: decodings along the straight line between their posterior means."""
     rows = []
     for start, end in pairs:
         a, b = encode(model, torch.stack([start, end]))
-        rows.append(pixels.previews(decode(model, interpolate(a, b, steps, spherical=False))))
+        rows.append(pixels.previews(_decoded(model, interpolate(a, b, steps, spherical=False), pixels_at_once)))
     return image_grid(rows)
 
 
+def _decoded(model: Autoencoder, latents: Tensor, pixels_at_once: int) -> Tensor:
+    at_once = max(1, pixels_at_once // (latents[0, 0].numel() * factor_of(model) ** 2))
+    return torch.cat([decode(model, some) for some in latents.split(at_once)])
+
+
 def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    """The centre of an image [C,H,W] in at most this size, without the rest of a larger one in memory."""
+    height, width = min(height, image.shape[1]), min(width, image.shape[2])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    return image[:, top : top + height, left : left + width]
+    return image[:, top : top + height, left : left + width].clone()

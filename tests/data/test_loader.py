@@ -237,6 +237,29 @@ def test_evaluation_batches_hold_one_size() -> None:
     assert seen[1].pixels.shape == (1, 3, 20, 16)
 
 
+def test_evaluation_batches_hold_a_number_of_pixels_and_are_given_before_the_next_image_is_loaded() -> None:
+    sizes = [(16, 16)] * 5 + [(40, 30), (16, 16)]
+    images = ListSource([noise_image(i, *size) for i, size in enumerate(sizes)])
+    assert [batch.indices for batch in evaluate(images, size=None, pixels_at_once=3 * 256 + 255)[0]] == [
+        *([0, 1, 2], [3, 4]),
+        *([5], [6]),
+    ]
+    loaded: list[int] = []
+    images.load = lambda index, load=images.load: loaded.append(index) or load(index)  # type: ignore[method-assign]
+    found = evaluation_batches(
+        images,
+        PixelFormat.picture(3),
+        size=None,
+        background=WHITE,
+        batch_size=4,
+        pixels_at_once=256,
+        limit=None,
+        on_bad=print,
+    )
+    next(found)
+    assert loaded == [0]
+
+
 def test_the_limit_is_spread_over_the_source_before_ranks_share_the_images() -> None:
     indices = [
         [i for batch in evaluate(source(), limit=7, shard=(rank, 3))[0] for i in batch.indices] for rank in range(3)

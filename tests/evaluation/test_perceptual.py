@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from latent_ae.errors import UserError
 from latent_ae.evaluation import perceptual
-from latent_ae.evaluation.perceptual import PERCEPTUAL, PerceptualWeightsMissing, build_perceptual
+from latent_ae.evaluation.perceptual import PERCEPTUAL, PerceptualWeightsMissing, build_perceptual, distance_of
+from latent_ae.io.image import WHITE
+from latent_ae.io.pixel_format import PixelFormat
 
 NETS = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
 
@@ -292,3 +294,42 @@ def test_random_features_see_structure_and_not_brightness() -> None:
     brighter = image + (blurred - image).square().mean().sqrt()
     assert distance(blurred, image) > 0.5 * (blurred - image).square().mean()
     assert distance(brighter, image) < 1e-6
+
+
+@pytest.mark.parametrize("name", [*NETS, "random_features"])
+def test_features_depend_on_nothing_beyond_the_margin(name: str, files: dict[str, Path]) -> None:
+    distance = build_perceptual(name, image_channels=3, weights_file=files.get(name))
+    image = torch.rand(1, 3, 416, 40, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    part = slice(192, 208)
+    features = distance._features(image * 2 - 1)
+    assert len(features) == len(distance.strides)
+    total = sum(
+        feature[:, :, part.start // stride : part.stop // stride].sum()
+        for feature, stride in zip(features, distance.strides, strict=True)
+    )
+    total.backward()
+    rows = image.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert part.start - distance.margin <= rows.min() < part.start
+    assert part.stop <= rows.max() < part.stop + distance.margin
+
+
+@pytest.mark.parametrize("name", [*NETS, "random_features"])
+def test_a_large_image_is_measured_in_windows(
+    name: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perceptual, "_WINDOW", 128)
+    distance = build_perceptual(name, image_channels=3, weights_file=files.get(name))
+    generator = torch.Generator().manual_seed(0)
+    for size in [(171, 37), (33, 271)]:  # in pieces that no stride divides
+        one, other = (torch.rand(1, 3, *size, generator=generator) * 2 - 1 for _ in range(2))
+        assert distance.in_windows(one, other).tolist() == pytest.approx(distance(one, other).tolist(), rel=1e-5)
+
+
+def test_windows_are_seen_through_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual, "_WINDOW", 16)
+    form = PixelFormat(channels=5, numbers=True, rgb=(3, 2, 1))
+    distance = distance_of(
+        "random_features", form, background=WHITE, weights_file=None, setting="evaluation.perceptual"
+    )
+    one, other = (torch.rand(2, 5, 40, 40, generator=torch.Generator().manual_seed(s)) * 2 - 1 for s in (0, 1))
+    assert distance.in_windows(one, other).tolist() == pytest.approx(distance(one, other).tolist(), rel=1e-5)

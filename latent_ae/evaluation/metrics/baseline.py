@@ -3,8 +3,11 @@
 B C H W: images, channels, pixels.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latent_ae.evaluation.metrics.moments import rounded
@@ -15,11 +18,25 @@ FEW_LEVELS = 17
 _MEAN_IMAGE_VALUES = 1 << 22
 """of the largest image whose mean is taken pixel by pixel: 32 MiB, which processes send each other"""
 
+_PIECE_VALUES = 1 << 20
+"""of an image that are looked at together"""
+
 
 def levels_used(images: Tensor) -> list[int]:
     """[B, C, H, W] in [-1, 1] -> the number of the range's 256 equal levels that each image has a value near."""
-    levels = ((images.cpu() + 1) * ((LEVELS - 1) / 2)).round_().clamp_(0, LEVELS - 1).to(torch.uint8)
-    return [int(np.count_nonzero(np.bincount(image.ravel(), minlength=LEVELS))) for image in levels.numpy()]
+    return [int(np.count_nonzero(sum(map(_counts, _pieces(image))))) for image in images]
+
+
+def _counts(values: Tensor) -> NDArray[np.int64]:
+    """[256] the number of values [C, n] near each level."""
+    levels = ((values.cpu() + 1) * ((LEVELS - 1) / 2)).round_().clamp_(0, LEVELS - 1).to(torch.uint8)
+    return np.bincount(levels.numpy().ravel(), minlength=LEVELS)
+
+
+def _pieces(image: Tensor) -> Iterator[Tensor]:
+    """The values [C, n] of an image [C, H, W], some rows at a time."""
+    rows = max(1, _PIECE_VALUES // image[:, 0].numel())
+    return (piece.flatten(1) for piece in image.split(rows, dim=1))
 
 
 class MeanImageStatistics:
@@ -48,10 +65,17 @@ class MeanImageStatistics:
     def update(self, images: Tensor) -> None:
         """Add a batch [B, C, H, W]."""
         for image in images.detach().cpu():
-            one, values = MeanImageStatistics(), image.double()
-            one.images, one._colors = 1, values.mean((1, 2))
-            one._squares, one._color_squares = float(values.square().mean()), float(one._colors.square().mean())
-            one._pixels = values if values.numel() <= _MEAN_IMAGE_VALUES else None
+            one = MeanImageStatistics()
+            one.images = 1
+            if image.numel() <= _MEAN_IMAGE_VALUES:
+                one._pixels = values = image.double()
+                one._colors, one._squares = values.mean((1, 2)), float(values.square().mean())
+            else:
+                pieces = (piece.double() for piece in _pieces(image))
+                sums = [torch.stack([piece.sum(1), piece.square().sum(1)]) for piece in pieces]
+                one._colors, squares = torch.stack(sums).sum(0) / image[0].numel()
+                one._squares = float(squares.mean())
+            one._color_squares = float(one._colors.square().mean())
             self.merge(one)
 
     def merge(self, other: "MeanImageStatistics") -> None:

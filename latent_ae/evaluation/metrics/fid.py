@@ -25,6 +25,9 @@ INCEPTION = WeightFile(
     other_names=("pt_inception-2015-12-05-6726825d.pth",),  # pytorch-fid's
 )
 
+_ROUNDED_VALUES = 1 << 22
+"""of images that become levels at once"""
+
 
 class FidUnavailable(UserError):  # noqa: N818 - says what is wrong, and callers catch it by that
     """torch-fidelity is not installed, or no weights are given or cached; the message is one line."""
@@ -72,7 +75,9 @@ class InceptionFeatures(nn.Module):
         images = images if self.view is None else self.view(images)
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"images must be [B, 1 or 3, H, W], got {list(images.shape)}")
-        levels = torch.from_numpy(from_tensor(images.nan_to_num())).movedim(-1, 1).to(images.device)
+        rows = max(1, _ROUNDED_VALUES // max(1, images[:, :, :1].numel()))
+        pieces = [torch.from_numpy(from_tensor(piece.nan_to_num())) for piece in images.split(rows, dim=2)]
+        levels = torch.cat(pieces, dim=1).movedim(-1, 1).to(images.device)
         with torch.autocast(images.device.type, enabled=False):
             features: Tensor = self.inception(levels.expand(-1, 3, -1, -1))
         return features.masked_fill(images.isnan().flatten(1).any(1)[:, None], torch.nan)

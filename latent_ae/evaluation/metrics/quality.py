@@ -170,9 +170,15 @@ def gradient_energy_ratio(reconstruction: Tensor, target: Tensor) -> list[float 
     None where the target is flat: its differences have a root mean square below `FLAT`, or it has one pixel.
     """
     got, wanted = (_gradient_energy(images) for images in comparable(reconstruction, target))
-    channels, height, width = target.shape[1:]
+    shape = (target.shape[1], target.shape[2], target.shape[3])
+    return [energy_ratio(g, w, shape=shape) for g, w in zip(got.tolist(), wanted.tolist(), strict=True)]
+
+
+def energy_ratio(got: float, wanted: float, *, shape: tuple[int, int, int]) -> float | None:
+    """The ratio of two gradient energies of images of a shape (C, H, W); None where the target is flat."""
+    channels, height, width = shape
     flat = FLAT**2 * channels * (height * (width - 1) + (height - 1) * width)
-    return [g / w if w > flat else None for g, w in zip(got.tolist(), wanted.tolist(), strict=True)]
+    return got / wanted if wanted > flat else None
 
 
 def comparable(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
