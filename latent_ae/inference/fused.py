@@ -7,6 +7,8 @@ kernel, which multiplies 4/9 as often: of every output's nine inputs, at most fo
 """
 
 import copy
+from collections.abc import Callable
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -26,6 +28,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 _SCORES = 2**22
 """of attention at once: 8 MiB in bfloat16"""
+_LEAST_QUERIES = 256
+"""at once: keys and values are read again for each such part"""
 
 
 def fuse(module: Module, *, attention: bool = False) -> Module:
@@ -45,7 +49,7 @@ def fuse(module: Module, *, attention: bool = False) -> Module:
             elif (conv := upsampling_conv(child)) is not None:
                 setattr(parent, name, MergedUpsampling(conv))
             elif attention and (parts := attention_parts(child)) is not None and _normalised(parts.norm):
-                setattr(parent, name, FusedAttention(parts))
+                setattr(parent, name, FusedAttention(parts, rounded=True))
             elif name == FINAL_ACTIVATION and isinstance(child, nn.SiLU):  # its input is not read again
                 child.inplace = True
     return copied
@@ -101,41 +105,59 @@ class MergedUpsampling(nn.Module):
 
 
 class FusedAttention(nn.Module):
-    """diffusers' `Attention` of one head over the positions of an image, with its own layers.
+    """diffusers' `Attention` of one head over the positions of an image, with its own layers, some queries at a time.
 
-    On a CPU it is two products with all scores of some rows between them. torch's kernel for a CPU never has more than
-    a few scores at once and takes four times as long in bfloat16; but these are float32, here they are rounded.
+    `rounded`, on a CPU, it is two products with the scores between them in the format of the inputs: twice as fast in
+    bfloat16 as torch's kernel, whose scores are float32.
     """
 
-    def __init__(self, attention: AttentionParts) -> None:
+    def __init__(self, attention: AttentionParts, *, rounded: bool) -> None:
         super().__init__()
         self.norm, self.query, self.key, self.value, self.output, self.scale = attention
+        self.rounded = rounded
 
-    def forward(self, inputs: Tensor, temb: None = None) -> Tensor:
+    def forward(self, inputs: Tensor, temb: None = None, tick: Callable[[float], None] = lambda _: None) -> Tensor:
         assert temb is None
         places = self.norm(inputs.flatten(2)).transpose(1, 2)
         query, key, value = self.query(places), self.key(places), self.value(places)
-        if inputs.is_cuda:
-            attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-        else:
-            attended = attend(query, key, value)
-        outputs: Tensor = self.output(attended).transpose(1, 2).unflatten(2, inputs.shape[2:])
+        kernel = _products if self.rounded and not inputs.is_cuda else _library
+        outputs: Tensor = self.output(attend(query, key, value, kernel, tick)).transpose(1, 2)
+        outputs = outputs.unflatten(2, inputs.shape[2:])
         outputs += inputs
         if self.scale != 1:
             outputs /= self.scale
         return outputs
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[B,N,C] each => softmax(query key^T / sqrt(C)) value, by as many rows of scores as have `_SCORES`."""
-    places, channels = query.shape[1:]
-    rows = max(1, _SCORES // places)
+def _products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    scores = torch.baddbmm(query.new_zeros(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), value)
+
+
+def _library(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel: Callable[[Tensor, Tensor, Tensor], Tensor] = _products,
+    tick: Callable[[float], None] = lambda _: None,
+) -> Tensor:
+    """[B,N,C] each => softmax(query key^T / sqrt(C)) value, by as many queries as have `_SCORES`."""
+    places = query.shape[1]
+    rows = max(_LEAST_QUERIES, _SCORES // places)
+    if rows >= places:
+        outputs = kernel(query, key, value)
+        tick(1)
+        return outputs
     outputs = torch.empty_like(value)
-    # On tensors without values, where memory is predicted, all of them are alike.
-    for first in range(0, rows if value.is_meta else places, rows):
-        some = query[:, first : first + rows]
-        scores = torch.baddbmm(some.new_zeros(1, 1, 1), some, key.transpose(1, 2), beta=0, alpha=channels**-0.5)
-        outputs[:, first : first + rows] = torch.bmm(scores.softmax(-1), value)
+    # On tensors without values, where memory is predicted, all parts are alike.
+    parts = zip(query.split(rows, 1), outputs.split(rows, 1), strict=True)
+    for some, into in islice(parts, 1 if value.is_meta else None):
+        into.copy_(kernel(some, key, value))
+        tick(some.shape[1] / places)
     return outputs
 
 

@@ -2,14 +2,10 @@
 
 It is no approximation: a convolution sees the rows around those that it gives, a normalisation adds up the whole image
 before it changes any of it, and attention, at the lowest resolution, sees all positions. Sums are taken in another
-order, nothing else. One activation is kept at full size, and a part of a second one:
-
-    x --norm1, silu, conv1--> h (its first rows are kept, others computed again) --norm2, silu, conv2, + x--> over x
-
-An upsampled activation is never kept, as what it is made of has a quarter of its positions.
+order, nothing else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +14,7 @@ from torch import Tensor, nn
 
 from latent_ae.inference.diffusers_internals import (
     ResnetParts,
+    attention_parts,
     downsampling_conv,
     layers_of,
     resnet_parts,
@@ -31,63 +28,19 @@ from latent_ae.inference.fused import (
     merged_kernel,
 )
 from latent_ae.inference.sides import DecoderSide, EncoderSide
-from latent_ae.inference.strips import (
-    Added,
-    Convolved,
-    Downsampled,
-    Normalised,
-    Rows,
-    Stored,
-    Sums,
-    Upsampled,
-    keep,
-    measure,
-    store,
-)
+from latent_ae.inference.strip_layers import Activation, Attended, Block, Doubling, Final, Halving, Layer, Wanted
+from latent_ae.inference.strips import Convolved, Rows, Stored, Tick, store
 
 KEPT_SHARE = 0.5
-"""of the rows between the two convolutions of a block that are kept, and not computed twice"""
+"""of a second activation as large as the largest that a block gives, for what is not computed twice"""
 
 
-class Block(NamedTuple):
-    """A residual block: norm1, SiLU, conv1, norm2, SiLU, conv2, plus the input or its 1x1 convolution, divided."""
+class Work(NamedTuple):
+    """What the layers take for an image, in their order."""
 
-    norm1: nn.GroupNorm
-    conv1: nn.Conv2d
-    norm2: nn.GroupNorm
-    conv2: nn.Conv2d
-    shortcut: nn.Conv2d | None
-    scale: float
-
-
-class Halving(NamedTuple):
-    """A convolution that halves the image."""
-
-    conv: nn.Conv2d
-
-
-class Doubling(NamedTuple):
-    """Nearest upsampling with its convolution, as one kernel; and with the next block's 1x1 shortcut after it."""
-
-    kernel: Tensor
-    bias: Tensor | None
-    shortcut: tuple[Tensor, Tensor | None] | None = None
-
-
-class Attended(NamedTuple):
-    """Attention over all positions."""
-
-    module: nn.Module
-
-
-class Final(NamedTuple):
-    """Normalisation, SiLU and the last convolution."""
-
-    norm: nn.GroupNorm
-    conv: nn.Conv2d
-
-
-Layer = Block | Halving | Doubling | Attended | Final
+    most: int
+    """values of the largest output of a block, which is kept whatever is done to save memory"""
+    products: list[int]
 
 
 class StreamedSide(nn.Module):
@@ -98,91 +51,45 @@ class StreamedSide(nn.Module):
         self.side = side
         self.channels = side.channels
         self.layers = layers
-        kernels = [each for layer in layers if isinstance(layer, Doubling) for each in _tensors(layer)]
-        self.kernels = nn.ParameterList(kernels)
+        self.kernels = nn.ParameterList([layer.kernel for layer in layers if isinstance(layer, Doubling)])
         self.kept_share = KEPT_SHARE
 
-    def forward(self, inputs: Tensor, tick: Callable[[float], None] | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, tick: Tick = lambda _: None) -> Tensor:
         """As the side's own: [B, ...] in channels-last order, image by image.
 
-        `tick` is called after each layer with the share of the work that it was; what it raises ends the work.
+        `tick` is called after each strip with the share of the work that it was; what it raises ends the work.
         """
-        return torch.cat([self._one(image, tick or (lambda _: None), len(inputs)) for image in inputs.split(1)])
+        images = inputs.split(1)
+        return torch.cat([self._whole(image, _part(tick, 1 / len(images))) for image in images])
 
-    def _one(self, image: Tensor, tick: Callable[[float], None], images: int) -> Tensor:
-        body = self.side.encoder if isinstance(self.side, EncoderSide) else self.side.decoder
-        source: Rows = Stored(image)
+    def last(self, image: Tensor, tick: Tick = lambda _: None) -> Rows:
+        """All but the last convolution of one image, whose rows are computed when they are asked for."""
+        coder = self.side.encoder if isinstance(self.side, EncoderSide) else self.side.decoder
+        source: Rows = Stored([image])
         if isinstance(self.side, DecoderSide) and self.side.post_quant_conv is not None:
             source = Convolved(source, self.side.post_quant_conv)
-        source = Convolved(source, body.conv_in)
-        sums: Sums | None = None
-        most, work = self._largest_and_work(*image.shape[2:])
+        given = Activation(Convolved(source, coder.conv_in), Stored([image]), None)
+        work = self.work(*image.shape[2:])
+        room = int((1 + self.kept_share) * work.most)
         for place, layer in enumerate(self.layers):
-            after = self.layers[place + 1] if place + 1 < len(self.layers) else None
-            norm = after.norm1 if isinstance(after, Block) else after.norm if isinstance(after, Final) else None
-            if isinstance(layer, Block):
-                tensor, sums = self._block(source, sums, layer, norm)
-                source = Stored(tensor)
-            elif isinstance(layer, Halving):
-                tensor, sums = store(Downsampled(source, layer.conv), norm)
-                source = Stored(tensor)
-            elif isinstance(layer, Doubling):
-                source, sums = Upsampled(_whole(source), *layer), None
-                if source.channels * source.height * source.width <= most:
-                    tensor, sums = store(source, norm)
-                    source = Stored(tensor)
-            elif isinstance(layer, Attended):
-                source, sums = Stored(layer.module(_whole(source).tensor)), None
-            else:
-                sums = measure(source, layer.norm) if sums is None else sums
-                source = Convolved(Normalised(source, layer.norm, sums), layer.conv)
-            tick(work[place] / sum(work) / images)
+            after = self.layers[place + 1].first_norm if place + 1 < len(self.layers) else None
+            part = work.products[place] / sum(work.products)
+            given = layer.run(given, Wanted(after, room, _part(tick, part)))
         if isinstance(self.side, EncoderSide) and self.side.quant_conv is not None:
-            source = Convolved(source, self.side.quant_conv)
-        return store(source, None)[0]
+            return Convolved(given.source, self.side.quant_conv)
+        return given.source
 
-    def _largest_and_work(self, height: int, width: int) -> tuple[int, list[int]]:
-        """Values of the largest output of a block, which is kept whatever is done to save memory; and how many products
-        each layer takes.
-        """
-        largest, work, channels = 0, [], 0
+    def work(self, height: int, width: int) -> Work:
+        """For an input of this size."""
+        most, products = 0, []
         for layer in self.layers:
-            places = height * width
-            if isinstance(layer, Block):
-                channels = layer.conv2.out_channels
-                largest = max(largest, channels * places)
-                work.append((layer.conv1.weight.numel() + layer.conv2.weight.numel()) * places)
-            elif isinstance(layer, Doubling):
-                height, width = 2 * height, 2 * width
-                work.append(layer.kernel.numel() * places)
-            elif isinstance(layer, Halving):
-                height, width = height // 2, width // 2
-                work.append(layer.conv.weight.numel() * height * width)
-            elif isinstance(layer, Attended):
-                work.append(2 * places * places * channels)
-            else:
-                work.append(layer.conv.weight.numel() * places)
-        return largest, work
+            height, width, values, count = layer.cost(height, width)
+            most = max(most, values)
+            products.append(count)
+        return Work(most, products)
 
-    def _block(
-        self, source: Rows, sums: Sums | None, block: Block, after: nn.GroupNorm | None
-    ) -> tuple[Tensor, Sums | None]:
-        """A residual block's output, and its sums for the normalisation `after` it."""
-        sums = measure(source, block.norm1) if sums is None else sums
-        if block.shortcut is None and isinstance(source, Stored):
-            # conv2 looks one row beyond its own, and conv1, where it is computed again, one row more.
-            source = into = Stored(source.tensor, halo=2)
-            first = Convolved(Normalised(source, block.norm1, sums), block.conv1)
-            hidden: Rows
-            hidden, hidden_sums = keep(first, block.norm2, round(self.kept_share * source.height))
-            beside: Rows = source
-        else:
-            first = Convolved(Normalised(source, block.norm1, sums), block.conv1)
-            tensor, hidden_sums = store(first, block.norm2)
-            hidden = into = Stored(tensor, halo=1)
-            beside = _shortcut(source, block.shortcut)
-        second = Convolved(Normalised(hidden, block.norm2, hidden_sums), block.conv2)
-        return store(Added(second, beside, block.scale), after, into)
+    def _whole(self, image: Tensor, tick: Tick) -> Tensor:
+        return store(self.last(image, tick), None, lambda _: tick(0))[0].whole()
 
 
 def streamed(side: EncoderSide | DecoderSide) -> StreamedSide | None:
@@ -190,21 +97,17 @@ def streamed(side: EncoderSide | DecoderSide) -> StreamedSide | None:
 
     The side may be fused, and is in the format that it runs in.
     """
-    body = side.encoder if isinstance(side, EncoderSide) else side.decoder
-    if (modules := layers_of(body)) is None:
+    coder = side.encoder if isinstance(side, EncoderSide) else side.decoder
+    norm = _group_norm(coder.conv_norm_out)
+    if (modules := layers_of(coder)) is None or norm is None or not isinstance(coder.conv_act, nn.SiLU):
         return None
-    found = [_layer(module) for module in modules]
-    norm, conv = _group_norm(body.conv_norm_out), body.conv_out
-    if norm is None or not isinstance(body.conv_act, nn.SiLU):
-        return None
-    layers: list[Layer] = []
-    for layer in [*found, Final(norm, conv)]:
-        if layer is None:
-            return None
-        if isinstance(layer, Block) and layer.shortcut is not None and layers and isinstance(layers[-1], Doubling):
-            layers[-1] = layers[-1]._replace(shortcut=_composed(layers[-1], layer.shortcut))
-        layers.append(layer)
-    return StreamedSide(side, layers)
+    layers = [_layer(module) for module in modules]
+    known = [layer for layer in layers if layer is not None]
+    return StreamedSide(side, [*known, Final(norm, coder.conv_out)]) if len(known) == len(layers) else None
+
+
+def _part(tick: Tick, part: float) -> Tick:
+    return lambda share: tick(share * part)
 
 
 def _layer(module: nn.Module) -> Layer | None:
@@ -224,42 +127,17 @@ def _layer(module: nn.Module) -> Layer | None:
     if isinstance(module, MergedUpsampling):
         return Doubling(module.weight, module.bias)
     if (conv := upsampling_conv(module)) is not None:
-        return Doubling(_in_order(merged_kernel(conv.weight.detach())), conv.bias)
+        kernel = merged_kernel(conv.weight.detach()).contiguous(memory_format=torch.channels_last)
+        return Doubling(nn.Parameter(kernel, requires_grad=False), conv.bias)
+    return _attention(module)
+
+
+def _attention(module: nn.Module) -> Attended | None:
+    if (parts := attention_parts(module)) is not None:
+        module = FusedAttention(parts, rounded=False)
     return Attended(module) if isinstance(module, Attention | FusedAttention) else None
 
 
 def _group_norm(norm: nn.Module) -> nn.GroupNorm | None:
     norm = norm.norm if isinstance(norm, FusedGroupNorm) else norm
     return norm if isinstance(norm, nn.GroupNorm) else None
-
-
-def _tensors(layer: Doubling) -> list[nn.Parameter]:
-    merged = [layer.kernel] if layer.shortcut is None else [layer.kernel, layer.shortcut[0], layer.shortcut[1]]
-    return [each for each in merged if isinstance(each, nn.Parameter)]
-
-
-def _whole(source: Rows) -> Stored:
-    return source if isinstance(source, Stored) else Stored(store(source, None)[0])
-
-
-def _shortcut(source: Rows, conv: nn.Module | None) -> Rows:
-    if conv is None:
-        return source
-    if isinstance(source, Upsampled) and source.shortcut is not None:
-        return Upsampled(source.source, *source.shortcut)
-    assert isinstance(conv, nn.Conv2d)
-    return Convolved(source, conv)
-
-
-def _composed(doubling: Doubling, conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-    """Kernel and bias of a transposed convolution followed by a 1x1 convolution, as one."""
-    weight, dtype = conv.weight.detach()[:, :, 0, 0].double(), conv.weight.dtype
-    kernel = torch.einsum("icyx,oc->ioyx", doubling.kernel.detach().double(), weight).to(dtype)
-    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
-    if doubling.bias is not None:
-        bias = bias + weight @ doubling.bias.detach().double()
-    return _in_order(kernel), nn.Parameter(bias.to(dtype), requires_grad=False)
-
-
-def _in_order(kernel: Tensor) -> nn.Parameter:
-    return nn.Parameter(kernel.contiguous(memory_format=torch.channels_last), requires_grad=False)

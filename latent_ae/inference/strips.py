@@ -3,22 +3,27 @@
     Stored --Normalised--> --Convolved--> --Added--> ...        `rows(first, last)` asks for rows of what is before it
     store(rows) -> Stored, and the sums of the normalisation that comes next
 
-What is kept at full size is what `store` writes. Tensors are [1, C, H, W] in channels-last order, where rows lie side
-by side in memory.
+What is kept at full size is what `store` and `keep` write, in bands of rows that are given back as soon as nobody reads
+them again. Tensors are [1, C, H, W] in channels-last order, where rows lie side by side in memory.
 """
 
-from collections.abc import Iterator
-from typing import Protocol, overload
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Tick = Callable[[float], None]
+"""called between strips with the share of the work that is done since the last call; what it raises ends the work"""
+
 _STRIP_BYTES = 2**22
 """of the rows that are computed at once: small enough to stay in a cache while a block's layers follow one another"""
 _LEAST_ROWS = 8
 """below, the rows that neighbouring strips both compute would weigh"""
-_TINY = 1e-12
+_ROWS_ABOVE = 2
+"""that a strip may look up from its own, in rows of whatever it is computed from"""
+_BANDS_WITHOUT_CONTENTS = 64
 
 
 class Rows(Protocol):
@@ -36,28 +41,40 @@ class Rows(Protocol):
 
 
 class Stored:
-    """An activation at full size. `write` replaces rows from the top, and the last `halo` old ones stay readable, which
-    the next strip still needs: so what a block gives takes the place of what it was given.
-    """
+    """An activation, or the first rows of one, in bands."""
 
-    def __init__(self, tensor: Tensor, halo: int = 0) -> None:
-        self.tensor, self.halo = tensor, halo
-        self.channels, self.height, self.width = tensor.shape[1:]
-        self.row_bytes = self.channels * self.width * tensor.element_size()
-        self._written = 0
-        self._old = tensor[:, :, :0]
+    def __init__(self, bands: Sequence[Tensor], of_height: int | None = None) -> None:
+        """`of_height` is the activation's, if the bands are not all of it."""
+        self._bands = list(bands)
+        self._given_back = 0
+        self.channels, self.width = bands[0].shape[1], bands[0].shape[3]
+        self.height = sum(band.shape[2] for band in bands)
+        self.row_bytes = self.channels * self.width * bands[0].element_size()
+        self._of_height = of_height or self.height
+
+    @property
+    def values(self) -> int:
+        """How many numbers it has."""
+        return self.channels * self.height * self.width
 
     def rows(self, first: int, last: int) -> Tensor:
-        if first >= self._written:
-            return self.tensor[:, :, first:last]
-        kept = self._old[:, :, self._old.shape[2] - (self._written - first) :]
-        return torch.cat([kept, self.tensor[:, :, self._written : last]], dim=2)
+        found, top = [], self._given_back
+        for band in self._bands:
+            bottom = top + band.shape[2]
+            if top < last and first < bottom:
+                found.append(band[:, :, max(first - top, 0) : last - top])
+            top = bottom
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
-    def write(self, first: int, rows: Tensor) -> None:
-        last = first + rows.shape[2]
-        self._old = self.rows(max(0, last - self.halo), last).clone() if self.halo else self._old
-        self.tensor[:, :, first:last] = rows
-        self._written = last
+    def whole(self) -> Tensor:
+        """All rows as one tensor."""
+        return self.rows(0, self.height)
+
+    def give_back(self, share: float) -> None:
+        """Let go of the bands that nobody reads who has computed this share of an activation from the whole of it."""
+        needed = int(share * self._of_height) - _ROWS_ABOVE
+        while self._bands and self._given_back + self._bands[0].shape[2] <= needed:
+            self._given_back += self._bands.pop(0).shape[2]
 
 
 class Convolved:
@@ -70,12 +87,8 @@ class Convolved:
         self.row_bytes = max(source.row_bytes, self.channels * self.width * conv.weight.element_size())
 
     def rows(self, first: int, last: int) -> Tensor:
-        top, bottom = max(first - self._halo, 0), min(last + self._halo, self.height)
-        inputs = self._source.rows(top, bottom)
-        margins = (top - first + self._halo, last + self._halo - bottom)
-        if any(margins):
-            inputs = F.pad(inputs, (0, 0, *margins))
-        return F.conv2d(_in_order(inputs), self._conv.weight, self._conv.bias, padding=(0, self._halo))
+        inputs = _with_margins(self._source, first - self._halo, last + self._halo)
+        return F.conv2d(inputs, self._conv.weight, self._conv.bias, padding=(0, self._halo))
 
 
 class Downsampled:
@@ -87,28 +100,26 @@ class Downsampled:
         self.row_bytes = 2 * source.row_bytes
 
     def rows(self, first: int, last: int) -> Tensor:
-        bottom = min(2 * last + 1, self._source.height)
-        inputs = F.pad(self._source.rows(2 * first, bottom), (0, 1, 0, 2 * last + 1 - bottom))
+        inputs = F.pad(_with_margins(self._source, 2 * first, 2 * last + 1), (0, 1))
         return F.conv2d(_in_order(inputs), self._conv.weight, self._conv.bias, stride=2)
 
 
 class Upsampled:
     """Nearest upsampling by two and a 3x3 convolution, as one transposed convolution with a kernel [C, C', 4, 4]."""
 
-    def __init__(
-        self, source: Rows, kernel: Tensor, bias: Tensor | None, shortcut: tuple[Tensor, Tensor | None] | None = None
-    ) -> None:
-        """`shortcut` is kernel and bias of the same followed by a 1x1 convolution."""
-        self.source, self.shortcut = source, shortcut
-        self._kernel, self._bias = kernel, bias
+    def __init__(self, source: Rows, kernel: Tensor, bias: Tensor | None) -> None:
+        self.source, self.kernel, self.bias = source, kernel, bias
         self.channels, self.height, self.width = kernel.shape[1], 2 * source.height, 2 * source.width
         self.row_bytes = max(source.row_bytes // 2, self.channels * self.width * kernel.element_size())
 
     def rows(self, first: int, last: int) -> Tensor:
-        top, bottom = max((first - 1) // 2, 0), min(last // 2 + 1, self.source.height)
-        inputs = _in_order(self.source.rows(top, bottom))
-        outputs = F.conv_transpose2d(inputs, self._kernel, self._bias, stride=2, padding=1)
-        return outputs[:, :, first - 2 * top : last - 2 * top]
+        top, bottom = (first - 1) // 2, last // 2 + 1
+        inputs = _with_margins(self.source, top, bottom)
+        # Of the rows that these give, one or two above and below are the neighbours': padding leaves them out.
+        above, below = first - 2 * top, 2 * bottom - last
+        left_out = min(above, below)
+        outputs = F.conv_transpose2d(inputs, self.kernel, self.bias, stride=2, padding=(1 + left_out, 1))
+        return outputs[:, :, above - left_out : above - left_out + last - first]
 
 
 class Normalised:
@@ -141,14 +152,14 @@ class Added:
     def rows(self, first: int, last: int) -> Tensor:
         outputs = self._one.rows(first, last)
         outputs += self._other.rows(first, last)
-        return outputs if self._divisor == 1 else outputs / self._divisor
+        return outputs if self._divisor == 1 else outputs.div_(self._divisor)
 
 
 class Partly:
     """An activation of which the first rows are stored; the others are computed again."""
 
-    def __init__(self, source: Rows, stored: Tensor) -> None:
-        self._source, self._stored, self._kept = source, stored, int(stored.shape[2])
+    def __init__(self, source: Rows, stored: Stored) -> None:
+        self._source, self._stored, self._kept = source, stored, stored.height
         self.channels, self.height = source.channels, source.height
         self.width, self.row_bytes = source.width, source.row_bytes
 
@@ -156,91 +167,120 @@ class Partly:
         if first >= self._kept:
             return self._source.rows(first, last)
         if last <= self._kept:
-            return self._stored[:, :, first:last]
-        return torch.cat([self._stored[:, :, first:], self._source.rows(self._kept, last)], dim=2)
+            return self._stored.rows(first, last)
+        return torch.cat([self._stored.rows(first, self._kept), self._source.rows(self._kept, last)], dim=2)
+
+
+def followed_by(source: Rows, conv: nn.Conv2d) -> Rows:
+    """A 1x1 convolution of an activation; after an upsampling, as one with its own, of half as many products."""
+    if not isinstance(source, Upsampled):
+        return Convolved(source, conv)
+    weight, dtype = conv.weight[:, :, 0, 0].double(), conv.weight.dtype
+    kernel = torch.einsum("icyx,oc->ioyx", source.kernel.double(), weight).to(dtype)
+    biases = [] if conv.bias is None else [conv.bias.double()]
+    biases += [] if source.bias is None else [weight @ source.bias.double()]
+    bias = torch.stack(biases).sum(0).to(dtype) if biases else None
+    return Upsampled(source.source, kernel.contiguous(memory_format=torch.channels_last), bias)
 
 
 class Sums:
     """Mean and variance of each group of channels over the whole image, added up strip by strip in float64."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
-        self._groups, self._channels = norm.num_groups, norm.num_channels
-        self._ones = torch.ones(self._channels, device=norm.weight.device)
-        self._zeros = torch.zeros_like(self._ones)
-        self._count = 0
-        self._sum = self._squares = torch.zeros(self._groups, dtype=torch.float64, device=norm.weight.device)
+        self._groups = norm.num_groups
+        self._places = 0
+        self._near = torch.zeros(0)
+        """a value near each channel's mean, from which it counts: squares of large values would lose digits"""
+        self._sum = self._squares = torch.zeros(norm.num_channels, dtype=torch.float64, device=norm.weight.device)
 
     def add(self, rows: Tensor) -> None:
-        # torch's own kernel, of which the normalised values are not used. On a CPU the one for channels-last order adds
-        # up value by value and loses three digits of float32, of which half precision has no use.
-        values = rows.contiguous() if rows.dtype == torch.float32 else _in_order(rows)
-        places = rows.shape[2] * rows.shape[3]
-        _, mean, deviation = torch.native_group_norm(
-            values, self._ones, self._zeros, 1, self._channels, places, self._groups, _TINY
-        )
-        mean, variance = mean[0].double(), deviation[0].double().pow(-2) - _TINY
-        count = rows.numel() // self._groups
-        self._sum = self._sum + mean * count
-        self._squares = self._squares + (variance + mean * mean) * count
-        self._count += count
+        """Count [1, C, H, W]. torch's own normalisation of float32 in channels-last order loses three digits."""
+        values = _in_order(rows).permute(0, 2, 3, 1).flatten(0, 2)
+        if not self._places:
+            self._near = values[: rows.shape[3]].float().mean(0)
+        centred = values.float().sub_(self._near) if values.dtype != torch.float32 else values - self._near
+        self._sum = self._sum + centred.sum(0)
+        self._squares = self._squares + centred.square_().sum(0)
+        self._places += len(values)
 
     def by_channel(self) -> tuple[Tensor, Tensor]:
         """(mean, variance) of each channel's group, [C] float32."""
-        mean = self._sum / self._count
-        variance = (self._squares / self._count - mean * mean).clamp(min=0)
-        width = self._channels // self._groups
+        sums, near = self._sum / self._places, self._near.double()
+        width = len(near) // self._groups
+        means = (near + sums).view(self._groups, width)
+        mean = means.mean(1)
+        within = (self._squares / self._places - sums.square()).view(self._groups, width).mean(1)
+        variance = (within + (means - mean[:, None]).square().mean(1)).clamp(min=0)
         return mean.float().repeat_interleave(width), variance.float().repeat_interleave(width)
 
 
-def measure(source: Rows, norm: nn.GroupNorm) -> Sums:
-    """The sums of an activation of which nothing is kept, for the normalisation that comes next."""
-    sums = Sums(norm)
-    for _, _, rows in _computed(source):
+def keep(
+    source: Rows, norm: nn.GroupNorm, room: int, tick: Tick, read_last: Sequence[Stored] = ()
+) -> tuple[Stored | None, Sums]:
+    """Compute an activation and store its first rows, as many as `room` has place for: these, and the sums of all."""
+    sums, bands = Sums(norm), []
+    for rows in _computed(source, tick, read_last):
         sums.add(rows)
-    return sums
+        room -= rows.numel()
+        if room >= 0:
+            bands.append(rows)
+    return (Stored(bands, source.height) if bands else None), sums
 
 
-def keep(source: Rows, norm: nn.GroupNorm, count: int) -> tuple[Rows, Sums]:
-    """Compute an activation and store its first `count` rows: itself, and its sums."""
-    sums, stored = Sums(norm), None
-    for first, last, rows in _computed(source):
-        sums.add(rows)
-        if first < count:
-            stored = _empty_like(rows, count) if stored is None else stored
-            stored[:, :, first:last] = rows[:, :, : count - first]
-    return (source if stored is None else Partly(source, stored)), sums
+def completed(kept: Stored | None, source: Rows) -> Rows:
+    """An activation of which the first rows are kept."""
+    if kept is None:
+        return source
+    return kept if kept.height == source.height else Partly(source, kept)
 
 
-@overload
-def store(source: Rows, norm: nn.GroupNorm, into: Stored | None = None) -> tuple[Tensor, Sums]: ...
-@overload
-def store(source: Rows, norm: None, into: Stored | None = None) -> tuple[Tensor, None]: ...
-@overload
-def store(source: Rows, norm: nn.GroupNorm | None, into: Stored | None = None) -> tuple[Tensor, Sums | None]: ...
-def store(source: Rows, norm: nn.GroupNorm | None, into: Stored | None = None) -> tuple[Tensor, Sums | None]:
-    """Compute an activation at full size, in the place of `into` if it is given: its tensor, and its sums."""
-    sums = None if norm is None else Sums(norm)
-    for first, _, rows in _computed(source):
+def store(
+    source: Rows, norm: nn.GroupNorm | None, tick: Tick, read_last: Sequence[Stored] = ()
+) -> tuple[Stored, Sums | None]:
+    """Compute and store an activation: it, and its sums. What is in `read_last` is given back as it is read."""
+    sums, bands = None if norm is None else Sums(norm), []
+    for rows in _computed(source, tick, read_last):
         if sums is not None:
             sums.add(rows)
-        into = Stored(_empty_like(rows, source.height)) if into is None else into
-        into.write(first, rows)
-    assert into is not None
-    return into.tensor, sums
+        bands.append(rows)
+    return Stored(bands), sums
 
 
-def _computed(source: Rows) -> Iterator[tuple[int, int, Tensor]]:
-    """The rows of an activation, strip by strip: first, last, rows."""
+def _computed(source: Rows, tick: Tick, read_last: Sequence[Stored]) -> Iterator[Tensor]:
+    """The rows of an activation, strip by strip; what is in `read_last` is given back as they come."""
     count = max(_LEAST_ROWS, _STRIP_BYTES // source.row_bytes)
-    starts = range(0, source.height, count)
-    empty = False
-    for number, first in enumerate(starts):
-        if empty and 2 <= number < len(starts) - 2:
-            continue  # memory is predicted on tensors without values, and these strips are all alike
+    first = 0
+    while first < source.height:
         last = min(first + count, source.height)
         rows = source.rows(first, last)
-        empty = rows.is_meta
-        yield first, last, rows
+        yield rows
+        tick((last - first) / source.height)
+        first = last
+        for each in read_last:
+            each.give_back(first / source.height)
+        if rows.is_meta and 2 * count <= first < source.height - 2 * count:
+            # Only bytes are counted: what is between the first two strips and the last two takes as many as they do.
+            end = source.height - 2 * count
+            band = max(count, (end - first) // _BANDS_WITHOUT_CONTENTS)
+            while first < end:
+                yield _like(rows, min(band, end - first))
+                first = min(first + band, end)
+                for each in read_last:
+                    each.give_back(first / source.height)
+        del rows
+
+
+def _like(rows: Tensor, height: int) -> Tensor:
+    """Without contents, of another height."""
+    return rows.new_empty((1, height, rows.shape[3], rows.shape[1])).permute(0, 3, 1, 2)
+
+
+def _with_margins(source: Rows, first: int, last: int) -> Tensor:
+    """Rows of an activation, zeros where they are above or below it."""
+    top, bottom = max(first, 0), min(last, source.height)
+    rows = source.rows(top, bottom)
+    margins = (top - first, last - bottom)
+    return _in_order(F.pad(rows, (0, 0, *margins)) if any(margins) else rows)
 
 
 def _in_order(tensor: Tensor) -> Tensor:
@@ -248,8 +288,3 @@ def _in_order(tensor: Tensor) -> Tensor:
     tensor = tensor.contiguous(memory_format=torch.channels_last)
     _, channels, height, width = tensor.shape
     return tensor.as_strided(tensor.shape, (height * width * channels, 1, width * channels, channels))
-
-
-def _empty_like(rows: Tensor, height: int) -> Tensor:
-    shape = (1, rows.shape[1], height, rows.shape[3])
-    return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=torch.channels_last)

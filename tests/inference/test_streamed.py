@@ -1,13 +1,14 @@
 """A side in strips gives what it gives for the whole image at once."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from latent_ae.inference import batching, strips
+from latent_ae.inference import batching, fused, strips
 from latent_ae.inference.codec import Codec
 from latent_ae.inference.fused import fuse
 from latent_ae.inference.memory import peak_bytes
@@ -105,8 +106,33 @@ def test_the_shares_of_the_layers_are_the_whole_work() -> None:
         assert module is not None
         with torch.no_grad():
             module(torch.cat([inputs, inputs]), shares.append)
-        assert len(shares) == 2 * len(module.layers)
         assert sum(shares) == pytest.approx(1)
+        assert max(shares) < 0.5  # of a block of one of the images
+
+
+def test_ticks_come_after_each_strip_and_may_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)  # strips of 8 rows
+    monkeypatch.setattr(fused, "_SCORES", 1)
+    monkeypatch.setattr(fused, "_LEAST_QUERIES", 4)
+
+    for side, inputs in sides(kl(), 64, 16):
+        module = streamed(side)
+        assert module is not None
+        shares: list[float] = []
+        with torch.no_grad():
+            module(inputs, shares.append)
+        count = len(shares)
+        assert count > 60
+        assert sum(shares) == pytest.approx(1)
+
+        def end(share: float, left: list[int]) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        for ticks in range(1, count, 20):
+            with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+                module(inputs, partial(end, left=[ticks]))
 
 
 def test_layers_that_are_not_known_are_not_streamed() -> None:

@@ -16,12 +16,17 @@ from latent_ae.inference.strips import (
     Stored,
     Sums,
     Upsampled,
+    completed,
+    followed_by,
     keep,
-    measure,
     store,
 )
 
 WIDTH, CHANNELS = 6, 8
+
+
+def ignore(share: float) -> None:
+    """A tick of which nothing is made."""
 
 
 def image(height: int, channels: int = CHANNELS) -> Tensor:
@@ -61,7 +66,7 @@ MADE = {
         lambda values: (conv(3, padding=1)(values) + conv(1)(values)) / 2,
     ),
     "norm": (
-        lambda source: Normalised(source, norm(), measure(source, norm())),
+        lambda source: Normalised(source, norm(), keep(source, norm(), 0, ignore)[1]),
         lambda values: F.silu(norm()(values)),
     ),
 }
@@ -72,7 +77,7 @@ MADE = {
 def test_any_rows_are_those_of_the_whole(name: str, height: int) -> None:
     make, whole = MADE[name]
     values = image(height)
-    made, expected = make(Stored(values)), whole(values)
+    made, expected = make(Stored([values])), whole(values)
     assert (made.height, made.width, made.channels) == (expected.shape[2], expected.shape[3], expected.shape[1])
     for first in range(made.height):
         for last in range(first + 1, made.height + 1):
@@ -80,19 +85,47 @@ def test_any_rows_are_those_of_the_whole(name: str, height: int) -> None:
 
 
 @pytest.mark.parametrize("strip_rows", [1, 3, 100])
-def test_a_result_may_take_the_place_of_what_it_is_made_of(strip_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The convolutions look two rows up and down, of which those above are overwritten by then."""
+def test_what_nobody_reads_again_is_given_back(strip_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two convolutions look two rows up; whatever of the first is kept, rows are there as long as they are read."""
     monkeypatch.setattr(strips, "_LEAST_ROWS", strip_rows)
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
     values, square = image(11), nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).requires_grad_(requires_grad=False)
     expected = values + square(square(values))
-    for kept in (0, 5, 11):
-        given = Stored(values.clone(memory_format=torch.preserve_format), halo=2)
-        hidden, _ = keep(Convolved(given, square), nn.GroupNorm(2, CHANNELS), kept)
-        tensor, sums = store(Added(Convolved(hidden, square), given), norm(), given)
-        assert tensor.data_ptr() == given.tensor.data_ptr()
-        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-5)
+    for count in (0, 5, 11):
+        given = Stored([band.clone() for band in values.split(strip_rows, dim=2)])
+        first = Convolved(given, square)
+        kept, _ = keep(first, nn.GroupNorm(2, CHANNELS), count * CHANNELS * WIDTH, ignore)
+        hidden = completed(kept, first)
+        assert (kept.height if kept else 0) <= count
+        read_last = [given] if kept is None else [given, kept]
+        stored, sums = store(Added(Convolved(hidden, square), given), norm(), ignore, read_last)
+        torch.testing.assert_close(stored.whole(), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(sums.by_channel()[0][0], expected[0, : CHANNELS // 2].mean(), rtol=1e-5, atol=1e-6)
+        if strip_rows < 11:
+            for each in read_last:
+                with pytest.raises((RuntimeError, ValueError), match="expected a non-empty list"):
+                    each.rows(0, 1)
+
+
+def test_a_stored_activation_has_all_its_rows_across_bands() -> None:
+    values = image(11)
+    stored = Stored(values.split(4, dim=2))
+    assert (stored.height, stored.values) == (11, values.numel())
+    for first in range(11):
+        for last in range(first + 1, 12):
+            assert torch.equal(stored.rows(first, last), values[:, :, first:last])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_a_1x1_convolution_after_an_upsampling_is_one_with_it(rows: int) -> None:
+    for bias in (True, False):
+        upsampled = Upsampled(Stored([image(6)]), merged_kernel(conv(3).weight), conv(3).bias if bias else None)
+        after = nn.Conv2d(4, 3, 1, bias=bias).requires_grad_(requires_grad=False)
+        composed = followed_by(upsampled, after)
+        assert isinstance(composed, Upsampled)
+        for first in range(12 - rows):
+            expected = after(upsampled.rows(first, first + rows))
+            torch.testing.assert_close(composed.rows(first, first + rows), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
@@ -120,6 +153,6 @@ def test_strips_are_as_high_as_their_widest_activation_allows(monkeypatch: pytes
 
     row = WIDTH * CHANNELS * 4
     monkeypatch.setattr(strips, "_STRIP_BYTES", 12 * row)
-    source: Rows = Convolved(Counted(image(60)), conv(1))
-    store(source, None)
+    source: Rows = Convolved(Counted([image(60)]), conv(1))
+    store(source, None, ignore)
     assert heights == [12] * 5
