@@ -1,5 +1,6 @@
 """The benchmarks say what they promise; how fast a machine is decides nothing here."""
 
+import argparse
 import json
 from collections.abc import Iterator
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import encode_dataset, read_numbers, train_step
+from benchmarks import any_size, encode_dataset, read_numbers, train_step
 from benchmarks.machine import bf16_support, matmul_tflops, peak_memory
+from latent_ae.config import ModelConfig
+from latent_ae.models import build_autoencoder
 
 FIELDS = {
     *("benchmark", "preset", "resolution", "batch", "perceptual", "compile", "memory_format", "steps", "blocks"),
@@ -143,3 +146,29 @@ def test_reading_numbers_prints_one_line_with_a_ratio_for_each_case(capsys: pyte
     read_numbers.main(["--side", "16", "--files", "1", "--turns", "1"])  # which compares the values of both sides
     result = json.loads(capsys.readouterr().out)
     assert all(set(result[name]) == {"ours", "library", "ratio"} for name in read_numbers.CASES)
+
+
+@pytest.mark.slow  # encodes and decodes by all five
+def test_large_images_are_compared_at_every_size(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--preset", "tiny", "--resolutions", "32", "64", "--tile", "32", "--repeats", "1"]
+    monkeypatch.setattr("sys.argv", ["any_size.py", *options])
+    any_size.main()
+    printed = json.loads(capfd.readouterr().out)
+    assert list(printed["results"]) == ["32", "64"]
+    for result in printed["results"].values():
+        for direction in ("encode", "decode"):
+            assert len(result[direction]) == 5
+            assert result[direction]["ours in strips"]["largest_error"] < 1e-5
+    tiled = printed["results"]["64"]["decode"]["ours in tiles of 32"]
+    assert tiled["largest_error"] > 1e-3
+
+
+def test_what_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(any_size, "available_bytes", lambda _: 0)
+    model = build_autoencoder(ModelConfig(preset="tiny"), seed=0, resolution=16).eval()
+    given = argparse.Namespace(precision="fp32", tile=16, repeats=1, only=["ours"])
+    result = any_size.at_resolution(model, 32, given)["encode"]
+    assert list(result) == ["ours in strips", "ours in tiles of 16"]
+    assert all(each["largest_error"] is None for each in result.values())
