@@ -121,12 +121,19 @@ def test_every_setting_is_an_option_and_what_is_not_given_has_its_default() -> N
         app.parser().parse_args(["--queue", "0"])
 
 
-@pytest.mark.parametrize(("given", "taken"), [((), "the best"), (("--device", "cuda:1"), "cuda:1")])
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ((), "the best, tiles of None"),
+        (("--device", "cuda:1"), "cuda:1, tiles of None"),
+        (("--tile", "512"), "the best, tiles of 512"),
+    ],
+)
 def test_models_run_on_the_accelerator_that_is_there_or_where_they_are_told_to(
     given: tuple[str, ...], taken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(*_: object, device: object, **__: object) -> None:
-        raise UserError(f"loaded on {device}")
+    def load(*_: object, device: object, tile: object, **__: object) -> None:
+        raise UserError(f"loaded on {device}, tiles of {tile}")
 
     monkeypatch.setattr(gradio_settings, "set_environment", lambda folder: None)
     monkeypatch.setattr("latent_ae.inference.device_named", lambda name: name or "the best")

@@ -67,6 +67,7 @@ def test_a_path_of_the_server_is_in_no_answer(tmp_path: Path) -> None:
     with closing(Service.load([str(tmp_path / "secret" / "photos" / "model")], precision="fp32")) as service:
         answers = [service.models(), service.encode(png(IMAGE)), service.reconstruct(png(IMAGE))]
         answers += [service.inspect(png(IMAGE)), service.sample(count=1, size=8)]
+        assert service.encode(png(pixels(4, 700))).latents.compute == Compute("fp32")  # whole, unless asked otherwise
     assert service.models()[0].id == "photos"
     assert str(tmp_path) not in repr(answers)
     assert str(tmp_path).encode() not in answers[1].file
