@@ -195,6 +195,9 @@ class Sums:
 
     def add(self, rows: Tensor) -> None:
         """Count [1, C, H, W]. torch's own normalisation of float32 in channels-last order loses three digits."""
+        if rows.is_meta:  # where memory is predicted, what a strip's sums take at once is enough
+            torch.empty_like(rows[:, :, :_LEAST_ROWS], dtype=torch.float32)
+            return
         values = _in_order(rows).permute(0, 2, 3, 1).flatten(0, 2)
         if not self._places:
             self._near = values[: rows.shape[3]].float().mean(0)
@@ -205,6 +208,8 @@ class Sums:
 
     def by_channel(self) -> tuple[Tensor, Tensor]:
         """(mean, variance) of each channel's group, [C] float32."""
+        if self._sum.is_meta:
+            return self._sum, self._squares
         sums, near = self._sum / self._places, self._near.double()
         width = len(near) // self._groups
         means = (near + sums).view(self._groups, width)

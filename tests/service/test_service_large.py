@@ -60,7 +60,7 @@ def test_a_request_ends_between_strips(monkeypatch: pytest.MonkeyPatch) -> None:
         cut = len(ran)
         assert service.stats().requests == {("encode", "cancelled"): 1}
         assert service.encode(png(pixels(257, 263))).latents.count == 1
-        assert cut < 0.8 * (len(ran) - cut)
+        assert cut < (len(ran) - cut) / 4
 
 
 def test_memory_that_runs_out_in_a_strip_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
