@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from latent_ae.config.section import Size
 from latent_ae.data.order.numbers import SampleOrder, rank_numbers
 from latent_ae.data.skipped import Bad
-from latent_ae.data.source import DataError, ImageSource
+from latent_ae.data.source import DataError, ImageSource, opened
 from latent_ae.data.transforms import BY_CROP, Fitting, TrainingCrop, evaluation_view
 from latent_ae.errors import UserError
 from latent_ae.io.image import BrokenImage, Color
@@ -143,7 +143,7 @@ class TrainingSamples(Dataset[Sample]):
 
     def _cropped(self, index: int, number: int) -> torch.Tensor:
         generator = numpy_generator(self._seed, "crop", number)
-        crop = self._crop(self._source.load(index), self._order.size(number), generator)
+        crop = self._crop(opened(self._source, index), self._order.size(number), generator)
         return self._crop.pixel_format.to_tensor(crop)
 
 
@@ -300,7 +300,7 @@ class _Views(Dataset[tuple[int, torch.Tensor | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
         try:
-            view = self._view(self._source.load(index))
+            view = self._view(opened(self._source, index))
         except BrokenImage as error:
             return index, error.reason
         return index, self._pixels.to_tensor(view)

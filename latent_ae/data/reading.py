@@ -22,6 +22,7 @@ from latent_ae.io.rasters import (
     read_raster,
     read_raster_region,
 )
+from latent_ae.io.undecoded import UndecodedImage, open_undecoded
 
 Loaded = Image.Image | NDArray[Any]
 """a picture, or numbers [H, W, C]"""
@@ -58,6 +59,11 @@ class Reading:
         if not self.numbers:
             return open_image(file)
         return read_raster(file, page=self._page(page), axis=self.axis).values
+
+    def open(self, file: File, page: int | None = None) -> UndecodedImage | Loaded:
+        """An image of a file, not decoded yet where parts of it can be decoded alone. Raises BrokenImage."""
+        found = None if self.numbers else open_undecoded(file)
+        return self.load(file, page) if found is None else found
 
     def load_region(self, file: File, region: Region, page: int | None = None) -> NDArray[Any] | None:
         """A part of what `load` gives; None where it would decode the whole. Raises BrokenImage."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from latent_ae.errors import UserError
 from latent_ae.io.rasters import Region
+from latent_ae.io.undecoded import UndecodedImage
 
 
 class DataError(UserError):
@@ -58,6 +59,15 @@ class PartlyDecoded(Protocol):
 
     def load_region(self, index: int, region: Region) -> NDArray[Any] | None:
         """That part of what `load` gives; None where it would decode the whole. Raises BrokenImage."""
+        ...
+
+
+@runtime_checkable
+class UndecodedSource(Protocol):
+    """An ImageSource that can open images of which parts are decoded."""
+
+    def open(self, index: int) -> "UndecodedImage | Image.Image | NDArray[Any]":
+        """What `load` gives, not decoded yet where parts of it can be decoded alone. Raises BrokenImage."""
         ...
 
 
@@ -165,6 +175,11 @@ def as_picture(image: "Image.Image | NDArray[Any]") -> Image.Image:
 def image_size(image: "Image.Image | NDArray[Any]") -> tuple[int, int]:
     """(height, width) of a loaded image."""
     return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
+
+
+def opened(source: ImageSource, index: int) -> "UndecodedImage | Image.Image | NDArray[Any]":
+    """An image of a source, to take a part of. Raises BrokenImage."""
+    return source.open(index) if isinstance(source, UndecodedSource) else source.load(index)
 
 
 def stored_size(source: ImageSource, index: int) -> tuple[int, int]:

@@ -60,7 +60,7 @@ class StreamSamples:
             yield stored.sample_id, partial(self._cropped, stored, number)
 
     def _cropped(self, stored: StoredImage, number: int) -> torch.Tensor:
-        crop = self._crop(stored.load(), self._size, numpy_generator(self._seed, "crop", number))
+        crop = self._crop(stored.open(), self._size, numpy_generator(self._seed, "crop", number))
         return self._crop.pixel_format.to_tensor(crop)
 
 

@@ -1,16 +1,17 @@
 """An image of any kind and size to the values of a training sample or an evaluation: pure functions.
 
-    picture -> box -> part of the picture -> uint8 levels              a box that keeps its size
-    picture -> its channels -> box, resampled -> uint8 levels          a box that is resized
+    picture -> box -> its channels -> uint8 levels                     a box that keeps its size
+    picture -> box -> its channels -> resampled -> uint8 levels        a box that is resized
     numbers -> box -> its channels, in the type of the numbers         a box that keeps its size
     numbers -> box -> its channels -> resampled -> float32             a box that is resized
 
-A picture is a PIL image, numbers are an array [H, W, C] in the data's own values: `PixelFormat` says which of them a
-run reads, and with which channels.
+A picture is a PIL image or a file that is not decoded yet, numbers are an array [H, W, C] in the data's own values:
+`PixelFormat` says which of them a run reads, and with which channels.
 
-A box is cut out before its colours are converted, which gives the same levels for a fraction of the work. Two steps
-stay in the other order: resampling mixes levels, so it comes after every conversion; and images with transparency or
-more than 8 bits are converted whole, since what makes them unusable is a property of the whole image.
+A box is cut out before it is decoded, where its file allows that, turned, and its colours are converted, which gives
+the same levels for a fraction of the work. Of a box that is resized, the part comes with the pixels around it that the
+filter reaches. Images with transparency or more than 8 bits are converted whole, since what makes them unusable is a
+property of the whole image.
 """
 
 import math
@@ -24,6 +25,7 @@ from latent_ae.config.section import SMALLEST_SIDE_PIXELS, Size
 from latent_ae.io.image import WHITE, BrokenImage, Color, to_pil, to_uint8
 from latent_ae.io.image_file.opening import upright
 from latent_ae.io.pixel_format import Array, PixelFormat
+from latent_ae.io.undecoded import Box, UndecodedImage
 
 _LARGEST_ENLARGEMENT = 4
 
@@ -40,8 +42,7 @@ def size_text(size: Size) -> str:
     return "x".join(map(str, dict.fromkeys(size)))
 
 
-Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels"""
+Picture = Image.Image | UndecodedImage
 Fit = Literal["crop", "pad", "resize"]
 Filter = Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -55,7 +56,7 @@ class Fitting:
     """"auto" is Lanczos where pixels are averaged, which keeps most detail, and bicubic where they are invented, as
     Lanczos' ringing would be learnt; "nearest" repeats or leaves out whole pixels"""
 
-    def place(self, image: Image.Image | Array, size: Size, generator: np.random.Generator | None) -> tuple[Box, Size]:
+    def place(self, image: Picture | Array, size: Size, generator: np.random.Generator | None) -> tuple[Box, Size]:
         """The part of an image that is seen, and its size (H, W) then: `size`, or within it with fit "pad".
 
         A part is centred along the side that is cut, or placed by `generator`. Raises BrokenImage for an image that is
@@ -117,7 +118,7 @@ class TrainingCrop:
         if self.color_gain and self.pixel_format.numbers:
             raise ValueError("color_gain multiplies the levels of pictures, and the images are read as numbers")
 
-    def __call__(self, image: Image.Image | Array, size: Size, generator: np.random.Generator) -> Array:
+    def __call__(self, image: Picture | Array, size: Size, generator: np.random.Generator) -> Array:
         """An image -> [H, W, C] of `size` (H, W), or within it if it is to be padded.
 
         `generator` is the only source of randomness. The values are those of `pixel_format`: uint8 levels of a picture;
@@ -145,7 +146,7 @@ class TrainingCrop:
 
 
 def evaluation_view(
-    image: Image.Image | Array,
+    image: Picture | Array,
     *,
     pixel_format: PixelFormat,
     size: int | Size | None,
@@ -158,13 +159,14 @@ def evaluation_view(
     for what is no image of `pixel_format` and if it is too small for `size`: see `Fitting.place`.
     """
     if size is None:
+        image = image.part((0, 0, *image.size)) if isinstance(image, UndecodedImage) else image
         return pixel_format.array(image, background)
     size = (size, size) if isinstance(size, int) else size
     image = _cuttable(image, pixel_format, background)
     return _cut(image, *fitting.place(image, size, None), pixel_format, fitting)
 
 
-def _cuttable(image: Image.Image | Array, pixel_format: PixelFormat, background: Color) -> Image.Image | Array:
+def _cuttable(image: Picture | Array, pixel_format: PixelFormat, background: Color) -> Picture | Array:
     """Numbers as they are; a picture upright, itself if each of its pixels is converted alone, else converted.
 
     Raises BrokenImage.
@@ -174,27 +176,64 @@ def _cuttable(image: Image.Image | Array, pixel_format: PixelFormat, background:
     image = upright(image)
     alone = image.mode in _BY_PIXEL and not image.has_transparency_data
     if pixel_format.alpha != "none":
-        alone = image.mode == _WITH_ALPHA[pixel_format.channels]
+        alone = alone or image.mode == _WITH_ALPHA[pixel_format.channels]
     return image if alone else to_pil(to_uint8(image, pixel_format.channels, background))  # not yet premultiplied
 
 
-def _cut(image: Image.Image | Array, box: Box, size: Size, pixel_format: PixelFormat, fitting: Fitting) -> Array:
+def _cut(image: Picture | Array, box: Box, size: Size, pixel_format: PixelFormat, fitting: Fitting) -> Array:
     """The part `box` of an image of `_cuttable` at `size` (H, W) -> [H, W, C]."""
     height, width = size
     left, top, right, bottom = box
-    resample = fitting.resampling(right - left, width)
     whole = (bottom - top, right - left) == size
-    if not isinstance(image, Image.Image):
+    resample = fitting.resampling(right - left, width)
+    if not isinstance(image, Image.Image | UndecodedImage):
         part = image[top:bottom, left:right]
         return pixel_format.array(part) if whole else _resized(image, box, size, pixel_format, resample)
     if whole:
-        return pixel_format.array(image.crop(box))
-    if image.mode not in ("L", "RGB", *_WITH_ALPHA.values()):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if pixel_format.channels == 1 and image.mode != "L":
-        image = image.convert("L")
+        return pixel_format.array(_part(image, box))
+    canvas = _canvas(image, _reach(box, size, image.size), pixel_format)
     # PIL multiplies by alpha before it mixes pixels: hidden colours do not bleed.
-    return pixel_format.array(image.resize((width, height), resample, box=box))
+    return pixel_format.array(canvas.resize((width, height), resample, box=box))
+
+
+def _canvas(image: Picture, reach: Box, pixel_format: PixelFormat) -> Image.Image:
+    """A picture with the part `reach` of an image at its place, which decides the last bits of PIL's weights; what lies
+    elsewhere is not filled.
+    """
+    if isinstance(image, Image.Image) and _mixes(image, pixel_format):
+        return image
+    left, top, right, bottom = reach
+    if 2 * (right - left) * (bottom - top) > right * bottom:  # to copy it to its place would take longer
+        left, top = 0, 0
+    part = _part(image, (left, top, right, bottom))
+    if not _mixes(part, pixel_format):
+        part = to_pil(to_uint8(part, pixel_format.channels))
+    if (left, top) == (0, 0):
+        return part
+    canvas = Image.new(part.mode, (right, bottom), None)
+    canvas.paste(part, (left, top))
+    return canvas
+
+
+def _mixes(image: Image.Image, pixel_format: PixelFormat) -> bool:
+    """Whether the levels of a picture may be averaged: it is grey, RGB, or has the alpha that the format has."""
+    if pixel_format.alpha != "none":
+        return image.mode == _WITH_ALPHA[pixel_format.channels]
+    return image.mode == "L" or (image.mode == "RGB" and pixel_format.channels == 3)
+
+
+def _part(image: Picture, box: Box) -> Image.Image:
+    return image.part(box) if isinstance(image, UndecodedImage) else image.crop(box)
+
+
+def _reach(box: Box, size: Size, extent: tuple[int, int]) -> Box:
+    """All pixels of an image of width and height `extent` that a filter reaches which brings `box` to `size`."""
+    (left, top, right, bottom), (height, width) = box, size
+    x, y = (
+        math.ceil(_LANCZOS_SUPPORT * max(1.0, old / new)) + 1
+        for old, new in ((right - left, width), (bottom - top, height))
+    )
+    return max(0, left - x), max(0, top - y), min(extent[0], right + x), min(extent[1], bottom + y)
 
 
 def _resized(numbers: Array, box: Box, size: Size, pixel_format: PixelFormat, resample: Image.Resampling) -> Array:
@@ -208,20 +247,16 @@ def _resized(numbers: Array, box: Box, size: Size, pixel_format: PixelFormat, re
             for low, high, new in ((top, bottom, size[0]), (left, right, size[1]))
         )
         return pixel_format.array(numbers[rows[:, None], columns])
-    margin_x, margin_y = (
-        math.ceil(_LANCZOS_SUPPORT * max(1.0, old / new)) + 1
-        for old, new in ((right - left, size[1]), (bottom - top, size[0]))
-    )
-    x, y = max(0, left - margin_x), max(0, top - margin_y)  # all that the filter reaches, and no more
-    part = pixel_format.array(numbers[y : bottom + margin_y, x : right + margin_x])
+    x, y, end_x, end_y = _reach(box, size, _extent(numbers))
+    part = pixel_format.array(numbers[y:end_y, x:end_x])
     inside = (left - x, top - y, right - x, bottom - y)
     planes = (Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in part.transpose(2, 0, 1))
     return np.stack([np.asarray(plane.resize(size[::-1], resample, box=inside)) for plane in planes], axis=2)
 
 
-def _extent(image: Image.Image | Array) -> tuple[int, int]:
+def _extent(image: Picture | Array) -> tuple[int, int]:
     """Width and height."""
-    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
 
 
 def _largest_part(whole: Size, size: Size, generator: np.random.Generator | None) -> Box:
@@ -237,7 +272,7 @@ def _largest_part(whole: Size, size: Size, generator: np.random.Generator | None
 
 
 def _random_part(
-    image: Image.Image | Array, size: Size, scale: tuple[float, float] | None, generator: np.random.Generator
+    image: Picture | Array, size: Size, scale: tuple[float, float] | None, generator: np.random.Generator
 ) -> Box:
     """A part of `size` times a factor in whole pixels, every position as likely as any other."""
     (width, height), (low, high) = _extent(image), scale or (1.0, 1.0)

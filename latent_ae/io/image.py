@@ -32,6 +32,7 @@ __all__ = [
     "Pixels",
     "from_tensor",
     "image_grid",
+    "in_srgb",
     "open_image",
     "remarks",
     "save_png",
@@ -99,7 +100,7 @@ def open_image(
         whole.info.pop("icc_profile", None)
         said: str | None = None
         if profile is not None and (mode := color.color_mode(whole)) is not None:
-            whole, said = _in_srgb(whole, profile, mode, keep=colors == "keep")
+            whole, said = in_srgb(whole, profile, mode, keep=colors == "keep")
         whole = whole.copy() if whole is image else whole  # a copy holds on to no file
         whole.info = {key: value for key, value in whole.info.items() if key in _KEPT}
         whole.info[_REMARKS] = () if said is None else (said,)
@@ -109,6 +110,24 @@ def open_image(
 def remarks(image: Image.Image) -> tuple[str, ...]:
     """What a person should know about how `open_image` read the file, each to follow on its name: had colours of ..."""
     return tuple(image.info.get(_REMARKS, ()))
+
+
+def in_srgb(
+    image: Image.Image, profile: color.Profile, mode: str, *, keep: bool = False
+) -> tuple[Image.Image, str | None]:
+    """The image, of colour mode `mode`, in sRGB or with its profile, and a remark on what was done."""
+    if not color.changes_colors(profile, mode):
+        return image, color.remark_on(profile, mode)
+    if keep and mode == "RGB":
+        image.info["icc_profile"] = profile.icc
+        return image, f"has colours of {color.profile_name(profile)}, which were kept"
+    if mode == "CMYK" or (image.mode == mode and not image.has_transparency_data):
+        return color.to_srgb(image, profile), color.remark_on(profile, mode)
+    pixels, alpha = _straight(image)
+    converted = color.to_srgb(to_pil(pixels), profile)
+    if alpha is not None:
+        converted.putalpha(Image.fromarray(alpha[:, :, 0]))
+    return converted, color.remark_on(profile, mode)
 
 
 def to_uint8(image: Image.Image, channels: int, background: Color = WHITE) -> Pixels:
@@ -189,22 +208,6 @@ def image_grid(rows: Sequence[Sequence[Pixels] | Pixels]) -> Pixels:
             left = sum(widths[:column]) + _GAP_PIXELS * column
             grid[top : top + image.shape[0], left : left + image.shape[1]] = image
     return grid
-
-
-def _in_srgb(image: Image.Image, profile: color.Profile, mode: str, *, keep: bool) -> tuple[Image.Image, str | None]:
-    """The image, of colour mode `mode`, in sRGB or with its profile, and what was done."""
-    if not color.changes_colors(profile, mode):
-        return image, color.remark_on(profile, mode)
-    if keep and mode == "RGB":
-        image.info["icc_profile"] = profile.icc
-        return image, f"has colours of {color.profile_name(profile)}, which were kept"
-    if mode == "CMYK" or (image.mode == mode and not image.has_transparency_data):
-        return color.to_srgb(image, profile), color.remark_on(profile, mode)
-    pixels, alpha = _straight(image)
-    converted = color.to_srgb(to_pil(pixels), profile)
-    if alpha is not None:
-        converted.putalpha(Image.fromarray(alpha[:, :, 0]))
-    return converted, color.remark_on(profile, mode)
 
 
 def _has_no_alpha(image: Image.Image) -> bool:

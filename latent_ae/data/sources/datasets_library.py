@@ -1,22 +1,27 @@
 """The columns and rows of a data set of the `datasets` library, for the sources `hub` and `stream`."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from latent_ae.data.reading import PICTURES, Loaded, Reading
+from latent_ae.data.reading import File, Reading
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.files import opened
 from latent_ae.errors import BrokenImage
 
+T = TypeVar("T")
+
 
 def open_stored(
-    stored: dict[str, Any] | None, sample_id: str, reading: Reading = PICTURES, page: int | None = None
-) -> Loaded:
-    """The image in a row's undecoded image column. Raises BrokenImage, also for a row without an image."""
+    stored: dict[str, Any] | None, sample_id: str, read: Callable[[File, int | None], T], page: int | None = None
+) -> T:
+    """What `read` makes of the image in a row's undecoded image column and its page: `load` or `open` of a `Reading`.
+
+    Raises BrokenImage, also for a row without an image.
+    """
     try:
-        return reading.load(stored_file(stored, sample_id), page)
+        return read(stored_file(stored, sample_id), page)
     except BrokenImage as error:
         raise BrokenImage(error.reason, sample_id) from error
 

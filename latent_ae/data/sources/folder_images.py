@@ -1,20 +1,22 @@
 """Image files by number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
+from latent_ae.data.reading import PICTURES, File, Loaded, Reading, image_name
 from latent_ae.data.source import DataError
 from latent_ae.data.sources.files import content, join, opened, sizes
 from latent_ae.data.sources.tables import CAPTION_COLUMNS, Row, as_numbers
 from latent_ae.errors import BrokenImage
 from latent_ae.io.rasters import Region
+from latent_ae.io.undecoded import UndecodedImage
 
 _THREADS = 16
+T = TypeVar("T")
 
 
 class FolderImages:
@@ -54,11 +56,11 @@ class FolderImages:
 
     def load(self, index: int) -> Loaded:
         """Raises BrokenImage, also for a file that was removed."""
-        place = self._place(index)
-        try:
-            return self._reading.load(opened(place), self._file(index)[1])
-        except BrokenImage as error:
-            raise BrokenImage(error.reason, place) from error
+        return self._read(index, self._reading.load)
+
+    def open(self, index: int) -> UndecodedImage | Loaded:
+        """What `load` gives, not decoded yet where parts of it can be decoded alone. Raises BrokenImage."""
+        return self._read(index, self._reading.open)
 
     def load_region(self, index: int, region: Region) -> NDArray[Any] | None:
         """A part of what `load` gives; None where it would decode the whole. Raises BrokenImage."""
@@ -107,6 +109,13 @@ class FolderImages:
             raise DataError(f"{name} is no column of the images in {self._root}{there}")
         rows = self._rows or ()
         return TableColumn([rows[self._file(index)[0]].get(name) for index in range(len(self))])
+
+    def _read(self, index: int, read: Callable[[File, int | None], T]) -> T:
+        place = self._place(index)
+        try:
+            return read(opened(place), self._file(index)[1])
+        except BrokenImage as error:
+            raise BrokenImage(error.reason, place) from error
 
     def _pages_of(self, name: str) -> list[int | None]:
         try:

@@ -32,6 +32,7 @@ from latent_ae.data.sources.splits import HELDOUT_PREFIX, choose, only_split, ro
 from latent_ae.data.sources.tars import COLUMNS as TAR_COLUMNS
 from latent_ae.data.sources.tars import tar_dataset
 from latent_ae.errors import BrokenImage
+from latent_ae.io.undecoded import UndecodedImage
 
 
 class HubImages:
@@ -72,7 +73,11 @@ class HubImages:
 
     def load(self, index: int) -> Loaded:
         """Raises BrokenImage also for a row without an image."""
-        return open_stored(self._content(index), self.sample_id(index), self._reading, self._place(index)[1])
+        return open_stored(self._content(index), self.sample_id(index), self._reading.load, self._place(index)[1])
+
+    def open(self, index: int) -> UndecodedImage | Loaded:
+        """What `load` gives, not decoded yet where parts of it can be decoded alone. Raises BrokenImage."""
+        return open_stored(self._content(index), self.sample_id(index), self._reading.open, self._place(index)[1])
 
     def column(self, name: str) -> "HubColumn":
         """Another column of the images. Raises DataError if it does not exist."""

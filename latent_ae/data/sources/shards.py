@@ -17,6 +17,7 @@ from latent_ae.data.reading import PICTURES, Loaded, Reading, image_name
 from latent_ae.data.source import DataError, SourceParts, file_size, hash_place
 from latent_ae.data.sources.datasets_library import images_of_row, open_stored, stored_content
 from latent_ae.data.sources.tars import KEY
+from latent_ae.io.undecoded import UndecodedImage
 from latent_ae.randomness import numpy_generator
 
 _ROWS_AT_ONCE = 16
@@ -37,7 +38,11 @@ class StoredImage:
 
     def load(self) -> Loaded:
         """The decoded image. Raises BrokenImage."""
-        return open_stored(self.content, self.sample_id, self.reading, self.page)
+        return open_stored(self.content, self.sample_id, self.reading.load, self.page)
+
+    def open(self) -> UndecodedImage | Loaded:
+        """The same, not decoded yet where parts of it can be decoded alone. Raises BrokenImage."""
+        return open_stored(self.content, self.sample_id, self.reading.open, self.page)
 
 
 class Shards:
@@ -185,6 +190,10 @@ class CollectedImages:
     def load(self, index: int) -> Loaded:
         """Raises BrokenImage."""
         return self._images[index].load()
+
+    def open(self, index: int) -> UndecodedImage | Loaded:
+        """What `load` gives, not decoded yet where parts of it can be decoded alone. Raises BrokenImage."""
+        return self._images[index].open()
 
     def stored(self) -> Iterator[tuple[str, int]]:
         """(name, size) of the shards."""
