@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import any_size, encode_dataset, read_numbers, train_step
+from benchmarks import any_size, encode_dataset, read_numbers, train_step, worker_samples
 from benchmarks.machine import bf16_support, matmul_tflops, peak_memory
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
@@ -172,3 +172,11 @@ def test_what_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPat
     result = any_size.at_resolution(model, 32, given)["encode"]
     assert list(result) == ["ours in strips", "ours in tiles of 16"]
     assert all(each["largest_error"] is None for each in result.values())
+
+
+def test_samples_of_a_worker_print_one_line_with_ratios_of_the_same_pixels(capsys: pytest.CaptureFixture[str]) -> None:
+    worker_samples.main(["--megapixels", "0.1", "--resolution", "16", "--samples", "1"])  # which compares the pixels
+    result = json.loads(capsys.readouterr().out)
+    for kind in worker_samples.kinds():
+        assert set(result[kind]) == {"own size", "scaled", "center"}
+        assert all(set(found) == {"ours", "whole", "ratio"} for found in result[kind].values())

@@ -159,7 +159,7 @@ def evaluation_view(
     for what is no image of `pixel_format` and if it is too small for `size`: see `Fitting.place`.
     """
     if size is None:
-        image = image.part((0, 0, *image.size)) if isinstance(image, UndecodedImage) else image
+        image = _part(image, (0, 0, *image.size)) if isinstance(image, UndecodedImage) else image
         return pixel_format.array(image, background)
     size = (size, size) if isinstance(size, int) else size
     image = _cuttable(image, pixel_format, background)
@@ -190,7 +190,7 @@ def _cut(image: Picture | Array, box: Box, size: Size, pixel_format: PixelFormat
         part = image[top:bottom, left:right]
         return pixel_format.array(part) if whole else _resized(image, box, size, pixel_format, resample)
     if whole:
-        return pixel_format.array(_part(image, box))
+        return pixel_format.array(_part(image, box).crop((0, 0, width, height)))
     canvas = _canvas(image, _reach(box, size, image.size), pixel_format)
     # PIL multiplies by alpha before it mixes pixels: hidden colours do not bleed.
     return pixel_format.array(canvas.resize((width, height), resample, box=box))
@@ -223,6 +223,7 @@ def _mixes(image: Image.Image, pixel_format: PixelFormat) -> bool:
 
 
 def _part(image: Picture, box: Box) -> Image.Image:
+    """`box` of an image, or more to the right and below."""
     return image.part(box) if isinstance(image, UndecodedImage) else image.crop(box)
 
 

@@ -33,17 +33,20 @@ class UndecodedImage:
         """(width, height) in pixels of the upright image"""
 
     def part(self, box: Box) -> Image.Image:
-        """The part `box` of what `open_image` gives, which lies in the image; without remarks.
+        """The part `box` of what `open_image` gives, which lies in the image; without remarks. It may be larger to the
+        right and below, where to cut it would be all of the work.
 
         Rows below it are not decoded, so that damage there may go unnoticed. Raises BrokenImage.
         """
         stored = _stored_box(box, self.size, self._orientation)
+        data = first_rows(self._data, stored[3])
         with (
             broken_image_errors(Path(self._name) if self._name else io.BytesIO(self._data)),
-            opened(io.BytesIO(first_rows(self._data, stored[3])), formats=_FORMATS) as image,
+            opened(io.BytesIO(data), formats=_FORMATS) as image,
         ):
             profile = color.declared_profile(image)
-            part = upright(image.crop(stored))
+            in_place = box[:2] == (0, 0) and (self._orientation == 1 or data is self._data) and profile is None
+            part = upright(image if in_place else image.crop(stored))
             mode = color.color_mode(part)
             if profile is not None and mode is not None:
                 part, _ = in_srgb(part, profile, mode)
@@ -72,8 +75,10 @@ def _jpeg(file: Path | io.BytesIO) -> bytes | None:
     if isinstance(file, io.BytesIO):
         return file.getvalue() if file.getbuffer()[:3] == _JPEG else None
     with file.open("rb") as stream:
-        head = stream.read(len(_JPEG))
-        return head + stream.read() if head == _JPEG else None
+        if stream.read(len(_JPEG)) != _JPEG:
+            return None
+        stream.seek(0)
+        return stream.read()
 
 
 def _stored_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
