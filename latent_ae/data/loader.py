@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from latent_ae.config.section import Size
 from latent_ae.data.order.numbers import SampleOrder, rank_numbers
 from latent_ae.data.skipped import Bad
-from latent_ae.data.source import DataError, ImageSource, opened
+from latent_ae.data.source import DataError, ImageSource, opener
 from latent_ae.data.transforms import BY_CROP, Fitting, TrainingCrop, evaluation_view
 from latent_ae.errors import UserError
 from latent_ae.io.image import BrokenImage, Color
@@ -126,7 +126,7 @@ class TrainingSamples(Dataset[Sample]):
     """
 
     def __init__(self, source: ImageSource, order: SampleOrder, crop: TrainingCrop, *, seed: int) -> None:
-        self._source = source
+        self._source, self._open = source, opener(source)
         self._order = order
         self._crop = crop
         self._seed = seed
@@ -143,7 +143,7 @@ class TrainingSamples(Dataset[Sample]):
 
     def _cropped(self, index: int, number: int) -> torch.Tensor:
         generator = numpy_generator(self._seed, "crop", number)
-        crop = self._crop(opened(self._source, index), self._order.size(number), generator)
+        crop = self._crop(self._open(index), self._order.size(number), generator)
         return self._crop.pixel_format.to_tensor(crop)
 
 
@@ -294,13 +294,12 @@ class _Views(Dataset[tuple[int, torch.Tensor | str]]):
     def __init__(
         self, source: ImageSource, pixels: PixelFormat, size: int | Size | None, background: Color, fitting: Fitting
     ) -> None:
-        self._source = source
-        self._pixels = pixels
+        self._open, self._pixels = opener(source), pixels
         self._view = partial(evaluation_view, pixel_format=pixels, size=size, background=background, fitting=fitting)
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
         try:
-            view = self._view(opened(self._source, index))
+            view = self._view(self._open(index))
         except BrokenImage as error:
             return index, error.reason
         return index, self._pixels.to_tensor(view)

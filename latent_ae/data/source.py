@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -177,9 +177,9 @@ def image_size(image: "Image.Image | NDArray[Any]") -> tuple[int, int]:
     return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
 
 
-def opened(source: ImageSource, index: int) -> "UndecodedImage | Image.Image | NDArray[Any]":
-    """An image of a source, to take a part of. Raises BrokenImage."""
-    return source.open(index) if isinstance(source, UndecodedSource) else source.load(index)
+def opener(source: ImageSource) -> "Callable[[int], UndecodedImage | Image.Image | NDArray[Any]]":
+    """Opens an image of a source by its index, to take a part of it. It raises BrokenImage."""
+    return source.open if isinstance(source, UndecodedSource) else source.load
 
 
 def stored_size(source: ImageSource, index: int) -> tuple[int, int]:

@@ -75,6 +75,8 @@ _OTHERS = (
 """(place, bytes, what the file is) of files that are met where images are expected, and are not read"""
 
 
+_ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""what PIL takes an orientation from, of an image that is no longer of a file"""
 _NUMBERS = ("an OpenEXR file", "a NumPy array", "a DICOM file", "a NIfTI volume")
 """what `latent_ae.io.rasters` reads"""
 
@@ -210,6 +212,8 @@ def upright(image: Image.Image) -> Image.Image:
     viewer.
     """
     image.load()
+    if type(image) is Image.Image and image.info.keys().isdisjoint(_ORIENTED_BY) and not image.getexif():
+        return image  # what `open_image` gave: nothing is parsed
     try:
         with reading(limited=True):
             turn = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
