@@ -242,8 +242,8 @@ def _straight(image: Image.Image) -> tuple[Pixels, Pixels | None]:
         rgba = np.array(image.convert("RGBA"))
         return rgba[:, :, :3], rgba[:, :, 3:]
     if image.mode in ("1", "L"):
-        return np.array(image.convert("L"))[:, :, None], None
-    return np.array(image.convert("RGB")), None
+        return np.array(image if image.mode == "L" else image.convert("L"))[:, :, None], None
+    return np.array(image if image.mode == "RGB" else image.convert("RGB")), None
 
 
 def _from_sixteen_bit(image: Image.Image) -> tuple[Pixels, Pixels | None]:

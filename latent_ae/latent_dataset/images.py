@@ -5,14 +5,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
 from latent_ae.config.section import size_of
 from latent_ae.data import DataError, ImageSource, SourceParts
 from latent_ae.data.source import CaptionedSource, ColumnSource, LabelledSource
 from latent_ae.data.transforms import evaluation_view
-from latent_ae.io.image import BrokenImage, to_pil
-from latent_ae.io.pixel_format import Array
+from latent_ae.io.image import BrokenImage, Color, to_pil, to_uint8
+from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.latent_dataset.manifest import LatentDatasetError, PreprocessingPart
 
 _TRIED = 20
@@ -67,13 +68,15 @@ class Images:
         name = self._parts[part].sample_id(place)
         pixels, resolution, background = preprocessing.pixels, preprocessing.resolution, preprocessing.background
         try:
-            image = self._parts[part].load(place)
-            whole = values = pixels.array(image, background)
+            whole, image = _converted(self._parts[part].load(place), pixels, background)
+            values = whole
             if resolution is not None:
-                if not pixels.numbers and pixels.alpha == "none":
-                    image = to_pil(whole)
                 values = evaluation_view(
-                    image, pixel_format=pixels, size=resolution, background=background, fitting=preprocessing.fitting
+                    image,
+                    pixel_format=pixels.replace(bands=()),  # which `image` has no others of
+                    size=resolution,
+                    background=background,
+                    fitting=preprocessing.fitting,
                 )
             caption = self._captions[part](place)
             label = self._labels[part](place)
@@ -144,13 +147,25 @@ class Views(Dataset[View | Unusable | DataError]):
             return error
 
 
+def _converted(image: Image.Image | Array, pixels: PixelFormat, background: Color) -> tuple[Array, Image.Image | Array]:
+    """A loaded image in a pixel format, [H,W,C], and what parts of it are taken from without converting it again."""
+    if not isinstance(image, Image.Image):
+        whole = pixels.array(image)
+        return whole, whole
+    levels = to_uint8(image, pixels.channels, background)
+    # As loaded it has the same levels if it is grey or RGB and the model is, too. Parts are not premultiplied yet.
+    same = image.mode == {1: "L", 3: "RGB"}.get(pixels.channels) and not image.has_transparency_data
+    return pixels.with_alpha(levels), image if same else to_pil(levels)
+
+
 def content_id(values: Array) -> str:
     """Sha256 in hex over the shape and the values of [H,W,C], little-endian, and of their type unless it is uint8: what
     an image shows, however it was stored.
     """
     kind = "" if values.dtype == np.uint8 else values.dtype.name
-    content = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-    return hashlib.sha256("{}x{}x{}{}|".format(*values.shape, kind).encode() + content).hexdigest()
+    digest = hashlib.sha256("{}x{}x{}{}|".format(*values.shape, kind).encode())
+    digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
 
 
 def _crop(whole: Array, preprocessing: PreprocessingPart) -> list[int]:
