@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from latent_ae.errors import UserError
+from latent_ae.evaluation.coder import PIXELS_AT_ONCE, Coder
 from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms, image_terms, levels_of, log_probability
 from latent_ae.evaluation.report import LikelihoodReport, likelihood_report
 from latent_ae.models import Autoencoder, factor_of
 from latent_ae.models.autoencoder import class_name, codebook_size
-from latent_ae.models.encode_decode import decode_latents, encode_pixels, inference
+from latent_ae.models.encode_decode import inference
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.posterior import LOGVAR_RANGE, sample_posterior
 from latent_ae.randomness import place_of, torch_generator
@@ -46,15 +47,19 @@ class LikelihoodEstimator:
         seed: int = 0,
         prior: HierarchicalPrior | None = None,
         prior_name: str = "N(0, I)",
+        pixels_at_once: int = PIXELS_AT_ONCE,
     ) -> None:
         """`std` is that of p(x|z) on [-1, 1]; `samples` is the largest K; `prior` is p(z), N(0, I) if None.
 
         `std_rule`, `data`, `size_rule` and `prior_name` say for the protocol where `std` comes from, which images are
-        measured, and what p(z) is. Raises UserError for numbers out of range and for a VQModel.
+        measured, and what p(z) is. Images of more than `pixels_at_once` go through in strips.
+
+        Raises UserError for numbers out of range and for a VQModel.
         """
         check_numbers(samples, std)
         check_posterior(model)
         self._model, self._std, self._samples, self._seed = model, std, samples, seed
+        self._coder = Coder(model, pixels_at_once)
         self._prior = prior
         self._rows: dict[str, ImageTerms] = {}
         kl = "the KL's formula" if prior is None else "the mean of log q(z|x) - log p(z) over them"
@@ -100,7 +105,7 @@ class LikelihoodEstimator:
     def _terms(self, image: Tensor, sample_id: str) -> ImageTerms:
         levels = levels_of(image)
         with inference(self._model):
-            mean, logvar = _posterior(self._model, image)
+            mean, logvar = _posterior(self._coder, image)
             if self._prior is not None and mean.shape != self._prior.latent_shape:
                 expected, got = ("x".join(map(str, shape)) for shape in (self._prior.latent_shape, mean.shape))
                 raise UserError(
@@ -111,7 +116,7 @@ class LikelihoodEstimator:
                 levels,
                 mean,
                 logvar,
-                decode=lambda z: decode_latents(self._model, z),
+                decode=self._coder.decode,
                 noise=lambda draw: _noise(self._seed, sample_id, draw, mean.shape),
                 std=self._std,
                 samples=self._samples,
@@ -130,7 +135,9 @@ class LikelihoodEstimator:
         return likelihood_report(list(self._rows.values()), std=self._std, protocol=self.protocol)
 
 
-def fit_std(model: Autoencoder, batches: Batches, *, seed: int = 0) -> tuple[float, int]:
+def fit_std(
+    model: Autoencoder, batches: Batches, *, seed: int = 0, pixels_at_once: int = PIXELS_AT_ONCE
+) -> tuple[float, int]:
     """The standard deviation that maximises the mean single-sample ELBO over all images of `batches`; their number.
 
     Each image has one draw, the first that LikelihoodEstimator would take; only log p(x|z) depends on the standard
@@ -138,13 +145,14 @@ def fit_std(model: Autoencoder, batches: Batches, *, seed: int = 0) -> tuple[flo
     for a reconstruction that is not finite.
     """
     check_posterior(model)
+    coder = Coder(model, pixels_at_once)
     levels, means, weights = [], [], []
     for pixels, sample_ids in batches:
         for image, sample_id in zip(pixels, sample_ids, strict=True):
             with inference(model):
-                mean, logvar = _posterior(model, image)
+                mean, logvar = _posterior(coder, image)
                 z = sample_posterior(mean, logvar, _noise(seed, sample_id, 0, mean.shape))
-                decoded = decode_latents(model, z[None])[0, :, : image.shape[1], : image.shape[2]]
+                decoded = coder.decode(z[None])[0, :, : image.shape[1], : image.shape[2]]
             if not bool(decoded.isfinite().all()):
                 raise UserError(f"{sample_id!a}: its reconstruction is not finite: check the model's weights")
             stride = -(-image.numel() // FITTED_VALUES) | 1  # odd, or else few columns would stand for all
@@ -179,9 +187,9 @@ def check_posterior(model: Autoencoder) -> None:
         raise UserError(_no_posterior(f"those of a {class_name(model)} are codes"))
 
 
-def _posterior(model: Autoencoder, image: Tensor) -> tuple[Tensor, Tensor]:
+def _posterior(coder: Coder, image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance [c, h, w] of one image [C, H, W], float64 on the CPU."""
-    encoded = encode_pixels(model, image[None])
+    encoded = coder.encode(image[None])
     if encoded.logvar is None:
         raise UserError(_no_posterior("this AutoencoderKL is a plain autoencoder, its variances are all zero"))
     return encoded.latents[0].cpu().double(), encoded.logvar[0].cpu().double().clamp(*LOGVAR_RANGE)

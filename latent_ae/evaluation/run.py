@@ -128,7 +128,7 @@ def measure_likelihood(
         with batches(
             parts.train, pixels, config.data, config.evaluation, limit=FITTED_IMAGES, what="fitting std"
         ) as found:
-            std, count = fit_std(model, found)
+            std, count = fit_std(model, found, pixels_at_once=config.evaluation.pixels_at_once)
         rule = f"fitted: the largest mean single-sample ELBO of {count} images of the training part"
     estimator = LikelihoodEstimator(
         model,
@@ -139,6 +139,7 @@ def measure_likelihood(
         samples=samples,
         prior=prior,
         prior_name="N(0, I)" if prior_name is None else f"the hierarchical prior {prior_name}",
+        pixels_at_once=config.evaluation.pixels_at_once,
     )
     bad: list[str] = []
     limit = config.evaluation.max_images

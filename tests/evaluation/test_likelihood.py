@@ -14,9 +14,11 @@ from latent_ae.cli import main
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.evaluation.likelihood import LikelihoodEstimator, fit_std
+from latent_ae.evaluation.metrics import likelihood_bounds
 from latent_ae.evaluation.metrics.likelihood_bounds import log_probability
 from latent_ae.evaluation.report import LikelihoodReport
 from latent_ae.evaluation.run import NOT_OF_LIKELIHOOD
+from latent_ae.inference import strips
 from latent_ae.models import build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
 
@@ -99,6 +101,20 @@ def test_one_draw_agrees_with_the_elbo_of_the_stock_model() -> None:
     assert report.iwae[1].nats == pytest.approx(report.elbo.nats, abs=6 * math.sqrt(latents / 2 / draws))
     assert [*report.iwae] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600]
     assert report.iwae[1].nats < report.iwae[8].nats < report.iwae[512].nats
+
+
+def test_large_images_go_through_in_strips_and_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = tiny(), images(2, 33, 26)
+    whole = measured(model, pixels, 3)
+    std, count = fit_std(model, [(pixels, names(2))])
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(likelihood_bounds, "_VALUES_AT_ONCE", 100)
+    made = estimator(model, 3, pixels_at_once=1)
+    made.update(pixels, names(2))
+    report = made.report()
+    assert report.elbo.nats == pytest.approx(whole.elbo.nats, rel=1e-6)
+    assert report.iwae[3].nats == pytest.approx(whole.iwae[3].nats, rel=1e-6)
+    assert fit_std(model, [(pixels, names(2))], pixels_at_once=1) == (pytest.approx(std, rel=1e-5), count)
 
 
 def test_bits_are_of_each_images_own_dimensions() -> None:

@@ -33,6 +33,8 @@ from latent_ae.models.posterior import kl_nats, sample_posterior
 
 PIXELS_PER_CALL = 2**18
 """pixels (H * W times draws) that the decoder is given at once, but one draw at least: this bounds memory"""
+_VALUES_AT_ONCE = 2**22
+"""of the decoder's output that have their probabilities computed together"""
 _HALF_LEVEL = 1 / 255
 
 
@@ -76,7 +78,9 @@ def image_terms(
         numbers = range(first, min(first + at_once, samples))
         z = sample_posterior(mean, logvar, torch.stack([noise(draw) for draw in numbers]).double())
         decoded = decode(z)[..., :height, :width].cpu()
-        likelihoods.append(log_probability(levels, decoded, std).sum((1, 2, 3)))
+        rows = max(1, _VALUES_AT_ONCE // decoded[:, :, 0].numel())
+        pieces = zip(levels.split(rows, dim=1), decoded.split(rows, dim=2), strict=True)
+        likelihoods.append(torch.stack([log_probability(*each, std).sum((1, 2, 3)) for each in pieces]).sum(0))
         prior = None if log_prior is None else log_prior(z, numbers)
         weights.append(log_weights(likelihoods[-1], z, mean, logvar, prior))
     log_likelihood, log_w = torch.cat(likelihoods), torch.cat(weights)
