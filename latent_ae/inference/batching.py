@@ -1,6 +1,6 @@
 """One side of a model over inputs of any number and size: grouped by size, in strips if they are large, within memory.
 
-    whole      what fits into memory, up to STREAMED_PIXELS
+    whole      what fits into memory, on a CPU up to STREAMED_PIXELS
     in strips  the same values up to the order of sums: what is larger, by its size alone, and what does not fit whole
     in tiles   an approximation: where it is asked for
 
@@ -30,7 +30,7 @@ Tick = Callable[[float], None]
 _COPIES, _COPIES_OF_NUMBERS = 5, 9
 """float32 copies of an image that are alive while it is padded, blended, clamped and rounded, numbers in float64"""
 STREAMED_PIXELS = 2048 * 2048
-"""of an image above which it goes through in strips: a third of the memory, a tenth to a third more time on a CPU"""
+"""of an image above which it goes through in strips on a CPU: a third of the memory, a tenth to a third more time"""
 _TILE = 512
 """pixels a side of the tiles that are suggested for an image that does not fit"""
 _ATTEMPTS = 12
@@ -101,10 +101,10 @@ class Runner:
         return batches
 
     def streams(self, grid: Grid) -> bool:
-        """Whether inputs of this size go through in strips of rows whatever memory is free: large ones, not in `exact`,
-        which is the stock model bit for bit.
+        """Whether inputs of this size go through in strips of rows whatever memory is free: large ones on a CPU, where
+        it costs little; not in `exact`, which is the stock model bit for bit.
         """
-        large = grid[0] * grid[1] * self._factor**2 > STREAMED_PIXELS
+        large = self.side.device.type == "cpu" and grid[0] * grid[1] * self._factor**2 > STREAMED_PIXELS
         return large and self.side.form.precision != "exact" and self._can_stream(grid)
 
     def in_strips(self, grid: Grid) -> bool:

@@ -7,9 +7,10 @@ import torch
 
 from latent_ae.config import ModelConfig
 from latent_ae.evaluation.metrics.quality import psnr
-from latent_ae.inference import Codec
+from latent_ae.inference import Codec, Precision
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.io.image import Pixels, from_tensor
+from latent_ae.io.latent_file.latents import Compute
 from latent_ae.models import Autoencoder, build_autoencoder
 from tests.program.running import PYTHON, ROOT, launch
 
@@ -63,6 +64,25 @@ def test_what_is_predicted_is_enough(picture: Pixels) -> None:
         before = torch.cuda.memory_allocated()
         work()
         assert torch.cuda.max_memory_allocated() - before < plan
+
+
+@pytest.mark.parametrize("precision", ["exact", "fp32", "bf16"])
+def test_what_does_not_fit_whole_goes_through_in_strips(precision: Precision, picture: Pixels) -> None:
+    """With the same values, and no more memory than is predicted."""
+    whole = Codec(model().cuda(), name="gpu", precision=precision)
+    (latents,), plan = whole.encode([picture]), whole.plan(256, 256)
+    pixels, bound = whole.decode_tensor(latents.tensor), 0.05 if precision == "bf16" else 1e-4
+    memory = min(plan.encode_bytes, plan.decode_bytes) - 1
+    scarce = Codec(whole.model, name="gpu", precision=precision, memory_bytes=memory)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    (found,) = scarce.encode([picture])
+    decoded = scarce.decode_tensor(latents.tensor)
+    assert torch.cuda.max_memory_allocated() - before < memory
+    assert found.compute == Compute("fp32" if precision == "exact" else precision)
+    assert float((found.tensor - latents.tensor).norm() / latents.tensor.norm()) < bound
+    assert float((decoded - pixels).norm() / pixels.norm()) < bound
 
 
 def test_a_data_set_becomes_latents_and_what_is_trained_on_them_learns_them(tmp_path: Path) -> None:
