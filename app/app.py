@@ -3,6 +3,8 @@
 import sys
 
 from latent_ae.cli.serve import main
+from latent_ae.process import own_process
 
 if __name__ == "__main__":
+    own_process()
     sys.exit(main())

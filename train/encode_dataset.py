@@ -9,6 +9,11 @@ shard does not depend on the process that makes it: the same command resumes a r
 processes, and gives the same bytes.
 """
 
+if __name__ == "__main__":  # before the imports that it is for
+    from latent_ae.process import own_process
+
+    own_process()
+
 import datetime
 import os
 import signal

@@ -9,6 +9,11 @@
 It runs the same way under `torchrun` and as plain `python train/train.py`.
 """
 
+if __name__ == "__main__":  # before the imports that it is for
+    from latent_ae.process import own_process
+
+    own_process()
+
 import math
 import sys
 from collections.abc import Iterator

@@ -10,6 +10,11 @@ DIR is what train/encode_dataset.py made; what a kind of prior is, its file in l
 way under `torchrun` and as plain `python train/train_prior.py`.
 """
 
+if __name__ == "__main__":  # before the imports that it is for
+    from latent_ae.process import own_process
+
+    own_process()
+
 import math
 import os
 import sys

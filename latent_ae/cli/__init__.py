@@ -12,11 +12,18 @@ from latent_ae.cli import datasets, evaluate, export, files, inspection, program
 from latent_ae.cli.options import RENAMED
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError, file_error
+from latent_ae.process import own_process
 
-__all__ = ["main"]
+__all__ = ["main", "program"]
 
 INTERRUPTED = 130
 """exit status after SIGINT, as shells report it"""
+
+
+def program() -> int:
+    """`latent-ae` in a process of its own. Returns the exit status, as `main`."""
+    own_process()
+    return main()
 
 
 def main(argv: list[str] | None = None) -> int:

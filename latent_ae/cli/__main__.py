@@ -2,6 +2,6 @@
 
 import sys
 
-from latent_ae.cli import main
+from latent_ae.cli import program
 
-sys.exit(main())
+sys.exit(program())

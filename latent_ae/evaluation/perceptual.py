@@ -24,8 +24,12 @@ from latent_ae.io.image import Color
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.tensor_file import read_tensors
 
-# torchvision's enums; LPIPS was calibrated on IMAGENET1K_V1
-_PUBLIC_WEIGHTS = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights"}
+_PUBLIC_WEIGHTS = {
+    "vgg": "vgg16-397923af.pth",
+    "alex": "alexnet-owt-7be5be79.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+"""torchvision's IMAGENET1K_V1, on which LPIPS was calibrated: said here, as importing torchvision takes a second"""
 _MINIMUM_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # below it a pooling layer has nothing left to pool
 _STRIDES = {"vgg": (1, 2, 4, 8, 16), "alex": (4, 8, 16, 16, 16), "squeeze": (2, 4, 8, 16, 16, 16, 16)}
 """pixels of the image between the values of each layer"""
@@ -253,9 +257,7 @@ def backbone_file(name: str) -> WeightFile:
 
 
 def _public_address(name: str) -> str:
-    import torchvision.models  # noqa: PLC0415 - as below
-
-    return str(getattr(torchvision.models, _PUBLIC_WEIGHTS[name]).IMAGENET1K_V1.url)
+    return f"https://download.pytorch.org/models/{_PUBLIC_WEIGHTS[name]}"
 
 
 def _empty_lpips(name: str) -> Any:
