@@ -185,6 +185,7 @@ _AROUND: dict[str, Callable[[ModuleType], AbstractContextManager[None]]] = {
     "diffusers.quantizers.pipe_quant_config": _transformers_hidden,
     "diffusers.utils.torch_utils": _compiler_deferred,
     "diffusers.hooks.group_offloading": _compiler_deferred,
+    "diffusers.pipelines.pipeline_utils": _compiler_deferred,
     "torch._compile": _compiler_kept_out_later,
     _COMPILER: _told_what_is_allowed,
     "gradio.component_meta": _without_stubs,

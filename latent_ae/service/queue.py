@@ -15,11 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from latent_ae.allocator import release_free_memory
 from latent_ae.service.errors import DeadlineExceeded, ShuttingDown
 
 Tick = Callable[[float], None]
 """called with the share of the work that is done; what it raises ends the work"""
 
+_LARGE_PIXELS = 512 * 512
+"""of a batch after which the memory that it leaves free is worth giving back to the system"""
 _POLL_SECONDS = 0.1
 """between two calls of a waiting caller's tick"""
 
@@ -148,7 +151,10 @@ class ModelQueue:
     def _loop(self) -> None:
         while batch := self._next_batch():
             self._run(batch)
+            large = sum(entry.job.pixels for entry in batch) >= _LARGE_PIXELS
             del batch  # its images would stay in memory until the next batch
+            if large:
+                release_free_memory()
 
     def _next_batch(self) -> list[_Entry]:
         """The next batch; empty when the queue closes."""

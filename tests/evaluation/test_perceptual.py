@@ -164,7 +164,8 @@ def test_weights_that_cannot_be_had(name: str, empty_cache: Path) -> None:
     with pytest.raises(PerceptualWeightsMissing) as error:
         build_perceptual(name, image_channels=3)
     message = one_line(error)
-    address = getattr(torchvision.models, perceptual._PUBLIC_WEIGHTS[name]).IMAGENET1K_V1.url
+    weights = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights"}
+    address = getattr(torchvision.models, weights[name]).IMAGENET1K_V1.url
     for part in (address, str(empty_cache), "loss.perceptual_weights_file", "random_features"):
         assert part in message
 

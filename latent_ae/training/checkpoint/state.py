@@ -1,13 +1,12 @@
 """Everything of a run that changes with the steps, in one place: what a checkpoint holds."""
 
 from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
 from diffusers import __version__ as diffusers_version
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from latent_ae._version import __version__
@@ -21,6 +20,9 @@ from latent_ae.training.gan.discriminator_side import Adversary
 from latent_ae.training.objective import Objective
 from latent_ae.training.update import GradientGuard
 
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
+
 N = TypeVar("N", bound=ModelMixin)
 
 
@@ -33,6 +35,13 @@ class Side(NamedTuple):
     tensors: dict[str, Tensor]
     """all that changes with the steps, by name; the living ones"""
     optimizer: torch.optim.Optimizer
+
+
+def _moving_average(network: ModelMixin, decay: float) -> "EMAModel":
+    # With it come diffusers' pipelines and torchvision: seconds for which help does not wait.
+    from diffusers.training_utils import EMAModel  # noqa: PLC0415
+
+    return EMAModel(network.parameters(), decay, foreach=True)
 
 
 class ModelState(Generic[N]):
@@ -54,7 +63,7 @@ class ModelState(Generic[N]):
     ) -> None:
         self.network, self.optimizer, self.best = network, optimizer, best
         self.step = 0
-        self.ema = None if ema_decay is None else EMAModel(network.parameters(), ema_decay, foreach=True)
+        self.ema = None if ema_decay is None else _moving_average(network, ema_decay)
 
     def average(self) -> None:
         """Move the averaged weights towards the present ones; once per update made."""
@@ -151,7 +160,7 @@ class ModelState(Generic[N]):
             accelerator.scaler.load_state_dict(values["gradient_scaler"])
         self.step = checkpoint.step
 
-    def _averages(self, ema: EMAModel) -> dict[str, Tensor]:
+    def _averages(self, ema: "EMAModel") -> dict[str, Tensor]:
         names = [name for name, _ in self.network.named_parameters()]
         return dict(zip(names, ema.shadow_params, strict=True))
 
