@@ -24,6 +24,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 NOT_IMPORTED = {
     "tensorboard",  # torch.utils.tensorboard imports it
     "scikit-image",  # its photographs are read as files
+    "torchvision",  # lpips imports it
     "wandb",
     "torch-fidelity",  # torchmetrics imports it
     "mcp",  # gradio imports it
