@@ -2,8 +2,9 @@
 
     python benchmarks/worker_samples.py --megapixels 12 --resolution 256
 
-Both sides make the same samples with the same pixels on one thread, sample by sample in turn; the processor time of a
-loader's worker counts. *Ours* is `TrainingSamples` on a folder; *whole* is the same crop of what `open_image` gives.
+All make the same samples with the same pixels on one thread, in turn; the processor time of a loader's worker counts.
+*Ours* is `TrainingSamples` on a folder that keeps nothing, *kept* the same with the decoded image in memory
+(`data.keep_mib`), *whole* the same crop of what `open_image` gives.
 Progress goes to stderr.
 """
 
@@ -64,30 +65,32 @@ def write_photo(file: Path, megapixels: float, **options: Any) -> None:
     Image.fromarray((enlarged + noise).clip(0, 255).astype(np.uint8)).save(file, quality=92, **options)
 
 
-def seconds(make: Callable[[int], torch.Tensor], number: int) -> tuple[float, torch.Tensor]:
-    """Of processor time, and the sample."""
-    start = time.process_time()
-    pixels = make(number)
-    return time.process_time() - start, pixels
-
-
 def compare(folder: Path, crop: TrainingCrop, resolution: int, samples: int) -> dict[str, float]:
     """Samples a second of a folder of one file, and the ratio."""
     source, size = FolderConfig(path=str(folder), heldout_share=0).open().train, (resolution, resolution)
-    made = TrainingSamples(source, EpochOrder(source, 0, size), crop, seed=0)
+    order = EpochOrder(source, 0, size)
+    made, of_kept = (TrainingSamples(source, order, crop, seed=0, keep_bytes=most) for most in (0, 2**40))
+    of_kept[0]
 
     def whole(number: int) -> torch.Tensor:
         return crop.pixel_format.to_tensor(crop(source.load(0), size, numpy_generator(0, "crop", number)))
 
-    ours, theirs = [], []
+    sides: dict[str, Callable[[int], torch.Tensor]] = {
+        "whole": whole,
+        "ours": lambda number: made[number].pixels,
+        "kept": lambda number: of_kept[number].pixels,
+    }
+    taken: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(samples):
-        taken, expected = seconds(whole, number)
-        theirs.append(taken)
-        taken, pixels = seconds(lambda number: made[number].pixels, number)
-        ours.append(taken)
-        assert torch.equal(pixels, expected), "the pixels differ"
-    mean = {"ours": statistics.mean(ours), "whole": statistics.mean(theirs)}
-    return {name: rounded(1 / each) for name, each in mean.items()} | {"ratio": rounded(mean["whole"] / mean["ours"])}
+        pixels = []
+        for name, make in sides.items():
+            start = time.process_time()
+            pixels.append(make(number))
+            taken[name].append(time.process_time() - start)
+        assert all(torch.equal(each, pixels[0]) for each in pixels), "the pixels differ"
+    mean = {name: statistics.mean(each) for name, each in taken.items()}
+    ratios = {"ratio": mean["whole"] / mean["ours"], "ratio_of_kept": mean["whole"] / mean["kept"]}
+    return {name: rounded(each) for name, each in ({name: 1 / each for name, each in mean.items()} | ratios).items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

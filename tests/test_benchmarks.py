@@ -179,4 +179,5 @@ def test_samples_of_a_worker_print_one_line_with_ratios_of_the_same_pixels(capsy
     result = json.loads(capsys.readouterr().out)
     for kind in worker_samples.kinds():
         assert set(result[kind]) == {"own size", "scaled", "center"}
-        assert all(set(found) == {"ours", "whole", "ratio"} for found in result[kind].values())
+        fields = {"ours", "kept", "whole", "ratio", "ratio_of_kept"}
+        assert all(set(found) == fields for found in result[kind].values())

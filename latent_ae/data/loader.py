@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from latent_ae.config.section import Size
+from latent_ae.data.kept import KeptImages
 from latent_ae.data.order.numbers import SampleOrder, rank_numbers
 from latent_ae.data.skipped import Bad
 from latent_ae.data.source import DataError, ImageSource, opener
@@ -125,8 +126,11 @@ class TrainingSamples(Dataset[Sample]):
     An unusable image is reported in `bad` and replaced by one that is a function of (seed, number), too.
     """
 
-    def __init__(self, source: ImageSource, order: SampleOrder, crop: TrainingCrop, *, seed: int) -> None:
-        self._source, self._open = source, opener(source)
+    def __init__(
+        self, source: ImageSource, order: SampleOrder, crop: TrainingCrop, *, seed: int, keep_bytes: int = 0
+    ) -> None:
+        """`keep_bytes` is the memory of this process for decoded images, which are kept if all fit."""
+        self._source, self._open = source, KeptImages(source, keep_bytes)
         self._order = order
         self._crop = crop
         self._seed = seed

@@ -32,6 +32,9 @@ class TrainingCropConfig(Section):
     max_bad_share: Share = 0.01
     """the run ends once more than this share of the training images is unusable; unless it is 0, 3 unusable images are
     always allowed, or a tenth of a data set of fewer than 30"""
+    keep_mib: Annotated[int, Field(ge=0)] = 512
+    """MiB of memory for decoded training images, of all workers of a training process together: where all images fit,
+    none is decoded twice; otherwise none is kept, as with 0"""
     buckets: bool = False
     """keep the images' aspect ratios: each global batch has one of several sizes of about the resolution's area"""
     bucket_multiple: Annotated[int, Field(ge=8)] = 64
@@ -159,6 +162,11 @@ class DataConfig(ValuesConfig, FittingConfig, TrainingCropConfig):
     """whether its images are `ColumnSource`s"""
     has_numbers: ClassVar[bool] = True
     """whether its images can be read as numbers"""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of each process that loads images, for those that it keeps."""
+        return self.keep_mib * 2**20 // max(1, self.workers)
 
     @property
     def data_name(self) -> str:

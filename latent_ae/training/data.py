@@ -111,7 +111,9 @@ def training_samples(source: ImageSource, config: DataConfig, pixels: PixelForma
     """
     crop = _crop(config, pixels)
     crop = replace(crop, crop="center") if config.buckets else crop
-    return TrainingSamples(source, EpochOrder(source, seed, config.crop_size), crop, seed=seed)
+    return TrainingSamples(
+        source, EpochOrder(source, seed, config.crop_size), crop, seed=seed, keep_bytes=config.kept_bytes
+    )
 
 
 def _crop(config: DataConfig, pixels: PixelFormat) -> TrainingCrop:
@@ -148,4 +150,5 @@ def _bucket_samples(
     sizes = bucket_sizes(data.crop_size, multiple=data.bucket_multiple, max_aspect=data.bucket_max_aspect)
     buckets = assign_buckets(source, sizes, batch_size=batch_size)
     order = BucketOrder(buckets, seed=config.seed, batch_size=batch_size)
-    return TrainingSamples(source, order, _crop(data, pixels), seed=config.seed), buckets.bad
+    samples = TrainingSamples(source, order, _crop(data, pixels), seed=config.seed, keep_bytes=data.kept_bytes)
+    return samples, buckets.bad

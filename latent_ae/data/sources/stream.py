@@ -43,7 +43,9 @@ class StreamConfig(DatasetConfig):
     by_number = False
 
     @model_validator(mode="after")
-    def _no_buckets(self) -> Self:
+    def _images_pass_once(self) -> Self:
+        if self.keep_mib != type(self).model_fields["keep_mib"].default:
+            raise ValueError("data.keep_mib has no effect with data.source stream, which keeps no images: leave it out")
         if self.buckets:
             raise ValueError(
                 "data.buckets needs images by number, which data.source stream does not give: leave it out"
