@@ -10,8 +10,8 @@ A picture is a PIL image or a file that is not decoded yet, numbers are an array
 
 A box is cut out before it is decoded, where its file allows that, turned, and its colours are converted, which gives
 the same levels for a fraction of the work. Of a box that is resized, the part comes with the pixels around it that the
-filter reaches. Images with transparency or more than 8 bits are converted whole, since what makes them unusable is a
-property of the whole image.
+filter reaches. Images whose transparency is not a channel, and 32-bit integers and floats, are converted whole, since
+what makes them unusable is a property of the whole image.
 """
 
 import math
@@ -22,15 +22,17 @@ import numpy as np
 from PIL import Image
 
 from latent_ae.config.section import SMALLEST_SIDE_PIXELS, Size
-from latent_ae.io.image import WHITE, BrokenImage, Color, to_pil, to_uint8
+from latent_ae.io.image import WHITE, BrokenImage, Color, require_visible, to_pil, to_uint8
 from latent_ae.io.image_file.opening import upright
 from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.io.undecoded import Box, UndecodedImage
 
 _LARGEST_ENLARGEMENT = 4
 
-_BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B", "I;16L", "I;16N")
 """modes that are converted pixel by pixel, and refused for no value"""
+_TRANSPARENT = ("LA", "RGBA")
+"""the same, refused only if they are transparent everywhere"""
 _WITH_ALPHA = {2: "LA", 4: "RGBA"}
 
 _LANCZOS_SUPPORT = 3
@@ -130,7 +132,7 @@ class TrainingCrop:
             box, size = self.fitting.place(image, size, generator if self.crop == "random" else None)
         else:
             box = _random_part(image, size, self.scale, generator)
-        values = _cut(image, box, size, self.pixel_format, self.fitting)
+        values = _cut(image, box, size, self.pixel_format, self.fitting, background=self.background)
         if self.flip and generator.random() < 0.5:
             values = values[:, ::-1].copy()
         return self._with_gains(values, generator) if self.color_gain else values
@@ -163,7 +165,7 @@ def evaluation_view(
         return pixel_format.array(image, background)
     size = (size, size) if isinstance(size, int) else size
     image = _cuttable(image, pixel_format, background)
-    return _cut(image, *fitting.place(image, size, None), pixel_format, fitting)
+    return _cut(image, *fitting.place(image, size, None), pixel_format, fitting, background=background)
 
 
 def _cuttable(image: Picture | Array, pixel_format: PixelFormat, background: Color) -> Picture | Array:
@@ -174,13 +176,15 @@ def _cuttable(image: Picture | Array, pixel_format: PixelFormat, background: Col
     if not isinstance(image, Image.Image):
         return image
     image = upright(image)
-    alone = image.mode in _BY_PIXEL and not image.has_transparency_data
-    if pixel_format.alpha != "none":
-        alone = alone or image.mode == _WITH_ALPHA[pixel_format.channels]
+    if image.mode in _TRANSPARENT and pixel_format.alpha == "none":
+        require_visible(image)
+    alone = image.mode in _TRANSPARENT or (image.mode in _BY_PIXEL and not image.has_transparency_data)
     return image if alone else to_pil(to_uint8(image, pixel_format.channels, background))  # not yet premultiplied
 
 
-def _cut(image: Picture | Array, box: Box, size: Size, pixel_format: PixelFormat, fitting: Fitting) -> Array:
+def _cut(
+    image: Picture | Array, box: Box, size: Size, pixel_format: PixelFormat, fitting: Fitting, *, background: Color
+) -> Array:
     """The part `box` of an image of `_cuttable` at `size` (H, W) -> [H, W, C]."""
     height, width = size
     left, top, right, bottom = box
@@ -190,13 +194,13 @@ def _cut(image: Picture | Array, box: Box, size: Size, pixel_format: PixelFormat
         part = image[top:bottom, left:right]
         return pixel_format.array(part) if whole else _resized(image, box, size, pixel_format, resample)
     if whole:
-        return pixel_format.array(_part(image, box).crop((0, 0, width, height)))
-    canvas = _canvas(image, _reach(box, size, image.size), pixel_format)
+        return pixel_format.array(_part(image, box).crop((0, 0, width, height)), background, whole=False)
+    canvas = _canvas(image, _reach(box, size, image.size), pixel_format, background)
     # PIL multiplies by alpha before it mixes pixels: hidden colours do not bleed.
     return pixel_format.array(canvas.resize((width, height), resample, box=box))
 
 
-def _canvas(image: Picture, reach: Box, pixel_format: PixelFormat) -> Image.Image:
+def _canvas(image: Picture, reach: Box, pixel_format: PixelFormat, background: Color) -> Image.Image:
     """A picture with the part `reach` of an image at its place, which decides the last bits of PIL's weights; what lies
     elsewhere is not filled.
     """
@@ -207,7 +211,7 @@ def _canvas(image: Picture, reach: Box, pixel_format: PixelFormat) -> Image.Imag
         left, top = 0, 0
     part = _part(image, (left, top, right, bottom))
     if not _mixes(part, pixel_format):
-        part = to_pil(to_uint8(part, pixel_format.channels))
+        part = _mixable(part, pixel_format, background)
     if (left, top) == (0, 0):
         return part
     canvas = Image.new(part.mode, (right, bottom), None)
@@ -222,9 +226,21 @@ def _mixes(image: Image.Image, pixel_format: PixelFormat) -> bool:
     return image.mode == "L" or (image.mode == "RGB" and pixel_format.channels == 3)
 
 
+def _mixable(part: Image.Image, pixel_format: PixelFormat, background: Color) -> Image.Image:
+    """A part of a picture as one whose levels may be averaged."""
+    if pixel_format.alpha != "none" or part.mode in _TRANSPARENT or part.mode.startswith("I;16"):
+        return to_pil(to_uint8(part, pixel_format.channels, background, whole=False))
+    if part.mode != "RGB":  # PIL makes grey of RGB alone as `to_uint8` does
+        part = part.convert("L" if part.mode == "1" else "RGB")
+    return part.convert("L") if pixel_format.channels == 1 and part.mode == "RGB" else part
+
+
 def _part(image: Picture, box: Box) -> Image.Image:
     """`box` of an image, or more to the right and below."""
-    return image.part(box) if isinstance(image, UndecodedImage) else image.crop(box)
+    if isinstance(image, UndecodedImage):
+        return image.part(box)
+    in_place = box[:2] == (0, 0) and 2 * box[2] * box[3] > image.width * image.height  # not worth a copy
+    return image if in_place else image.crop(box)
 
 
 def _reach(box: Box, size: Size, extent: tuple[int, int]) -> Box:

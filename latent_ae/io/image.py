@@ -35,6 +35,7 @@ __all__ = [
     "in_srgb",
     "open_image",
     "remarks",
+    "require_visible",
     "save_png",
     "to_pil",
     "to_tensor",
@@ -51,6 +52,7 @@ ColorRule = Literal["convert", "keep"]
 WHITE: Color = (255, 255, 255)
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_INVISIBLE = "every pixel of it is transparent: take its alpha channel away to use the colours beneath"
 _GAP_PIXELS = 2
 _REMARKS = "latent_ae.remarks"
 _KEPT = ("transparency", "icc_profile", _REMARKS)
@@ -130,14 +132,14 @@ def in_srgb(
     return converted, color.remark_on(profile, mode)
 
 
-def to_uint8(image: Image.Image, channels: int, background: Color = WHITE) -> Pixels:
+def to_uint8(image: Image.Image, channels: int, background: Color = WHITE, *, whole: bool = True) -> Pixels:
     """Any PIL image, upright by its EXIF orientation -> [H, W, channels] uint8.
 
     With 1 (grey) or 3 (RGB) channels transparent pixels are laid over `background`; with 2 (grey) or 4 (RGB) the last
     one is alpha, which does not change the others. Grey is PIL's luma (ITU-R 601). 16-bit grey (modes
     I;16 and I) goes from 0..65535 to 0..255, rounded; PIL itself cuts 16-bit colour to its upper 8 bits. Floats (mode
-    F) are in [0, 1]. Raises BrokenImage for values outside of these ranges and where every pixel is transparent,
-    ValueError for another number of channels.
+    F) are in [0, 1]. Raises BrokenImage for values outside of these ranges and where every pixel is transparent (unless
+    `whole` is False: a part of an image may be), ValueError for another number of channels.
     """
     if channels not in (1, 2, 3, 4):
         raise ValueError(f"pictures have 1 (grey) to 4 (RGBA) channels, got {channels}")
@@ -145,11 +147,17 @@ def to_uint8(image: Image.Image, channels: int, background: Color = WHITE) -> Pi
     if channels in (2, 4):
         alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8) if alpha is None else alpha
         return np.concatenate([_with_channels(pixels, channels - 1), alpha], axis=2)
-    if alpha is not None and not alpha.any():
-        raise BrokenImage("every pixel of it is transparent: take its alpha channel away to use the colours beneath")
+    if whole and alpha is not None and not alpha.any():
+        raise BrokenImage(_INVISIBLE)
     if alpha is not None:
         pixels = _over(pixels, alpha, background)
     return _with_channels(pixels, channels)
+
+
+def require_visible(image: Image.Image) -> None:
+    """Raise BrokenImage for a picture of mode RGBA or LA of which every pixel is transparent."""
+    if image.getchannel("A").getextrema()[1] == 0:
+        raise BrokenImage(_INVISIBLE)
 
 
 def to_pil(pixels: Pixels) -> Image.Image:
@@ -247,7 +255,7 @@ def _straight(image: Image.Image) -> tuple[Pixels, Pixels | None]:
 
 
 def _from_sixteen_bit(image: Image.Image) -> tuple[Pixels, Pixels | None]:
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int64 if image.mode == "I" else np.uint32)
     if values.min() < 0 or values.max() > 65535:
         raise BrokenImage(f"expected integers in 0..65535 in mode {image.mode}, got {values.min()}..{values.max()}")
     key = image.info.get("transparency")

@@ -113,16 +113,16 @@ class PixelFormat:
         """Whether it is clear which channels are seen: by `rgb`, or because they are all colours."""
         return bool(self.rgb) or self.channels - (self.alpha != "none") in (1, 3)
 
-    def array(self, image: Image.Image | Array, background: Color = WHITE) -> Array:
+    def array(self, image: Image.Image | Array, background: Color = WHITE, *, whole: bool = True) -> Array:
         """A loaded image, a picture or the numbers of a file, as [H, W, channels].
 
         `background` is laid behind the transparency of pictures without an alpha channel. Raises BrokenImage for
-        another number of channels and for values that are not finite.
+        another number of channels, for values that are not finite, and as `to_uint8` does.
         """
         if isinstance(image, Image.Image):
             if self.numbers:
                 raise TypeError("expected the numbers of a file, got a picture")
-            return self.with_alpha(to_uint8(image, self.channels, background))
+            return self.with_alpha(to_uint8(image, self.channels, background, whole=whole))
         if image.ndim != 3:
             raise ValueError(f"expected an array [H, W, C], got {list(image.shape)}")
         count = image.shape[2]

@@ -456,7 +456,7 @@ def test_a_crop_is_that_of_the_image_in_srgb(mode: str, tmp_path: Path) -> None:
     assert_as_converted_before(image)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "P", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "CMYK", "RGBA", "LA"])
 def test_a_cut_does_not_convert_the_whole_image(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
     convert = Image.Image.convert
@@ -468,7 +468,20 @@ def test_a_cut_does_not_convert_the_whole_image(mode: str, monkeypatch: pytest.M
     image = of_mode(mode)
     monkeypatch.setattr(Image.Image, "convert", noted)
     crop(image)
-    assert set(converted) == {(16, 16)}
+    assert set(converted) == (set() if mode in ("L", "RGB") else {(16, 16)})
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_part_may_be_transparent_and_an_image_may_not(mode: str) -> None:
+    clear = Image.new(mode, (40, 40))
+    for channels in (1, 3):
+        for change in ({"crop": "center"}, {}, {"scale": (1.5, 2.0)}):
+            with pytest.raises(BrokenImage, match="every pixel of it is transparent"):
+                crop(clear, channels=channels, **change)
+    spot = clear.copy()
+    spot.putpixel((39, 39), (255,) * len(mode))
+    assert np.array_equal(crop(spot, background=(1, 2, 3)), np.full((16, 16, 3), (1, 2, 3)))
+    assert np.array_equal(crop(clear, channels=4), np.zeros((16, 16, 4)))
 
 
 @pytest.mark.parametrize(("mode", "value"), [("F", 1.5), ("I", 70000), ("I", -1)])
