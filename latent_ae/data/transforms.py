@@ -1,17 +1,7 @@
 """An image of any kind and size to the values of a training sample or an evaluation: pure functions.
 
-    picture -> box -> its channels -> uint8 levels                     a box that keeps its size
-    picture -> box -> its channels -> resampled -> uint8 levels        a box that is resized
-    numbers -> box -> its channels, in the type of the numbers         a box that keeps its size
-    numbers -> box -> its channels -> resampled -> float32             a box that is resized
-
 A picture is a PIL image or a file that is not decoded yet, numbers are an array [H, W, C] in the data's own values:
-`PixelFormat` says which of them a run reads, and with which channels.
-
-A box is cut out before it is decoded, where its file allows that, turned, and its colours are converted, which gives
-the same levels for a fraction of the work. Of a box that is resized, the part comes with the pixels around it that the
-filter reaches. Images whose transparency is not a channel, and 32-bit integers and floats, are converted whole, since
-what makes them unusable is a property of the whole image.
+`PixelFormat` says which of them a run reads, and with which channels. `cutting` makes values of the part that is seen.
 """
 
 import math
@@ -22,21 +12,12 @@ import numpy as np
 from PIL import Image
 
 from latent_ae.config.section import SMALLEST_SIDE_PIXELS, Size
-from latent_ae.io.image import WHITE, BrokenImage, Color, require_visible, to_pil, to_uint8
-from latent_ae.io.image_file.opening import upright
+from latent_ae.data.cutting import Picture, cut, cuttable, extent, whole_image
+from latent_ae.io.image import WHITE, BrokenImage, Color
 from latent_ae.io.pixel_format import Array, PixelFormat
-from latent_ae.io.undecoded import Box, UndecodedImage
+from latent_ae.io.undecoded import Box
 
 _LARGEST_ENLARGEMENT = 4
-
-_BY_PIXEL = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B", "I;16L", "I;16N")
-"""modes that are converted pixel by pixel, and refused for no value"""
-_TRANSPARENT = ("LA", "RGBA")
-"""the same, refused only if they are transparent everywhere"""
-_WITH_ALPHA = {2: "LA", 4: "RGBA"}
-
-_LANCZOS_SUPPORT = 3
-"""pixels of the coarser side that a resampled value depends on in each direction, at most"""
 
 
 def size_text(size: Size) -> str:
@@ -44,7 +25,6 @@ def size_text(size: Size) -> str:
     return "x".join(map(str, dict.fromkeys(size)))
 
 
-Picture = Image.Image | UndecodedImage
 Fit = Literal["crop", "pad", "resize"]
 Filter = Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -65,7 +45,7 @@ class Fitting:
         too small: that would be enlarged more than 4 times, which would teach and measure blur, or whose shorter side
         is below 8 pixels. Nearest pixels blur nothing and have no such limit.
         """
-        width, height = _extent(image)
+        width, height = extent(image)
         box = _largest_part((height, width), size, generator) if self.fit == "crop" else (0, 0, width, height)
         seen = self._within((height, width), size) if self.fit == "pad" else size
         small = (box[2] - box[0]) * _LARGEST_ENLARGEMENT < seen[1] or min(width, height) < SMALLEST_SIDE_PIXELS
@@ -127,12 +107,13 @@ class TrainingCrop:
         numbers in their type, or float32 where they are resized. Raises BrokenImage for what is no such image and if it
         is too small: see `Fitting.place` and `_random_part`.
         """
-        image = _cuttable(image, self.pixel_format, self.background)
+        image = cuttable(image, self.pixel_format, self.background)
         if self.crop == "center" or self.largest:
             box, size = self.fitting.place(image, size, generator if self.crop == "random" else None)
         else:
             box = _random_part(image, size, self.scale, generator)
-        values = _cut(image, box, size, self.pixel_format, self.fitting, background=self.background)
+        resample = self.fitting.resampling(box[2] - box[0], size[1])
+        values = cut(image, box, size, pixel_format=self.pixel_format, resample=resample, background=self.background)
         if self.flip and generator.random() < 0.5:
             values = values[:, ::-1].copy()
         return self._with_gains(values, generator) if self.color_gain else values
@@ -161,119 +142,12 @@ def evaluation_view(
     for what is no image of `pixel_format` and if it is too small for `size`: see `Fitting.place`.
     """
     if size is None:
-        image = _part(image, (0, 0, *image.size)) if isinstance(image, UndecodedImage) else image
-        return pixel_format.array(image, background)
+        return whole_image(image, pixel_format, background)
     size = (size, size) if isinstance(size, int) else size
-    image = _cuttable(image, pixel_format, background)
-    return _cut(image, *fitting.place(image, size, None), pixel_format, fitting, background=background)
-
-
-def _cuttable(image: Picture | Array, pixel_format: PixelFormat, background: Color) -> Picture | Array:
-    """Numbers as they are; a picture upright, itself if each of its pixels is converted alone, else converted.
-
-    Raises BrokenImage.
-    """
-    if not isinstance(image, Image.Image):
-        return image
-    image = upright(image)
-    if image.mode in _TRANSPARENT and pixel_format.alpha == "none":
-        require_visible(image)
-    alone = image.mode in _TRANSPARENT or (image.mode in _BY_PIXEL and not image.has_transparency_data)
-    return image if alone else to_pil(to_uint8(image, pixel_format.channels, background))  # not yet premultiplied
-
-
-def _cut(
-    image: Picture | Array, box: Box, size: Size, pixel_format: PixelFormat, fitting: Fitting, *, background: Color
-) -> Array:
-    """The part `box` of an image of `_cuttable` at `size` (H, W) -> [H, W, C]."""
-    height, width = size
-    left, top, right, bottom = box
-    whole = (bottom - top, right - left) == size
-    resample = fitting.resampling(right - left, width)
-    if not isinstance(image, Image.Image | UndecodedImage):
-        part = image[top:bottom, left:right]
-        return pixel_format.array(part) if whole else _resized(image, box, size, pixel_format, resample)
-    if whole:
-        return pixel_format.array(_part(image, box).crop((0, 0, width, height)), background, whole=False)
-    canvas = _canvas(image, _reach(box, size, image.size), pixel_format, background)
-    # PIL multiplies by alpha before it mixes pixels: hidden colours do not bleed.
-    return pixel_format.array(canvas.resize((width, height), resample, box=box))
-
-
-def _canvas(image: Picture, reach: Box, pixel_format: PixelFormat, background: Color) -> Image.Image:
-    """A picture with the part `reach` of an image at its place, which decides the last bits of PIL's weights; what lies
-    elsewhere is not filled.
-    """
-    if isinstance(image, Image.Image) and _mixes(image, pixel_format):
-        return image
-    left, top, right, bottom = reach
-    if 2 * (right - left) * (bottom - top) > right * bottom:  # to copy it to its place would take longer
-        left, top = 0, 0
-    part = _part(image, (left, top, right, bottom))
-    if not _mixes(part, pixel_format):
-        part = _mixable(part, pixel_format, background)
-    if (left, top) == (0, 0):
-        return part
-    canvas = Image.new(part.mode, (right, bottom), None)
-    canvas.paste(part, (left, top))
-    return canvas
-
-
-def _mixes(image: Image.Image, pixel_format: PixelFormat) -> bool:
-    """Whether the levels of a picture may be averaged: it is grey, RGB, or has the alpha that the format has."""
-    if pixel_format.alpha != "none":
-        return image.mode == _WITH_ALPHA[pixel_format.channels]
-    return image.mode == "L" or (image.mode == "RGB" and pixel_format.channels == 3)
-
-
-def _mixable(part: Image.Image, pixel_format: PixelFormat, background: Color) -> Image.Image:
-    """A part of a picture as one whose levels may be averaged."""
-    if pixel_format.alpha != "none" or part.mode in _TRANSPARENT or part.mode.startswith("I;16"):
-        return to_pil(to_uint8(part, pixel_format.channels, background, whole=False))
-    if part.mode != "RGB":  # PIL makes grey of RGB alone as `to_uint8` does
-        part = part.convert("L" if part.mode == "1" else "RGB")
-    return part.convert("L") if pixel_format.channels == 1 and part.mode == "RGB" else part
-
-
-def _part(image: Picture, box: Box) -> Image.Image:
-    """`box` of an image, or more to the right and below."""
-    if isinstance(image, UndecodedImage):
-        return image.part(box)
-    in_place = box[:2] == (0, 0) and 2 * box[2] * box[3] > image.width * image.height  # not worth a copy
-    return image if in_place else image.crop(box)
-
-
-def _reach(box: Box, size: Size, extent: tuple[int, int]) -> Box:
-    """All pixels of an image of width and height `extent` that a filter reaches which brings `box` to `size`."""
-    (left, top, right, bottom), (height, width) = box, size
-    x, y = (
-        math.ceil(_LANCZOS_SUPPORT * max(1.0, old / new)) + 1
-        for old, new in ((right - left, width), (bottom - top, height))
-    )
-    return max(0, left - x), max(0, top - y), min(extent[0], right + x), min(extent[1], bottom + y)
-
-
-def _resized(numbers: Array, box: Box, size: Size, pixel_format: PixelFormat, resample: Image.Resampling) -> Array:
-    """The part `box` of numbers [H, W, C] at `size` (H, W), each channel as PIL resizes floats -> float32; nearest
-    numbers keep their type.
-    """
-    left, top, right, bottom = box
-    if resample == Image.Resampling.NEAREST:
-        rows, columns = (
-            low + ((np.arange(new) + 0.5) * ((high - low) / new)).astype(np.int64)
-            for low, high, new in ((top, bottom, size[0]), (left, right, size[1]))
-        )
-        return pixel_format.array(numbers[rows[:, None], columns])
-    x, y, end_x, end_y = _reach(box, size, _extent(numbers))
-    part = pixel_format.array(numbers[y:end_y, x:end_x])
-    inside = (left - x, top - y, right - x, bottom - y)
-    planes = (Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in part.transpose(2, 0, 1))
-    return np.stack([np.asarray(plane.resize(size[::-1], resample, box=inside)) for plane in planes], axis=2)
-
-
-def _extent(image: Picture | Array) -> tuple[int, int]:
-    """Width and height."""
-    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+    image = cuttable(image, pixel_format, background)
+    box, size = fitting.place(image, size, None)
+    resample = fitting.resampling(box[2] - box[0], size[1])
+    return cut(image, box, size, pixel_format=pixel_format, resample=resample, background=background)
 
 
 def _largest_part(whole: Size, size: Size, generator: np.random.Generator | None) -> Box:
@@ -292,7 +166,7 @@ def _random_part(
     image: Picture | Array, size: Size, scale: tuple[float, float] | None, generator: np.random.Generator
 ) -> Box:
     """A part of `size` times a factor in whole pixels, every position as likely as any other."""
-    (width, height), (low, high) = _extent(image), scale or (1.0, 1.0)
+    (width, height), (low, high) = extent(image), scale or (1.0, 1.0)
     if width < size[1] * low or height < size[0] * low:
         raise BrokenImage(
             f"too small: got {width}x{height}, need at least {math.ceil(size[1] * low)}x{math.ceil(size[0] * low)}"
