@@ -123,8 +123,10 @@ class TrainingCrop:
         alpha = self.pixel_format.alpha
         colors = self.pixel_format.channels - (alpha != "none")
         gains = generator.uniform(1 - self.color_gain, 1 + self.color_gain, size=colors)
-        highest = levels[:, :, colors:] if alpha == "premultiplied" else 255
-        gained = np.rint(levels[:, :, :colors] * gains).clip(0, highest).astype(np.uint8)
+        tables = np.rint(np.arange(256) * gains[:, None]).clip(0, 255).astype(np.uint8)
+        gained = np.stack([tables[color][levels[:, :, color]] for color in range(colors)], axis=2)
+        if alpha == "premultiplied":
+            gained = np.minimum(gained, levels[:, :, colors:])
         return np.concatenate([gained, levels[:, :, colors:]], axis=2)
 
 

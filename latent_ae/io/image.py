@@ -169,7 +169,7 @@ def to_pil(pixels: Pixels) -> Image.Image:
 def to_tensor(pixels: Pixels) -> torch.Tensor:
     """[H, W, C] uint8 -> [C, H, W] float32 in [-1, 1]: v / 127.5 - 1."""
     _check_pixels(pixels)
-    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32, order="C")) / 127.5 - 1
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32, order="C")).div_(127.5).sub_(1)
 
 
 def from_tensor(images: torch.Tensor) -> Pixels:
