@@ -128,6 +128,7 @@ class Runner:
                 self.side.form.dtype,
                 channels_last=self.side.form.channels_last or in_strips,
                 device=self.side.device.type,
+                in_strips=in_strips,
             )
         return self._predicted[piece] + self._image_bytes(grid, count)
 

@@ -60,9 +60,18 @@ class Plan:
 
 
 def peak_bytes(
-    module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, *, channels_last: bool, device: str = "cpu"
+    module: nn.Module,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    channels_last: bool,
+    device: str = "cpu",
+    in_strips: bool = False,
 ) -> int:
-    """Bytes that `module` takes at its peak for an input of this shape, input and output with it, weights without."""
+    """Bytes that `module` takes at its peak for an input of this shape, input and output with it, weights without.
+
+    `in_strips`: it keeps activations in bands of some MiB each.
+    """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     emulated = dtype == torch.bfloat16 and device == "cpu" and not multiplies_bf16()
     counter = _Counter(reorders=not channels_last, emulated=emulated)
@@ -75,7 +84,7 @@ def peak_bytes(
         with _FusedKernels(), counter:
             outputs = shapes(inputs)
         del outputs
-    return counter.peak + _waste(counter.peak, device)
+    return counter.peak + _waste(counter.peak, device, in_strips=in_strips)
 
 
 def available_bytes(
@@ -168,14 +177,18 @@ class _FusedKernels(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _waste(peak: int, device: str) -> int:
+def _waste(peak: int, device: str, *, in_strips: bool = False) -> int:
     """What the allocator keeps without need.
 
     glibc takes blocks below 32 MiB from a heap that does not shrink while later blocks lie above: measured, up to
-    1.25 times the peak of small work and up to 150 MiB of large. cuDNN's workspaces and the caching allocator's
+    1.25 times the peak of small work and up to 150 MiB of large; of bands that come and go, up to three quarters of the
+    peak, however large. cuDNN's workspaces and the caching allocator's
     splinters are not known beforehand; a quarter is an allowance, not a measurement.
     """
-    return peak // 4 if device == "cuda" else min(5 * peak // 4, 160 * 2**20)
+    if device == "cuda":
+        return peak // 4
+    usual = min(5 * peak // 4, 160 * 2**20)
+    return max(usual, 3 * peak // 4) if in_strips else usual
 
 
 def _bytes(tensor: Tensor) -> int:
