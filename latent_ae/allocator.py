@@ -28,6 +28,12 @@ def use_huge_pages(setting: Path = _HUGE_PAGES) -> None:
 
 
 def release_free_memory() -> None:
-    """Give back to the system what the C library keeps of freed memory. Does nothing where it cannot: glibc can."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    """Give back to the system what the C library keeps of freed memory.
+
+    Does nothing where the library cannot, as only glibc can, and where somebody has decided what it keeps, by
+    variables MALLOC_... or GLIBC_TUNABLES of the environment.
+    """
+    decided = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None and not decided:
         trim(ctypes.c_size_t(0))

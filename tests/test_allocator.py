@@ -103,13 +103,37 @@ for pixels in (1, 512 * 512):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to give memory back")
 def test_a_large_request_leaves_nothing_behind() -> None:
-    run = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    run = subprocess.run([sys.executable, "-c", LEFT], env=environment, capture_output=True, text=True)
     assert run.stderr == ""
     small, large = ([int(word) for word in line.split()] for line in run.stdout.splitlines())
     # 190 MiB of blocks, 2 of which stay; what nothing gives back is above them in the heap
     assert small[0] > 150
     assert small[1] > 100
     assert small[1] + large[1] < 20
+
+
+class Library:
+    """A C library that counts."""
+
+    def __init__(self) -> None:
+        self.trims = 0
+
+    def malloc_trim(self, _: object) -> None:
+        self.trims += 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "trims"), [("OTHER", 1), ("MALLOC_TRIM_THRESHOLD_", 0), ("MALLOC_ARENA_MAX", 0), ("GLIBC_TUNABLES", 0)]
+)
+def test_memory_that_somebody_keeps_is_left_alone(variable: str, trims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    library = Library()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    monkeypatch.setenv(variable, "1")
+    release_free_memory()
+    assert library.trims == trims
 
 
 def test_a_library_that_cannot_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
