@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import any_size, encode_dataset, read_numbers, train_step, worker_samples
+from benchmarks import any_size, encode_dataset, process, read_numbers, train_step, worker_samples
 from benchmarks.machine import bf16_support, matmul_tflops, peak_memory
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
@@ -181,3 +181,23 @@ def test_samples_of_a_worker_print_one_line_with_ratios_of_the_same_pixels(capsy
         assert set(result[kind]) == {"own size", "scaled", "center"}
         fields = {"ours", "kept", "whole", "ratio", "ratio_of_kept"}
         assert all(set(found) == fields for found in result[kind].values())
+
+
+def test_turns_with_and_without_are_compared_by_their_medians() -> None:
+    took = {True: iter([1.0, 9.0, 2.0]), False: iter([4.0, 3.0, 8.0])}
+    order = []
+
+    def turn(on: bool) -> dict[str, float]:
+        order.append(on)
+        return {"cpu": next(took[on])}
+
+    assert process.compare(turn, 3) == {"cpu": [2.0, 4.0, 0.5]}
+    assert order == [False, True, True, False, False, True]  # neither always has the other's heat
+
+
+def test_the_best_run_of_a_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[None] = []
+    monkeypatch.setitem(process.WORK, "nothing", lambda: lambda: runs.append(None))
+    found = process.child("nothing")
+    assert (set(found), len(runs)) == ({"cpu", "wall", "peak_mib"}, process.RUNS)
+    assert found["peak_mib"] > 0
