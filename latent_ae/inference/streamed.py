@@ -62,8 +62,10 @@ class StreamedSide(nn.Module):
         images = inputs.split(1)
         return torch.cat([self._whole(image, _part(tick, 1 / len(images))) for image in images])
 
-    def last(self, image: Tensor, tick: Tick = lambda _: None) -> Rows:
-        """All but the last convolution of one image, whose rows are computed when they are asked for."""
+    def _last(self, image: Tensor, tick: Tick) -> tuple[Rows, Stored]:
+        """All but the last convolution of one image, whose rows are computed when they are asked for; and what they are
+        computed from.
+        """
         coder = self.side.encoder if isinstance(self.side, EncoderSide) else self.side.decoder
         source: Rows = Stored([image])
         if isinstance(self.side, DecoderSide) and self.side.post_quant_conv is not None:
@@ -76,8 +78,8 @@ class StreamedSide(nn.Module):
             part = work.products[place] / sum(work.products)
             given = layer.run(given, Wanted(after, room, _part(tick, part)))
         if isinstance(self.side, EncoderSide) and self.side.quant_conv is not None:
-            return Convolved(given.source, self.side.quant_conv)
-        return given.source
+            return Convolved(given.source, self.side.quant_conv), given.stored
+        return given.source, given.stored
 
     def work(self, height: int, width: int) -> Work:
         """For an input of this size."""
@@ -89,7 +91,8 @@ class StreamedSide(nn.Module):
         return Work(most, products)
 
     def _whole(self, image: Tensor, tick: Tick) -> Tensor:
-        return store(self.last(image, tick), None, lambda _: tick(0))[0].whole()
+        rows, read_last = self._last(image, tick)
+        return store(rows, None, lambda _: tick(0), [read_last])[0].whole()
 
 
 def streamed(side: EncoderSide | DecoderSide) -> StreamedSide | None:
