@@ -109,7 +109,7 @@ def forecast(
     often = f" {times} times" if times > 1 else ""
     shorter = f"; {_SHORTER}" if seconds / processes > _LONG else ""
     return (
-        f"measuring {measured.images:,} images{often}{latents}, of up to {height * width / 1e6:.1f} megapixels: about "
+        f"measuring {_images(measured.images)}{often}{latents}, of up to {height * width / 1e6:.1f} megapixels: about "
         f"{amount(needed)} of memory and {_duration(seconds / processes)}{shorter}"
     )
 
@@ -166,6 +166,10 @@ def _paces(model: Autoencoder, pixels: PixelFormat, perceptual: PerceptualDistan
         measure_pace(each, inputs, count, attended=None) for each, inputs in ((encoder, probe), (decoder, latents))
     )
     return _Paces(encode, decode, min(taken) / count)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _duration(seconds: float) -> str:
