@@ -23,6 +23,7 @@ from latent_ae.inference.diffusers_internals import (
     resnet_parts,
     upsampling_conv,
 )
+from latent_ae.inference.winograd import WinogradConv, pays
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -32,10 +33,10 @@ _LEAST_QUERIES = 256
 """at once: keys and values are read again for each such part"""
 
 
-def fuse(module: Module, *, attention: bool = False) -> Module:
+def fuse(module: Module, *, attention: bool = False, winograd: bool = False) -> Module:
     """A copy for inference alone, which shares the weights that are not merged; unknown blocks stay as they are.
 
-    `attention` replaces attention too: see `FusedAttention`.
+    `attention` replaces attention too: see `FusedAttention`. `winograd` replaces convolutions that it makes faster.
     """
     copied = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
     for parent in list(copied.modules()):
@@ -45,6 +46,8 @@ def fuse(module: Module, *, attention: bool = False) -> Module:
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if (block := resnet_parts(child)) is not None and _normalised(block.norm1, block.norm2):
+                if winograd:
+                    block = block._replace(conv1=_faster(block.conv1), conv2=_faster(block.conv2))
                 setattr(parent, name, FusedResnetBlock(block))
             elif (conv := upsampling_conv(child)) is not None:
                 setattr(parent, name, MergedUpsampling(conv))
@@ -53,6 +56,10 @@ def fuse(module: Module, *, attention: bool = False) -> Module:
             elif name == FINAL_ACTIVATION and isinstance(child, nn.SiLU):  # its input is not read again
                 child.inplace = True
     return copied
+
+
+def _faster(conv: nn.Module) -> nn.Module:
+    return WinogradConv(conv) if isinstance(conv, nn.Conv2d) and pays(conv) else conv
 
 
 def _normalised(*norms: nn.Module) -> bool:

@@ -7,7 +7,7 @@ is made of them, an error in pixels ends there.
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -18,6 +18,7 @@ from latent_ae.device import multiplies_bf16, one_thread
 from latent_ae.errors import UserError
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
+from latent_ae.inference.winograd import pays
 from latent_ae.models import Autoencoder, factor_of
 
 Precision = Literal["auto", "exact", "fp32", "bf16", "fp16"]
@@ -72,7 +73,7 @@ class SideChoice:
         chosen = next((trial for trial in self.tried if trial.form == self.chosen), None)
         distance = "" if chosen is None else f", {self._distance(chosen)}"
         refused = "".join(
-            f"; {trial.form.precision} is not close enough: {self._distance(trial)}"
+            f"; {trial.form.precision}{' Winograd' * trial.form.winograd} is not close enough: {self._distance(trial)}"
             for trial in self.tried
             if trial.form != self.chosen
         )
@@ -98,12 +99,13 @@ class PrecisionReport:
 def form_of(precision: str, device: torch.device) -> Format:
     """The format of a precision that is asked for by name, with the order in memory that is fastest on the device.
 
-    `exact` is the stock module. On a CPU everything else runs in channels-last order, on other devices what their
-    matrix units multiply.
+    `exact` is the stock module. On a CPU everything else runs in channels-last order, and float32 by Winograd's
+    algorithm, which is as accurate; on other devices what their matrix units multiply is in channels-last order.
     """
     if precision == "exact":
         return Format("exact")
-    return Format(precision, channels_last=device.type == "cpu" or precision != "fp32")
+    cpu = device.type == "cpu"
+    return Format(precision, channels_last=cpu or precision != "fp32", winograd=cpu and precision == "fp32")
 
 
 @torch.no_grad()
@@ -122,7 +124,8 @@ def choose(
         if asked not in PRECISIONS:
             raise UserError(f"unknown precision {asked!r}: take one of {', '.join(PRECISIONS)}")
     encoder_module, decoder_module = EncoderSide(model), DecoderSide(model)
-    candidates = [_candidates(asked, model.device) for asked in (encoder, decoder)]
+    faster = any(pays(module) for module in model.modules())
+    candidates = [_candidates(asked, model.device, winograd=faster) for asked in (encoder, decoder)]
     # The same sums on any number of threads: near the limits of the check they could decide.
     with one_thread() if model.device.type == "cpu" else nullcontext():
         probes: list[Tensor] = []
@@ -168,8 +171,8 @@ def _choose(
     return SideChoice(name, asked, chosen, tuple(trials))
 
 
-def _candidates(asked: Precision, device: torch.device) -> list[Format]:
-    """What has to be checked against float32, the preferred first.
+def _candidates(asked: Precision, device: torch.device, *, winograd: bool) -> list[Format]:
+    """What has to be checked against float32, the preferred first; `winograd` where it makes the model faster.
 
     `auto` prefers bfloat16, which has float32's range: float16 may pass on the test picture and overflow on another
     image. It is taken where there is no bfloat16, and there an overflow is an error, never a wrong result.
@@ -180,7 +183,10 @@ def _candidates(asked: Precision, device: torch.device) -> list[Format]:
         precisions = ("bf16", "tf32") if modern else ("fp16",)
     elif asked == "auto":
         precisions = ("bf16",) if device.type == "cpu" and multiplies_bf16() else ()
-    return [form_of(each, device) for each in precisions]
+    forms = [form_of(each, device) for each in precisions]
+    if asked == "auto" and winograd and device.type == "cpu":
+        forms = [faster for form in forms for faster in (replace(form, winograd=True), form)]
+    return forms
 
 
 def _picture_side(model: Autoencoder) -> int:

@@ -61,6 +61,8 @@ class Format:
     precision: str
     """exact, fp32, bf16 or fp16; or tf32: float32 that a GPU's convolutions round to 10 bits"""
     channels_last: bool = False
+    winograd: bool = False
+    """whether convolutions of many channels are computed by Winograd's algorithm"""
 
     @property
     def stock(self) -> bool:
@@ -73,7 +75,7 @@ class Format:
         return _DTYPES[self.precision]
 
     def __str__(self) -> str:
-        return f"{self.precision}{' channels-last' * self.channels_last}"
+        return f"{self.precision}{' channels-last' * self.channels_last}{' Winograd' * self.winograd}"
 
 
 class Side:
@@ -90,7 +92,7 @@ class Side:
         self._layout = torch.channels_last if form.channels_last else torch.contiguous_format
         # The scores of its attention are rounded, for which the check leaves room in latents and little in pixels.
         half_encoder = isinstance(module, EncoderSide) and form.dtype != torch.float32
-        self.module = module if form.stock else fuse(module, attention=half_encoder)
+        self.module = module if form.stock else fuse(module, attention=half_encoder, winograd=form.winograd)
         if any(not self._fits(weight) for weight in self.module.parameters()):
             self.module = copy.deepcopy(self.module).to(form.dtype)
             self.module.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's types lack it

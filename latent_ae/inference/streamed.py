@@ -30,6 +30,7 @@ from latent_ae.inference.fused import (
 from latent_ae.inference.sides import DecoderSide, EncoderSide
 from latent_ae.inference.strip_layers import Activation, Attended, Block, Doubling, Final, Halving, Layer, Wanted
 from latent_ae.inference.strips import Convolved, Rows, Stored, Tick, store
+from latent_ae.inference.winograd import WinogradConv
 
 KEPT_SHARE = 0.5
 """of a second activation as large as the largest that a block gives, for what is not computed twice"""
@@ -122,7 +123,7 @@ def _layer(module: nn.Module) -> Layer | None:
     if parts is not None:
         norms = [_group_norm(norm) for norm in (parts.norm1, parts.norm2)]
         convs = [each for each in (parts.conv1, parts.conv2, parts.shortcut) if each is not None]
-        if None in norms or not all(type(conv) is nn.Conv2d for conv in convs):
+        if None in norms or not all(type(conv) in (nn.Conv2d, WinogradConv) for conv in convs):
             return None
         return Block(norms[0], parts.conv1, norms[1], parts.conv2, parts.shortcut, parts.scale)  # type: ignore[arg-type]
     if (conv := downsampling_conv(module)) is not None:

@@ -27,6 +27,7 @@ from latent_ae.inference.strips import (
     keep,
     store,
 )
+from latent_ae.inference.winograd import WinogradConv
 
 
 class Activation(NamedTuple):
@@ -80,9 +81,9 @@ class Block(NamedTuple):
     """A residual block: norm1, SiLU, conv1, norm2, SiLU, conv2, plus the input or its 1x1 convolution, divided."""
 
     norm1: nn.GroupNorm
-    conv1: nn.Conv2d
+    conv1: nn.Conv2d | WinogradConv
     norm2: nn.GroupNorm
-    conv2: nn.Conv2d
+    conv2: nn.Conv2d | WinogradConv
     shortcut: nn.Conv2d | None
     scale: float
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latent_ae.inference.winograd import WinogradConv
+
 Tick = Callable[[float], None]
 """called between strips with the share of the work that is done since the last call; what it raises ends the work"""
 
@@ -21,9 +23,13 @@ _STRIP_BYTES = 2**22
 """of the rows that are computed at once: small enough to stay in a cache while a block's layers follow one another"""
 _LEAST_ROWS = 8
 """below, the rows that neighbouring strips both compute would weigh"""
+_BAND_BYTES = 2**25
+"""glibc takes blocks as large as this from the system and gives them back when they are freed, whatever it has learnt;
+smaller ones leave holes between what lives longer"""
 _ROWS_ABOVE = 2
 """that a strip may look up from its own, in rows of whatever it is computed from"""
-_BANDS_WITHOUT_CONTENTS = 64
+_MOST_BANDS = 64
+"""of an activation"""
 
 
 class Rows(Protocol):
@@ -80,7 +86,7 @@ class Stored:
 class Convolved:
     """A convolution with an odd kernel, stride 1 and margins of zeros that keep the size."""
 
-    def __init__(self, source: Rows, conv: nn.Conv2d) -> None:
+    def __init__(self, source: Rows, conv: nn.Conv2d | WinogradConv) -> None:
         self._source, self._conv = source, conv
         self._halo = conv.kernel_size[0] // 2
         self.channels, self.height, self.width = conv.out_channels, source.height, source.width
@@ -88,6 +94,8 @@ class Convolved:
 
     def rows(self, first: int, last: int) -> Tensor:
         inputs = _with_margins(self._source, first - self._halo, last + self._halo)
+        if isinstance(self._conv, WinogradConv):
+            return self._conv.between(inputs)
         return F.conv2d(inputs, self._conv.weight, self._conv.bias, padding=(0, self._halo))
 
 
@@ -219,17 +227,40 @@ class Sums:
         return mean.float().repeat_interleave(width), variance.float().repeat_interleave(width)
 
 
+class Bands:
+    """Where rows are written one below another, up to a height."""
+
+    def __init__(self, height: int) -> None:
+        self.tensors: list[Tensor] = []
+        self._left, self._free = height, 0
+        self._least = -(-height // _MOST_BANDS)
+
+    def add(self, rows: Tensor) -> None:
+        """Write rows, as many as there is still place for."""
+        rows = rows[:, :, : self._left]
+        while height := rows.shape[2]:
+            if not self._free:
+                _, channels, _, width = rows.shape
+                band = max(self._least, -(-_BAND_BYTES // (channels * width * rows.element_size())))
+                self._free = min(self._left, band)
+                self.tensors.append(rows.new_empty((1, self._free, width, channels)).permute(0, 3, 1, 2))
+            count, place = min(height, self._free), self.tensors[-1].shape[2] - self._free
+            self.tensors[-1][:, :, place : place + count] = rows[:, :, :count]
+            self._free -= count
+            self._left -= count
+            rows = rows[:, :, count:]
+
+
 def keep(
     source: Rows, norm: nn.GroupNorm, room: int, tick: Tick, read_last: Sequence[Stored] = ()
 ) -> tuple[Stored | None, Sums]:
     """Compute an activation and store its first rows, as many as `room` has place for: these, and the sums of all."""
-    sums, bands = Sums(norm), []
+    sums = Sums(norm)
+    bands = Bands(min(source.height, max(0, room) // (source.channels * source.width)))
     for rows in _computed(source, tick, read_last):
         sums.add(rows)
-        room -= rows.numel()
-        if room >= 0:
-            bands.append(rows)
-    return (Stored(bands, source.height) if bands else None), sums
+        bands.add(rows)
+    return (Stored(bands.tensors, source.height) if bands.tensors else None), sums
 
 
 def completed(kept: Stored | None, source: Rows) -> Rows:
@@ -243,12 +274,12 @@ def store(
     source: Rows, norm: nn.GroupNorm | None, tick: Tick, read_last: Sequence[Stored] = ()
 ) -> tuple[Stored, Sums | None]:
     """Compute and store an activation: it, and its sums. What is in `read_last` is given back as it is read."""
-    sums, bands = None if norm is None else Sums(norm), []
+    sums, bands = None if norm is None else Sums(norm), Bands(source.height)
     for rows in _computed(source, tick, read_last):
         if sums is not None:
             sums.add(rows)
-        bands.append(rows)
-    return Stored(bands), sums
+        bands.add(rows)
+    return Stored(bands.tensors), sums
 
 
 def _computed(source: Rows, tick: Tick, read_last: Sequence[Stored]) -> Iterator[Tensor]:
@@ -266,7 +297,7 @@ def _computed(source: Rows, tick: Tick, read_last: Sequence[Stored]) -> Iterator
         if rows.is_meta and 2 * count <= first < source.height - 2 * count:
             # Only bytes are counted: what is between the first two strips and the last two takes as many as they do.
             end = source.height - 2 * count
-            band = max(count, (end - first) // _BANDS_WITHOUT_CONTENTS)
+            band = max(count, (end - first) // _MOST_BANDS)
             while first < end:
                 yield _like(rows, min(band, end - first))
                 first = min(first + band, end)

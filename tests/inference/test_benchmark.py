@@ -50,7 +50,7 @@ def test_it_prints_one_line_of_json(
     for direction in ("encode", "decode"):
         seconds = line["seconds"][direction]
         assert seconds.keys() == sides
-        assert line["precision"][direction] == f"{precision} channels-last"
+        assert line["precision"][direction] == f"{precision} channels-last{' Winograd' * (precision == 'fp32')}"
         assert line["peak_memory_mib"][direction].keys() == {"ours", "diffusers"}
         assert line["ratio"][direction].keys() == sides - {"ours"}
         ratio = seconds["diffusers"] / seconds["ours"]

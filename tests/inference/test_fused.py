@@ -10,6 +10,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from latent_ae.inference import fused as room
+from latent_ae.inference import winograd
 from latent_ae.inference.fused import (
     FusedAttention,
     FusedGroupNorm,
@@ -117,16 +118,20 @@ def test_attention_of_half_encoders_alone_is_rounded() -> None:
         assert any(isinstance(module, FusedAttention) for module in Side(side, form).module.modules()) is expected
 
 
+@pytest.mark.parametrize("faster", [False, True])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @torch.no_grad()
-def test_both_sides_of_every_architecture_are_the_stock_models(name: str) -> None:
+def test_both_sides_of_every_architecture_are_the_stock_models(
+    name: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 4)
     model = stock(name)
     encoder, decoder = EncoderSide(model), DecoderSide(model)
     pixels = drawn(1, model.config["in_channels"], 32, 32).clamp(-1, 1)
     moments = encoder(pixels)
-    torch.testing.assert_close(fuse(encoder)(pixels), moments, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fuse(encoder, winograd=faster)(pixels), moments, atol=1e-5, rtol=1e-5)
     latents = moments[:, : encoder.channels]
-    torch.testing.assert_close(fuse(decoder)(latents), decoder(latents), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fuse(decoder, winograd=faster)(latents), decoder(latents), atol=1e-4, rtol=1e-4)
 
 
 def test_weights_are_shared_but_for_the_merged_and_the_model_is_left_as_it_was() -> None:

@@ -77,10 +77,10 @@ def test_attention_builds_no_matrix_of_pairs() -> None:
 
 
 def test_the_allowance_for_the_heap_grows_with_strips_and_not_otherwise() -> None:
-    """Their bands come and go, and what lies above them keeps the heap from shrinking."""
+    """Their blocks have many sizes, and what lies above those that are free keeps the heap from shrinking."""
     sizes = (2**20, 2**28, 2**32)
     assert [_waste(size, "cpu") for size in sizes] == [5 * 2**18, 160 * 2**20, 160 * 2**20]
-    assert [_waste(size, "cpu", in_strips=True) for size in sizes] == [5 * 2**18, 192 * 2**20, 3 * 2**30]
+    assert [_waste(size, "cpu", in_strips=True) for size in sizes] == [5 * 2**18, 320 * 2**20, 320 * 2**20]
     assert [_waste(size, "cuda", in_strips=True) for size in sizes] == [size // 4 for size in sizes]
     codec = tiny()
     peaks = [codec.plan(side, side).decode_bytes for side in (2048, 2056)]  # at once, and in strips
@@ -101,6 +101,7 @@ def test_every_architecture_is_predicted_without_a_copy_of_its_weights(name: str
 def test_the_memory_of_strips_is_told_by_a_few_of_them(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What lives at the same time in all strips of a real run; a large image has thousands."""
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(strips, "_BAND_BYTES", 1)
     model = stock("no attention")
     for side, shape in (
         (EncoderSide(model), (1, 3, *size)),
@@ -122,6 +123,7 @@ def tiny(**options: object) -> Codec:
 
 
 def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "_BAND_BYTES", 2**20)
     monkeypatch.setattr(batching, "STREAMED_PIXELS", 1)
     streamed = tiny(tile=None).plan(1024, 1024).decode_bytes
     monkeypatch.setattr(batching, "STREAMED_PIXELS", 2**30)
@@ -136,16 +138,16 @@ def test_the_plan_of_a_large_image_is_that_of_its_tiles_and_of_its_pixels(monkey
 
 
 def test_the_plan_of_a_huge_image_costs_a_few_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many operations as that of a quarter of it, which takes a quarter of the memory."""
+    """Little more operations than that of a quarter of it, which takes a quarter of the memory."""
     held: list[int] = []
     count = _Counter.hold
     monkeypatch.setattr(_Counter, "hold", lambda counter, tensor: held.append(1) or count(counter, tensor))
     codec, plans, operations = tiny(), [], []
-    for height in (2**13, 2**15):
+    for height in (2**14, 2**16):
         held.clear()
         plans.append(codec.plan(height, 4096).decode_bytes)
         operations.append(len(held))
-    assert operations[0] == operations[1]
+    assert operations[1] < 1.5 * operations[0]
     assert plans[1] == pytest.approx(4 * plans[0], rel=0.2)
 
 
@@ -167,6 +169,7 @@ def test_the_seconds_of_a_plan_grow_with_the_pixels_and_of_attention_with_their_
 def test_what_does_not_fit_is_refused_before_any_work(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "STREAMED_PIXELS", 1)
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(strips, "_BAND_BYTES", 1)
     roomy = tiny(tile=None)
     image = np.zeros((64, 64, 3), np.uint8)
     latents = roomy.encode([image])
@@ -188,6 +191,7 @@ def test_what_does_not_fit_is_refused_before_any_work(verb: str, monkeypatch: py
 def test_what_does_not_fit_whole_goes_through_in_strips(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same values up to the order of sums: `exact`, which promises the same bits, says that it was not."""
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(strips, "_BAND_BYTES", 1)
     roomy = tiny(precision=precision)
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     plan = roomy.plan(64, 96)
@@ -226,6 +230,7 @@ def test_where_there_is_room_no_size_is_predicted_on_its_own(monkeypatch: pytest
 
 def test_the_advice_is_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(strips, "_BAND_BYTES", 1)
 
     def limited(memory: int | None, tile: int | None = None) -> Codec:
         return Codec(stock("no attention"), name="m", precision="fp32", memory_bytes=memory, tile=tile)

@@ -1,6 +1,7 @@
 """What a side runs in follows from the device and from the error, never from a clock; the report says both."""
 
 import time
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
-from latent_ae.inference import Codec, PrecisionReport
+from latent_ae.inference import Codec, PrecisionReport, winograd
 from latent_ae.inference import precision as room
 from latent_ae.inference.precision import (
     LATENT_ERROR,
@@ -20,14 +21,13 @@ from latent_ae.inference.precision import (
 )
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
+from latent_ae.inference.winograd import WinogradConv
 from latent_ae.models import Autoencoder, build_autoencoder
 from latent_ae.models.bottlenecks.vq import VQConfig
 from tests.inference.side_runs import runs
 from tests.models.stock_models import stock as any_stock
 
-PLAIN, LAST = Format("fp32"), Format("fp32", channels_last=True)
-
-
+PLAIN, LAST = Format("fp32"), Format("fp32", channels_last=True, winograd=True)
 HALF = Format("bf16", channels_last=True)
 
 
@@ -172,6 +172,27 @@ def test_a_model_that_bf16_spoils_fails_the_check_and_auto_leaves_it(monkeypatch
     assert str(asked.precision).count("FAILS the check") == 2
 
 
+@pytest.mark.parametrize("close", [True, False])
+def test_auto_takes_winograds_algorithm_where_it_is_close_enough(close: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, where it is less accurate than the direct sums; bfloat16 that is asked for by name is direct."""
+    processor(monkeypatch, bf16=True)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 4)
+    monkeypatch.setattr(room, "LATENT_ERROR", 0.02)  # as this model's weights are random
+    monkeypatch.setattr(room, "PIXEL_DECIBEL", 40)
+    if not close:
+        own = WinogradConv.between
+        monkeypatch.setattr(WinogradConv, "between", lambda conv, inputs: 2 * own(conv, inputs))
+    encoder, decoder, report = choose(built(), "auto", "auto")
+    faster = replace(HALF, winograd=True)
+    assert report.encoder.chosen == report.decoder.chosen == (faster if close else HALF)
+    assert report.encoder.passed
+    assert report.decoder.passed
+    assert ("bf16 Winograd is not close enough" in str(report)) != close
+    for side in (encoder, decoder):
+        assert any(isinstance(module, WinogradConv) for module in side.module.modules()) == close
+    assert choose(built(), "bf16", "bf16")[2].encoder.chosen == HALF
+
+
 def test_values_that_overflow_fail_the_check() -> None:
     model = built()
     with torch.no_grad():
@@ -219,9 +240,10 @@ def test_a_gpu_prefers_what_does_not_overflow(monkeypatch: pytest.MonkeyPatch) -
     for modern, expected in ((True, ["bf16", "tf32"]), (False, ["fp16"])):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, modern=modern: modern)
         # Private, as `choose` needs a model on the device.
-        assert room._candidates("auto", gpu) == [Format(each, channels_last=True) for each in expected]
-        assert room._candidates("fp16", gpu) == [Format("fp16", channels_last=True)]
-    assert room._candidates("auto", torch.device("mps")) == room._candidates("fp32", gpu) == []
+        assert room._candidates("auto", gpu, winograd=True) == [Format(each, channels_last=True) for each in expected]
+        assert room._candidates("fp16", gpu, winograd=True) == [Format("fp16", channels_last=True)]
+    for asked, device in (("auto", torch.device("mps")), ("fp32", gpu)):
+        assert room._candidates(asked, device, winograd=True) == []
     assert form_of("fp32", gpu) == form_of("fp32", torch.device("mps")) == PLAIN
 
 

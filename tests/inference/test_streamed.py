@@ -8,12 +8,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from latent_ae.inference import batching, fused, strips
+from latent_ae.inference import batching, fused, strips, winograd
 from latent_ae.inference.codec import Codec
 from latent_ae.inference.fused import fuse
 from latent_ae.inference.memory import peak_bytes
 from latent_ae.inference.sides import DecoderSide, EncoderSide
 from latent_ae.inference.streamed import StreamedSide, streamed
+from latent_ae.inference.winograd import WinogradConv
 from latent_ae.models import Autoencoder
 from latent_ae.randomness import torch_generator
 
@@ -97,6 +98,19 @@ def test_half_precision_of_the_fused_side(dtype: torch.dtype, monkeypatch: pytes
             whole = half(inputs.to(dtype).contiguous(memory_format=torch.channels_last)).float()
         error = (in_strips(half, inputs.to(dtype)).float() - expected).norm() / expected.norm()
         assert error <= 1.5 * (whole - expected).norm() / expected.norm() + 1e-3
+
+
+@pytest.mark.parametrize("make", [kl, vq])
+def test_winograds_algorithm_in_strips(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 8)
+    for side, inputs in sides(make(), 132, 20):
+        with torch.no_grad():
+            exact, whole = copy.deepcopy(side).double()(inputs.double()), side(inputs)
+        faster = fuse(side, winograd=True)
+        assert any(isinstance(module, WinogradConv) for module in faster.modules())
+        bound = 3 * float((whole - exact).abs().max()) + 2e-6
+        assert float((in_strips(faster, inputs) - exact).abs().max()) <= bound
 
 
 def test_the_shares_of_the_layers_are_the_whole_work() -> None:
