@@ -30,6 +30,7 @@ def test_an_images_size_costs_no_run_of_its_own(monkeypatch: pytest.MonkeyPatch)
 def test_what_cannot_be_decoded_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "STREAMED_PIXELS", 1)  # in strips, which take least
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(strips, "_BAND_BYTES", 1)
     model = build_autoencoder(ModelConfig(preset="tiny", image_channels=3), seed=0, resolution=16)
     plan = Codec(model, name="kl", precision="fp32").plan(96, 96)
     assert plan.encode_bytes < plan.decode_bytes
