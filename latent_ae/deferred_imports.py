@@ -79,7 +79,7 @@ class _DeferredPackage(SourceFileLoader):
                 return vars(module)[name]
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}", name=name, obj=module)
 
-        module.__getattr__ = first_use  # type: ignore[method-assign]
+        vars(module)["__getattr__"] = first_use
 
 
 class _Surrounded(SourceFileLoader):
@@ -108,8 +108,7 @@ def _transformers_hidden(_: ModuleType) -> Iterator[None]:
 def _compiler_deferred(_: ModuleType) -> Iterator[None]:
     """With the two decorators that diffusers takes from torch's compiler, as they are without importing it."""
     decorators = ModuleType(_COMPILER)
-    decorators.allow_in_graph = _allow_in_graph  # type: ignore[attr-defined]
-    decorators.disable = _disable  # type: ignore[attr-defined]
+    vars(decorators).update(allow_in_graph=_allow_in_graph, disable=_disable)
     with _in_place(_COMPILER, decorators):
         yield
 
@@ -145,7 +144,7 @@ def _compiler_kept_out_later(torch_compile: Any) -> Iterator[None]:
         if function is not None:
             with suppress(AttributeError):  # of what takes no attributes
                 # where torch keeps the function that it calls instead
-                function.__dynamo_disable = _disable(function, recursive, wrapping=False)  # type: ignore[attr-defined]
+                function.__dynamo_disable = _disable(function, recursive, wrapping=False)  # type: ignore[attr-defined]  # torch's
         return keep_out(function, recursive)
 
     torch_compile._disable_dynamo = later

@@ -134,7 +134,7 @@ class PerceptualDistance(nn.Module):
         return self._features(seen.contiguous(memory_format=torch.channels_last))  # for CPUs, a quarter faster
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every distance has its own, and the two below
 
     def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """[B] from float32 features, without any operation that autocast would take to half precision."""

@@ -6,7 +6,7 @@ order, nothing else.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -121,11 +121,7 @@ def _layer(module: nn.Module) -> Layer | None:
     else:
         parts = resnet_parts(module)
     if parts is not None:
-        norms = [_group_norm(norm) for norm in (parts.norm1, parts.norm2)]
-        convs = [each for each in (parts.conv1, parts.conv2, parts.shortcut) if each is not None]
-        if None in norms or not all(type(conv) in (nn.Conv2d, WinogradConv) for conv in convs):
-            return None
-        return Block(norms[0], parts.conv1, norms[1], parts.conv2, parts.shortcut, parts.scale)  # type: ignore[arg-type]
+        return _block(parts)
     if (conv := downsampling_conv(module)) is not None:
         return Halving(conv)
     if isinstance(module, MergedUpsampling):
@@ -134,6 +130,20 @@ def _layer(module: nn.Module) -> Layer | None:
         kernel = merged_kernel(conv.weight.detach()).contiguous(memory_format=torch.channels_last)
         return Doubling(nn.Parameter(kernel, requires_grad=False), conv.bias)
     return _attention(module)
+
+
+def _block(parts: ResnetParts | FusedResnetBlock) -> Block | None:
+    norm1, norm2 = _group_norm(parts.norm1), _group_norm(parts.norm2)
+    conv1, conv2, shortcut = parts.conv1, parts.conv2, parts.shortcut
+    if norm1 is None or norm2 is None or not _is_plain(conv1) or not _is_plain(conv2):
+        return None
+    if shortcut is not None and type(shortcut) is not nn.Conv2d:
+        return None
+    return Block(norm1, conv1, norm2, conv2, shortcut, parts.scale)
+
+
+def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d | WinogradConv]:
+    return type(conv) in (nn.Conv2d, WinogradConv)
 
 
 def _attention(module: nn.Module) -> Attended | None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def measure_pace(side: Side, inputs: Tensor, pixels: int, *, attended: int | Non
     per_pair = 0.0
     for module, (_, channels, height, width) in shapes.items():
         values = torch.zeros(1, channels, _GRID, _GRID, dtype=side.form.dtype, device=side.device)
-        taken = _better_of_two(lambda module=module, values=values: module(values))  # type: ignore[misc]
+        taken = _better_of_two(partial(module, values))
         # Of N positions the products with the weights are 4 N C C, those of pairs 2 N N C.
         places = _GRID**2
         per_pair += taken / (places * (places + 2 * channels)) * (height * width / pixels) ** 2

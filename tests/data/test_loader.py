@@ -245,7 +245,7 @@ def test_evaluation_batches_hold_a_number_of_pixels_and_are_given_before_the_nex
         *([5], [6]),
     ]
     loaded: list[int] = []
-    images.load = lambda index, load=images.load: loaded.append(index) or load(index)  # type: ignore[method-assign]
+    images.load = lambda index, load=images.load: loaded.append(index) or load(index)  # type: ignore[method-assign]  # of one
     found = evaluation_batches(
         images,
         PixelFormat.picture(3),
