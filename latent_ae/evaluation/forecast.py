@@ -16,7 +16,7 @@ from latent_ae.evaluation.perceptual import PerceptualDistance
 from latent_ae.inference.memory import amount, available_bytes
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
-from latent_ae.inference.timing import Pace, measure_pace
+from latent_ae.inference.timing import Pace, duration, measure_pace
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, factor_of, latent_channels
 from latent_ae.models.encode_decode import inference
@@ -110,7 +110,7 @@ def forecast(
     shorter = f"; {_SHORTER}" if seconds / processes > _LONG else ""
     return (
         f"measuring {_images(measured.images)}{often}{latents}, of up to {height * width / 1e6:.1f} megapixels: about "
-        f"{amount(needed)} of memory and {_duration(seconds / processes)}{shorter}"
+        f"{amount(needed)} of memory and {duration(seconds / processes)}{shorter}"
     )
 
 
@@ -170,10 +170,3 @@ def _paces(model: Autoencoder, pixels: PixelFormat, perceptual: PerceptualDistan
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
-
-
-def _duration(seconds: float) -> str:
-    """For people."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
