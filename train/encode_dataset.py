@@ -10,7 +10,7 @@ processes, and gives the same bytes.
 """
 
 if __name__ == "__main__":  # before the imports that it is for
-    from latent_ae.process import own_process
+    from latent_ae.process import leave, own_process
 
     own_process()
 
@@ -220,4 +220,4 @@ def describe_result(summary: Summary, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

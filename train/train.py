@@ -10,7 +10,7 @@ It runs the same way under `torchrun` and as plain `python train/train.py`.
 """
 
 if __name__ == "__main__":  # before the imports that it is for
-    from latent_ae.process import own_process
+    from latent_ae.process import leave, own_process
 
     own_process()
 
@@ -302,4 +302,4 @@ class AutoencoderTraining(Training[Batch]):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

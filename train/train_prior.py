@@ -11,7 +11,7 @@ way under `torchrun` and as plain `python train/train_prior.py`.
 """
 
 if __name__ == "__main__":  # before the imports that it is for
-    from latent_ae.process import own_process
+    from latent_ae.process import leave, own_process
 
     own_process()
 
@@ -191,4 +191,4 @@ class PriorTraining(Training[Batch]):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,7 +1,6 @@
 """`python -m latent_ae.cli ...`."""
 
-import sys
-
 from latent_ae.cli import program
+from latent_ae.process import leave
 
-sys.exit(program())
+leave(program())
