@@ -13,8 +13,8 @@ from latent_ae.io.image import to_pil, to_uint8
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset.images import Images, View
 from latent_ae.latent_dataset.manifest import PreprocessingPart
+from tests.data.crops import of_mode
 from tests.data.images import ListSource
-from tests.data.test_transforms import of_mode
 
 BACKGROUND = (10, 200, 30)
 FORMATS = {
