@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from latent_ae.inference.fused import FusedAttention
+from latent_ae.inference.group_sums import Sums
 from latent_ae.inference.strips import (
     Added,
     Convolved,
@@ -19,7 +20,6 @@ from latent_ae.inference.strips import (
     Normalised,
     Rows,
     Stored,
-    Sums,
     Tick,
     Upsampled,
     completed,

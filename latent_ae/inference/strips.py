@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latent_ae.inference.group_sums import Sums
 from latent_ae.inference.winograd import WinogradConv
 
 Tick = Callable[[float], None]
@@ -133,7 +134,7 @@ class Upsampled:
 class Normalised:
     """Group normalisation by the sums of the whole image, and SiLU."""
 
-    def __init__(self, source: Rows, norm: nn.GroupNorm, sums: "Sums") -> None:
+    def __init__(self, source: Rows, norm: nn.GroupNorm, sums: Sums) -> None:
         self._source, self._eps = source, norm.eps
         self.channels, self.height = source.channels, source.height
         self.width, self.row_bytes = source.width, source.row_bytes
@@ -189,42 +190,6 @@ def followed_by(source: Rows, conv: nn.Conv2d) -> Rows:
     biases += [] if source.bias is None else [weight @ source.bias.double()]
     bias = torch.stack(biases).sum(0).to(dtype) if biases else None
     return Upsampled(source.source, kernel.contiguous(memory_format=torch.channels_last), bias)
-
-
-class Sums:
-    """Mean and variance of each group of channels over the whole image, added up strip by strip in float64."""
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        self._groups = norm.num_groups
-        self._places = 0
-        self._near = torch.zeros(0)
-        """a value near each channel's mean, from which it counts: squares of large values would lose digits"""
-        self._sum = self._squares = torch.zeros(norm.num_channels, dtype=torch.float64, device=norm.weight.device)
-
-    def add(self, rows: Tensor) -> None:
-        """Count [1, C, H, W]. torch's own normalisation of float32 in channels-last order loses three digits."""
-        if rows.is_meta:  # where memory is predicted, what a strip's sums take at once is enough
-            torch.empty_like(rows[:, :, :_LEAST_ROWS], dtype=torch.float32)
-            return
-        values = _in_order(rows).permute(0, 2, 3, 1).flatten(0, 2)
-        if not self._places:
-            self._near = values[: rows.shape[3]].float().mean(0)
-        centred = values.float().sub_(self._near) if values.dtype != torch.float32 else values - self._near
-        self._sum = self._sum + centred.sum(0)
-        self._squares = self._squares + centred.square_().sum(0)
-        self._places += len(values)
-
-    def by_channel(self) -> tuple[Tensor, Tensor]:
-        """(mean, variance) of each channel's group, [C] float32."""
-        if self._sum.is_meta:
-            return self._sum, self._squares
-        sums, near = self._sum / self._places, self._near.double()
-        width = len(near) // self._groups
-        means = (near + sums).view(self._groups, width)
-        mean = means.mean(1)
-        within = (self._squares / self._places - sums.square()).view(self._groups, width).mean(1)
-        variance = (within + (means - mean[:, None]).square().mean(1)).clamp(min=0)
-        return mean.float().repeat_interleave(width), variance.float().repeat_interleave(width)
 
 
 class Bands:

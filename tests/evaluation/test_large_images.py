@@ -5,10 +5,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from latent_ae.evaluation import perceptual as perceptual_module
 from latent_ae.evaluation.evaluate import Evaluator, Networks, evaluate, measure_latents
 from latent_ae.evaluation.metrics import baseline, large
-from latent_ae.evaluation.perceptual import build_perceptual
+from latent_ae.evaluation.perceptual import build_perceptual, distance
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.inference import strips
 from latent_ae.inference.memory import _Counter
@@ -39,7 +38,7 @@ def measured(model: AutoencoderKL, images: list[tuple[Tensor, list[str]]], pixel
 def test_the_report_is_that_of_images_at_once(model: AutoencoderKL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
     monkeypatch.setattr(large, "_STRIP_VALUES", 500)
-    monkeypatch.setattr(perceptual_module, "_WINDOW", 32)
+    monkeypatch.setattr(distance, "_WINDOW", 32)
     images = batches(3, 45, 38)
     whole, found = (measured(model, images, pixels).model_dump(mode="json") for pixels in (1 << 20, 1))
     assert found == approximately(whole)

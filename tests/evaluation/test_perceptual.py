@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from latent_ae.errors import UserError
-from latent_ae.evaluation import perceptual
-from latent_ae.evaluation.perceptual import PERCEPTUAL, PerceptualWeightsMissing, build_perceptual, distance_of
+from latent_ae.evaluation.perceptual import PERCEPTUAL, PerceptualWeightsMissing, build_perceptual, distance_of, learned
+from latent_ae.evaluation.perceptual import distance as distances
 from latent_ae.io.image import WHITE
 from latent_ae.io.pixel_format import PixelFormat
 
@@ -178,12 +178,12 @@ def test_download_is_checked_and_cached(
     for prefix in ("00000000", sha256[:8]):
         (tmp_path / f"net-{prefix}.pth").write_bytes(content)
 
-    monkeypatch.setattr(perceptual, "_public_address", lambda _: (tmp_path / "net-00000000.pth").as_uri())
+    monkeypatch.setattr(learned, "_public_address", lambda _: (tmp_path / "net-00000000.pth").as_uri())
     with pytest.raises(PerceptualWeightsMissing, match="invalid hash value"):
         build_perceptual("squeeze", image_channels=3)
     assert not list(empty_cache.iterdir())
 
-    monkeypatch.setattr(perceptual, "_public_address", lambda _: (tmp_path / f"net-{sha256[:8]}.pth").as_uri())
+    monkeypatch.setattr(learned, "_public_address", lambda _: (tmp_path / f"net-{sha256[:8]}.pth").as_uri())
     first = build_perceptual("squeeze", image_channels=3)
     (tmp_path / f"net-{sha256[:8]}.pth").unlink()
     again = build_perceptual("squeeze", image_channels=3)
@@ -318,7 +318,7 @@ def test_features_depend_on_nothing_beyond_the_margin(name: str, files: dict[str
 def test_a_large_image_is_measured_in_windows(
     name: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perceptual, "_WINDOW", 128)
+    monkeypatch.setattr(distances, "_WINDOW", 128)
     distance = build_perceptual(name, image_channels=3, weights_file=files.get(name))
     generator = torch.Generator().manual_seed(0)
     for size in [(171, 37), (33, 271)]:  # in pieces that no stride divides
@@ -327,7 +327,7 @@ def test_a_large_image_is_measured_in_windows(
 
 
 def test_windows_are_seen_through_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perceptual, "_WINDOW", 16)
+    monkeypatch.setattr(distances, "_WINDOW", 16)
     form = PixelFormat(channels=5, numbers=True, rgb=(3, 2, 1))
     distance = distance_of(
         "random_features", form, background=WHITE, weights_file=None, setting="evaluation.perceptual"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from latent_ae.inference import strips
 from latent_ae.inference.fused import merged_kernel
+from latent_ae.inference.group_sums import Sums
 from latent_ae.inference.strips import (
     Added,
     Bands,
@@ -15,7 +16,6 @@ from latent_ae.inference.strips import (
     Normalised,
     Rows,
     Stored,
-    Sums,
     Upsampled,
     completed,
     followed_by,

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torchmetrics.functional import image as torchmetrics_image
 
-from latent_ae.evaluation import perceptual as perceptual_module
 from latent_ae.evaluation.metrics import baseline, large, structure
 from latent_ae.evaluation.metrics.baseline import MeanImageStatistics
 from latent_ae.evaluation.metrics.large import compare_large
 from latent_ae.evaluation.metrics.quality import compare
-from latent_ae.evaluation.perceptual import build_perceptual
+from latent_ae.evaluation.perceptual import build_perceptual, distance
 from latent_ae.io.pixel_format import PixelFormat
 
 
@@ -21,7 +20,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "_STRIP_VALUES", 2000)
     monkeypatch.setattr(baseline, "_PIECE_VALUES", 2000)
     monkeypatch.setattr(structure, "_SIDE", 32)
-    monkeypatch.setattr(perceptual_module, "_WINDOW", 32)
+    monkeypatch.setattr(distance, "_WINDOW", 32)
 
 
 def pair(height: int, width: int, channels: int = 3, batch: int = 1) -> tuple[Tensor, Tensor]:
