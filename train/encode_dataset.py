@@ -1,6 +1,6 @@
 """Turn a data set into latents; the file reads from top to bottom as one run.
 
-    accelerate launch train/encode_dataset.py --model DIR --data.source NAME --out DIR [--FIELD VALUE ...]
+    accelerate launch train/encode_dataset.py --model DIR --data.path DIR --out DIR [--FIELD VALUE ...]
 
     settings -> processes -> model, images -> manifest, new or compared -> { a shard by one process } -> index
 
@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from latent_ae.config import ConfigError
 from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.implied import imply_source
 from latent_ae.data.values import read_as
 from latent_ae.errors import UserError, file_error
 from latent_ae.inference import Codec
@@ -65,10 +66,12 @@ def parse(argv: list[str]) -> EncodeConfig:
     if options.pop("help", None) is not None:
         print_help(EncodeConfig(), PROGRAM, "Turn a data set into latents; the same command goes on after a kill.")
         raise SystemExit(0)
-    for name, what in (("model", "MODEL"), ("data.source", "NAME"), ("out", "DIR")):
-        if options.get(name) is None:
-            raise ConfigError(f"--{name} {what} is required; --help lists all settings")
-    config = override(EncodeConfig, {}, options)
+    required = {"--model MODEL": ("model",), "--data.path FOLDER or --data.source NAME": ("data.path", "data.source")}
+    for what, names in {**required, "--out DIR": ("out",)}.items():
+        if all(options.get(name) is None for name in names):
+            raise ConfigError(f"{what} is required; --help lists all settings")
+    imply_source(tree := {}, options)
+    config = override(EncodeConfig, tree, options)
     if idle := config.data.given_for_training():
         raise ConfigError(
             f"{idle} is a setting of training crops and has no effect here: omit it, and see --resolution and --flips"

@@ -101,7 +101,7 @@ def run(config: RunConfig, invocation: Invocation, accelerator: Accelerator, sto
     data = TrainingData(parts, config, accelerator, pixels=pixels, factor=draws.factor)
     heldout = Heldout(parts, config, accelerator, pixels)
     forecast = heldout.check(autoencoder)
-    say("\n".join([describe_run(config, parts, autoencoder, pixels), *([forecast] if forecast else [])]))
+    say("\n".join(filter(None, [describe_run(config, parts, autoencoder, pixels), invocation.note, forecast])))
     say(describe_processes(accelerator))
 
     # -- preflight: every weighted term reaches the modules it trains, and no other

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_program(lambda: start(*parse_prior_run(sys.argv[1:] if argv is None else argv)), ProofFailed)
 
 
-def start(config: PriorRunConfig, resume: str) -> int:
+def start(config: PriorRunConfig, resume: str, note: str) -> int:
     """One run, from its settings to its result. Returns the exit status."""
     with started_processes(config.train) as (accelerator, stop), held_run(config.run_dir, accelerator):
         # -- checkpoint
@@ -66,7 +66,7 @@ def start(config: PriorRunConfig, resume: str) -> int:
         torch.manual_seed(config.seed)  # of the start weights alone: all else is drawn by number
         prior = config.prior.build(source, seed=config.seed)
         size = sum(parameter.numel() for parameter in prior.network.parameters()) / 1e6
-        accelerator.print(f"{source}; a network of {size:.2f} million parameters")
+        accelerator.print(f"{source}; a network of {size:.2f} million parameters" + (note and f"\n{note}"))
         accelerator.print(describe_processes(accelerator))
 
         # -- start, or go on

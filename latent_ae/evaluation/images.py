@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from latent_ae.config import EvaluationConfig, Section
 from latent_ae.config.command_line import override
+from latent_ae.config.implied import source_of
 from latent_ae.config.section import validate
 from latent_ae.data import SOURCES, AnySource, DataConfig, DataError, DigitsConfig, evaluation_batches
 from latent_ae.data.settings import FilesConfig
@@ -38,8 +39,6 @@ _NAMES: dict[Part, str] = {
 }
 
 
-_TABLES = (".parquet", ".arrow", ".tar")
-"""files of many images, which `hub` reads"""
 _SPLITTING = ("heldout_share", "heldout_path", "heldout_split", "train_split", "split_column")
 """settings of `data` that say which images are held out"""
 
@@ -89,8 +88,7 @@ def measure_config(options: dict[str, object], model_names: Sequence[str]) -> tu
         trained: DataConfig | None = _common(runs, model_names)
     else:
         trained = next((data for data in runs.values() if _may_be_images_of(data, source, path)), None)
-    tables = path is not None and Path(str(path)).suffix.lower() in _TABLES
-    kept: dict[str, object] = {} if source is not None else {"source": "hub" if tables else "folder"}
+    kept: dict[str, object] = {} if source is not None else {"source": source_of(path)}
     if trained is not None and source in (None, trained.source):
         kept = trained.choice()
     config = override(MeasureConfig, {"data": kept}, options)

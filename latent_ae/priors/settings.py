@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from latent_ae.config import ConfigError, OptimizationConfig, Section, validate
+from latent_ae.config import ConfigError, OptimizationConfig, Section, flatten, validate
 from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.implied import describe_shortened, shortened
 from latent_ae.config.kinds import Kinds
 from latent_ae.config.section import Count, CountOrNone, Positive
 from latent_ae.priors import PRIORS
@@ -106,8 +107,11 @@ _FREE_TO_CHANGE = (
 )
 
 
-def parse_prior_run(argv: list[str]) -> tuple[PriorRunConfig, str]:
-    """Settings and what to resume from. Raises ConfigError with one line for anything missing, unknown or wrong."""
+def parse_prior_run(argv: list[str]) -> tuple[PriorRunConfig, str, str]:
+    """Settings, what to resume from, and what was changed in the defaults of the kind, one line or ''.
+
+    Raises ConfigError with one line for anything missing, unknown or wrong.
+    """
     options, kinds = split_options(argv), " or ".join(PRIORS)
     asked = options.pop("help", None) is not None
     kind = options.get("prior.kind", next(iter(PRIORS)) if asked else None)
@@ -129,4 +133,7 @@ def parse_prior_run(argv: list[str]) -> tuple[PriorRunConfig, str]:
         raise ConfigError(
             "--latents DIR is required, a folder that train/encode_dataset.py made; --help lists all settings"
         )
-    return override(PriorRunConfig, tree, options), resume
+    defaults = flatten(validate(PriorRunConfig, tree).model_dump())
+    shorter = shortened(defaults, options)
+    config = override(PriorRunConfig, tree, {**options, **shorter})
+    return config, resume, describe_shortened(defaults, shorter, config.train.steps)

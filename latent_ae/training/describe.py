@@ -2,10 +2,14 @@
 
 import math
 import statistics
+from contextlib import suppress
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
-from latent_ae.data import SourceParts
+from latent_ae.data import ImageSource, SourceParts
+from latent_ae.errors import BrokenImage
 from latent_ae.evaluation.metrics.baseline import LEVELS, levels_used
 from latent_ae.evaluation.report_warnings import level_warnings
 from latent_ae.io.pixel_format import PixelFormat
@@ -18,6 +22,13 @@ from latent_ae.training.settings import RunConfig
 
 LOOKED_AT = 16
 """training crops whose levels are counted"""
+GREY_OF_COLOR = (
+    "warning: the pictures have colours and the model sees them in grey (model.image_channels {channels}): add "
+    "--model.image_channels {like}, or take a recipe for photographs, --config kl-photos"
+)
+_GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B")
+_COLOR_LEVELS = 24
+"""between the channels of a pixel, above which a picture has colours: scans of grey paper have a few"""
 
 
 def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder, pixels: PixelFormat) -> str:
@@ -36,6 +47,8 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
         lines += _origin(source, autoencoder, pixels)
     if not pixels.is_default:
         lines.append(f"pixels: {pixels.describe()}")
+    if channels < 3 and not pixels.numbers and config.data.by_number and _is_colored(parts.train):
+        lines.append(GREY_OF_COLOR.format(channels=channels, like=channels + 2))
     if config.train.keep_best is not None:
         lines += _kept_weights(config)
     if keeps_scaling(config):
@@ -52,6 +65,18 @@ def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder
             f"{bits:g} bits, {bits / (height * width):.3g} bits per pixel"
         )
     return "\n".join(lines)
+
+
+def _is_colored(source: ImageSource) -> bool:
+    """Whether a picture of those at the beginning, in the middle and at the end has colours."""
+    for index in sorted({0, len(source) // 2, len(source) - 1}):
+        with suppress(BrokenImage):
+            picture = source.load(index)
+            if isinstance(picture, Image.Image) and picture.mode not in _GREY_MODES:
+                values = np.asarray(picture.convert("RGB").resize((64, 64)), np.int16)
+                if int(np.ptp(values, axis=2).max()) > _COLOR_LEVELS:
+                    return True
+    return False
 
 
 def _origin(source: str, autoencoder: Autoencoder, pixels: PixelFormat) -> list[str]:

@@ -12,9 +12,11 @@ from latent_ae.config import (
     ConfigError,
     EvaluationConfig,
     TrainConfig,
+    flatten,
     load_yaml,
 )
 from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.implied import describe_shortened, imply_source, shortened
 from latent_ae.config.section import CountOrNone, Section
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
@@ -138,6 +140,8 @@ class Invocation:
     resume: str
     """auto, never, changed-data, or the path of a checkpoint"""
     preflight: Preflight
+    note: str = ""
+    """what was changed in the recipe without being asked for, one line"""
 
 
 def parse_run(argv: list[str], recipes: Path) -> Invocation:
@@ -161,11 +165,14 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
     if wants_help:
         _name_what_is_required(tree, options)
     _drop_what_a_choice_replaces(tree, options)
-    config = override(RunConfig, tree, options)
+    imply_source(tree, options)
+    shorter = shortened(settings := flatten(tree), options)
+    config = override(RunConfig, tree, {**options, **shorter})
     if wants_help:
         print_help(config, "train.py", _TRAIN_DESCRIPTION)
         raise SystemExit(0)
-    return Invocation(config, resume, "only" if preflight == "only" else "on")
+    note = describe_shortened(settings, shorter, config.train.steps)
+    return Invocation(config, resume, "only" if preflight == "only" else "on", note)
 
 
 def _name_what_is_required(tree: dict[str, object], options: dict[str, object]) -> None:

@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
 def training(program: ModuleType, latents: Path, accelerator: Any) -> Any:
     """The program's `PriorTraining`, at its start."""
-    config, _ = parse_prior_run(words(latents, Path("nowhere")))
+    config, *_ = parse_prior_run(words(latents, Path("nowhere")))
     source = open_latents(latents, None, seed=0)
     prior = config.prior.build(source, seed=0)
     return program.PriorTraining(config, accelerator, SimpleNamespace(signal=None), source, prior)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from latent_ae.config import ModelConfig
 from latent_ae.data import DigitsConfig
@@ -61,3 +62,27 @@ def test_a_start_from_a_model_that_reads_other_numbers_is_warned_of(tmp_path: Pa
     assert "warning" not in describe_run(config, parts, model, own)
     said = describe_run(config, parts, model, PixelFormat.picture(1))
     assert f"warning: init_from {tmp_path} reads 1 channel, uint16 in 0..4095, and this run grey" in said.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("colors", "channels", "warned"),
+    [
+        ([(10, 10, 10)] * 3, 1, False),
+        ([(10, 20, 18)] * 3, 1, False),  # a scan of grey paper
+        ([(10, 10, 10), (200, 30, 30), (10, 10, 10)], 1, True),
+        ([(10, 10, 10), (10, 10, 10), (200, 30, 30)], 1, True),
+        ([(200, 30, 30)] * 3, 3, False),
+    ],
+)
+def test_colours_that_a_grey_model_loses_are_warned_of(
+    colors: list[tuple[int, int, int]], channels: int, warned: bool, tmp_path: Path
+) -> None:
+    for number, color in enumerate(colors):
+        Image.new("RGB", (32, 32), color).save(tmp_path / f"{number}.png")
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "held out.jpg")
+    data = {"source": "folder", "path": f"{tmp_path}/*.png", "heldout_path": f"{tmp_path}/held out.jpg"}
+    config = RunConfig.model_validate({"model": {"preset": "tiny", "image_channels": channels}, "data": data})
+    model = build_autoencoder(config.model, seed=0, resolution=32)
+    said = describe_run(config, config.data.open(), model, PixelFormat.picture(channels))
+    advice = "add --model.image_channels 3, or take a recipe for photographs, --config kl-photos"
+    assert (advice in said) == warned

@@ -104,7 +104,6 @@ def test_one_temperature_for_the_whole_run_is_no_mistake() -> None:
             ["--data.value_range", "0", "1", "--data.color_gain", "0.1"],
             "data.color_gain multiplies levels of pictures, and the images are read as numbers",
         ),
-        (["--data.path", "x"], "data.path has no effect with data.source digits"),
         (["--data.source", "folder"], "data.source folder needs data.path"),
         (["--loss.perceptual", "vgg", "--loss.perceptual_weight", "0"], "disagree: give both or neither"),
         (["--config", "nothing"], "there is neither a recipe nor a file 'nothing'; the recipes are "),
@@ -223,3 +222,58 @@ def test_a_config_saved_with_the_settings_of_all_kinds_is_read(kind: str) -> Non
     assert config.bottleneck == BOTTLENECKS[kind](**own)
     assert set(config.bottleneck.model_dump()) == set(BOTTLENECKS[kind].model_fields)
     assert set(config.loss.model_dump()) == set(BOTTLENECKS[kind].loss.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "argv", "expected"),
+    [
+        ("kl-digits", ["--data.path", "pictures"], ("folder", "pictures")),
+        ("kl-photos", ["--data.path", "pictures/one.png"], ("folder", "pictures/one.png")),
+        ("kl-f16", ["--data.path", "pictures"], ("folder", "pictures")),
+        ("kl-digits", ["--data.path", "all.parquet"], ("hub", "all.parquet")),
+        ("kl-f16", ["--data.path", "shards/{0..9}.tar"], ("hub", "shards/{0..9}.tar")),
+        ("kl-digits", ["--data.path", "shards.tar", "--data.source", "stream"], ("stream", "shards.tar")),
+        ("kl-digits", [], ("digits", None)),
+    ],
+)
+def test_a_path_alone_says_the_source(recipe: str, argv: list[str], expected: tuple[str, str | None]) -> None:
+    data = parse("--config", recipe, *argv).data
+    assert (data.source, getattr(data, "path", None)) == expected
+    assert data.resolution == load_yaml(RECIPES / f"{recipe}.yaml")["data"]["resolution"]
+
+
+def test_a_source_of_ones_own_recipe_stays_with_another_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {source: stream}\n")
+    data = parse("--config", str(tmp_path / "mine.yaml"), "--data.path", "shards.tar").data
+    assert (data.source, data.path) == ("stream", "shards.tar")
+
+
+def test_few_steps_shorten_what_the_recipe_says_in_proportion_and_nothing_else() -> None:
+    """kl-digits-gan: 780 updates, a warm-up of 30, a discriminator that warms up for 100 and is seen from 400 on."""
+    found = parse_run(["--config", "kl-digits-gan", "--train.steps", "26"], RECIPES)
+    train, adversarial = found.config.train, found.config.adversarial
+    assert (train.steps, train.warmup_steps) == (26, 1)
+    assert (adversarial.start_step, adversarial.warmup_steps) == (13, 3)
+    assert found.config.loss.beta_warmup_steps == 400
+    assert found.note == (
+        "shortened, as --train.steps 26 are fewer than the recipe's: train.warmup_steps 30 -> 1, "
+        "adversarial.start_step 400 -> 13, adversarial.warmup_steps 100 -> 3"
+    )
+    fits = parse_run(["--config", "kl-digits-gan", "--train.steps", "401"], RECIPES)
+    assert fits.note == ""
+    assert fits.config == parse("--config", "kl-digits-gan").model_copy(
+        update={"train": fits.config.train.model_copy(update={"steps": 401})}
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--train.warmup_steps", "30"], "train.warmup_steps 30 is more than train.steps 26: lower it too"),
+        (["--adversarial.start_step", "400"], "adversarial.start_step 400 is not before the last of train.steps 26"),
+        (["--adversarial.warmup_steps", "100"], "adversarial.warmup_steps 100 come before adversarial.start_step 13"),
+    ],
+)
+def test_what_was_asked_for_is_not_shortened(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse("--config", "kl-digits-gan", "--train.steps", "26", *argv)
