@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from latent_ae.config import ConfigError
 from latent_ae.config.command_line import override, print_help, split_options
-from latent_ae.config.implied import imply_source
+from latent_ae.config.implied import with_source
 from latent_ae.data.values import read_as
 from latent_ae.errors import UserError, file_error
 from latent_ae.inference import Codec
@@ -70,8 +70,7 @@ def parse(argv: list[str]) -> EncodeConfig:
     for what, names in {**required, "--out DIR": ("out",)}.items():
         if all(options.get(name) is None for name in names):
             raise ConfigError(f"{what} is required; --help lists all settings")
-    imply_source(tree := {}, options)
-    config = override(EncodeConfig, tree, options)
+    config = override(EncodeConfig, with_source({}, options), options)
     if idle := config.data.given_for_training():
         raise ConfigError(
             f"{idle} is a setting of training crops and has no effect here: omit it, and see --resolution and --flips"

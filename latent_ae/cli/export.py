@@ -124,7 +124,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Exporter") -> int:
     from latent_ae.config.command_line import override, split_options
-    from latent_ae.config.implied import imply_source
+    from latent_ae.config.implied import with_source
     from latent_ae.export.exporter import export
     from latent_ae.export.proof import ProbeConfig, ProofFailed
 
@@ -132,8 +132,7 @@ def _write(arguments: argparse.Namespace, source: "ModelSource", exporter: "Expo
     data = None
     if options:
         of_data = {name: value for name, value in options.items() if name.startswith("data.")}
-        imply_source(tree := {}, of_data)
-        data = override(ProbeConfig, tree, of_data).data
+        data = override(ProbeConfig, with_source({}, of_data), of_data).data
         used = [f"data.{name}" for name in data.choice()]
         if idle := [f"--{name}" for name in options if name not in used]:
             raise UserError(f"{', '.join(idle)} has no effect on an export; use --{', --'.join(used)}")

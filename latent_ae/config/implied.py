@@ -16,16 +16,17 @@ def source_of(path: object) -> str:
     return "hub" if PurePath(str(path)).suffix.lower() in TABLES else "folder"
 
 
-def imply_source(tree: dict[str, object], options: Mapping[str, object]) -> None:
-    """Let --data.path alone take the place of a recipe's own images, in its tree of settings.
+def with_source(tree: dict[str, object], options: Mapping[str, object]) -> dict[str, object]:
+    """A recipe's tree of settings with the source of --data.path, where that is given alone, in place of its own.
 
     A recipe that reads the hub or a stream, or that has a path itself, gets another path alone.
     """
-    data = tree.setdefault("data", {})
+    data = tree.get("data", {})
     if not isinstance(data, dict) or options.get("data.path") is None or options.get("data.source") is not None:
-        return
-    if "path" not in data and data.get("source") not in ("hub", "stream"):
-        data["source"] = source_of(options["data.path"])
+        return tree
+    if "path" in data or data.get("source") in ("hub", "stream"):
+        return tree
+    return {**tree, "data": {**data, "source": source_of(options["data.path"])}}
 
 
 def shortened(recipe: Mapping[str, object], options: Mapping[str, object]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from latent_ae.config import (
     load_yaml,
 )
 from latent_ae.config.command_line import override, print_help, split_options
-from latent_ae.config.implied import describe_shortened, imply_source, shortened
+from latent_ae.config.implied import describe_shortened, shortened, with_source
 from latent_ae.config.section import CountOrNone, Section
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
 from latent_ae.models.bottlenecks import BOTTLENECKS
@@ -165,7 +165,7 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
     if wants_help:
         _name_what_is_required(tree, options)
     _drop_what_a_choice_replaces(tree, options)
-    imply_source(tree, options)
+    tree = with_source(tree, options)
     shorter = shortened(settings := flatten(tree), options)
     config = override(RunConfig, tree, {**options, **shorter})
     if wants_help:
