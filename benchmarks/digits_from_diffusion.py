@@ -23,8 +23,8 @@ from diffusers import DiTPipeline
 from benchmarks.digits_from_the_prior import features, machines, views
 from latent_ae.data import DigitsConfig
 from latent_ae.data.sources.digits import Digits
+from latent_ae.inference.pipeline_draws import draw
 from latent_ae.models.loading import quiet_diffusers
-from latent_ae.priors.diffusion import draw
 
 
 def main(argv: list[str] | None = None) -> int:

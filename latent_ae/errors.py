@@ -1,4 +1,4 @@
-"""UserError, the base of every error that the user can fix, and BrokenImage, which readers of images raise."""
+"""UserError, the base of every error that the user can fix, and those of models and images, which many rooms raise."""
 
 
 class UserError(ValueError):
@@ -7,6 +7,10 @@ class UserError(ValueError):
     Programs print it without a traceback and exit with a status other than 0. Any other exception is a defect and keeps
     its traceback.
     """
+
+
+class ModelError(UserError):
+    """A model that cannot be built, found or loaded as asked; the message is one line."""
 
 
 class BrokenImage(UserError):  # noqa: N818 - a fact about a file, not a fault of the program

@@ -108,7 +108,7 @@ def test_evaluate_refuses(model_dir: Path, capsys: pytest.CaptureFixture[str], m
 
 def test_a_model_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "missing")
-    assert f"cannot load an autoencoder from {missing}" in refused(capsys, ["evaluate", missing, *FEW])
+    assert f"{missing}: there is no such folder or file" in refused(capsys, ["evaluate", missing, *FEW])
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

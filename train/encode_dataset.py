@@ -36,6 +36,7 @@ from latent_ae.errors import UserError, file_error
 from latent_ae.inference import Codec
 from latent_ae.inference.memory import available_bytes
 from latent_ae.io.folder_lock import only_run
+from latent_ae.io.model_place import pipeline_note
 from latent_ae.latent_dataset.encoder import Encoder
 from latent_ae.latent_dataset.images import Images
 from latent_ae.latent_dataset.index import DUPLICATES, SKIPPED, Summary, write_index
@@ -120,7 +121,7 @@ def encode(config: EncodeConfig, accelerator: Accelerator, stop: StopRequest) ->
         together.on_all(lambda: require_seen(folder, wanted))
         for damage in work.damaged:
             together.say(f"{damage}: the shard is made again")
-        for line in source.remarks:
+        for line in filter(None, (pipeline_note(str(config.model)), *source.remarks)):
             together.say(line)
         together.say(describe(wanted, folder, len(work.missing), accelerator))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from latent_ae._version import __version__
 from latent_ae.cli import datasets, evaluate, export, files, inspection, programs, space
-from latent_ae.cli.options import RENAMED
+from latent_ae.cli.options import RENAMED, check_models
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError, file_error
 from latent_ae.process import own_process
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}; {known}")
         if (report := getattr(arguments, "json", None)) is not None and not report.parent.is_dir():
             raise UserError(f"--json {report}: the folder {report.parent} does not exist")
+        check_models(arguments)
         return command(arguments)
     except UserError as error:
         complain(str(error))

@@ -78,14 +78,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from latent_ae.evaluation.report import comparison
-    from latent_ae.evaluation.run import measure
-    from latent_ae.models.naming import model_name
-
     names: list[str] = arguments.models
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{repeated[0]} is given twice: give every model once")
     config, part = _settings(arguments, names)
+
+    from latent_ae.evaluation.report import comparison
+    from latent_ae.evaluation.run import measure
+    from latent_ae.models.naming import model_name
+
     if arguments.part is None:
         remark(f"part of the images: {part}; --part chooses another")
     mode: Literal["sample", "mode"] = "sample" if arguments.sample else "mode"

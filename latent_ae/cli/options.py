@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from latent_ae.cli.output import remark
+from latent_ae.io.model_place import drawing_pipeline, find_model, pipeline_note
 
 if TYPE_CHECKING:
     from latent_ae.inference import Codec, SideChoice
@@ -82,6 +83,21 @@ def load_codec(arguments: argparse.Namespace, *, name: str | None = None) -> "Co
 
     precision = cast("Precision | None", arguments.precision)
     return Codec.load(name or arguments.model, device=best_device(), precision=precision, tile=arguments.tile)
+
+
+def check_models(arguments: argparse.Namespace) -> None:
+    """`check_model` of each model that a command line names, before anything is imported for it. Raises ModelError."""
+    given = getattr(arguments, "models", [getattr(arguments, "model", None)])
+    for name in [] if getattr(arguments, "settings", False) else given:
+        if name is not None and not (hasattr(arguments, "draws") and drawing_pipeline(name) is not None):
+            check_model(name)
+
+
+def check_model(name: str) -> None:
+    """Refuse a model that is not there, and say where one lies in a pipeline. Raises ModelError."""
+    find_model(name)
+    if (note := pipeline_note(name)) is not None:
+        remark(note)
 
 
 def say_how(codec: "Codec", *sides: "SideChoice") -> None:

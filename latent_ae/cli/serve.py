@@ -8,7 +8,7 @@ from pathlib import Path
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.accounts import read_accounts
 from latent_ae.app.serve import serve
-from latent_ae.cli.options import MODEL_HELP, add_arithmetic
+from latent_ae.cli.options import MODEL_HELP, add_arithmetic, check_model
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError
 from latent_ae.service.limits import ServiceLimits
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (newest := newest_model(_RUNS)) is None:
                 raise UserError(_NO_RUN)
             models = [str(newest)]
+        for name in models:
+            check_model(name)
         serve(
             models,
             options=ServerOptions(**options, auth=accounts),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from latent_ae.cli.options import Commands, add_command, add_model, load_codec, not_negative, positive, say_how
 from latent_ae.cli.output import say
 from latent_ae.errors import UserError
+from latent_ae.io.model_place import drawing_pipeline
 
 if TYPE_CHECKING:
     from latent_ae.inference import Codec
@@ -42,7 +43,8 @@ def add_commands(commands: Commands) -> None:
         _sample,
         summary="decode random latents into a grid of images",
         more="Latents are drawn from N(0, I) or, with --prior, from a trained prior. An autoencoder alone is not a "
-        "generator: its images show how well its latents fill the space.",
+        "generator: its images show how well its latents fill the space. A pipeline, such as train-prior's diffusion "
+        "makes, draws with its own diffusion model.",
         example="-o draws.png --count 16 --seed 1 --model runs/kl-digits/model",
     )
     sample.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help="the PNG to write")
@@ -60,6 +62,7 @@ def add_commands(commands: Commands) -> None:
         help="a prior over the model's latents, trained by train/train_prior.py (default: N(0, I))",
     )
     add_model(sample)
+    sample.set_defaults(draws="with a pipeline too")
 
 
 def _interpolate(arguments: argparse.Namespace) -> int:
@@ -83,6 +86,8 @@ def _interpolate(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     _check_out(arguments.out, ANIMATIONS[:1])
+    if (pipeline := drawing_pipeline(arguments.model)) is not None:
+        return _sample_of_pipeline(arguments, pipeline)
     if arguments.prior is not None and arguments.size is not None:
         raise UserError(
             f"--size {arguments.size} has no effect with --prior, whose size is fixed: leave one of them out"
@@ -101,6 +106,24 @@ def _sample(arguments: argparse.Namespace) -> int:
         images = draws_of_prior(codec, prior, arguments.prior, count, **how)
     write_grid(arguments.out, images)
     _say_written(len(images), arguments.out, codec)
+    return 0
+
+
+def _sample_of_pipeline(arguments: argparse.Namespace, folder: Path) -> int:
+    """Draw with a pipeline's own diffusion model, which fixes all but the number of images and the seed."""
+    for name in ("prior", "size", "temperature", "precision", "tile"):
+        if getattr(arguments, name) is not None:
+            raise UserError(
+                f"--{name} has no effect on the pipeline {folder}, which draws with its own diffusion model: leave it "
+                f"out, or give --model {folder / 'vae'}"
+            )
+
+    from latent_ae.inference.latent_pictures import write_grid
+    from latent_ae.inference.pipeline_draws import draws_of_pipeline
+
+    images, how = draws_of_pipeline(folder, arguments.count, seed=arguments.seed)
+    write_grid(arguments.out, images)
+    say(f"wrote {len(images)} images into {arguments.out}, {how}")
     return 0
 
 

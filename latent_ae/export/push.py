@@ -8,19 +8,21 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from latent_ae.errors import one_line
 from latent_ae.export.proof import ExportError
 from latent_ae.export.source import CARD
+from latent_ae.io.model_place import result_in
 
 _LEFT_OUT = [".*", "**/.*"]
 _UNAUTHORIZED = 401
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:
-    """Upload a folder, creating the repository if it does not exist. Returns its URL.
+    """Upload a folder, or the model of a run's, creating the repository if it does not exist. Returns its URL.
 
     Raises ExportError for a folder without a card, an invalid name, a missing token or network, and with `private` for
     an existing public repository.
     """
     if not folder.is_dir():
         raise ExportError(f"the folder {folder} does not exist")
+    folder = result_in(folder, "model")
     if not (folder / CARD).is_file():
         raise ExportError(f"{folder} has no {CARD}, the model card that is published with it: add one")
     api = HfApi()

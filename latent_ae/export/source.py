@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from latent_ae.export.proof import ExportError
+from latent_ae.io.model_place import is_checkpoint, located
 from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, load_autoencoder
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.loading import load_pixel_format, refuse_part_of_folder, states_scaling
 from latent_ae.models.parts import encoder_identity
-from latent_ae.models.run_folders import is_checkpoint, load_from_checkpoint, located
+from latent_ae.models.run_folders import load_from_checkpoint
 from latent_ae.models.single_file import PIXELS, load_single_file, stated_config
 
 CARD, STATISTICS = "README.md", "latent_stats.json"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from latent_ae.errors import one_line
 from latent_ae.io.atomic import placed
+from latent_ae.io.model_place import result_in
 from latent_ae.models.errors import ModelError
-from latent_ae.models.run_folders import result_in
 from latent_ae.randomness import torch_generator
 
 Normalization = Literal["group", "none"]

@@ -1,7 +1,5 @@
 """What can be wrong with a model."""
 
-from latent_ae.errors import UserError
+from latent_ae.errors import ModelError
 
-
-class ModelError(UserError):
-    """A model that cannot be built or loaded as asked; the message is one line."""
+__all__ = ["ModelError"]

@@ -23,9 +23,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latent_ae.io.model_place import result_in
 from latent_ae.models.errors import ModelError
 from latent_ae.models.loading import load_checked
-from latent_ae.models.run_folders import result_in
 
 _LOGVAR_RANGE = (-15.0, 15.0)
 """deviations of 1/1800 to 1800: far outside of what standardised latents have, and safe to divide by in float32"""

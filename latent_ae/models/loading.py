@@ -13,22 +13,16 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from latent_ae.errors import one_line
+from latent_ae.io.model_place import SUBFOLDERS, find_model, is_checkpoint, located, near_names, what_else
 from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
 from latent_ae.io.pixel_format import PixelFormat, read_pixel_format
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
+from latent_ae.models.hub import downloaded
 from latent_ae.models.parts import DECODER_SIDE, ENCODER_SIDE
-from latent_ae.models.run_folders import (
-    SUBFOLDERS,
-    checkpoint_pixel_format,
-    is_checkpoint,
-    load_from_checkpoint,
-    located,
-    source_of_scale,
-    what_else,
-)
+from latent_ae.models.run_folders import checkpoint_pixel_format, load_from_checkpoint, source_of_scale
 from latent_ae.models.single_file import load_single_file, stated_config, stated_pixel_format
-from latent_ae.models.tensor_file import SUFFIXES, refuse_foreign
+from latent_ae.models.tensor_file import refuse_foreign
 
 T = TypeVar("T")
 
@@ -55,17 +49,15 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
     Raises ModelError if there is none, if it is of another class, or if its weights are not exactly those that its
     config asks for: diffusers would fill what is missing at random and leave out what is too much.
     """
-    path = located(Path(name))
+    path = _place(name)
     name = name if path == Path(name) else str(path)
     if is_checkpoint(path):
         _refuse_groups(name, norm_num_groups, "checkpoint")
         return load_from_checkpoint(path)
-    if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
+    if path.is_file():
         refuse_part_of_folder(path)
         return load_single_file(path, norm_num_groups=norm_num_groups)
     _refuse_groups(name, norm_num_groups, "config.json")
-    if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2 or path.parts[0] in ("..", "~")):
-        raise ModelError(f"cannot load an autoencoder from {name}: there is no such folder or file")
     reasons = []
     for subfolder in _subfolders(path):
         try:
@@ -76,10 +68,7 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
         if found := config.get("_class_name"):
             return _load_folder(name, subfolder, found)
         reasons.append(f"the config.json in {subfolder or 'it'} has no _class_name")
-    if path.is_dir():
-        reason = reasons[0] if reasons else "there is no config.json in it, nor in a vae/, vqvae/ or movq/ in it"
-    else:
-        reason = f"there is no such folder, and it cannot be fetched from the hub: {reasons[0]}"
+    reason = reasons[0] if reasons else "there is no config.json in it, nor in a vae/, vqvae/ or movq/ in it"
     raise ModelError(f"cannot load an autoencoder from {name}: {reason}")
 
 
@@ -91,7 +80,7 @@ def load_pixel_format(name: str, model: Autoencoder) -> PixelFormat:
     that is damaged.
     """
     channels = int(model.config["in_channels"])
-    path = located(Path(name))
+    path = _place(name)
     if is_checkpoint(path):
         saved = checkpoint_pixel_format(path)
         return PixelFormat.picture(channels) if saved is None else PixelFormat.from_json(saved, str(path))
@@ -116,6 +105,22 @@ def states_scaling(name: str) -> bool:
         source = source_of_scale(path)
         return source is not None and states_scaling(source)
     return not path.is_file() or stated_config(path) is not None
+
+
+def _place(name: str) -> Path:
+    """Where the model of a name lies on this machine, or the id of one on the hub, of which no file is here yet."""
+    path = find_model(name)
+    if path is not None:
+        return path
+    try:
+        return downloaded(name) or Path(name)
+    except ModelError as error:
+        near = near_names(Path(name))
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ModelError(
+            f"cannot load an autoencoder from {name}: there is no such folder, and it cannot be fetched from the hub: "
+            f"{error}{hint}"
+        ) from error
 
 
 def _refuse_groups(name: str, norm_num_groups: int | None, where: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves, given where a model is expected: its folder, its checkpoints, and what is no model."""
+"""What a run leaves beside its model: its settings, and its checkpoints as models."""
 
 import json
 from pathlib import Path
@@ -10,56 +10,19 @@ from safetensors.torch import load_file
 
 from latent_ae.config import load_yaml, validate
 from latent_ae.errors import one_line
+from latent_ae.io.model_place import CHECKPOINT_VALUES, RUN_SETTINGS, located
 from latent_ae.models.autoencoder import CLASSES, Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.parts import encoder_learns
 from latent_ae.models.settings import AutoencoderConfig
 
-SUBFOLDERS = (None, "vae", "vqvae", "movq")
-"""where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
 AUTOENCODER = "autoencoder"
 """entry of a checkpoint's values: the autoencoder's config.json"""
 PIXEL_FORMAT = "pixel_format"
 """entry of a checkpoint's values: what the pixels mean, as JSON text; none for grey and RGB pictures"""
-_VALUES, _MANIFEST, _SETTINGS = "trainer.json", "manifest.json", "config.yaml"
 _TRAINED, _AVERAGE, _BEST = "weights.safetensors", "ema.safetensors", "best.safetensors"
-_NO_MODELS = {
-    "index.parquet": "is a data set of latents: give the model that made them",
-    "model.onnx": "is an export for ONNX: give the model that it was made from",
-    "*/model.onnx": "is an export for ONNX: give the model that it was made from",
-    "*.pt2": "is an export of torch.export: give the model that it was made from",
-}
-"""(what lies in a folder, what such a folder is and what to do)"""
 _PREFIX = "autoencoder."
 """of the autoencoder's tensors among the trained ones"""
-
-
-def located(path: Path) -> Path:
-    """What a path means where a model is expected: a run's folder its `model/`, any other path itself.
-
-    Raises ModelError for a folder that is known to hold no model, with what it is and what to give.
-    """
-    if not path.is_dir() or is_checkpoint(path):
-        return path
-    if any((path / (subfolder or "") / "config.json").is_file() for subfolder in SUBFOLDERS):
-        return path
-    if (path / "model" / "config.json").is_file():
-        return path / "model"
-    if (reason := what_else(path)) is not None:
-        raise ModelError(f"{path} {reason}")
-    return path
-
-
-def result_in(folder: Path, name: str) -> Path:
-    """A folder, or that of this name in it if it is a run's."""
-    inside = folder / name
-    return inside if (inside / "config.json").is_file() and not (folder / "config.json").is_file() else folder
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether it is the folder of a run's checkpoint, or a file in one."""
-    folder = path.parent if path.is_file() else path
-    return (folder / _VALUES).is_file() and (folder / _MANIFEST).is_file()
 
 
 def run_settings(path: Path) -> dict[str, object] | None:
@@ -69,7 +32,7 @@ def run_settings(path: Path) -> dict[str, object] | None:
     """
     path = located(path)
     folder = path if path.is_dir() else path.parent
-    files = (place / _SETTINGS for place in (folder, folder.parent))
+    files = (place / RUN_SETTINGS for place in (folder, folder.parent))
     return next((load_yaml(file) for file in files if file.is_file()), None)
 
 
@@ -83,7 +46,7 @@ def checkpoint_pixel_format(path: Path) -> str | None:
     """What a checkpoint says of its pixels, as JSON; None for grey and RGB pictures. Raises ModelError."""
     folder = path if path.is_dir() else path.parent
     try:
-        saved = json.loads((folder / _VALUES).read_text(encoding="utf-8")).get(PIXEL_FORMAT)
+        saved = json.loads((folder / CHECKPOINT_VALUES).read_text(encoding="utf-8")).get(PIXEL_FORMAT)
     except (OSError, ValueError) as error:
         raise ModelError(f"the checkpoint {folder} is damaged: {one_line(error)}") from error
     return None if saved is None else str(saved)
@@ -101,7 +64,7 @@ def load_from_checkpoint(path: Path) -> Autoencoder:
     files = [folder / name for name in (_BEST, _AVERAGE, _TRAINED)]
     file = next(each for each in files if each.is_file()) if path.is_dir() else path
     try:
-        values = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
+        values = json.loads((folder / CHECKPOINT_VALUES).read_text(encoding="utf-8"))
         tensors = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"the checkpoint {folder} is damaged: {one_line(error)}") from error
@@ -136,36 +99,5 @@ def _folded(model: Autoencoder, settings: AutoencoderConfig) -> Autoencoder:
 
 
 def _settings(path: Path) -> AutoencoderConfig:
-    settings = load_yaml((path if path.is_dir() else path.parent) / _SETTINGS)
+    settings = load_yaml((path if path.is_dir() else path.parent) / RUN_SETTINGS)
     return validate(AutoencoderConfig, {name: settings.get(name, {}) for name in AutoencoderConfig.model_fields})
-
-
-def what_else(folder: Path) -> str | None:
-    """What a folder without a model is, where the programs here write such folders, and what to give instead."""
-    if (folder / _SETTINGS).is_file():
-        return _unfinished(folder)
-    if steps := _checkpoints(folder):
-        return f"holds the checkpoints of a run: give one of them, such as {steps[-1]}"
-    if runs := sorted(folder.glob("*/model/config.json"), key=lambda file: file.stat().st_mtime):
-        return f"holds runs: give one of them, such as {runs[-1].parent.parent}"
-    for pattern, reason in _NO_MODELS.items():
-        if any(folder.glob(pattern)):
-            return reason
-    file = folder.with_suffix(".safetensors")
-    return f"goes with a single file: give that, {file}" if file.is_file() else None
-
-
-def _unfinished(run: Path) -> str:
-    for result, remedy in {"pipeline": "give that", "prior": "give that as a prior"}.items():
-        if (run / result).is_dir():
-            return f"is the folder of a run on latents, whose result is {run / result}: {remedy}"
-    if steps := _checkpoints(run / "checkpoints"):
-        return (
-            "is the folder of a run without a result yet: run the same command to finish it, or give a checkpoint, "
-            f"{steps[-1]}"
-        )
-    return "is the folder of a run without a result or a checkpoint yet: run the same command to finish it"
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if is_checkpoint(path))

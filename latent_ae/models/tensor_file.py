@@ -10,11 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latent_ae.errors import one_line
+from latent_ae.io.model_place import WEIGHT_SUFFIXES
 from latent_ae.models.errors import ModelError
 from latent_ae.models.pickled import type_name, unpickled
-
-SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
-"""of files of tensors; the first two are safetensors, the others pickles by torch.save"""
 
 _HEAD = 512
 """bytes that tell what a file is"""
@@ -92,9 +90,9 @@ def _foreign(path: Path, head: bytes) -> str | None:
             return f"{what}: {remedy}"
     if head.startswith(b"PK"):
         return _archive(path)
-    if path.suffix.lower() in SUFFIXES or head.startswith(b"\x80"):
+    if path.suffix.lower() in WEIGHT_SUFFIXES or head.startswith(b"\x80"):
         return None
-    return f"has an unsupported file type; supported: {', '.join(SUFFIXES)}"
+    return f"has an unsupported file type; supported: {', '.join(WEIGHT_SUFFIXES)}"
 
 
 def _archive(path: Path) -> str | None:

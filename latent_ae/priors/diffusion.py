@@ -9,7 +9,6 @@ noise (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are F
 result is a stock diffusers.DiTPipeline with the autoencoder inside.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
@@ -24,16 +23,14 @@ from torch import Tensor, nn
 from latent_ae.config.section import Count, Share
 from latent_ae.errors import UserError
 from latent_ae.export.proof import ProofFailed
+from latent_ae.inference.pipeline_draws import GUIDANCE_SCALE, INFERENCE_STEPS, NULL_CLASS, draw
 from latent_ae.io.image import Pixels, image_grid
 from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
 from latent_ae.models.loading import quiet_diffusers
 from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig, Samples
 from latent_ae.priors.source import LatentSource
-from latent_ae.randomness import torch_generator
 
-NULL_CLASS = 1000
-"""the label of no class: `DiTPipeline` has this number in its code"""
 TIMESTEPS = 1000
 _ROWS, _COLUMNS = 16, 16
 
@@ -60,9 +57,9 @@ class DiffusionConfig(PriorConfig):
     """latent positions of a token along a side; divides the latents' side"""
     label_dropout: Share = 0.1
     """share of the labels that are taken away, which is what guidance needs (Ho & Salimans 2022)"""
-    guidance_scale: Annotated[float, Field(ge=1)] = 1.5
+    guidance_scale: Annotated[float, Field(ge=1)] = GUIDANCE_SCALE
     """of the grids that are drawn; 1 is none"""
-    inference_steps: Count = 50
+    inference_steps: Count = INFERENCE_STEPS
     """DDIM steps of the grids that are drawn"""
 
     @model_validator(mode="after")
@@ -247,18 +244,3 @@ The class {NULL_CLASS} is no class. v-prediction on a cosine schedule that ends 
 
 The autoencoder is {source.autoencoder_name}, encoder identity `{source.identity}`.
 """
-
-
-def draw(
-    pipeline: DiTPipeline, labels: Sequence[int], *, guidance_scale: float, inference_steps: int, seed: int
-) -> Pixels:
-    """For each label an image [N,H,W,C] of uint8 shares of the range of values; the same for the same seed."""
-    drawn = pipeline(
-        class_labels=list(labels),
-        guidance_scale=guidance_scale,
-        num_inference_steps=inference_steps,
-        generator=torch_generator(seed, "draws"),
-        output_type="np",
-    )
-    pixels: Pixels = np.rint(drawn.images * 255).astype(np.uint8)
-    return pixels

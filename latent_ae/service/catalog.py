@@ -9,13 +9,12 @@ from typing import Any, Literal, get_args
 
 from latent_ae.evaluation.report import PRIOR_STD_RANGE
 from latent_ae.inference import Codec
+from latent_ae.io.model_place import WEIGHT_SUFFIXES, located
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.errors import ModelError
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
 from latent_ae.models.naming import GENERAL
-from latent_ae.models.run_folders import located
-from latent_ae.models.tensor_file import SUFFIXES
 from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
 from latent_ae.service.limits import require_choice, require_whole
 
@@ -70,7 +69,7 @@ def model_ids(names: Sequence[str]) -> list[str]:
     for name in names:
         path = Path(name)
         specific = [part for part in path.parts if part not in (*GENERAL, path.anchor, "..")]
-        last = path.stem if path.suffix.lower() in SUFFIXES else specific[-1] if specific else path.name
+        last = path.stem if path.suffix.lower() in WEIGHT_SUFFIXES else specific[-1] if specific else path.name
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"
         number, free = 2, base
         while free in ids:

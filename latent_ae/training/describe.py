@@ -12,6 +12,7 @@ from latent_ae.data import ImageSource, SourceParts
 from latent_ae.errors import BrokenImage
 from latent_ae.evaluation.metrics.baseline import LEVELS, levels_used
 from latent_ae.evaluation.report_warnings import level_warnings
+from latent_ae.io.model_place import pipeline_note
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
 from latent_ae.models.adapt import ADAPTED
@@ -80,13 +81,16 @@ def _is_colored(source: ImageSource) -> bool:
 
 
 def _origin(source: str, autoencoder: Autoencoder, pixels: PixelFormat) -> list[str]:
-    """What was adapted in the model that the run starts from; else a warning if it reads pixels in another way."""
+    """Where the model lies that the run starts from, if in a pipeline, and what was adapted in it; else a warning if it
+    reads pixels in another way.
+    """
+    lines = [] if (note := pipeline_note(source)) is None else [note]
     if (adapted := autoencoder.config.get(ADAPTED)) is not None:
-        return [f"init_from {source}: {adapted}"]
+        return [*lines, f"init_from {source}: {adapted}"]
     before = load_pixel_format(source, autoencoder)
     if before.is_default or before.decodes_as(pixels):
-        return []
-    return [f"warning: init_from {source} reads {before.describe()}, and this run {pixels.describe()}"]
+        return lines
+    return [*lines, f"warning: init_from {source} reads {before.describe()}, and this run {pixels.describe()}"]
 
 
 def _kept_weights(config: RunConfig) -> list[str]:

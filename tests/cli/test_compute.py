@@ -162,7 +162,7 @@ def test_a_tile_is_a_number_of_pixels(
     words: tuple[str, str], message: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        run("encode", "x.png", "-o", "out", "--model", "m", *words)
+        run("encode", "x.png", "-o", "out", "--model", "some/m", *words)
     assert message in capsys.readouterr().err
 
 

@@ -49,7 +49,7 @@ def files(folder: Path) -> list[str]:
 def test_every_value_survives_all_commands(use, run: Run, tmp_path: Path, case: tuple[PixelFormat, Array, str]) -> None:
     form, image, suffix = case
     use(form)
-    source, model = tmp_path / f"in{suffix}", ("--model", "m")
+    source, model = tmp_path / f"in{suffix}", ("--model", "some/m")
     write_image(source, image, form)
     asked = ("--suffix", suffix) if suffix == ".npy" else ()
     assert run("encode", source, "-o", tmp_path / "latents", *model)[::2] == (0, [])
@@ -69,11 +69,11 @@ def test_every_value_survives_all_commands(use, run: Run, tmp_path: Path, case: 
 def test_inspect_shows_the_pixels(use, run: Run, tmp_path: Path) -> None:
     use(BANDS)
     np.save(tmp_path / "a.npy", np.zeros((8, 9, 5), np.float32))
-    run("encode", tmp_path / "a.npy", "-o", tmp_path, "--model", "m")
+    run("encode", tmp_path / "a.npy", "-o", tmp_path, "--model", "some/m")
     said = run("inspect", tmp_path / "a.safetensors")[1]
     (line,) = [line for line in said.splitlines() if line.startswith("pixel_format")]
     assert line.endswith("  5 channels, float32, in 0..1, rgb [3, 2, 1]")
-    run("encode", tmp_path / "a.npy", "-o", tmp_path / "again", "--model", "m")
+    run("encode", tmp_path / "a.npy", "-o", tmp_path / "again", "--model", "some/m")
     header, *rows = run("inspect", tmp_path)[1].splitlines()
     assert header.endswith("pixels")
     assert all(row.endswith("  5 channels, float32, in 0..1, rgb [3, 2, 1]") for row in rows)
@@ -82,7 +82,7 @@ def test_inspect_shows_the_pixels(use, run: Run, tmp_path: Path) -> None:
 def test_files_of_fewer_bits_than_the_model_are_remarked_on(use, run: Run, tmp_path: Path) -> None:
     use(DEEP)
     Image.new("L", (9, 8), 200).save(tmp_path / "a.png")
-    said = run("encode", tmp_path / "a.png", "-o", tmp_path, "--model", "m")[1]
+    said = run("encode", tmp_path / "a.png", "-o", tmp_path, "--model", "some/m")[1]
     assert "holds uint8, which cannot reach the model's range, 0..65535" in said
 
 
@@ -90,7 +90,7 @@ def test_all_slices_of_a_volume_are_latents_of_their_own(use, run: Run, tmp_path
     use(PixelFormat(1, numbers=True, dtype="int16", ranges=((-1000.0, 1000.0),)))
     volume = np.random.default_rng(0).integers(-1200, 1000, (12, 10, 3), dtype=np.int16)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scan.nii.gz")
-    source, model, out = tmp_path / "scan.nii.gz", ("--model", "m"), tmp_path / "latents"
+    source, model, out = tmp_path / "scan.nii.gz", ("--model", "some/m"), tmp_path / "latents"
     said = run("encode", source, "-o", out, *model)[1]
     assert "has 3 pages, of which this is page 0" in said
     assert "has values outside of the model's range, -1000..1000, which were clipped" in said
@@ -100,7 +100,7 @@ def test_all_slices_of_a_volume_are_latents_of_their_own(use, run: Run, tmp_path
     assert "of which" not in said
     names = [f"scan-{number:04d}.safetensors" for number in (1, 2, 3)]
     assert files(out) == [*names, "scan.safetensors"]
-    codec = Codec.load("m")
+    codec = Codec.load("some/m")
     for page, name in enumerate(names):
         (image,) = codec.decode([read_latents(out / name)])
         assert np.array_equal(image, read_raster(source, page=page).values.clip(-1000, 1000))
@@ -117,7 +117,7 @@ def test_what_has_no_effect_or_cannot_hold_the_images_is_refused(use, run: Run, 
         tmp_path / "in.tif", np.zeros((8, 9, 3), np.float32), photometric="minisblack", planarconfig="contig"
     )
     Image.new("RGB", (9, 8)).save(tmp_path / "in.png")
-    words = ("reconstruct", tmp_path / "in.tif", "-o", tmp_path / "out", "--model", "m")
+    words = ("reconstruct", tmp_path / "in.tif", "-o", tmp_path / "out", "--model", "some/m")
     use(BANDS)
     for more, message in (
         (("--suffix", ".png"), ".png files cannot hold the images of the model (5 channels, float32 in 0..1)"),
@@ -143,7 +143,7 @@ def test_pictures_of_the_latent_space_show_the_stated_channels(use, run: Run, tm
         image = np.zeros((8, 10, 5), np.float32)
         image[:, :, 2] = level  # the third channel is red
         np.save(tmp_path / f"{name}.npy", image)
-    ends, model = (tmp_path / "a.npy", tmp_path / "b.npy"), ("--model", "m")
+    ends, model = (tmp_path / "a.npy", tmp_path / "b.npy"), ("--model", "some/m")
     said = run("interpolate", *ends, "-o", tmp_path / "strip.png", "--steps", 3, *model)[1]
     assert said.endswith("strip.png as previews: channels 3, 2, 1 of 5 in 8 bits\n")
     strip = np.asarray(Image.open(tmp_path / "strip.png"))

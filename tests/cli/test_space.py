@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers import AutoencoderKL, DiTPipeline
 from PIL import Image, ImageSequence
 
+from latent_ae.cli import main
 from latent_ae.inference import Codec
 from latent_ae.io.image import open_image, to_uint8
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.priors.diffusion import DiffusionConfig, build_network, build_scheduler
+from latent_ae.randomness import torch_generator
 from tests.cli.conftest import Run
 from tests.data.images import noise_image
 
@@ -169,3 +173,52 @@ def test_what_does_not_go_with_a_prior_is_one_line(
     (line,) = errors
     assert message in line
     assert not (tmp_path / "draws.png").exists()
+
+
+@pytest.fixture
+def pipeline(models: Path, tmp_path: Path) -> Path:
+    """A run on latents, with a tiny pipeline of two classes."""
+    network = build_network(DiffusionConfig(width=8, depth=1, head_width=4), channels=2, side=8)
+    autoencoder = AutoencoderKL.from_pretrained(models / "kl")
+    made = DiTPipeline(network, autoencoder, build_scheduler(), id2label={0: "dog", 1: "cat"})
+    made.register_to_config(id2label={0: "dog", 1: "cat"})
+    made.save_pretrained(tmp_path / "diffusion" / "pipeline")
+    (tmp_path / "diffusion" / "config.yaml").write_text("name: diffusion\n")
+    return tmp_path / "diffusion" / "pipeline"
+
+
+def test_a_pipeline_draws_with_its_own_diffusion_model(pipeline: Path, models: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "draws.png"
+    status, said, errors = run("sample", "--model", pipeline, "-o", out, "--count", "4", "--seed", "3")
+    assert (status, errors) == (0, [])
+    how = "drawn by its DiTTransformer2DModel, 50 steps, of 2 classes, guidance 1.5"
+    assert said == f"wrote 4 images into {out}, {how}\n"
+    stock = DiTPipeline.from_pretrained(pipeline)
+    stock.set_progress_bar_config(disable=True)
+    options = {"guidance_scale": 1.5, "num_inference_steps": 50, "generator": torch_generator(3, "draws")}
+    expected = np.rint(stock(class_labels=[0, 1, 0, 1], output_type="np", **options).images * 255)
+    grid = np.asarray(Image.open(out).convert("L"))
+    first = grid[:16, :16]
+    assert np.abs(first.astype(int) - expected[0, :, :, 0]).max() <= 1
+    assert np.abs(grid[-16:, -16:].astype(int) - expected[3, :, :, 0]).max() <= 1
+    assert run("sample", "--model", pipeline.parent, "-o", tmp_path / "run.png", "--count", "4", "--seed", "3")[0] == 0
+    assert (tmp_path / "run.png").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("option", [("--size", "16"), ("--temperature", "1"), ("--prior", "x"), ("--tile", "8")])
+def test_what_a_pipeline_fixes_is_refused(option: tuple[str, str], pipeline: Path, tmp_path: Path, run: Run) -> None:
+    status, _, errors = run("sample", "--model", pipeline, "-o", tmp_path / "draws.png", *option)
+    assert status == 2
+    assert errors == [
+        f"{option[0]} has no effect on the pipeline {pipeline}, which draws with its own diffusion model: leave it "
+        f"out, or give --model {pipeline / 'vae'}"
+    ]
+
+
+def test_other_commands_use_the_autoencoder_of_a_pipeline_and_say_so(
+    pipeline: Path, models: Path, ends: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["encode", str(ends[0]), "-o", str(tmp_path / "latents"), "--precision", "exact", "--model"]
+    assert main([*words, str(pipeline)]) == 0
+    assert f"{pipeline} is a pipeline: its autoencoder, {pipeline / 'vae'}, is used" in capsys.readouterr().err
+    assert Codec.load(str(pipeline)).identity == Codec.load(str(models / "kl")).identity

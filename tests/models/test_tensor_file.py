@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from latent_ae.io.model_place import WEIGHT_SUFFIXES
 from latent_ae.models.errors import ModelError
-from latent_ae.models.tensor_file import SUFFIXES, read_tensors
+from latent_ae.models.tensor_file import read_tensors
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3.0)}
 
@@ -32,7 +33,7 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".CKPT", ".onnx", ".png", ""])
+@pytest.mark.parametrize("suffix", [*WEIGHT_SUFFIXES, ".CKPT", ".onnx", ".png", ""])
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
 def test_the_content_decides(kind: str, suffix: str, tmp_path: Path) -> None:
     content = {"safetensors": save(TENSORS), "zip": pickled(legacy=False), "legacy": pickled(legacy=True)}

@@ -12,20 +12,19 @@ from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 from latent_ae.config import ModelConfig
 from latent_ae.errors import UserError
 from latent_ae.export.proof import ProofFailed
+from latent_ae.inference.pipeline_draws import NULL_CLASS, draw
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.models import build_autoencoder
 from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.diffusion import (
-    NULL_CLASS,
     TIMESTEPS,
     Diffusion,
     DiffusionConfig,
     Sample,
     build_network,
     build_scheduler,
-    draw,
     noised,
 )
 from latent_ae.priors.prior import Samples
