@@ -49,7 +49,7 @@ def numbered(images: Sequence[Pixels]) -> list[tuple[Pixels, str]]:
     return [(image, str(number)) for number, image in enumerate(images, start=1)]
 
 
-def gallery(pictures: Sequence[tuple[Pixels | str, str]], *, name: str, columns: int) -> dict[str, Any]:
+def gallery(pictures: Sequence[tuple[Pixels | str, str]], *, columns: int, name: str = "picture") -> dict[str, Any]:
     """An update that shows pictures, or files of them, with their captions, in at most `columns` columns."""
     named = [
         (picture if isinstance(picture, str) else png(picture, f"{name}-{number}"), caption)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import gradio as gr
 import gradio.mcp
@@ -74,6 +75,11 @@ def leave_range_to_starlette(scope: Scope) -> None:
 def upload_folder() -> Path:
     """Where Gradio writes uploads, and from where it serves files."""
     return Path(get_upload_folder())
+
+
+def file_address(path: str) -> str:
+    """The address, from the page's own, of a file in the folder of uploads."""
+    return f"{API}file={quote(path)}"
 
 
 def forget_files(demo: gr.Blocks, paths: set[str]) -> None:

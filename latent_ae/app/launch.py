@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from latent_ae.app import gradio_internals, log, theme
+from latent_ae.app import gradio_internals, log, theme, viewer
 from latent_ae.app.api.routes import plain_routes
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.connections import Connection, Connections, descriptors
@@ -82,6 +82,7 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
         prevent_thread_lock=True,
         theme=theme.THEME,
         css=theme.CSS,
+        head=viewer.HEAD,
         footer_links=["api", "settings"],
         mcp_server=options.mcp,
         **_OFF,

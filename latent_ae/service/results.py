@@ -24,6 +24,15 @@ class Encoded:
     remarks: tuple[str, ...] = ()
     """what a person should know about how the image was read, each continues: the image"""
 
+    def in_float16(self) -> bytes | None:
+        """The latent file with its floats in float16; None for codes, and for values beyond float16."""
+        if self.latents.kind == "vq_indices":
+            return None
+        try:
+            return to_bytes(self.latents, dtype="float16")
+        except LatentFileError:
+            return None
+
 
 @dataclass(frozen=True)
 class Size:

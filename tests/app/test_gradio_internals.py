@@ -30,8 +30,9 @@ from tests.app.perimeter.test_guard import contents
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "latent_ae" / "app"
 ELEMENTS = (
-    *("caption-label", "fixed-height", "form", "gallery", "gallery-item", "gradio-container", "grid-container"),
-    *("grid-wrap", "html-container", "image-frame", "prose", "thumbnail-lg"),
+    *("caption-label", "fixed-height", "form", "gallery", "gallery-container", "gallery-item", "gradio-container"),
+    *("grid-container", "grid-wrap", "html-container", "image-frame", "media-button", "preview", "prose"),
+    "thumbnail-lg",
 )
 """CSS classes of Gradio's own elements that the styles and scripts of `theme` name"""
 DOCUMENTED = {

@@ -75,12 +75,12 @@ def headline(first: Reconstruction) -> list[tuple[str, str, str]]:
     return [*((name, _shown(name, first.metrics), _METRICS[name][3]) for name in known), weight]
 
 
-def pictures(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[tuple[Pixels, str]]:
-    """The original, the reconstruction of each model, and the baselines, with captions."""
+def pictures(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[tuple[Pixels, str, str]]:
+    """The original, the reconstruction of each model, and the baselines, with their names and figures."""
     return [
-        (made[0].previews[0], "Original"),
-        *((each.previews[1], f"{each.model}{_level(each.metrics)}") for each in made),
-        *((baseline.image, f"{baseline.name}{_level(baseline.metrics)}") for baseline in baselines),
+        (made[0].previews[0], "Original", ""),
+        *((each.previews[1], each.model, _closeness(each.metrics)) for each in made),
+        *((baseline.image, baseline.name, _closeness(baseline.metrics)) for baseline in baselines),
     ]
 
 
@@ -125,6 +125,6 @@ def _shown(name: str, metrics: dict[str, float | None]) -> str:
     return "\N{EN DASH}" if value is None else format(value, _METRICS[name][2])
 
 
-def _level(metrics: dict[str, float | None]) -> str:
-    value = metrics.get("PSNR")
-    return "" if value is None else f" \N{MIDDLE DOT} {value:.1f} dB"
+def _closeness(metrics: dict[str, float | None]) -> str:
+    forms = {"PSNR": "{:.1f} dB", "SSIM": "SSIM {:.3f}", "LPIPS": "LPIPS {:.3f}"}
+    return ", ".join(form.format(value) for name, form in forms.items() if (value := metrics.get(name)) is not None)

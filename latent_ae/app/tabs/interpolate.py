@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 
 from latent_ae.app.files import animation, chosen, download, gallery, png
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
+from latent_ae.io.image import image_grid
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.service import Service
 
@@ -91,9 +91,9 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
         ]
         found = service.interpolate_grid(files, model=name, side=side, tick=tick)
         images = found.previews
-        rows = [np.hstack(images[first : first + side]) for first in range(0, len(images), side)]
+        rows = [images[first : first + side] for first in range(0, len(images), side)]
         return {
-            grid: png(np.vstack(rows), "grid"),
+            grid: png(image_grid(rows), "grid"),
             job.status: markup.note(found.note or f"{len(images)} images in {found.seconds:.2f} s."),
         }
 

@@ -23,11 +23,6 @@ def title(text: str, more: str = "") -> str:
     return f'<h2 class="part">{escape(text)}</h2>' + (f'<p class="note">{escape(more)}</p>' if more else "")
 
 
-def ends(left: str, right: str) -> str:
-    """Names of the two sides of the slider below."""
-    return f'<p class="ends"><span>{escape(left)}</span><span>{escape(right)}</span></p>'
-
-
 def paragraph(text: str) -> str:
     """A paragraph of text."""
     return f'<p class="text">{escape(text)}</p>'

@@ -11,9 +11,9 @@ from latent_ae.app.files import chosen, download, gallery, png, whole
 from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.result_cache import ResultCache
-from latent_ae.io.image import Pixels
+from latent_ae.app.viewer import Picture, viewer
 from latent_ae.service.inspection import difference_map
-from latent_ae.service.results import Baseline, Reconstruction
+from latent_ae.service.results import Baseline, Encoded, Reconstruction
 from latent_ae.service.service import Service
 
 _KEEP_SECONDS = 1800
@@ -30,18 +30,12 @@ class _Results:
     """The components of the results."""
 
     def __init__(self) -> None:
-        gr.HTML(markup.ends("Original", "Reconstruction"))
-        self.slider = gr.ImageSlider(
-            label="Original and reconstruction",
-            show_label=False,
-            format="png",
-            interactive=False,
-            buttons=["fullscreen"],
-            elem_classes="picture",
-        )
+        self.viewer = gr.HTML()
         self.headline = gr.HTML()
-        self.latents_file = gr.DownloadButton("Download the latents", size="sm")
-        self.image_file = gr.DownloadButton("Download the reconstruction, all channels", size="sm", visible=False)
+        with gr.Row(elem_classes="buttons"):
+            self.image_file = gr.DownloadButton("Download the reconstruction", size="sm", min_width=200)
+            self.half_file = gr.DownloadButton("Download the latents in float16", size="sm", min_width=200)
+            self.latents_file = gr.DownloadButton("Download the latents", size="sm", min_width=200)
         with gr.Row():
             with gr.Column(scale=5, min_width=280):
                 self.difference = layout.picture("Difference")
@@ -57,24 +51,32 @@ class _Results:
 
     def show(self, service: Service, made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> Updates:
         """Everything but the difference. The first reconstruction is that of the page's model."""
-        first, file = made[0], made[0].encoded
+        first, file, form = made[0], made[0].encoded, made[0].pixel_format
         rows, pictures = comparison.rows(made, baselines), comparison.pictures(made, baselines)
-        # The slider and the gallery share the files: of a large photograph they are tens of megabytes.
-        ends = png(pictures[0][0], "original"), png(pictures[1][0], "reconstruction")
-        beside: list[tuple[Pixels | str, str]] = [
-            *((end, caption) for end, (_, caption) in zip(ends, pictures[:2], strict=True)),
-            *pictures[2:],
-        ]
+        # The viewer, the gallery and the download share files: of a large photograph they are tens of megabytes.
+        names = ["original", "reconstruction", *(f"picture-{number}" for number in range(3, len(pictures) + 1))]
+        files = [png(image, name) for (image, _, _), name in zip(pictures, names, strict=True)]
+        seen = [Picture(path, name, figures) for path, (_, name, figures) in zip(files, pictures, strict=True)]
         channels = service.channel_images(file.latents, model=first.model)
         return {
-            self.slider: ends,
+            self.viewer: viewer(seen),
             self.headline: markup.figures(comparison.headline(first)),
             self.table: comparison.as_html(rows, made, baselines),
-            self.beside: gallery(beside, name="picture", columns=4 if len(beside) == 4 else 3),
+            self.beside: gallery([(each.path, each.caption) for each in seen], columns=4 if len(seen) == 4 else 3),
             self.channels: layout.latents(channels, codes=file.latents.kind == "vq_indices"),
-            self.latents_file: download(file.file, file.file_name),
-            self.image_file: _whole_image(first),
+            # with all channels and bits, of which the page shows what people can see
+            self.image_file: files[1] if form.is_default else whole(first.reconstructed, form, names[1]),
+            **self._latents(file),
             self.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
+        }
+
+    def _latents(self, file: Encoded) -> Updates:
+        """Downloads of the latents: in the type that the headline counts, and as the model gave them."""
+        half, name = file.in_float16(), "codes" if file.latents.kind == "vq_indices" else "latents in float32"
+        short = None if half is None else download(half, f"float16-{file.file_name}")
+        return {
+            self.half_file: gr.update(value=short, visible=half is not None),
+            self.latents_file: gr.update(label=f"Download the {name}", value=download(file.file, file.file_name)),
         }
 
     def show_difference(self, first: Reconstruction, tolerance: float, gain: float) -> Updates:
@@ -138,13 +140,6 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     redrawn = [shown.difference, job.status]
     gr.on([each.change for each in settings], redraw, [cached, *settings], redrawn, **_REDRAW)
     model.change(remaining, [model, others], others, **QUICK)
-
-
-def _whole_image(made: Reconstruction) -> dict[str, Any]:
-    """An update that offers the reconstruction where the page shows a preview of it."""
-    if made.pixel_format.is_default:
-        return gr.update(value=None, visible=False)
-    return gr.update(value=whole(made.reconstructed, made.pixel_format, "reconstruction"), visible=True)
 
 
 def reconstructions(service: Service, file: Path, models: Sequence[str], tick: Tick) -> list[Reconstruction]:

@@ -19,7 +19,8 @@ TABS = ("Reconstruct", "Decode", "Sample", "Interpolate", "Inspect")
 def focused(page: Page) -> tuple[str, str]:
     """The name of what has the focus, and the style of its outline; no name where nothing has it."""
     return page.evaluate(
-        """() => { const e = document.activeElement
+        """() => { let e = document.activeElement
+        while (e.shadowRoot?.activeElement) e = e.shadowRoot.activeElement
         if (e === document.body) return ['', 'none']  // what had it has just been drawn anew
         return [e.getAttribute('aria-label') || e.innerText || '', getComputedStyle(e).outlineStyle] }"""
     )
@@ -53,11 +54,11 @@ def test_the_keyboard_is_enough_to_reconstruct(visitor: Visitor) -> None:
 def test_few_pixels_are_enlarged_without_smoothing(app: App, visitor: Visitor) -> None:
     visitor.reconstruct(app.digits[0])
     for image in visitor.page.locator("img:visible").all():
-        name = image.evaluate("image => image.closest('.block').className")
+        name = image.evaluate("image => image.closest('.block, .stage').className")
         image.scroll_into_view_if_needed()
         expect(image).to_have_css("image-rendering", "pixelated")
         assert image.bounding_box()["width"] >= 70, name
-    assert visitor.page.locator(".slider-wrap img").first.bounding_box()["width"] > 300
+    assert visitor.page.locator("pixel-viewer img").first.bounding_box()["width"] > 300
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -21,6 +21,7 @@ pytest.importorskip("playwright", reason=MISSING)
 from playwright.sync_api import expect
 
 from tests.app.browser.visitor import Visitor, as_shown
+from tests.app.pictures import read
 
 LATENTS = "Latent file (.safetensors, .latent)"
 
@@ -28,7 +29,7 @@ LATENTS = "Latent file (.safetensors, .latent)"
 def test_what_is_shown_is_what_the_decoder_gave(app: App, visitor: Visitor, photo: Path) -> None:
     want = app.service.reconstruct(photo)
     visitor.reconstruct(photo)
-    original, reconstruction = visitor.pictures(visitor.page.locator(".slider-wrap"))
+    original, reconstruction = visitor.pictures(visitor.page.locator("pixel-viewer"))
     assert np.array_equal(original, as_shown(want.original))
     assert np.array_equal(reconstruction, as_shown(want.reconstructed))
     (difference,) = visitor.pictures(visitor.part("Difference"))
@@ -60,8 +61,14 @@ def test_a_new_tolerance_redraws_the_difference_without_the_model(app: App, visi
 
 def test_latents_are_taken_home_and_brought_back(app: App, visitor: Visitor, photo: Path, tmp_path: Path) -> None:
     visitor.reconstruct(photo)
-    reconstruction = visitor.pictures(visitor.page.locator(".slider-wrap"))[1]
-    file = visitor.download("Download the latents", tmp_path)
+    reconstruction = visitor.pictures(visitor.page.locator("pixel-viewer"))[1]
+    assert np.array_equal(read(visitor.download("Download the reconstruction", tmp_path)), reconstruction)
+    small = visitor.download("Download the latents in float16", tmp_path)
+    (tensor,) = (each for name, each in safetensors.torch.load_file(small).items() if name == "latent_tensor")
+    counted = visitor.page.get_by_text("as latents in float16").inner_text()
+    assert f"{2 * tensor.numel():,} bytes" in counted
+    assert tensor.dtype == torch.float16
+    file = visitor.download("Download the latents in float32", tmp_path)
     assert file.suffix == ".safetensors"
     assert read_latents(file).encoder == app.service.models()[0].encoder
     visitor.open("Decode")
@@ -139,7 +146,7 @@ def test_a_bad_file_is_told_on_the_page_and_in_a_toast(
     assert told.endswith(".")
     assert word in told
     assert told in visitor.page.locator(".toast-body").first.inner_text()
-    expect(visitor.page.locator(".slider-wrap")).to_be_hidden()
+    expect(visitor.page.locator("pixel-viewer")).to_be_hidden()
 
 
 def test_nothing_chosen_is_told(visitor: Visitor) -> None:
@@ -174,7 +181,7 @@ def test_another_model_of_the_page_takes_the_first_place(app: App, visitor: Visi
     expect(visitor.page.get_by_role("checkbox", name="run", exact=True)).to_be_visible()
     visitor.reconstruct(photo)
     want = app.service.reconstruct(photo, model="tiny-vq")
-    assert np.array_equal(visitor.pictures(visitor.page.locator(".slider-wrap"))[1], as_shown(want.reconstructed))
+    assert np.array_equal(visitor.pictures(visitor.page.locator("pixel-viewer"))[1], as_shown(want.reconstructed))
 
 
 def test_cancel_ends_the_work(app: App, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,14 +207,14 @@ def test_cancel_ends_the_work(app: App, visitor: Visitor, monkeypatch: pytest.Mo
         visitor.page.wait_for_timeout(100)
     assert cancelled() == before + 1
     assert app.service.stats().running == 0
-    expect(visitor.page.locator(".slider-wrap")).to_be_hidden()
+    expect(visitor.page.locator("pixel-viewer")).to_be_hidden()
 
 
 def test_visitors_do_not_see_each_other(visit: Callable[..., Visitor], photo: Path) -> None:
     one, other = visit(), visit()
     one.reconstruct(photo)
     expect(other.page.get_by_text("Nothing reconstructed yet")).to_be_visible()
-    expect(other.page.locator(".slider-wrap")).to_be_hidden()
+    expect(other.page.locator("pixel-viewer")).to_be_hidden()
     other.page.reload()
     expect(other.page.get_by_text("Nothing reconstructed yet")).to_be_visible()
     assert "encoded and decoded" in one.told()
