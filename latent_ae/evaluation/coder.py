@@ -19,7 +19,7 @@ from latent_ae.inference.memory import available_bytes, peak_bytes
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.inference.streamed import StreamedSide, streamed
 from latent_ae.inference.strips import Tick
-from latent_ae.models import Autoencoder, factor_of, latent_channels, pad_to_factor
+from latent_ae.models import AnyAutoencoder, factor_of, latent_channels, pad_to_factor
 from latent_ae.models.encode_decode import Encoded, decode_latents, encode_pixels
 from latent_ae.models.posterior import split_moments
 
@@ -40,7 +40,7 @@ class _Sides(NamedTuple):
 class Coder:
     """Encodes and decodes for measurements, in float32. The model has to be in evaluation mode, under `inference`."""
 
-    def __init__(self, model: Autoencoder, pixels_at_once: int = PIXELS_AT_ONCE) -> None:
+    def __init__(self, model: AnyAutoencoder, pixels_at_once: int = PIXELS_AT_ONCE) -> None:
         """Images of more than `pixels_at_once` go through in strips, if the model has layers that can."""
         self._model, self._factor = model, factor_of(model)
         self._pixels_at_once = pixels_at_once
@@ -102,8 +102,11 @@ class Coder:
 
     @cached_property
     def _sides(self) -> _Sides | None:
+        modules = EncoderSide(self._model), DecoderSide(self._model)
+        if modules[0].as_written:
+            return None
         form = Format("fp32", channels_last=True)
-        encoder, decoder = (streamed(Side(side(self._model), form).module) for side in (EncoderSide, DecoderSide))
+        encoder, decoder = (streamed(Side(module, form).module) for module in modules)
         if encoder is None or decoder is None:
             return None
         encoder.kept_share = decoder.kept_share = 0.0  # a tenth more work, for a quarter less memory

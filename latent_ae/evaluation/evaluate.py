@@ -27,7 +27,7 @@ from latent_ae.evaluation.metrics.quality import MS_SSIM_MINIMUM_SIDE, SSIM_MINI
 from latent_ae.evaluation.perceptual import PerceptualDistance
 from latent_ae.evaluation.report import EvaluationReport
 from latent_ae.io.pixel_format import PixelFormat
-from latent_ae.models import Autoencoder, factor_of, pad_to_factor
+from latent_ae.models import AnyAutoencoder, factor_of, pad_to_factor
 from latent_ae.models.autoencoder import codebook_size
 from latent_ae.models.encode_decode import Encoded, inference
 from latent_ae.models.posterior import kl_nats, sample_posterior
@@ -54,7 +54,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: Autoencoder,
+        model: AnyAutoencoder,
         networks: Networks = NO_NETWORKS,
         *,
         data: str,
@@ -80,12 +80,12 @@ class Evaluator:
         perceptual, inception = networks
         self._perceptual = None if isinstance(perceptual, str) else perceptual.to(model.device)
         self._inception = None if isinstance(inception, str) else inception.to(model.device)
-        codes, config = codebook_size(model), model.config
+        codes, scale = codebook_size(model), model.config["scaling_factor"]
         self.measurements = Measurements(
             self._protocol(data, size_rule),
             _reasons(networks),
             self._pixels,
-            Scaling(config["scaling_factor"], config.get("shift_factor") or 0.0),
+            None if scale is None else Scaling(scale, model.config.get("shift_factor") or 0.0),
             codebook=None if codes is None else CodebookStatistics(codes),
             equivariance=EquivarianceStatistics(factor_of(model)) if equivariance else None,
             features=None if self._inception is None else FrechetStatistics(),
@@ -160,7 +160,9 @@ def evaluate(evaluator: Evaluator, batches: Batches) -> EvaluationReport:
     return evaluator.measurements.report()
 
 
-def measure_latents(model: Autoencoder, batches: Batches, *, pixels_at_once: int = PIXELS_AT_ONCE) -> LatentStatistics:
+def measure_latents(
+    model: AnyAutoencoder, batches: Batches, *, pixels_at_once: int = PIXELS_AT_ONCE
+) -> LatentStatistics:
     """Statistics of the latents of every batch; their `.scaling()` belongs into the model's config.
 
     Images of more than `pixels_at_once` go through in strips.
@@ -174,7 +176,7 @@ def measure_latents(model: Autoencoder, batches: Batches, *, pixels_at_once: int
     return statistics
 
 
-def _check(model: Autoencoder, pixels: Tensor) -> None:
+def _check(model: AnyAutoencoder, pixels: Tensor) -> None:
     channels = model.config["in_channels"]
     if pixels.ndim != 4 or pixels.shape[1] != channels or pixels.dtype != torch.float32 or not len(pixels):
         raise ValueError(f"pixels must be [B, {channels}, H, W] float32, got {tuple(pixels.shape)} {pixels.dtype}")

@@ -18,7 +18,7 @@ from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.inference.timing import Pace, duration, measure_pace
 from latent_ae.io.pixel_format import PixelFormat
-from latent_ae.models import Autoencoder, factor_of, latent_channels
+from latent_ae.models import AnyAutoencoder, factor_of, latent_channels
 from latent_ae.models.encode_decode import inference
 
 LITTLE = 4 * 1024 * 1024
@@ -66,7 +66,7 @@ def _sizes(source: ImageSource, count: int) -> Iterator[Size]:
 
 
 def forecast(
-    model: Autoencoder,
+    model: AnyAutoencoder,
     networks: Networks,
     pixels: PixelFormat,
     evaluation: EvaluationConfig,
@@ -150,11 +150,11 @@ class _Paces(NamedTuple):
         return self.encoding(work) + decoding + self.compare * work.pixels
 
 
-def _paces(model: Autoencoder, pixels: PixelFormat, perceptual: PerceptualDistance | None) -> _Paces:
+def _paces(model: AnyAutoencoder, pixels: PixelFormat, perceptual: PerceptualDistance | None) -> _Paces:
     side = -(-_PROBE // factor_of(model)) * factor_of(model)
     probe, count = photo_like(pixels.channels, side).to(model.device), side * side
-    form = Format("fp32", channels_last=True)
-    encoder, decoder = Side(EncoderSide(model), form), Side(DecoderSide(model), form)
+    modules = EncoderSide(model), DecoderSide(model)
+    encoder, decoder = (Side(module, Format("fp32", channels_last=not module.as_written)) for module in modules)
     latents = encoder(probe)[:, : latent_channels(model)]
     seen = None if perceptual is None else perceptual.to(model.device)
     taken = []

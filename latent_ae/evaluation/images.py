@@ -26,7 +26,7 @@ from latent_ae.data.sources.splits import unused_split
 from latent_ae.data.values import read_as
 from latent_ae.errors import UserError
 from latent_ae.io.pixel_format import Array, PixelFormat
-from latent_ae.models import Autoencoder
+from latent_ae.models import AnyAutoencoder
 from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.run_folders import run_settings
 
@@ -186,7 +186,7 @@ def asked_for(source: ImageSource, limit: int | None) -> int:
     return len(source) if limit is None else min(limit, len(source))
 
 
-def pixel_format_of(model_name: str, model: Autoencoder, config: MeasureConfig) -> PixelFormat:
+def pixel_format_of(model_name: str, model: AnyAutoencoder, config: MeasureConfig) -> PixelFormat:
     """What the pixels of a model mean, with the channels that the settings choose. Raises UserError."""
     pixels = load_pixel_format(model_name, model)
     if config.evaluation.rgb is not None:

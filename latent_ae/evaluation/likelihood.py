@@ -16,7 +16,8 @@ from latent_ae.errors import UserError
 from latent_ae.evaluation.coder import PIXELS_AT_ONCE, Coder
 from latent_ae.evaluation.metrics.likelihood_bounds import ImageTerms, image_terms, levels_of, log_probability
 from latent_ae.evaluation.report import LikelihoodReport, likelihood_report
-from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models import AnyAutoencoder, factor_of
+from latent_ae.models.adapters import Adapter
 from latent_ae.models.autoencoder import class_name, codebook_size
 from latent_ae.models.encode_decode import inference
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
@@ -37,7 +38,7 @@ class LikelihoodEstimator:
 
     def __init__(
         self,
-        model: Autoencoder,
+        model: AnyAutoencoder,
         *,
         std: float,
         std_rule: str,
@@ -136,7 +137,7 @@ class LikelihoodEstimator:
 
 
 def fit_std(
-    model: Autoencoder, batches: Batches, *, seed: int = 0, pixels_at_once: int = PIXELS_AT_ONCE
+    model: AnyAutoencoder, batches: Batches, *, seed: int = 0, pixels_at_once: int = PIXELS_AT_ONCE
 ) -> tuple[float, int]:
     """The standard deviation that maximises the mean single-sample ELBO over all images of `batches`; their number.
 
@@ -181,10 +182,12 @@ def check_numbers(samples: int, std: float | None) -> None:
         raise UserError(f"std: got {std:g}, expected {STD_RANGE[0]:g} to {STD_RANGE[1]:g}, in units of [-1, 1] pixels")
 
 
-def check_posterior(model: Autoencoder) -> None:
-    """Raises UserError for a model of codes; a plain autoencoder is recognised with the first image."""
+def check_posterior(model: AnyAutoencoder) -> None:
+    """Raises UserError for a class without a posterior; a plain autoencoder is recognised with the first image."""
     if codebook_size(model) is not None:
         raise UserError(_no_posterior(f"those of a {class_name(model)} are codes"))
+    if isinstance(model, Adapter) and not model.row.posterior:
+        raise UserError(_no_posterior(f"an {class_name(model)} has none"))
 
 
 def _posterior(coder: Coder, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,8 @@ class Measurements:
     reasons: dict[str, str]
     """why a metric may be missing"""
     pixels: PixelFormat
-    scaling: Scaling
-    """what the model's config states"""
+    scaling: Scaling | None
+    """what the model's config states; None where it has no such numbers"""
     codebook: CodebookStatistics | None
     equivariance: EquivarianceStatistics | None
     features: FrechetStatistics | None
@@ -146,7 +146,7 @@ class Measurements:
             return None
         latents: dict[str, Any] = self.latents.to_dict()
         latents["protocol"] = "raw latents with those of the padding; standard deviations divide by n"
-        latents["scaled"] = scaled_latents(latents, **self.scaling._asdict())
+        latents["scaled"] = None if self.scaling is None else scaled_latents(latents, **self.scaling._asdict())
         return latents
 
 

@@ -61,7 +61,7 @@ class EvaluationReport(_Report):
     """mean over the images, of more than 3 channels or with alpha; None where it is not finite"""
     latents: dict[str, Any] | None
     """`LatentStatistics.to_dict()` of the raw latents and, under `scaled`, their means and standard deviations after
-    the model config's scaling_factor and shift_factor; None without finite latents"""
+    the model config's scaling_factor and shift_factor, None where it has none; None without finite latents"""
     codebook: dict[str, Any] | None
     """`CodebookStatistics.to_dict()`; None where there is no codebook"""
     equivariance: dict[str, Any] | None
@@ -96,7 +96,7 @@ class EvaluationReport(_Report):
             lines.append(f"  {'equivariance error':<22} {shown or '-'}")
         if self.latents is not None:
             for name, of in (("latent mean, std", self.latents["sample"]), ("  after scaling", self.latents["scaled"])):
-                lines.append(f"  {name:<22} {of['mean']:.4g}, {of['std']:.4g}")
+                lines += [] if of is None else [f"  {name:<22} {of['mean']:.4g}, {of['std']:.4g}"]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 

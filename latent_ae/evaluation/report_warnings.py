@@ -28,7 +28,7 @@ def latent_warnings(latents: dict[str, Any]) -> list[str]:
     if (units := latents["active_units"]) is not None and latents["kl_nats_per_value"] is not None:
         found += _collapse(latents, units)
     scaled = latents["scaled"]
-    if not SCALED_STD_RANGE[0] <= scaled["std"] <= SCALED_STD_RANGE[1]:
+    if scaled is not None and not SCALED_STD_RANGE[0] <= scaled["std"] <= SCALED_STD_RANGE[1]:
         measured = f"{1 / latents['sample']['std']:.5g}" if latents["sample"]["std"] else "infinite"
         found.append(
             f"scaled latents have a standard deviation of {scaled['std']:.4g}, diffusion expects about 1 "

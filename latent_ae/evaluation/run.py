@@ -33,7 +33,7 @@ from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
 from latent_ae.evaluation.view import View
 from latent_ae.io.image import Color
 from latent_ae.io.pixel_format import PixelFormat
-from latent_ae.models import Autoencoder, load_autoencoder
+from latent_ae.models import AnyAutoencoder, load_any_autoencoder
 from latent_ae.models.hierarchical_prior import check_prior, load_prior
 from latent_ae.models.parts import encoder_identity
 
@@ -53,7 +53,7 @@ def measure(
 
     Every model is loaded before the first is measured. Raises UserError if a model or the images cannot be loaded.
     """
-    models = {name: load_autoencoder(name) for name in model_names}
+    models = {name: load_any_autoencoder(name) for name in model_names}
     formats = {name: pixel_format_of(name, model, config) for name, model in models.items()}
     config = reading_as(config, formats)
     source, left_out = open_part(config.data, part)
@@ -64,7 +64,7 @@ def measure(
 
 
 def _measured(
-    model: Autoencoder,
+    model: AnyAutoencoder,
     pixels: PixelFormat,
     source: ImageSource,
     config: MeasureConfig,
@@ -112,7 +112,7 @@ def measure_likelihood(
     posterior, a prior of other latents, and if the model, the prior or the images cannot be loaded.
     """
     check_numbers(samples, std)
-    model = load_autoencoder(model_name).to(best_device())
+    model = load_any_autoencoder(model_name).to(best_device())
     check_posterior(model)
     pixels = pixel_format_of(model_name, model, config)
     if pixels.numbers:

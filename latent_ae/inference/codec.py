@@ -21,7 +21,8 @@ from latent_ae.inference.precision import DECODER_DEFAULT, ENCODER_DEFAULT, Prec
 from latent_ae.inference.timing import Pace
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents
 from latent_ae.io.pixel_format import Array, PixelFormat
-from latent_ae.models import Autoencoder, factor_of, latent_channels, load_autoencoder, pad_to_factor
+from latent_ae.models import AnyAutoencoder, factor_of, latent_channels, load_any_autoencoder, pad_to_factor
+from latent_ae.models.autoencoder import normalisation_of
 from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
@@ -52,7 +53,7 @@ class Codec:
 
     def __init__(
         self,
-        model: Autoencoder,
+        model: AnyAutoencoder,
         *,
         name: str,
         pixel_format: PixelFormat | None = None,
@@ -94,6 +95,8 @@ class Codec:
         self.latent_channels = latent_channels(model)
         self.scaling_factor: float | None = model.config.get("scaling_factor")
         self.shift_factor: float | None = model.config.get("shift_factor")
+        self.normalisation = normalisation_of(model)
+        """what a diffusion model sees of the raw latents: `applied(latents)`, and back: `undone`"""
         self.tile = tile
         asked = precision or ENCODER_DEFAULT, precision or DECODER_DEFAULT
         encoder, decoder, self.precision = choose(model, *asked, bits=16 if self.pixel_format.is_deep else 8)
@@ -126,7 +129,7 @@ class Codec:
         The rest is as in the constructor. Raises ModelError if there is no such model, UserError if nothing says what
         the pixels of its images mean.
         """
-        model = load_autoencoder(name).to(device or "cpu")
+        model = load_any_autoencoder(name).to(device or "cpu")
         form = load_pixel_format(name, model)
         return cls(model, name=name, pixel_format=form, precision=precision, tile=tile, memory_bytes=memory_bytes)
 

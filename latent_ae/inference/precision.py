@@ -19,7 +19,7 @@ from latent_ae.errors import UserError
 from latent_ae.inference.probe_image import photo_like
 from latent_ae.inference.sides import DecoderSide, EncoderSide, Format, Side
 from latent_ae.inference.winograd import pays
-from latent_ae.models import Autoencoder, factor_of
+from latent_ae.models import AnyAutoencoder, factor_of
 
 Precision = Literal["auto", "exact", "fp32", "bf16", "fp16"]
 SideName = Literal["encoder", "decoder"]
@@ -96,21 +96,22 @@ class PrecisionReport:
         return f"{self.encoder}\n{self.decoder}"
 
 
-def form_of(precision: str, device: torch.device) -> Format:
+def form_of(precision: str, device: torch.device, *, as_written: bool = False) -> Format:
     """The format of a precision that is asked for by name, with the order in memory that is fastest on the device.
 
     `exact` is the stock module. On a CPU everything else runs in channels-last order, and float32 by Winograd's
     algorithm, which is as accurate; on other devices what their matrix units multiply is in channels-last order.
+    `as_written` sides keep torch's own order.
     """
-    if precision == "exact":
-        return Format("exact")
+    if precision == "exact" or as_written:
+        return Format(precision)
     cpu = device.type == "cpu"
     return Format(precision, channels_last=cpu or precision != "fp32", winograd=cpu and precision == "fp32")
 
 
 @torch.no_grad()
 def choose(
-    model: Autoencoder, encoder: Precision, decoder: Precision, *, bits: int = 8
+    model: AnyAutoencoder, encoder: Precision, decoder: Precision, *, bits: int = 8
 ) -> tuple[Side, Side, PrecisionReport]:
     """Both sides of a float32 model in the precisions asked for, on the model's device.
 
@@ -124,8 +125,11 @@ def choose(
         if asked not in PRECISIONS:
             raise UserError(f"unknown precision {asked!r}: take one of {', '.join(PRECISIONS)}")
     encoder_module, decoder_module = EncoderSide(model), DecoderSide(model)
-    faster = any(pays(module) for module in model.modules())
-    candidates = [_candidates(asked, model.device, winograd=faster) for asked in (encoder, decoder)]
+    as_written = encoder_module.as_written
+    faster = not as_written and any(pays(module) for module in model.modules())
+    candidates = [
+        _candidates(asked, model.device, winograd=faster, as_written=as_written) for asked in (encoder, decoder)
+    ]
     # The same sums on any number of threads: near the limits of the check they could decide.
     with one_thread() if model.device.type == "cpu" else nullcontext():
         probes: list[Tensor] = []
@@ -167,11 +171,12 @@ def _choose(
         if trials[-1].passed:
             break
     named = "fp32" if asked == "auto" else asked
-    chosen = trials[-1].form if trials and (trials[-1].passed or asked != "auto") else form_of(named, device)
+    fallback = form_of(named, device, as_written=module.as_written)
+    chosen = trials[-1].form if trials and (trials[-1].passed or asked != "auto") else fallback
     return SideChoice(name, asked, chosen, tuple(trials))
 
 
-def _candidates(asked: Precision, device: torch.device, *, winograd: bool) -> list[Format]:
+def _candidates(asked: Precision, device: torch.device, *, winograd: bool, as_written: bool = False) -> list[Format]:
     """What has to be checked against float32, the preferred first; `winograd` where it makes the model faster.
 
     `auto` prefers bfloat16, which has float32's range: float16 may pass on the test picture and overflow on another
@@ -183,13 +188,13 @@ def _candidates(asked: Precision, device: torch.device, *, winograd: bool) -> li
         precisions = ("bf16", "tf32") if modern else ("fp16",)
     elif asked == "auto":
         precisions = ("bf16",) if device.type == "cpu" and multiplies_bf16() else ()
-    forms = [form_of(each, device) for each in precisions]
+    forms = [form_of(each, device, as_written=as_written) for each in precisions]
     if asked == "auto" and winograd and device.type == "cpu":
         forms = [faster for form in forms for faster in (replace(form, winograd=True), form)]
     return forms
 
 
-def _picture_side(model: Autoencoder) -> int:
+def _picture_side(model: AnyAutoencoder) -> int:
     factor = factor_of(model)
     return -(-_PICTURE // factor) * factor
 

@@ -7,12 +7,14 @@ decoder side: latents --post_quant_conv, decoder--> pixels
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from latent_ae.inference.fused import fuse
-from latent_ae.models import Autoencoder, latent_channels
+from latent_ae.models import AnyAutoencoder, latent_channels
+from latent_ae.models.adapters import Adapter
 
 _DTYPES = {
     "exact": torch.float32,
@@ -24,13 +26,15 @@ _DTYPES = {
 
 
 class EncoderSide(nn.Module):
-    """Pixels [B,C,H,W] => moments [B,2c,h,w] of AutoencoderKL, or vectors [B,c,h,w] of VQModel."""
+    """Pixels [B,C,H,W] => moments [B,2c,h,w], or vectors [B,c,h,w] of VQModel."""
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: AnyAutoencoder) -> None:
         super().__init__()
         self.channels = latent_channels(model)
         """c: the first half of the moments is the mean"""
-        self.encoder = model.encoder
+        self.as_written = isinstance(model, Adapter)
+        """whether it runs as diffusers wrote it in every precision: the layers of other classes are not known here"""
+        self.encoder: Any = model.encoder
         self.quant_conv = model.quant_conv
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -41,11 +45,12 @@ class EncoderSide(nn.Module):
 class DecoderSide(nn.Module):
     """Latents, or the vectors of codes, [B,c,h,w] => pixels [B,C,H,W]; nothing is quantised."""
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: AnyAutoencoder) -> None:
         super().__init__()
         self.channels = int(model.config["out_channels"])
+        self.as_written = isinstance(model, Adapter)
         self.post_quant_conv = model.post_quant_conv
-        self.decoder = model.decoder
+        self.decoder: Any = model.decoder
         self.spatial = model.config.get("norm_type") == "spatial"
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -92,7 +97,8 @@ class Side:
         self._layout = torch.channels_last if form.channels_last else torch.contiguous_format
         # The scores of its attention are rounded, for which the check leaves room in latents and little in pixels.
         half_encoder = isinstance(module, EncoderSide) and form.dtype != torch.float32
-        self.module = module if form.stock else fuse(module, attention=half_encoder, winograd=form.winograd)
+        as_it_is = form.stock or module.as_written
+        self.module = module if as_it_is else fuse(module, attention=half_encoder, winograd=form.winograd)
         if any(not self._fits(weight) for weight in self.module.parameters()):
             self.module = copy.deepcopy(self.module).to(form.dtype)
             self.module.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's types lack it

@@ -102,8 +102,9 @@ def streamed(side: EncoderSide | DecoderSide) -> StreamedSide | None:
     The side may be fused, and is in the format that it runs in.
     """
     coder = side.encoder if isinstance(side, EncoderSide) else side.decoder
-    norm = _group_norm(coder.conv_norm_out)
-    if (modules := layers_of(coder)) is None or norm is None or not isinstance(coder.conv_act, nn.SiLU):
+    if (modules := layers_of(coder)) is None:
+        return None
+    if (norm := _group_norm(coder.conv_norm_out)) is None or not isinstance(coder.conv_act, nn.SiLU):
         return None
     layers = [_layer(module) for module in modules]
     known = [layer for layer in layers if layer is not None]

@@ -75,7 +75,8 @@ class Encoder:
         """
         self.codec = codec
         device = codec.model.device
-        side = Side(EncoderSide(codec.model), form_of(precision, device))
+        module = EncoderSide(codec.model)
+        side = Side(module, form_of(precision, device, as_written=module.as_written))
         self._runner = Runner(
             side,
             channels=codec.channels,

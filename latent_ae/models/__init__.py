@@ -13,21 +13,30 @@ from diffusers import AutoencoderKL, VQModel
 from latent_ae.config import ModelConfig
 from latent_ae.io.pixel_format import MAX_CHANNELS
 from latent_ae.models.adapt import CONV_IN, CONV_OUT, adapt
-from latent_ae.models.autoencoder import Autoencoder, factor_of, latent_channels, latent_shape, pad_to_factor
+from latent_ae.models.autoencoder import (
+    AnyAutoencoder,
+    Autoencoder,
+    factor_of,
+    latent_channels,
+    latent_shape,
+    pad_to_factor,
+)
 from latent_ae.models.bottlenecks import BOTTLENECKS, BottleneckConfig
 from latent_ae.models.bottlenecks.kl import KLConfig
 from latent_ae.models.errors import ModelError
-from latent_ae.models.loading import load_autoencoder
+from latent_ae.models.loading import load_any_autoencoder, load_autoencoder
 from latent_ae.models.parts import encoder_learns, tensor_learns
 from latent_ae.randomness import derived_seed
 
 __all__ = [
     "PRESETS",
+    "AnyAutoencoder",
     "Autoencoder",
     "build_autoencoder",
     "factor_of",
     "latent_channels",
     "latent_shape",
+    "load_any_autoencoder",
     "load_autoencoder",
     "pad_to_factor",
 ]

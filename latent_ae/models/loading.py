@@ -1,11 +1,12 @@
 """A stock autoencoder from wherever it lies: a diffusers folder, a pipeline, the hub, or a single file."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import logging
@@ -16,7 +17,8 @@ from latent_ae.errors import one_line
 from latent_ae.io.model_place import SUBFOLDERS, find_model, is_checkpoint, located, near_names, what_else
 from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
 from latent_ae.io.pixel_format import PixelFormat, read_pixel_format
-from latent_ae.models.autoencoder import CLASSES, Autoencoder
+from latent_ae.models.adapters import ADAPTERS, Adapter
+from latent_ae.models.autoencoder import CLASSES, AnyAutoencoder, Autoencoder
 from latent_ae.models.errors import ModelError
 from latent_ae.models.hub import downloaded
 from latent_ae.models.parts import DECODER_SIDE, ENCODER_SIDE
@@ -38,7 +40,7 @@ _PLACED = tuple(f"{part}." for part in (*ENCODER_SIDE, *DECODER_SIDE))
 
 
 def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoencoder:
-    """An AutoencoderKL or VQModel in float32, in evaluation mode.
+    """An AutoencoderKL or VQModel, to train or export, in float32, in evaluation mode.
 
     Args:
         name: a diffusers folder; a pipeline's folder or hub id with `vae/`, `vqvae/` or `movq/` in it; the hub id of an
@@ -49,6 +51,20 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
     Raises ModelError if there is none, if it is of another class, or if its weights are not exactly those that its
     config asks for: diffusers would fill what is missing at random and leave out what is too much.
     """
+    model = _load(name, norm_num_groups, (*CLASSES,))
+    assert not isinstance(model, Adapter)
+    return model
+
+
+def load_any_autoencoder(name: str) -> AnyAutoencoder:
+    """An autoencoder of any class that can be run here, in float32, in evaluation mode.
+
+    The name and what is raised are as with `load_autoencoder`.
+    """
+    return _load(name, None, (*CLASSES, *ADAPTERS))
+
+
+def _load(name: str, norm_num_groups: int | None, classes: Sequence[str]) -> AnyAutoencoder:
     path = _place(name)
     name = name if path == Path(name) else str(path)
     if is_checkpoint(path):
@@ -66,13 +82,13 @@ def load_autoencoder(name: str, *, norm_num_groups: int | None = None) -> Autoen
             reasons.append(one_line(error))
             continue
         if found := config.get("_class_name"):
-            return _load_folder(name, subfolder, found)
+            return _load_folder(name, subfolder, found, classes)
         reasons.append(f"the config.json in {subfolder or 'it'} has no _class_name")
     reason = reasons[0] if reasons else "there is no config.json in it, nor in a vae/, vqvae/ or movq/ in it"
     raise ModelError(f"cannot load an autoencoder from {name}: {reason}")
 
 
-def load_pixel_format(name: str, model: Autoencoder) -> PixelFormat:
+def load_pixel_format(name: str, model: AnyAutoencoder) -> PixelFormat:
     """What the pixels of the model mean that `load_autoencoder` loads by this name.
 
     By the file beside its weights, or the record in a checkpoint or a single file; grey or RGB pictures, with alpha or
@@ -135,20 +151,33 @@ def _subfolders(path: Path) -> Iterator[str | None]:
             yield subfolder
 
 
-def _load_folder(name: str, subfolder: str | None, found: object) -> Autoencoder:
+def _load_folder(name: str, subfolder: str | None, found: object, classes: Sequence[str]) -> AnyAutoencoder:
     place = name if subfolder is None else f"{name} ({subfolder}/)"
-    if not isinstance(found, str) or found not in CLASSES:
-        raise ModelError(f"{place} holds a model of class {found}; {' and '.join(CLASSES)} can be loaded")
-    kind, folder = CLASSES[found], Path(name, subfolder or "")
+    if not isinstance(found, str) or found not in classes:
+        raise ModelError(f"{place} holds a model of class {found}; {_what_works(found)}")
+    if found in ADAPTERS:
+        return Adapter(_load_weights(getattr(diffusers, found), name, subfolder, place, ("",)), ADAPTERS[found])
+    return _load_weights(CLASSES[found], name, subfolder, place, _PLACED)
+
+
+def _what_works(found: object) -> str:
+    ours = " and ".join(CLASSES)
+    if isinstance(found, str) and found in ADAPTERS:
+        return f"it encodes, decodes and is measured here, while training and exports take {ours}"
+    return f"{ours} can be loaded, and to encode, decode and measure also {', '.join(ADAPTERS)}"
+
+
+def _load_weights(kind: type[T], name: str, subfolder: str | None, place: str, placed: tuple[str, ...]) -> T:
+    folder = Path(name, subfolder or "")
     if folder.is_dir():
         variant = _variant(folder)
-        return load_checked(kind, name, place=place, placed=_PLACED, subfolder=subfolder, variant=variant)
+        return load_checked(kind, name, place=place, placed=placed, subfolder=subfolder, variant=variant)
     try:
-        return load_checked(kind, name, place=place, placed=_PLACED, subfolder=subfolder)
+        return load_checked(kind, name, place=place, placed=placed, subfolder=subfolder)
     except ModelError as error:
         for variant in _VARIANTS:
             with suppress(ModelError):
-                return load_checked(kind, name, place=place, placed=_PLACED, subfolder=subfolder, variant=variant)
+                return load_checked(kind, name, place=place, placed=placed, subfolder=subfolder, variant=variant)
         raise error
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from diffusers import VQModel
 
-from latent_ae.models.autoencoder import Autoencoder, class_name
+from latent_ae.models.adapters import Adapter
+from latent_ae.models.autoencoder import AnyAutoencoder, Autoencoder, class_name
 from latent_ae.models.errors import ModelError
 
 CODEBOOK = "quantize"
@@ -83,8 +84,12 @@ def freeze_all_but(model: Autoencoder, parts: Sequence[str]) -> frozenset[str]:
     return frozenset(modules - {name.split(".")[0] for name in wanted})
 
 
-def encoder_identity(model: Autoencoder) -> str:
+def encoder_identity(model: AnyAutoencoder) -> str:
     """Sha256 in hex over the encoder side's tensors (name, dtype, shape, bytes) and the config that shapes it."""
+    if isinstance(model, Adapter):
+        network, keys = model.network, model.row.encoder_config
+        config = {name: network.config.get(name) for name in keys} | {"_class_name": class_name(model)}
+        return _digest(network, ENCODER_NETWORK, json.dumps(config, sort_keys=True, default=list).encode())
     config = {key: model.config.get(key) for key in ENCODER_CONFIG} | {"_class_name": class_name(model)}
     if isinstance(model, VQModel):
         config["num_vq_embeddings"] = model.config["num_vq_embeddings"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AsymmetricAutoencoderKL, AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
+from diffusers import AutoencoderKL, ConsistencyDecoderVAE, VQModel
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
@@ -177,13 +177,12 @@ def test_the_number_of_groups_has_no_effect_on_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("subfolder", ["", "vae"])
-@pytest.mark.parametrize("kind", [AutoencoderDC, AutoencoderTiny, AsymmetricAutoencoderKL])
-def test_another_class_is_refused(kind: type, subfolder: str, tmp_path: Path) -> None:
+def test_another_class_is_refused(subfolder: str, tmp_path: Path) -> None:
     with torch.device("meta"):
-        kind().save_config(tmp_path / subfolder)
+        ConsistencyDecoderVAE().save_config(tmp_path / subfolder)
     place = f"{tmp_path} (vae/)" if subfolder else str(tmp_path)
-    assert refusal(tmp_path) == (
-        f"{place} holds a model of class {kind.__name__}; AutoencoderKL and VQModel can be loaded"
+    assert refusal(tmp_path).startswith(
+        f"{place} holds a model of class ConsistencyDecoderVAE; AutoencoderKL and VQModel can be loaded, and to encode"
     )
 
 

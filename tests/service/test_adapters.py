@@ -1,0 +1,39 @@
+"""Models of other classes in a server: images, latents, and what is in them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from latent_ae.inference import Codec
+from latent_ae.service.errors import WrongModel
+from latent_ae.service.service import Service
+from tests.models.adapted_models import adapted
+from tests.service.conftest import closing, pixels, png
+
+NAMES = ("AutoencoderTiny", "AutoencoderKLFlux2", "AutoencoderKLQwenImage")
+IMAGE = pixels(9, 14)
+
+
+@pytest.fixture(scope="module")
+def codecs() -> dict[str, Codec]:
+    return {name: Codec(adapted(name), name=name, precision="fp32") for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def served(codecs: dict[str, Codec]) -> Iterator[Service]:
+    with closing(Service(codecs)) as service:
+        yield service
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_goes_to_a_latent_file_and_back(name: str, served: Service, codecs: dict[str, Codec]) -> None:
+    encoded = served.encode(png(IMAGE), model=name)
+    decoded = served.decode(encoded.file)
+    assert decoded.model == name
+    expected = codecs[name].reconstruct([IMAGE])[0]
+    assert np.array_equal(decoded.images[0], expected)
+    assert np.array_equal(served.reconstruct(png(IMAGE), model=name).reconstructed, expected)
+    other = next(each for each in NAMES if each != name)
+    with pytest.raises(WrongModel, match=f"decode them with {name}"):
+        served.decode(encoded.file, model=other)
