@@ -1,7 +1,8 @@
 """Reconstruction terms: each a small module that returns an unweighted value per image.
 
-In all of them pixels lie in [-1, 1] and the value is a mean over the C*H*W pixel values of an image. Of a padded image,
-whose padding is alike in both, `valid` is the share that is no padding, and the mean is over that.
+In all of them pixels lie in [-1, 1] and the value is a mean over the C*H*W pixel values of an image, or of LogMSE its
+logarithm. Of a padded image, whose padding is alike in both, `valid` is the share that is no padding, and the mean is
+over that.
 """
 
 import math
@@ -62,9 +63,27 @@ class GaussianNLL(nn.Module):
         return 0.5 * (error * torch.exp(-self.log_variance) + self.log_variance + math.log(2.0 * math.pi))
 
 
+class LogMSE(nn.Module):
+    """log(MSE + floor) / 2: GaussianNLL at each image's own best s^2, less a constant (Rybkin et al. 2021).
+
+    Its mean falls as the mean PSNR rises, so that smooth images count as much as detailed ones, whose errors are a
+    hundred times larger. The floor is the error at 46 dB, below which 8-bit images hardly differ.
+    """
+
+    def __init__(self, floor: float = 1e-4) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def forward(self, reconstruction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[B,C,H,W] twice => [B]."""
+        error = mean_of_image((reconstruction - target).square(), valid)
+        return 0.5 * torch.log(error + self.floor)
+
+
 RECONSTRUCTION: dict[str, Callable[[], nn.Module]] = {
     "l1": L1,
     "l2": L2,
     "charbonnier": Charbonnier,
     "gaussian_nll": GaussianNLL,
+    "log_mse": LogMSE,
 }

@@ -16,6 +16,7 @@ OTHER = torch.tensor([[[[0.0, 0.0], [1.0, -2.0]]], [[[0.5, 0.5], [0.5, 0.5]]]])
         ("l1", [0.75, 0.5]),
         ("l2", [1.25, 0.25]),
         ("gaussian_nll", [0.625 + 0.5 * math.log(2 * math.pi), 0.125 + 0.5 * math.log(2 * math.pi)]),
+        ("log_mse", [0.5 * math.log(1.2501), 0.5 * math.log(0.2501)]),
     ],
 )
 def test_values_by_hand(name: str, expected: list[float]) -> None:
