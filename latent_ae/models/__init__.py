@@ -61,6 +61,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "tiny": _preset(1, (8, 16), layers=1, latents=2, groups=4, mid_block_add_attention=False),
     "digits": _preset(1, (8, 24, 32, 64), layers=1, latents=3, groups=1, mid_block_add_attention=True),
     "photos-f4": _preset(3, (16, 32, 64), layers=1, latents=4, groups=1, mid_block_add_attention=False),
+    "photos-f8": _preset(3, (16, 64, 96, 128), layers=1, latents=16, groups=1, mid_block_add_attention=False),
     # Stable Diffusion 1.x and 2.x (kl-f8): 83,653,863 parameters.
     "sd": _preset(3, _F8, layers=2, latents=4),
     # Stable Diffusion 3 and FLUX.1: 16 channels, no 1x1 convolutions around the latents.

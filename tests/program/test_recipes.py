@@ -73,7 +73,7 @@ def smaller(config: RunConfig) -> dict[str, Any]:
 def narrower(architecture: dict[str, Any]) -> dict[str, Any]:
     """The changes that make a wide architecture narrow."""
     widths = architecture["block_out_channels"]
-    if max(widths) <= 64:
+    if max(widths) <= 128:
         return {}
     return {
         "block_out_channels": tuple(width // 16 for width in widths),
