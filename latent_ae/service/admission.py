@@ -19,6 +19,8 @@ from latent_ae.service.queue import Job, ModelQueue, Tick
 
 _HOPELESS_FACTOR = 1.5
 """Refuse work whose best-case duration exceeds the remaining time by this factor (estimates are rough)."""
+_POLL_SECONDS = 0.1
+"""between two ticks of a request that waits for a CPU slot"""
 
 
 class Slots:
@@ -79,6 +81,8 @@ class Request:
     def __init__(self, admission: "Admission", visitor: Hashable, tick: Tick | None) -> None:
         self.cancelled = False
         """whether the caller's tick ended it"""
+        self.model_seconds = 0.0
+        """time that the model has worked for it"""
         self._admission = admission
         self._visitor = visitor
         self._tick = tick
@@ -93,9 +97,14 @@ class Request:
 
     def check(self) -> None:
         """Call it between pieces of work. Raises DeadlineExceeded, or what the caller's tick raises."""
+        self.advance(self._share)
+
+    def advance(self, share: float) -> None:
+        """Report that this share of the request is done. Raises as `check` does."""
         if time.monotonic() > self._deadline:
             raise DeadlineExceeded
-        self._report(self._share)
+        self._share = share
+        self._report(share)
 
     def run(self, jobs: Sequence[Job], *, until: float = 1.0) -> list[Any]:
         """The results of jobs, in order. When they are done, the share `until` of the request is done.
@@ -114,24 +123,33 @@ class Request:
             self._report(min(until, start + (until - start) * share))
 
         results = self._admission.queue.run(
-            jobs, deadline=self._deadline, tick=None if self._tick is None else tick, visitor=self._visitor
+            jobs,
+            deadline=self._deadline,
+            tick=None if self._tick is None else tick,
+            visitor=self._visitor,
+            took=self._took,
         )
         self._share = until
         return results
 
     @contextmanager
-    def cpu_slot(self) -> Iterator[None]:
+    def cpu_slot(self, *, search: bool = False) -> Iterator[None]:
         """Wait for one of the few slots for work outside of the models that takes memory and CPU time.
 
-        Raises as `check` does.
+        With `search` for one of those that only searches for baselines use, which take seconds: nobody waits for them to
+        have a picture read. Raises as `check` does.
         """
         self.check()
-        if not self._admission.cpu_slots.acquire(timeout=max(0.0, self._deadline - time.monotonic())):
-            raise DeadlineExceeded
+        slots = self._admission.search_slots if search else self._admission.cpu_slots
+        while not slots.acquire(timeout=_POLL_SECONDS):
+            self.check()
         try:
             yield
         finally:
-            self._admission.cpu_slots.release()
+            slots.release()
+
+    def _took(self, seconds: float) -> None:
+        self.model_seconds += seconds
 
     def _report(self, share: float) -> None:
         if self._tick is not None:
@@ -149,6 +167,7 @@ class Admission:
         self.queue = queue
         self.limits = limits
         self.cpu_slots = threading.Semaphore(cpu_slots)
+        self.search_slots = threading.Semaphore(cpu_slots)
         self.current_visitor: Callable[[], Hashable] = lambda: None
         """the visitor whose request the calling thread handles; None: no visitor, which can get all slots"""
         self._lock = threading.Lock()

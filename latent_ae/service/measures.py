@@ -1,8 +1,10 @@
 """How close two images are, in strips so that memory does not grow with them; and JPEG and WebP as baselines."""
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,8 @@ PERCEPTUAL_PIXELS = 4 * 10**6
 _MARGIN = 5
 """rows that SSIM's window of 11 reaches beyond its place"""
 _STRIP_PIXELS = 1 << 19
+_SEARCH_SHARE = 0.8
+"""of the time that a baseline takes; the rest is measuring it"""
 _BACKBONES = ("alex", "vgg", "squeeze")
 """of LPIPS, the network that papers report as a metric first"""
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WebP": {"method": 4}}
@@ -150,31 +154,45 @@ def require_baselines(pixels: PixelFormat) -> None:
 
 
 def baselines(
-    image: Pixels, sizes: Sequence[Size], perceptual: Perceptual, check: Callable[[], None]
+    image: Pixels, sizes: Sequence[Size], perceptual: Perceptual, tick: Callable[[float], None]
 ) -> tuple[Baseline, ...]:
-    """JPEG and WebP at no more bytes than the smallest form of the latents, measured as a reconstruction is."""
+    """JPEG and WebP at no more bytes than the smallest form of the latents, measured as a reconstruction is.
+
+    `tick` is called with the share that is done between pieces of work; what it raises ends the search.
+    """
     max_bytes = min(size.bytes for size in sizes if size.what != "upload")
-    found = []
-    for name in _QUALITIES:
-        if max(image.shape[:2]) <= _MAX_SIDE[name]:  # else the format cannot hold the image
-            data, quality = best_within(name, image, max_bytes, check)
-            with Image.open(io.BytesIO(data)) as decoded:
-                got = to_uint8(decoded, image.shape[2])
-            metrics, _ = measure(got, image, PixelFormat.picture(image.shape[2]), perceptual, check)
-            found.append(Baseline(name, got, len(data), quality, metrics, reached=len(data) <= max_bytes))
-    return tuple(found)
+    names = [name for name in _QUALITIES if max(image.shape[:2]) <= _MAX_SIDE[name]]  # others cannot hold the image
+
+    def part(place: int, share: float) -> None:
+        tick((place + share) / len(names))
+
+    return tuple(
+        _baseline(name, image, max_bytes, perceptual, partial(part, place)) for place, name in enumerate(names)
+    )
 
 
-def best_within(name: str, image: Pixels, max_bytes: int, check: Callable[[], None]) -> tuple[bytes, int]:
+def _baseline(
+    name: str, image: Pixels, max_bytes: int, perceptual: Perceptual, tick: Callable[[float], None]
+) -> Baseline:
+    data, quality = best_within(name, image, max_bytes, lambda share: tick(_SEARCH_SHARE * share))
+    with Image.open(io.BytesIO(data)) as decoded:
+        got = to_uint8(decoded, image.shape[2])
+    metrics, _ = measure(got, image, PixelFormat.picture(image.shape[2]), perceptual, lambda: tick(_SEARCH_SHARE))
+    return Baseline(name, got, len(data), quality, metrics, reached=len(data) <= max_bytes)
+
+
+def best_within(name: str, image: Pixels, max_bytes: int, tick: Callable[[float], None]) -> tuple[bytes, int]:
     """The file of [H,W,C] as JPEG or WebP at the highest quality that takes at most `max_bytes`, and that quality.
 
-    At the lowest quality if that takes more. `check` is called before each attempt; what it raises ends the search.
+    At the lowest quality if that takes more. `tick` is called with the share that is done before each attempt; what it
+    raises ends the search.
     """
     picture = to_pil(image)
     low, high = _QUALITIES[name]
+    attempts, most = itertools.count(), 1 + (high - low).bit_length()
 
     def attempt(quality: int) -> bytes:
-        check()
+        tick(min(1.0, next(attempts) / most))
         stream = io.BytesIO()
         picture.save(stream, name, quality=quality, **_OPTIONS[name])
         return stream.getvalue()

@@ -48,6 +48,9 @@ class _Caller:
     turn: int
     """number of its arrival or of its last batch; the lowest has waited longest"""
     visitor: Hashable
+    thread: int = field(default_factory=threading.get_ident)
+    model_seconds: float = 0.0
+    """duration of the batches that its jobs were in"""
 
     @property
     def owner(self) -> Hashable:
@@ -95,11 +98,18 @@ class ModelQueue:
         self._thread.start()
 
     def run(
-        self, jobs: Sequence[Job], *, deadline: float, tick: Tick | None = None, visitor: Hashable = None
+        self,
+        jobs: Sequence[Job],
+        *,
+        deadline: float,
+        tick: Tick | None = None,
+        visitor: Hashable = None,
+        took: Callable[[float], None] | None = None,
     ) -> list[Any]:
         """The results of one caller's jobs, in order, once all are done.
 
-        `deadline` is a time.monotonic(). `tick` is called in the caller's thread while it waits.
+        `deadline` is a time.monotonic(). `tick` is called in the caller's thread while it waits, `took` at the end with
+        the seconds that the model worked on the batches of these jobs, without the time that they waited.
         Raises what a job or the tick raised, DeadlineExceeded, or ShuttingDown.
         """
         with self._changed:
@@ -110,7 +120,10 @@ class ModelQueue:
             self._waiting += entries
             self._changed.notify_all()
         try:
-            return self._results(entries, deadline, tick)
+            results = self._results(entries, deadline, tick)
+            if took is not None:
+                took(caller.model_seconds)
+            return results
         finally:
             for entry in entries:
                 entry.future.cancel()
@@ -122,6 +135,19 @@ class ModelQueue:
         with self._changed:
             running = sum(entry.future.cancelled() or not entry.future.done() for entry in self._running)
             return len(self._waiting), running
+
+    def others_ahead(self) -> int:
+        """How many other callers the model serves before the calling thread's: 0 once it works on a job of that.
+
+        For a tick, which `run` calls in the caller's thread.
+        """
+        own = threading.get_ident()
+        with self._changed:
+            running = {entry.caller for entry in self._running if not entry.future.done()}
+            mine = [self._turn(entry) for entry in self._waiting if entry.caller.thread == own]
+            if not mine or any(caller.thread == own for caller in running):
+                return 0
+            return len(running | {entry.caller for entry in self._waiting if self._turn(entry) < min(mine)})
 
     def close(self) -> None:
         """End all jobs with ShuttingDown, the running ones at their next tick. Returns when the thread has ended."""
@@ -195,8 +221,11 @@ class ModelQueue:
             for entry in batch:
                 entry.share = share
 
+        start = time.perf_counter()
         try:
             results = batch[0].job.run([entry.job.payload for entry in batch], tick)
+            for caller in {entry.caller for entry in batch}:
+                caller.model_seconds += time.perf_counter() - start
             for entry, result in zip(batch, results, strict=True):
                 with suppress(InvalidStateError):  # as in `fail`
                     entry.future.set_result(result)

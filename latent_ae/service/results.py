@@ -79,6 +79,7 @@ class Reconstruction:
     seam_db: float | None
     """PSNR of the decoder's tiles against each other where they overlap; None for an image in one piece"""
     seconds: float
+    """that the model worked: without waiting, reading and measuring"""
     baselines: tuple[Baseline, ...] = ()
     """if they were requested"""
 
@@ -99,6 +100,7 @@ class Images:
     note: str
     """what to know before they are trusted; '' if nothing"""
     seconds: float
+    """that the model worked: without waiting, reading and measuring"""
     decoding: Compute
     """how the decoder ran; all images have one size"""
     seam_db: tuple[float | None, ...] = ()

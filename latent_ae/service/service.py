@@ -123,7 +123,7 @@ class Service:
             decoded = request.run(chosen.decode(given))
             images, seams = tuple(each.image for each in decoded), tuple(each.seam_db for each in decoded)
             pixels = chosen.info.pixel_format
-            return Images(chosen.info.id, pixels, images, note, request.seconds, decoded[0].compute, seams)
+            return Images(chosen.info.id, pixels, images, note, request.model_seconds, decoded[0].compute, seams)
 
     def reconstruct(
         self, image: File, *, model: str | None = None, baselines: bool = False, tick: Tick | None = None
@@ -139,7 +139,9 @@ class Service:
             with request.cpu_slot():
                 metrics, notes = measures.measure(decoded.image, pixels, form, self._perceptual, request.check)
                 sizes = results.sizes(upload, pixels, latents)
-                beside = measures.baselines(pixels, sizes, self._perceptual, request.check) if baselines else ()
+                beside = (
+                    measures.baselines(pixels, sizes, self._perceptual, lambda _: request.check()) if baselines else ()
+                )
                 return Reconstruction(
                     model=chosen.info.id,
                     pixel_format=form,
@@ -151,7 +153,7 @@ class Service:
                     sizes=sizes,
                     decoding=decoded.compute,
                     seam_db=decoded.seam_db,
-                    seconds=request.seconds,
+                    seconds=request.model_seconds,
                     baselines=beside,
                 )
 
@@ -162,8 +164,8 @@ class Service:
         """
         if not measures.has_baselines(reconstruction.pixel_format):
             return ()
-        with self.admission.request("baselines", tick) as request, request.cpu_slot():
-            return measures.baselines(reconstruction.original, reconstruction.sizes, self._perceptual, request.check)
+        with self.admission.request("baselines", tick) as request, request.cpu_slot(search=True):
+            return measures.baselines(reconstruction.original, reconstruction.sizes, self._perceptual, request.advance)
 
     def channel_images(self, latents: Latents, *, model: str | None = None) -> tuple[Pixels, ...]:
         """Each latent channel of the first image as a grey picture, or its codes as one in colours."""
@@ -254,6 +256,10 @@ class Service:
         with self._request("encode_tensor", model, tick) as (request, chosen):
             return remote.encode(asked, request, chosen, self.limits)
 
+    def others_ahead(self) -> int:
+        """How many other requests the models serve before that of the calling thread; for its tick."""
+        return self._queue.others_ahead()
+
     def stats(self) -> ServiceStats:
         """Counts since the start, and the current load."""
         return self.admission.stats()
@@ -293,4 +299,4 @@ class Service:
         pixels = chosen.info.pixel_format
         frames = tuple(pixels.from_tensor(frame) for frame in request.run(chosen.decode_vectors(vectors)))
         compute = chosen.codec.compute("decoder", *frames[0].shape[:2])
-        return Images(chosen.info.id, pixels, frames, note, request.seconds, compute)
+        return Images(chosen.info.id, pixels, frames, note, request.model_seconds, compute)

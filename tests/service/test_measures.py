@@ -20,7 +20,7 @@ from .conftest import pixels, saved
 NONE = Perceptual()
 
 
-def go_on() -> None:
+def go_on(_share: float = 0.0) -> None:
     pass
 
 
@@ -79,7 +79,7 @@ def test_weights_are_looked_for_on_this_machine_alone(monkeypatch: pytest.Monkey
 
 
 def test_measuring_ends_when_it_is_told_to() -> None:
-    def stop() -> None:
+    def stop(_share: float = 0.0) -> None:
         raise DeadlineExceeded
 
     with pytest.raises(DeadlineExceeded):
@@ -115,3 +115,13 @@ def test_where_no_quality_keeps_to_the_bytes_it_is_the_lowest() -> None:
 def test_a_format_that_cannot_hold_the_image_is_left_out() -> None:
     found = baselines(np.zeros((1, 16_384, 3), np.uint8), [Size("codes", 10_000, 1.0)], NONE, go_on)
     assert [(each.name, each.reached, each.image.shape) for each in found] == [("JPEG", True, (1, 16_384, 3))]
+
+
+def test_the_search_for_baselines_reports_how_far_it_is() -> None:
+    shares: list[float] = []
+    baselines(pixels(40, 40), [Size("codes", 1500, 1.0)], NONE, shares.append)
+    assert shares == sorted(shares)
+    assert shares[0] == 0.0
+    assert 0.5 in shares  # the second format begins
+    assert 0.8 < shares[-1] <= 1.0
+    assert len(set(shares)) > 10

@@ -149,6 +149,41 @@ def test_a_batch_goes_on_for_those_who_have_time(queue: ModelQueue, machine: Mac
     assert patient[1] == [[2]]
 
 
+def test_a_waiting_caller_knows_how_many_are_served_before(queue: ModelQueue, machine: Machine) -> None:
+    heard: dict[str, list[int]] = {"second": [], "third": []}
+    holder, _ = hold(queue, machine)
+
+    def wait_as(name: str) -> threading.Thread:
+        def tick(_share: float) -> None:
+            heard[name].append(queue.others_ahead())
+
+        before = queue.load()[0]
+        thread, _ = started(lambda: queue.run([machine.job(1, key=name)], deadline=soon(), tick=tick))
+        until(lambda: queue.load()[0] > before and heard[name])
+        return thread
+
+    waiting = [wait_as(name) for name in heard]
+    until(lambda: heard["second"][-1] == 1 and heard["third"][-1] == 2)
+    machine.go_on.set()
+    for thread in (holder, *waiting):
+        thread.join(60)
+    assert queue.others_ahead() == 0
+    assert all(a >= b for told in heard.values() for a, b in zip(told[1:], told[2:], strict=False))
+
+
+def test_the_models_time_leaves_out_the_wait(queue: ModelQueue, machine: Machine) -> None:
+    other, took = Machine(), []
+    hold(queue, machine)
+    waited = started(lambda: queue.run([other.job(1, key="other")], deadline=soon(), took=took.append))[0]
+    until(lambda: queue.load()[0] == 1)
+    begun = time.perf_counter()
+    until(lambda: time.perf_counter() - begun > 0.2)
+    start = time.perf_counter()
+    machine.go_on.set()
+    waited.join(60)
+    assert 0 < took[0] <= time.perf_counter() - start
+
+
 def test_the_callers_tick_hears_of_progress_and_ends_the_work(queue: ModelQueue, machine: Machine) -> None:
     machine.go_on.clear()
     heard: list[float] = []
