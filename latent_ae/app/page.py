@@ -1,14 +1,12 @@
 """The app's page. It computes nothing and shares nothing between visitors: the service does the work."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import gradio as gr
 
 from latent_ae.app import theme
 from latent_ae.app.api.endpoints import add_endpoints
-from latent_ae.app.tabs import decode, inspect, interpolate, markup, reconstruct, sample
-from latent_ae.app.tabs.job import QUICK, info_of
+from latent_ae.app.tabs import decode, inspect, interpolate, layout, markup, reconstruct, sample
+from latent_ae.app.tabs.example_results import ExampleResults
+from latent_ae.app.tabs.job import ASKS, QUICK, info_of
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.service import Service
 
@@ -16,8 +14,9 @@ TITLE = "latent-ae"
 _PURPOSE = "See what an image autoencoder keeps of a picture and what it loses, and download the latents."
 
 
-def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks:
-    """The page and the endpoints over `service`; `examples` are image files that visitors may click."""
+def create_demo(service: Service, *, examples: ExampleResults | None = None) -> gr.Blocks:
+    """The page and the endpoints over `service`; visitors may click the examples, and see the first reconstructed."""
+    examples = examples or ExampleResults(service, ())
     infos = {info.id: info for info in service.models()}
     names = list(infos)
     demo = gr.Blocks(title=TITLE, analytics_enabled=False)
@@ -31,20 +30,22 @@ def create_demo(service: Service, *, examples: Sequence[Path] = ()) -> gr.Blocks
                 names, value=names[0], label="Model", info="Used by all tabs.", filterable=False, scale=1, min_width=240
             )
             facts = gr.HTML(model_facts(infos[names[0]]), scale=3, min_width=280)
+        files, opened = layout.example_files(examples.paths), gr.State(0)
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Reconstruct"):
-                reconstruct.add_tab(service, model=model, examples=examples)
+                reconstruct.add_tab(service, model=model, examples=examples, files=files, opened=opened)
             with gr.Tab("Decode"):
                 decode.add_tab(service)
             with gr.Tab("Sample"):
                 sample.add_tab(service, model=model)
             with gr.Tab("Interpolate"):
-                interpolate.add_tab(service, model=model, examples=examples)
+                interpolate.add_tab(service, model=model, examples=files)
             with gr.Tab("Inspect"):
-                inspect.add_tab(service, model=model, examples=examples)
+                inspect.add_tab(service, model=model, examples=files)
         model.change(lambda name: model_facts(info_of(infos, name)), model, facts, **QUICK)
         switch.click(None, js=theme.OTHER_THEME, api_visibility="private")
         demo.load(None, js=theme.ON_LOAD, api_visibility="private")
+        demo.load(lambda: 1, None, opened, **ASKS)
     return demo
 
 

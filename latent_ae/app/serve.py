@@ -44,6 +44,7 @@ def serve(
             from latent_ae.app import log  # noqa: PLC0415
             from latent_ae.app.launch import launch, require_tools  # noqa: PLC0415
             from latent_ae.app.page import create_demo  # noqa: PLC0415
+            from latent_ae.app.tabs.example_results import ExampleResults  # noqa: PLC0415
             from latent_ae.app.tabs.examples import example_images  # noqa: PLC0415
             from latent_ae.inference import device_named  # noqa: PLC0415
             from latent_ae.service.service import Service  # noqa: PLC0415
@@ -54,11 +55,12 @@ def serve(
                 models, limits=limits, device=device_named(device), precision=precision, tile=tile, priors=priors
             )
             first = service.models()[0]
-            examples = (
+            paths = (
                 ()
                 if first.pixel_format.numbers
                 else example_images(folder, channels=first.channels, side=first.native_size)
             )
+            examples = ExampleResults(service, paths)
             log.set_logs()
             running = launch(create_demo(service, examples=examples), service, options)
             gc.collect()
@@ -66,6 +68,7 @@ def serve(
             lines = [*map(model_line, service.models()), f"serving on {running.url}"]
             sys.stdout.write("".join(f"{line}\n" for line in lines))
             sys.stdout.flush()
+            threading.Thread(target=examples.prepare, name="latent-ae-examples", daemon=True).start()
             try:
                 threading.Event().wait()
             finally:

@@ -136,8 +136,8 @@ class Request:
     def cpu_slot(self, *, search: bool = False) -> Iterator[None]:
         """Wait for one of the few slots for work outside of the models that takes memory and CPU time.
 
-        With `search` for one of those that only searches for baselines use, which take seconds: nobody waits for them to
-        have a picture read. Raises as `check` does.
+        With `search` for one of those that searches for baselines have to themselves: these take seconds, and nobody
+        shall wait for them to have a picture read. Raises as `check` does.
         """
         self.check()
         slots = self._admission.search_slots if search else self._admission.cpu_slots

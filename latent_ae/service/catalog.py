@@ -23,6 +23,7 @@ Prior = Literal["normal", "learned"]
 
 _SHOWN_DIGITS = 16
 """of an encoder's identity"""
+_TRAINED_ON = re.compile(r"trained on\s+`([^`\n]{1,80})`")
 _MIN_NATS = 0.01
 """KL per latent value below which latents hardly depend on the image"""
 
@@ -56,6 +57,8 @@ class ModelInfo:
     """latent_stats.json, None if there is none"""
     native_size: int | None
     """side in pixels of the images it was trained on, if its config says it"""
+    trained_on: str = ""
+    """the data's name in the card of a model that was trained here, or ''"""
     learned_prior: int | None = None
     """side in pixels of what its learned prior draws, if it has one"""
 
@@ -82,6 +85,8 @@ def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None
     """What is known of a model, from its config and the files beside it."""
     folder, config = located(Path(codec.name)), codec.model.config
     native = None if "sample_size" in config.get("_use_default_values", ()) else config.get("sample_size")
+    card = _card(folder / "README.md")
+    trained_on = _TRAINED_ON.search(card)
     return ModelInfo(
         id=model_id,
         kind=class_name(codec.model),
@@ -97,9 +102,10 @@ def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None
         encoder_precision=codec.precision.encoder.precision,
         decoder_precision=codec.precision.decoder.precision,
         device=str(codec.model.device),
-        card=_card(folder / "README.md"),
+        card=card,
         stats=_stats(folder / "latent_stats.json", codec.identity),
         native_size=native if isinstance(native, int) else None,
+        trained_on=trained_on[1] if trained_on else "",
         learned_prior=None if prior is None else prior.latent_shape[1] * codec.factor,
     )
 

@@ -80,6 +80,8 @@ class Reconstruction:
     """PSNR of the decoder's tiles against each other where they overlap; None for an image in one piece"""
     seconds: float
     """that the model worked: without waiting, reading and measuring"""
+    unlike: str = ""
+    """how the image differs from those that the model was trained on, a sentence; '' if it hardly does"""
     baselines: tuple[Baseline, ...] = ()
     """if they were requested"""
 

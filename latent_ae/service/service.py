@@ -12,7 +12,7 @@ from latent_ae.inference import Codec, Precision
 from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.latents import Dtype, Latents
 from latent_ae.models import latent_space
-from latent_ae.service import catalog, inspection, measures, remote, results, uploads
+from latent_ae.service import catalog, inspection, measures, remote, results, suitability, uploads
 from latent_ae.service.admission import Admission, Request, ServiceStats
 from latent_ae.service.catalog import ModelInfo, Prior
 from latent_ae.service.errors import BadRequest
@@ -98,7 +98,7 @@ class Service:
         with self._request("encode", model, tick) as (request, chosen):
             seed = None if seed is None else require_whole("seed", seed, 0, MAX_SEED)
             results.check_options(chosen.info, seed=seed, dtype=dtype, logvar=logvar)
-            upload, (pixels, remarks) = self._image(request, image, chosen)
+            upload, (pixels, remarks, _) = self._image(request, image, chosen)
             latents = request.run([chosen.encode(pixels, seed=seed, logvar=logvar)])[0]
             return results.encoded(chosen.info, upload, latents, remarks, seed=seed, dtype=dtype, logvar=logvar)
 
@@ -133,7 +133,7 @@ class Service:
             form = chosen.info.pixel_format
             if baselines:
                 measures.require_baselines(form)
-            upload, (pixels, remarks) = self._image(request, image, chosen)
+            upload, (pixels, remarks, colored) = self._image(request, image, chosen)
             latents = request.run([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
             decoded = request.run(chosen.decode(latents), until=0.9)[0]
             with request.cpu_slot():
@@ -154,6 +154,7 @@ class Service:
                     decoding=decoded.compute,
                     seam_db=decoded.seam_db,
                     seconds=request.model_seconds,
+                    unlike=suitability.unlike_training(chosen.info, *pixels.shape[:2], colored=colored),
                     baselines=beside,
                 )
 
@@ -239,7 +240,7 @@ class Service:
     def inspect(self, image: File, *, model: str | None = None, tick: Tick | None = None) -> Inspection:
         """What is in an image's latents, beside what was measured over the training images."""
         with self._request("inspect", model, tick) as (request, chosen):
-            _, (pixels, _) = self._image(request, image, chosen)
+            pixels = self._image(request, image, chosen)[1].pixels
             return inspection.inspect_latents(chosen.info, request.run([chosen.encode(pixels, logvar=True)])[0])
 
     def decode_tensor(

@@ -24,6 +24,7 @@ from latent_ae.io.rasters import raster_shape
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge, UnsupportedFormat
 from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.suitability import conversions, has_color
 
 File = bytes | Path
 """an upload"""
@@ -68,6 +69,8 @@ class Picture(NamedTuple):
     """[H,W,C] in the units of the model's pixel format; pictures upright and in sRGB"""
     remarks: tuple[str, ...]
     """what a person should know about how the file was read, each continues: the image"""
+    colored: bool = False
+    """whether the file has colours, which a grey model does not keep"""
 
 
 def read_upload(file: File, limits: ServiceLimits) -> Upload:
@@ -132,7 +135,8 @@ def _read_picture(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) ->
         image = open_image(
             io.BytesIO(upload.data), formats=(kind,), check=lambda image: _check_header(image, limits), limited=True
         )
-        return Picture(pixels.array(image), remarks(image))
+        told = (*remarks(image), *conversions(image, pixels))
+        return Picture(pixels.array(image), told, colored=pixels.channels < 3 and has_color(image))
     except BrokenImage as error:
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
             raise TooLarge(

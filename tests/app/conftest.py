@@ -107,8 +107,10 @@ def served(service: Service, *, examples: Sequence[Path] = (), **options: Any) -
     """The app over a service, which stays open. Needs `gradio_folder`, before which Gradio must not be imported."""
     from latent_ae.app.launch import launch
     from latent_ae.app.page import create_demo
+    from latent_ae.app.tabs.example_results import ExampleResults
 
-    running = launch(create_demo(service, examples=examples), service, ServerOptions(port=0, **options))
+    demo = create_demo(service, examples=ExampleResults(service, examples))
+    running = launch(demo, service, ServerOptions(port=0, **options))
     try:
         yield running
     finally:

@@ -11,17 +11,17 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
-from gradio.context import LocalContext
 from PIL import Image, ImageSequence
 
 from latent_ae.app import files
 from latent_ae.app.page import create_demo, model_facts
 from latent_ae.app.storage import files_under
 from latent_ae.app.tabs import comparison, markup
+from latent_ae.app.tabs.example_results import ExampleResults
 from latent_ae.app.tabs.examples import example_images
 from latent_ae.app.tabs.inspect import card_text
 from latent_ae.app.tabs.interpolate import suits_grid
-from latent_ae.app.tabs.job import Cancelled, Job, Run, Tick
+from latent_ae.app.tabs.job import Run
 from latent_ae.inference import Codec
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.limits import ServiceLimits
@@ -40,7 +40,7 @@ def demo(service: Service, gradio_folder: Path) -> gr.Blocks:
     paths = [gradio_folder / f"example-{number}.png" for number in range(4)]
     for number, path in enumerate(paths):
         path.write_bytes(png(pixels(16, 16, seed=number)))
-    return create_demo(service, examples=paths)
+    return create_demo(service, examples=ExampleResults(service, paths))
 
 
 @pytest.fixture
@@ -118,104 +118,37 @@ def test_an_animation_goes_there_and_back_without_loss(count: int, channels: int
     assert all(np.array_equal(a, np.broadcast_to(b, (12, 10, 3))) for a, b in zip(got, want, strict=True))
 
 
-def test_cancelling_ends_what_runs_and_not_what_starts_afterwards() -> None:
-    run = Run()
-    run.begin()
-    first = run.start(gr.Progress(), "first")
-    first(0.5)
-    run.cancel()
-    with pytest.raises(Cancelled):
-        first(0.6)
-    run.begin()
-    second = run.start(gr.Progress(), "second")
-    with pytest.raises(Cancelled):
-        first(0.7)
-    second(0.1)
-
-
-def test_work_that_is_cancelled_while_it_waits_does_not_start() -> None:
-    run = Run()
-    run.begin()
-    run.cancel()
-    with pytest.raises(Cancelled):
-        run.start(gr.Progress(), "never")
-    run.begin()
-    run.start(gr.Progress(), "again")(1.0)
-
-
-def handler_of(job: Job, work: Callable[..., dict]) -> Callable[..., dict]:
-    """What Gradio calls when the start button is pressed."""
-    job.buttons("Start")
-    with job.answers("Nothing yet", "Press Start."):
-        gr.HTML()
-    job.connect(work, "Working", inputs=[], outputs=[])
-    (handler,) = [event.fn for event in gr.context.Context.root_block.fns.values() if event.name == work.__name__]
-    return lambda *values: handler(begun(), gr.Progress(), *values)
-
-
-def begun() -> Run:
-    run = Run()
-    run.begin()
-    return run
-
-
-def test_an_error_is_a_sentence_on_the_page_and_hides_older_results() -> None:
-    def fail(tick: Tick, text: str) -> dict:
-        raise BadRequest(text)
-
-    with gr.Blocks():
-        job = Job()
-        handler = handler_of(job, fail)
-    told = "no <img src=x onerror=alert(1)> here"
-    assert handler(told)[job.status] == markup.error("No <img src=x onerror=alert(1)> here.")  # called without a page
-    token = LocalContext.event_id.set("as from a page")
-    try:
-        with pytest.warns(UserWarning, match="&lt;img"):  # the toast, which shows HTML
-            answer = handler(told)
-    finally:
-        LocalContext.event_id.reset(token)
-    assert answer[job.status] == markup.error("No <img src=x onerror=alert(1)> here.")
-    assert "<img" not in answer[job.status]
-    assert answer[job.results]["visible"] is False
-
-
-def test_other_errors_are_not_swallowed() -> None:
-    def fail(tick: Tick) -> dict:
-        raise ZeroDivisionError
-
-    with gr.Blocks():
-        handler = handler_of(Job(), fail)
-    with pytest.raises(ZeroDivisionError):
-        handler()
-
-
-def test_work_that_is_cancelled_says_so_and_keeps_older_results() -> None:
-    def cancelled(tick: Tick) -> dict:
-        raise Cancelled
-
-    with gr.Blocks():
-        job = Job()
-        handler = handler_of(job, cancelled)
-    assert handler() == {job.status: markup.note("Cancelled.")}
+def handler(demo: gr.Blocks, name: str) -> Callable[..., dict]:
+    (found,) = [event.fn for event in demo.fns.values() if event.name == name and event.api_visibility == "private"]
+    return found
 
 
 def test_a_reconstruction_writes_each_picture_once(demo: gr.Blocks, gradio_folder: Path) -> None:
-    (handler,) = [
-        event.fn for event in demo.fns.values() if event.name == "reconstruct" and event.api_visibility == "private"
-    ]
     image = pixels(24, 20)
     upload = gradio_folder / "upload.png"
     upload.write_bytes(png(image))
     before = files_under(gradio_folder)
-    found = handler(begun(), gr.Progress(), None, "tiny-kl", [], 4, 8, str(upload))
+    run = Run()
+    run.begin()
+    found = handler(demo, "reconstruct")(run, gr.Progress(), None, "tiny-kl", [], 4, 8, str(upload))
+    (key,) = [value for value in found.values() if isinstance(value, str) and len(value) == 22]
+    assert len(shown_beside(found)) == 2
+    beside = shown_beside(handler(demo, "compare")(run, run.begun, gr.Progress(), key))
     pictures = [Path(path) for path in files_under(gradio_folder) - before if path.endswith(".png")]
     assert [path.name for path in pictures if np.array_equal(read(path), image)] == ["original.png"]
-    galleries = [value["value"] for component, value in found.items() if isinstance(component, gr.Gallery)]
-    (beside,) = (pictures for pictures in galleries if pictures[0][1] == "Original")
+    assert beside[:2] == shown_beside(found)
     (seen,) = (value for value in found.values() if str(value).startswith("<pixel-viewer>"))
-    assert re.findall(r'href="gradio_api/file=([^"]*)"', seen) == [path for path, _ in beside]
+    assert re.findall(r'href="gradio_api/file=([^"]*)"', seen) == beside[:2]
     assert len(beside) == 4
-    assert beside[1][0] in found.values()  # the download of the reconstruction
+    assert beside[1] in found.values()  # the download of the reconstruction
+
+
+def shown_beside(updates: dict) -> list[str]:
+    return next(
+        [path for path, _ in value["value"]]
+        for component, value in updates.items()
+        if isinstance(component, gr.Gallery) and value["value"][0][1] == "Original"
+    )
 
 
 @pytest.mark.parametrize(("samples", "values"), [(64, (9, 16, 6)), (9, (9, 9, 3)), (8, (8, 8)), (4, (4, 4))])
@@ -253,12 +186,6 @@ def test_the_csv_says_what_the_table_says_in_full(made: Reconstruction) -> None:
     shown = comparison.as_html(rows, [made], ())
     assert f"{made.metrics['PSNR']:.2f}" in shown
     assert "LPIPS: not asked for." in shown.replace("&#x27;", "'") or made.notes["LPIPS"][:20] in shown
-
-
-def test_the_summary_says_how_the_image_was_read(made: Reconstruction) -> None:
-    remark = "had colours of Adobe RGB (1998), which were converted to sRGB"
-    read = dataclasses.replace(made, encoded=dataclasses.replace(made.encoded, remarks=(remark,)))
-    assert comparison.summary([read, read]).endswith(f" s. The image {remark}.")
 
 
 def test_a_baseline_that_cannot_be_made_as_small_is_told(service: Service, made: Reconstruction) -> None:

@@ -48,6 +48,14 @@ def test_a_model_is_described_by_the_files_beside_it(tmp_path: Path, vq: Codec) 
     assert describe("vq", vq).stats is None
 
 
+def test_the_data_is_what_the_card_of_a_run_says(tmp_path: Path) -> None:
+    codec = with_stats(tmp_path)
+    assert describe("tiny", codec).trained_on == ""
+    card = "# run\n\nA KL autoencoder with 5 parameters and a factor of 2, trained on\n`digits` for 3 steps.\n"
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert describe("tiny", codec).trained_on == "digits"
+
+
 def test_what_was_measured_of_another_encoder_is_left_out(tmp_path: Path) -> None:
     codec = with_stats(tmp_path)
     file = tmp_path / "latent_stats.json"

@@ -1,6 +1,9 @@
 """Many visitors at once: a full queue, batches, deadlines, those who leave, and the end of the server."""
 
 import dataclasses
+import os
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +201,27 @@ def test_under_stress_every_request_gets_its_own_right_answer(kl: Codec, vq: Cod
         assert stats.batched == 12 * 4 * 4
         assert stats.batches < stats.batched
         assert (stats.inside, stats.queued, stats.running) == (0, 0, 0)
+
+
+def test_nobody_waits_for_anothers_search_for_baselines(kl: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Service({"kl": kl}) as service:
+        made = service.reconstruct(png(pixels(8, 8)))
+        go_on, searching = threading.Event(), threading.Semaphore(0)
+
+        def endless(*_: Any) -> tuple[()]:
+            searching.release()
+            go_on.wait(60)
+            return ()
+
+        monkeypatch.setattr("latent_ae.service.measures.baselines", endless)
+        count = os.cpu_count() or 1
+        others = [started(lambda: service.baselines(made))[0] for _ in range(max(2, count))]
+        for _ in others:
+            assert searching.acquire(timeout=60)  # each has a slot, and there is none left
+        assert service.reconstruct(png(pixels(8, 8))).metrics == made.metrics
+        go_on.set()
+        for other in others:
+            other.join(60)
 
 
 def test_what_cannot_be_done_in_time_is_refused_at_once(held: HeldCodec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,7 +210,7 @@ def _numbers_of_reconstruction(done: Reconstruction) -> Numbers:
     for baseline in beside:
         del baseline["image"]
     numbers = {
-        **{name: getattr(done, name) for name in ("model", "metrics", "notes", "seam_db", "seconds")},
+        **{name: getattr(done, name) for name in ("model", "metrics", "notes", "seam_db", "seconds", "unlike")},
         "remarks": done.encoded.remarks,
         "sizes": [vars(size) for size in done.sizes],
         "baselines": beside,

@@ -85,9 +85,8 @@ def pictures(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> l
 
 
 def summary(made: Sequence[Reconstruction]) -> str:
-    """A sentence about each model, and about how the image was read."""
-    remarks = dict.fromkeys(remark for each in made for remark in each.encoded.remarks)
-    return " ".join([*map(_sentence, made), *(f"The image {remark}." for remark in remarks)])
+    """A sentence about each model."""
+    return " ".join(map(_sentence, made))
 
 
 def _sentence(each: Reconstruction) -> str:

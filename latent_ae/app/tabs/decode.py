@@ -16,7 +16,7 @@ _ANY = "The model that made them"
 
 def add_tab(service: Service) -> None:
     """Draw the tab. A latent file names its model, so the tab has a model chooser of its own."""
-    job = Job()
+    job = Job(service)
     with gr.Row():
         with layout.controls():
             file = pass_uploads_as_paths(
@@ -62,9 +62,8 @@ def add_tab(service: Service) -> None:
             job.status: markup.note(f"{summary} {sentence(decoded.note)}" if decoded.note else summary),
         }
 
-    job.connect(
-        decode, "Decoding", inputs=[file, model, foreign], outputs=[image, images, single, several, whole_files]
-    )
+    outputs = [image, images, single, several, whole_files]
+    job.connect(decode, "Decoding", inputs=[file, model, foreign], outputs=outputs, also=[file.upload])
 
 
 def _whole_images(decoded: Images) -> dict[str, Any]:

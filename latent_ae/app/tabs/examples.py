@@ -20,14 +20,13 @@ def example_images(folder: Path, *, channels: int, side: int | None) -> list[Pat
     `channels` and `side` (pixels, None if unknown) are those of the images a model was trained on.
     Photographs are cropped to a square at the centre, of at most 512 pixels.
     """
-    small = side is not None and side <= _SMALL
-    digits = channels <= 2 and small
+    digits = channels <= 2 and side is not None and side <= _SMALL
     source = (DigitsConfig() if digits else PhotosConfig()).open().heldout
     paths = []
     for place in _DIGITS if digits else _PHOTOS:
         image = source.load(place)
         assert isinstance(image, Image.Image), "these sources give pictures"
-        square = (min(128 if small else 512, *image.size),) * 2
+        square = (min(512, *image.size),) * 2
         paths.append(folder / f"{Path(source.sample_id(place).replace('/', '-')).stem}.png")
         cropped = ImageOps.fit(image, square, Image.Resampling.LANCZOS)
         save_png(paths[-1], to_uint8(cropped, 1 if image.mode == "L" else 3))

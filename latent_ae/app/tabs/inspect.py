@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import gradio as gr
 
@@ -32,15 +31,15 @@ _PICTURE = re.compile(r"!\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
 _PICTURE_TAG = re.compile(r"<(?:img|picture|source)\b[^>]*>", re.IGNORECASE)
 
 
-def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[str]) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    cards, job = {info.id: card_text(info.card) for info in service.models()}, Job()
+    cards, job = {info.id: card_text(info.card) for info in service.models()}, Job(service)
     with gr.Row():
         with layout.controls():
             image = layout.ImageInput("Image", service, model)
-            layout.examples(examples, image.image)
+            layout.examples(examples, image.image, job.asked)
             job.buttons("Inspect")
-        with job.answers("Nothing inspected yet", "Choose an image or an example, then press Inspect."):
+        with job.answers("Nothing inspected yet", "Choose an image or an example."):
             chart, table = gr.HTML(), gr.HTML()
             channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
     with gr.Accordion("Model card", open=False):
@@ -55,7 +54,8 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
             job.status: markup.paragraph(found.text),
         }
 
-    job.connect(inspect, "Encoding", inputs=[model, *image.components], outputs=[chart, table, channels])
+    inputs, outputs = [model, *image.components], [chart, table, channels]
+    job.connect(inspect, "Encoding", inputs=inputs, outputs=outputs, model=model, also=image.uploads)
     model.change(cards.get, model, card, **QUICK)
 
 

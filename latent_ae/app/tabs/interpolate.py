@@ -1,7 +1,6 @@
 """Interpolate: decoded latents between two images, and on a grid between four."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import gradio as gr
 
@@ -20,7 +19,7 @@ _PATHS = ["Linear", "Spherical"]
 _CORNERS = ["Upper left", "Upper right", "Lower left", "Lower right"]
 
 
-def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[str]) -> None:
     """Draw the tab; `model` is the page's chooser."""
     _between_two(service, model, examples)
     if service.limits.max_grid_side <= 2:  # the grid would be its four corners
@@ -32,20 +31,22 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     model.change(lambda name: gr.update(visible=suits_grid(info_of(infos, name))), model, grid, **QUICK)
 
 
-def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:
-    limits, job = service.limits, Job()
+def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[str]) -> None:
+    limits, job = service.limits, Job(service)
     with gr.Row():
         with layout.controls():
             with gr.Row(elem_classes="pair"):
-                first, last = (layout.ImageInput(end, service, model, height=170) for end in ("From", "To"))
-            layout.examples(examples, first.image, last.image)
+                first, last = (
+                    layout.ImageInput(end, service, model, height=170, value=value)
+                    for end, value in zip(("From", "To"), _filled(examples, 2), strict=True)
+                )
             difference = "Linear is a straight line; spherical keeps the length of the latents."
             path = gr.Radio(_PATHS, value=_PATHS[0], label="Path", info=difference)
             steps = gr.Slider(
                 2, limits.samples, limits.default_steps, step=1, label="Steps", info="Images, both ends included."
             )
             job.buttons("Interpolate")
-        with job.answers("Nothing interpolated yet", "Choose two images, or use the examples."):
+        with job.answers("Nothing interpolated yet", "Press Interpolate, or choose two images of your own."):
             moving = layout.picture("Animation")
             strip = layout.pictures("Steps", columns=9)
 
@@ -63,24 +64,25 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[Path])
         }
 
     inputs = [model, path, steps, *first.components, *last.components]
-    job.connect(interpolate, "Decoding the steps", inputs=inputs, outputs=[moving, strip])
+    job.connect(interpolate, "Decoding the steps", inputs=inputs, outputs=[moving, strip], model=model)
 
 
-def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]) -> None:
-    limits, job = service.limits, Job()
+def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[str]) -> None:
+    limits, job = service.limits, Job(service)
     corners: list[layout.ImageInput] = []
     with gr.Row():
         with layout.controls():
+            values = iter(_filled(examples, len(_CORNERS)))
             for pair in (_CORNERS[:2], _CORNERS[2:]):
                 with gr.Row(elem_classes="pair"):
                     corners += [
-                        layout.ImageInput(corner, service, model, height=150, hint="Choose a file") for corner in pair
+                        layout.ImageInput(corner, service, model, height=150, hint="Choose a file", value=next(values))
+                        for corner in pair
                     ]
-            layout.examples(examples, *(corner.image for corner in corners))
             most = min(_MAX_SIDE, limits.max_grid_side)
             side = gr.Slider(2, most, limits.default_grid_side, step=1, label="Side", info="Images per row and column.")
             job.buttons("Decode the grid")
-        with job.answers("No grid yet", "Choose four images: the latents between them are decoded as a square."):
+        with job.answers("No grid yet", "The latents between four images are decoded as a square."):
             grid = layout.picture("Grid between the four images")
 
     def interpolate_grid(tick: Tick, name: str, side: int, *paths: str | None) -> Updates:
@@ -98,9 +100,14 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[Path]
         }
 
     given = [component for corner in corners for component in corner.components]
-    job.connect(interpolate_grid, "Decoding the grid", inputs=[model, side, *given], outputs=[grid])
+    job.connect(interpolate_grid, "Decoding the grid", inputs=[model, side, *given], outputs=[grid], model=model)
 
 
 def suits_grid(info: ModelInfo) -> bool:
     """Whether the images a model was trained on have few enough latents for a grid to show something."""
     return info.native_size is not None and info.native_size <= _MAX_LATENTS * info.factor
+
+
+def _filled(examples: Sequence[str], count: int) -> list[str | None]:
+    """Examples for so many boxes, None where there are too few."""
+    return [*examples[:count], *[None] * (count - len(examples))]

@@ -9,7 +9,7 @@ import gradio as gr
 from latent_ae.app.files import download, gallery, numbered
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import markup
-from latent_ae.app.tabs.job import QUICK
+from latent_ae.app.tabs.job import ASKS, QUICK
 from latent_ae.io.image import Pixels
 from latent_ae.service.service import Service
 
@@ -33,15 +33,22 @@ class ImageInput:
         *,
         height: int = 260,
         hint: str = "Drop an image here\n- or -\nChoose a file",
+        value: str | None = None,
     ) -> None:
+        """`value` is the path of an image that is there at first."""
         self._numbers = numbers = {info.id: info.pixel_format.numbers for info in service.models()}
         first = next(iter(numbers.values()))
-        self.image = _upload(label, height, hint, visible=not first)
+        self.image = _upload(label, height, hint, value, visible=not first)
         self.components: list[gr.Image | gr.File] = [self.image]
         if any(numbers.values()):
             file = gr.File(label=f"{label} (a file of numbers: TIFF, NPY, DICOM, ...)", height=height, visible=first)
             self.components.append(pass_uploads_as_paths(file))
             model.change(self._visible, model, self.components, **QUICK)
+
+    @property
+    def uploads(self) -> list[Any]:
+        """Events of a visitor's choice of a file."""
+        return [component.upload for component in self.components]
 
     def path(self, model: str, paths: Sequence[str | None]) -> str | None:
         """The chosen file for a model; `paths` are the components' values."""
@@ -52,9 +59,10 @@ class ImageInput:
         return [gr.update(visible=not numbers), gr.update(visible=numbers)]
 
 
-def _upload(label: str, height: int, hint: str, *, visible: bool) -> gr.Image:
+def _upload(label: str, height: int, hint: str, value: str | None, *, visible: bool) -> gr.Image:
     """A box for an image file."""
     image = gr.Image(
+        value,
         label=label,
         visible=visible,
         type="filepath",
@@ -69,14 +77,14 @@ def _upload(label: str, height: int, hint: str, *, visible: bool) -> gr.Image:
     return pass_uploads_as_paths(image)
 
 
-def examples(paths: Sequence[Path], *inputs: gr.Image) -> None:
-    """Images to click; for several inputs a button that fills all of them."""
-    if len(paths) < len(inputs):
-        return
-    files = [download(path.read_bytes(), path.name) for path in paths]
-    if len(inputs) > 1:
-        fill = gr.Button("Use the examples", size="sm")
-        fill.click(lambda: files[: len(inputs)], None, list(inputs), **QUICK)
+def example_files(paths: Sequence[Path]) -> list[str]:
+    """Examples where every visitor's browser may fetch them."""
+    return [download(path.read_bytes(), path.name) for path in paths]
+
+
+def examples(files: Sequence[str], image: gr.Image, asked: gr.State) -> None:
+    """Images to click, of which a new one starts the work that is `asked` for."""
+    if not files:
         return
     shown = gr.Dataset(
         label="Examples",
@@ -85,7 +93,7 @@ def examples(paths: Sequence[Path], *inputs: gr.Image) -> None:
         type="index",
         layout="gallery",
     )
-    shown.click(files.__getitem__, shown, inputs[0], **QUICK)
+    shown.click(lambda place, number: (files[place], number + 1), [shown, asked], [image, asked], **ASKS)
 
 
 def pictures(title: str, *, columns: int, text: str = "", large: bool = False) -> gr.Gallery:

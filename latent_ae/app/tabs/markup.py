@@ -13,6 +13,16 @@ def note(text: str) -> str:
     return f'<p class="note" role="status">{escape(text)}</p>'
 
 
+def lead(text: str) -> str:
+    """The line that says the most."""
+    return f'<p class="lead">{escape(text)}</p>'
+
+
+def notice(text: str) -> str:
+    """Something to know before the results below are looked at."""
+    return f'<p class="note notice" role="status">{escape(text)}</p>'
+
+
 def error(text: str) -> str:
     """An error, read out at once by a screen reader."""
     return f'<p class="note failed" role="alert">{escape(text)}</p>'

@@ -9,8 +9,10 @@ import gradio as gr
 
 from latent_ae.app.files import chosen, download, gallery, png, whole
 from latent_ae.app.tabs import comparison, layout, markup
+from latent_ae.app.tabs.example_results import ExampleResults
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
-from latent_ae.app.tabs.result_cache import ResultCache
+from latent_ae.app.tabs.notices import in_numbers, notices
+from latent_ae.app.tabs.result_cache import Result, ResultCache
 from latent_ae.app.viewer import Picture, viewer
 from latent_ae.service.inspection import difference_map
 from latent_ae.service.results import Baseline, Encoded, Reconstruction
@@ -30,6 +32,8 @@ class _Results:
     """The components of the results."""
 
     def __init__(self) -> None:
+        self.notices = gr.HTML()
+        self.numbers = gr.HTML()
         self.viewer = gr.HTML()
         self.headline = gr.HTML()
         with gr.Row(elem_classes="buttons"):
@@ -45,27 +49,28 @@ class _Results:
                 above = "Larger differences are multiplied by this, so that they can be seen."
                 self.gain = gr.Slider(1, 32, 8, step=1, label="Gain", info=above)
         self.table = gr.HTML()
+        self.searching = gr.HTML(elem_classes="searching")
         self.table_file = gr.DownloadButton("Download the table (CSV)", size="sm")
         self.beside = layout.pictures("Side by side", columns=3, large=True)
         self.channels = layout.pictures("Latents", columns=8, text=layout.LATENTS)
 
-    def show(self, service: Service, made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> Updates:
-        """Everything but the difference. The first reconstruction is that of the page's model."""
+    def show(self, service: Service, made: Sequence[Reconstruction]) -> Updates:
+        """Everything but the difference and the baselines. The first reconstruction is that of the page's model."""
         first, file, form = made[0], made[0].encoded, made[0].pixel_format
-        rows, pictures = comparison.rows(made, baselines), comparison.pictures(made, baselines)
-        # The viewer, the gallery and the download share files: of a large photograph they are tens of megabytes.
-        names = ["original", "reconstruction", *(f"picture-{number}" for number in range(3, len(pictures) + 1))]
-        files = [png(image, name) for (image, _, _), name in zip(pictures, names, strict=True)]
-        seen = [Picture(path, name, figures) for path, (_, name, figures) in zip(files, pictures, strict=True)]
+        told = notices(made)
+        rows, seen = comparison.rows(made, ()), _seen(made)
         channels = service.channel_images(file.latents, model=first.model)
         return {
+            self.notices: gr.update(value=markup.notice(told), visible=bool(told)),
+            self.numbers: markup.lead(in_numbers(first)),
             self.viewer: viewer(seen),
             self.headline: markup.figures(comparison.headline(first)),
-            self.table: comparison.as_html(rows, made, baselines),
-            self.beside: gallery([(each.path, each.caption) for each in seen], columns=4 if len(seen) == 4 else 3),
+            self.table: comparison.as_html(rows, made, ()),
+            self.searching: "",
+            self.beside: _beside(seen),
             self.channels: layout.latents(channels, codes=file.latents.kind == "vq_indices"),
             # with all channels and bits, of which the page shows what people can see
-            self.image_file: files[1] if form.is_default else whole(first.reconstructed, form, names[1]),
+            self.image_file: seen[1].path if form.is_default else whole(first.reconstructed, form, "reconstruction"),
             **self._latents(file),
             self.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
         }
@@ -79,20 +84,36 @@ class _Results:
             self.latents_file: gr.update(label=f"Download the {name}", value=download(file.file, file.file_name)),
         }
 
+    def show_baselines(self, shown: Result, baselines: Sequence[Baseline]) -> Updates:
+        """JPEG and WebP in the table and beside the pictures that are there."""
+        rows, seen = comparison.rows(shown.made, baselines), _seen(shown.made, baselines, shown.files)
+        return {
+            self.viewer: viewer(seen),
+            self.table: comparison.as_html(rows, shown.made, baselines),
+            self.table_file: download(comparison.as_csv(rows), "reconstruction.csv"),
+            self.beside: _beside(seen),
+            self.searching: "",
+        }
+
     def show_difference(self, first: Reconstruction, tolerance: float, gain: float) -> Updates:
         """The difference, in which the visitor may change both numbers."""
         return {self.difference: png(difference_map(*first.previews, tolerance=tolerance, gain=gain), "difference")}
 
 
-def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -> None:
-    """Draw the tab; `model` is the page's chooser."""
+def add_tab(
+    service: Service, *, model: gr.Dropdown, examples: ExampleResults, files: Sequence[str], opened: gr.State
+) -> None:
+    """Draw the tab; `model` is the page's chooser.
+
+    `files` are the examples as browsers fetch them; the first is reconstructed when `opened` gets a value.
+    """
     names = [info.id for info in service.models()]
     cache = ResultCache(seconds=_KEEP_SECONDS)
-    cached, job = gr.State(None, time_to_live=_KEEP_SECONDS, delete_callback=cache.drop), Job()
+    cached, job = gr.State(None, time_to_live=_KEEP_SECONDS, delete_callback=cache.drop), Job(service)
     with gr.Row():
         with layout.controls():
-            image = layout.ImageInput("Image", service, model)
-            layout.examples(examples, image.image)
+            image = layout.ImageInput("Image", service, model, value=files[0] if files else None)
+            layout.examples(files, image.image, job.asked)
             others = gr.CheckboxGroup(
                 names[1:],
                 label="Compare with",
@@ -100,7 +121,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
                 visible=len(names) > 1,
             )
             job.buttons("Reconstruct")
-        with job.answers("Nothing reconstructed yet", "Choose an image or an example, then press Reconstruct."):
+        with job.answers("Nothing reconstructed yet", "Choose an image or an example."):
             shown = _Results()
 
     def reconstruct(
@@ -113,21 +134,31 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
         *paths: str | None,
     ) -> Updates:
         file = chosen(image.path(name, paths), "image")
-        made = reconstructions(service, file, [name, *(other for other in also if other != name)], tick)
-        baselines = service.baselines(made[0], tick=lambda _share: tick(1.0))
+        made = reconstructions(examples, file, [name, *(other for other in also if other != name)], tick)
+        settings = tolerance, gain
+        updates = examples.shown(
+            "pictures", made, settings, lambda: shown.show(service, made) | shown.show_difference(made[0], *settings)
+        )
         cache.drop(key)
+        pictures = [path for path, _ in updates[shown.beside]["value"]]
         return {
-            cached: cache.put(made[0]),
-            **shown.show(service, made, baselines),
-            **shown.show_difference(made[0], tolerance, gain),
+            **updates,
+            cached: cache.put(Result(tuple(made), tuple(pictures))),
             job.status: markup.note(comparison.summary(made)),
         }
 
+    def compare(tick: Tick, key: str | None) -> Updates:
+        result = cache.get(key)
+        if result is None:
+            return {shown.searching: ""}
+        baselines = examples.baselines(result.made[0], tick)
+        return examples.shown("baselines", result.made, (), lambda: shown.show_baselines(result, baselines))
+
     def redraw(key: str | None, tolerance: float, gain: float) -> Updates:
-        first = cache.get(key)
-        if first is None:
+        result = cache.get(key)
+        if result is None:
             return {job.status: markup.note("These results have expired: press Reconstruct to compute them again.")}
-        return shown.show_difference(first, tolerance, gain)
+        return shown.show_difference(result.made[0], tolerance, gain)
 
     def remaining(name: str, also: list[str]) -> object:
         left = [each for each in names if each != name]
@@ -136,18 +167,40 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[Path]) -
     settings = [shown.tolerance, shown.gain]
     outputs = [cached, *(component for component in vars(shown).values() if component not in settings)]
     inputs = [cached, model, others, *settings, *image.components]
-    job.connect(reconstruct, "Encoding and decoding", inputs=inputs, outputs=outputs)
+    triggers = [*image.uploads, *([opened.change] if files else [])]
+    job.connect(reconstruct, "Encoding and decoding", inputs=inputs, outputs=outputs, model=model, also=triggers)
+    compared = [shown.viewer, shown.table, shown.table_file, shown.beside]
+    job.follow(
+        compare,
+        "Searching for JPEG and WebP files of this size",
+        inputs=[cached],
+        outputs=compared,
+        status=shown.searching,
+    )
     redrawn = [shown.difference, job.status]
     gr.on([each.change for each in settings], redraw, [cached, *settings], redrawn, **_REDRAW)
     model.change(remaining, [model, others], others, **QUICK)
 
 
-def reconstructions(service: Service, file: Path, models: Sequence[str], tick: Tick) -> list[Reconstruction]:
+def _seen(
+    made: Sequence[Reconstruction], baselines: Sequence[Baseline] = (), files: Sequence[str] = ()
+) -> list[Picture]:
+    """The original, each reconstruction and each baseline; `files` are those of the first, which are there already."""
+    pictures = comparison.pictures(made, baselines)
+    # The viewer, the gallery and the download share files: of a large photograph they are tens of megabytes.
+    names = ["original", "reconstruction", *(f"picture-{number}" for number in range(3, len(pictures) + 1))]
+    new = [png(image, name) for (image, _, _), name in list(zip(pictures, names, strict=True))[len(files) :]]
+    return [Picture(path, name, figures) for path, (_, name, figures) in zip([*files, *new], pictures, strict=True)]
+
+
+def _beside(seen: Sequence[Picture]) -> dict[str, Any]:
+    return gallery([(each.path, each.caption) for each in seen], columns=4 if len(seen) == 4 else 3)
+
+
+def reconstructions(examples: ExampleResults, file: Path, models: Sequence[str], tick: Tick) -> list[Reconstruction]:
     """An image by several models, one after another."""
 
     def part(done: int, share: float) -> None:
         tick((done + share) / len(models))
 
-    return [
-        service.reconstruct(file, model=model, tick=functools.partial(part, done)) for done, model in enumerate(models)
-    ]
+    return [examples.reconstruct(file, model, functools.partial(part, done)) for done, model in enumerate(models)]

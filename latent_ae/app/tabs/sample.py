@@ -17,7 +17,7 @@ _PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]
 
 def add_tab(service: Service, *, model: gr.Dropdown) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    limits, infos, job = service.limits, {info.id: info for info in service.models()}, Job()
+    limits, infos, job = service.limits, {info.id: info for info in service.models()}, Job(service)
     with gr.Row():
         with layout.controls():
             prior = gr.Radio(
@@ -51,7 +51,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
         }
 
     inputs = [model, prior, count, seed, temperature]
-    job.connect(sample, "Drawing and decoding", inputs=inputs, outputs=[images])
+    job.connect(sample, "Drawing and decoding", inputs=inputs, outputs=[images], model=model)
     model.change(lambda name: gr.update(**_of_model(info_of(infos, name))), model, prior, **QUICK)
     another.click(lambda: secrets.randbelow(_SEEDS), None, seed, **QUICK)
 

@@ -52,7 +52,7 @@ def test_the_keyboard_is_enough_to_reconstruct(visitor: Visitor) -> None:
 
 
 def test_few_pixels_are_enlarged_without_smoothing(app: App, visitor: Visitor) -> None:
-    visitor.reconstruct(app.digits[0])
+    visitor.compared()
     for image in visitor.page.locator("img:visible").all():
         name = image.evaluate("image => image.closest('.block, .stage').className")
         image.scroll_into_view_if_needed()
@@ -64,7 +64,7 @@ def test_few_pixels_are_enlarged_without_smoothing(app: App, visitor: Visitor) -
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_themes_can_be_read(app: App, visit: Callable[..., Visitor], tmp_path: Path, scheme: str) -> None:
     visitor = visit(color_scheme=scheme)
-    visitor.reconstruct(app.digits[0])
+    visitor.compared()
     visitor.page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
     assert brightness(visitor.page) == scheme
     poor = visitor.page.evaluate(POOR_CONTRAST)
@@ -85,7 +85,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
 ) -> None:
     visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True)
     assert visitor.wide() == 0
-    visitor.reconstruct(app.digits[0])
+    visitor.compared()
     for tab in TABS:
         visitor.page.get_by_role("tab", name=tab, exact=True).click()
         visitor.page.screenshot(path=tmp_path / f"{tab}.png", full_page=True)

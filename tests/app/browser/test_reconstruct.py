@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,9 @@ import torch
 
 from latent_ae.inference import Codec
 from latent_ae.io.latent_file.latents import read_latents, write_latents
+from latent_ae.service import measures
 from latent_ae.service.inspection import difference_map
+from latent_ae.service.results import Baseline
 from tests.app.browser.conftest import MISSING, App
 
 pytest.importorskip("playwright", reason=MISSING)
@@ -29,6 +33,7 @@ LATENTS = "Latent file (.safetensors, .latent)"
 def test_what_is_shown_is_what_the_decoder_gave(app: App, visitor: Visitor, photo: Path) -> None:
     want = app.service.reconstruct(photo)
     visitor.reconstruct(photo)
+    visitor.compared()
     original, reconstruction = visitor.pictures(visitor.page.locator("pixel-viewer"))
     assert np.array_equal(original, as_shown(want.original))
     assert np.array_equal(reconstruction, as_shown(want.reconstructed))
@@ -132,24 +137,22 @@ def test_several_images_of_one_file_are_all_decoded(app: App, visitor: Visitor, 
 
 
 @pytest.mark.parametrize(("data", "word"), [(b"\x89PNG\r\n\x1a\nand no more", "PNG"), (b"<svg/>", "upload")])
-def test_a_bad_file_is_told_on_the_page_and_in_a_toast(
-    visitor: Visitor, photo: Path, tmp_path: Path, data: bytes, word: str
-) -> None:
+def test_a_bad_file_is_told_on_the_page(visitor: Visitor, photo: Path, tmp_path: Path, data: bytes, word: str) -> None:
     visitor.reconstruct(photo)
     bad = tmp_path / "bad.png"
     bad.write_bytes(data)
     visitor.press("Remove Image")
     visitor.upload(bad)
-    visitor.press("Reconstruct")
     visitor.page.locator(".status:visible [role=alert]").wait_for()
     told = visitor.told()
     assert told.endswith(".")
     assert word in told
-    assert told in visitor.page.locator(".toast-body").first.inner_text()
+    expect(visitor.page.locator(".toast-body")).to_have_count(0)  # it is shown in its place
     expect(visitor.page.locator("pixel-viewer")).to_be_hidden()
 
 
 def test_nothing_chosen_is_told(visitor: Visitor) -> None:
+    visitor.press("Remove Image")
     visitor.press("Reconstruct")
     visitor.page.locator(".status:visible [role=alert]").wait_for()
     assert visitor.told() == "There is no image yet: choose one first."
@@ -158,6 +161,7 @@ def test_nothing_chosen_is_told(visitor: Visitor) -> None:
 def test_models_are_compared_in_one_table(app: App, visitor: Visitor, photo: Path, tmp_path: Path) -> None:
     visitor.page.get_by_label("tiny-vq").check()
     visitor.reconstruct(photo)
+    visitor.compared()
     rows = visitor.page.locator("figure.table tbody tr >> visible=true").all_inner_texts()
     with visitor.download("Download the table (CSV)", tmp_path).open(newline="") as file:
         saved = list(csv.DictReader(file))
@@ -194,10 +198,12 @@ def test_cancel_ends_the_work(app: App, visitor: Visitor, monkeypatch: pytest.Mo
         return app.service.stats().requests.get(("reconstruct", "cancelled"), 0)
 
     before = cancelled()
+    results = visitor.page.locator(".answers:visible > .column")
+    expect(results).not_to_have_class(re.compile("old"))
     monkeypatch.setattr(Codec, "encode", endless)
-    visitor.upload(app.digits[0])
-    visitor.press("Reconstruct")
+    visitor.upload(app.digits[2])  # starts it
     visitor.page.get_by_text("Encoding and decoding").wait_for()
+    expect(results).to_have_class(re.compile("old"))
     visitor.press("Cancel")
     visitor.page.get_by_text("Cancelled.").wait_for()
     expect(visitor.page.get_by_role("button", name="Reconstruct", exact=True)).to_be_enabled()
@@ -207,14 +213,71 @@ def test_cancel_ends_the_work(app: App, visitor: Visitor, monkeypatch: pytest.Mo
         visitor.page.wait_for_timeout(100)
     assert cancelled() == before + 1
     assert app.service.stats().running == 0
-    expect(visitor.page.locator("pixel-viewer")).to_be_hidden()
+    expect(results).not_to_have_class(re.compile("old"))  # those of the first example are there and hold
 
 
-def test_visitors_do_not_see_each_other(visit: Callable[..., Visitor], photo: Path) -> None:
+def test_the_first_example_is_there_and_computed_once(app: App, visit: Callable[..., Visitor]) -> None:
+    def requests() -> int:
+        return sum(count for (name, _), count in app.service.stats().requests.items() if name == "reconstruct")
+
+    one = visit()
+    want = app.service.reconstruct(app.digits[0])
+    assert np.array_equal(one.pictures(one.page.locator("pixel-viewer"))[1], as_shown(want.reconstructed))
+    one.compared()
+    before = requests()
+    other = visit()
+    assert np.array_equal(other.pictures(other.page.locator("pixel-viewer"))[1], as_shown(want.reconstructed))
+    assert requests() == before
+
+
+def test_an_example_and_an_upload_run_at_once(app: App, visitor: Visitor, photo: Path) -> None:
+    visitor.page.get_by_role("button", name="Example 3").click()
+    want = app.service.reconstruct(app.digits[2])
+    slider = visitor.page.locator("pixel-viewer img").last
+    before = slider.get_attribute("src")
+    expect(slider).not_to_have_attribute("src", before)
+    assert np.array_equal(visitor.fetch(slider), as_shown(want.reconstructed))
+    visitor.upload(photo)
+    visitor.page.get_by_text("this is a colour picture of 37 \N{MULTIPLICATION SIGN} 21 pixels").wait_for()
+    assert np.array_equal(visitor.fetch(slider), as_shown(app.service.reconstruct(photo).reconstructed))
+
+
+def test_the_reconstruction_does_not_wait_for_jpeg_and_webp(
+    app: App, visitor: Visitor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, go_on = measures.baselines, threading.Event()
+
+    def held(*arguments: object) -> tuple[Baseline, ...]:
+        while not go_on.wait(0.01):
+            arguments[-1](0.25)
+        return found(*arguments)
+
+    monkeypatch.setattr(measures, "baselines", held)
+    visitor.reconstruct(photo)
+    beside = visitor.part("Side by side").locator("img")
+    expect(beside).to_have_count(2)
+    visitor.page.get_by_text("Searching for JPEG and WebP files of this size").wait_for()
+    expect(visitor.page.get_by_role("button", name="Reconstruct", exact=True)).to_be_enabled()
+    go_on.set()
+    visitor.compared()
+    expect(beside).to_have_count(4)
+
+
+def test_results_are_marked_when_another_model_is_chosen(visitor: Visitor, photo: Path) -> None:
+    visitor.reconstruct(photo)
+    mark = visitor.page.get_by_text("These results are of run. Press Reconstruct for those of tiny-vq.")
+    for name in ("tiny-vq", "run"):
+        visitor.page.get_by_label("Model").click()
+        visitor.page.get_by_role("option", name=name).click()
+        mark.wait_for(state="visible" if name == "tiny-vq" else "hidden")
+
+
+def test_visitors_do_not_see_each_other(app: App, visit: Callable[..., Visitor], photo: Path) -> None:
     one, other = visit(), visit()
     one.reconstruct(photo)
-    expect(other.page.get_by_text("Nothing reconstructed yet")).to_be_visible()
-    expect(other.page.locator("pixel-viewer")).to_be_hidden()
-    other.page.reload()
-    expect(other.page.get_by_text("Nothing reconstructed yet")).to_be_visible()
+    example = as_shown(app.service.reconstruct(app.digits[0]).reconstructed)
+    for _ in range(2):
+        assert np.array_equal(other.pictures(other.page.locator("pixel-viewer"))[1], example)
+        other.page.reload()
+        other.settled()
     assert "encoded and decoded" in one.told()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 from latent_ae.io.image import Pixels
 
@@ -25,7 +25,18 @@ class Visitor:
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda asked: self.hosts.update(re.findall(r"^https?://([^/:]+)", asked.url)))
         page.goto(url)
-        page.get_by_role("button", name="Reconstruct", exact=True).wait_for()
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until the first example is reconstructed."""
+        self.page.get_by_text("encoded and decoded").wait_for()
+        self.done()
+
+    def done(self) -> None:
+        """Wait until the work of the tab that is open is done."""
+        self.page.wait_for_function(
+            "!document.querySelector('.old') && !document.querySelector('.status .progress-level')"
+        )
 
     def open(self, tab: str) -> None:
         self.page.get_by_role("tab", name=tab, exact=True).click()
@@ -40,11 +51,16 @@ class Visitor:
         block.get_by_role("button", name=re.compile("Remove Image|Clear")).wait_for()
 
     def reconstruct(self, file: Path) -> None:
-        """From the upload until the results are there."""
+        """From the upload, which starts it, until the results are there."""
+        slider = self.page.locator("pixel-viewer img").first
+        before = slider.get_attribute("src")
         self.upload(file)
-        self.press("Reconstruct")
-        self.page.get_by_text("encoded and decoded").wait_for()
-        self.page.get_by_role("heading", name="Latents").wait_for()
+        expect(slider).not_to_have_attribute("src", before or "")
+        self.done()
+
+    def compared(self) -> None:
+        """Wait for JPEG and WebP beside the reconstruction."""
+        self.page.get_by_text("WebP \N{MIDDLE DOT}").first.wait_for()
 
     def told(self) -> str:
         """The line above the results of the tab that is open."""
