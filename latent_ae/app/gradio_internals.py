@@ -120,11 +120,6 @@ def scope_of_call() -> Scope | None:
     return scope
 
 
-def called_from_page() -> bool:
-    """Whether a page waits for the running function, so that it can show a toast."""
-    return bool(LocalContext.event_id.get(None))
-
-
 def forget_caller() -> None:
     """Drop the copy of the page's configuration that Gradio keeps for the session of the running function."""
     blocks, request = LocalContext.blocks.get(None), LocalContext.request.get(None)

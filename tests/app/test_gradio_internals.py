@@ -55,7 +55,7 @@ PRIVATE = re.compile(
 @pytest.fixture(scope="module")
 def seen() -> SimpleNamespace:
     """What the small app below has noted."""
-    return SimpleNamespace(scopes=[], pages=[], pushed=[], answers=[], preprocessed=[], connections=0)
+    return SimpleNamespace(scopes=[], pushed=[], answers=[], preprocessed=[], connections=0)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,6 @@ def demo(gradio_folder: Path, seen: SimpleNamespace) -> gr.Blocks:
 
     def look(name: str, count: int = 1) -> str:
         seen.scopes.append(internals.scope_of_call())
-        seen.pages.append(internals.called_from_page())
         internals.forget_caller()
         return name * count
 
@@ -215,9 +214,7 @@ def test_an_upload_reaches_its_function_as_the_path_of_the_file(client: httpx.Cl
 def test_a_running_function_knows_its_request(client: httpx.Client, seen: SimpleNamespace) -> None:
     assert "aa" in called(client, "look", ["a", 2])
     assert HTTPConnection(seen.scopes[-1]).headers["host"] in str(client.base_url)
-    assert seen.pages[-1] is True
     assert internals.scope_of_call() is None
-    assert internals.called_from_page() is False
 
 
 def test_functions_and_their_parameters(demo: gr.Blocks, client: httpx.Client, seen: SimpleNamespace) -> None:

@@ -27,7 +27,7 @@ class ExampleResults:
         self._sizes = {len(data) for data in self._examples}
         self._made: dict[tuple[bytes, str], Reconstruction] = {}
         self._baselines: dict[int, tuple[Baseline, ...]] = {}
-        self._shown: dict[Hashable, tuple[float, Updates]] = {}
+        self._shown: dict[tuple[str, tuple[int, ...]], tuple[float, Hashable, Updates]] = {}
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -68,13 +68,13 @@ class ExampleResults:
         """What `show` gives, whose files are those of another visitor where `made` are of an example."""
         if not all(map(self._shared, made)):
             return show()
-        key = what, tuple(map(id, made)), settings
-        found = self._shown.get(key)
-        if found is None or time.monotonic() - found[0] > _SHOWN_SECONDS:
-            self._shown = {each: kept for each, kept in self._shown.items() if each[:2] != key[:2]}
-            self._shown[key] = found = (time.monotonic(), show())
+        key = what, tuple(map(id, made))
+        then, settings_then, updates = self._shown.get(key, (0.0, None, {}))
+        if not updates or settings_then != settings or time.monotonic() - then > _SHOWN_SECONDS:
+            updates = show()
+            self._shown[key] = time.monotonic(), settings, updates
         # Gradio takes updates apart.
-        return {each: dict(update) if isinstance(update, dict) else update for each, update in found[1].items()}
+        return {each: dict(update) if isinstance(update, dict) else update for each, update in updates.items()}
 
     def _shared(self, made: Reconstruction) -> bool:
         return any(made is each for each in self._made.values())

@@ -130,8 +130,13 @@ class Job:
             except Cancelled:
                 return {self.status: gr.update()}  # what ended it has said so
             name = None if made_by is None else values[made_by]
-            shown = {self.results: gr.update(visible=True, elem_classes=[]), self._other: gr.update(visible=False)}
-            return {**shown, self._made_by: name, self._done: number, **updates}
+            shown: Updates = {
+                self.results: gr.update(visible=True, elem_classes=[]),
+                self._other: gr.update(visible=False),
+                self._made_by: name,
+                self._done: number,
+            }
+            return {**shown, **updates}
 
         handle.__name__ = work.__name__
 
