@@ -22,7 +22,7 @@ from latent_ae.inference.timing import Pace
 from latent_ae.io.latent_file.latents import Compute, Kind, Latents
 from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.models import AnyAutoencoder, factor_of, latent_channels, load_any_autoencoder, pad_to_factor
-from latent_ae.models.autoencoder import normalisation_of
+from latent_ae.models.autoencoder import class_name, normalisation_of
 from latent_ae.models.loading import load_pixel_format
 from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
@@ -276,6 +276,7 @@ class Codec:
             shift_factor=self.shift_factor,
             pixel_format=None if self.pixel_format.is_default else self.pixel_format,
             model=model_name(self.name),
+            encoder_class=class_name(self.model),
             compute=ran.compute,
         )
 

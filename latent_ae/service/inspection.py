@@ -12,6 +12,7 @@ from torch import Tensor
 from latent_ae.evaluation.metrics.codebook import CodebookStatistics
 from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.latents import Latents
+from latent_ae.models.adapters.normalisation import Normalisation
 from latent_ae.models.posterior import kl_nats
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.limits import require_number
@@ -25,12 +26,15 @@ _OUTLIERS = 0.5
 """percent at each end of a channel's values that a picture clips"""
 
 
-def inspect_latents(info: ModelInfo, latents: Latents) -> Inspection:
-    """The statistics of one image's latents, with their log-variance if the model has one."""
+def inspect_latents(info: ModelInfo, latents: Latents, normalisation: Normalisation) -> Inspection:
+    """The statistics of one image's latents, with their log-variance if the model has one.
+
+    `normalisation` is what a diffusion model sees of them.
+    """
     if info.codebook_size is not None:
         return _inspect_codes(info, latents, info.codebook_size)
     values = latents.tensor[0].double()
-    scaled = (values - (info.shift_factor or 0.0)) * (1.0 if info.scaling_factor is None else info.scaling_factor)
+    scaled = normalisation.applied(values)
     text = (
         f"{values.numel()} latent values for {latents.height * latents.width} pixels. Scaled as a diffusion model sees "
         f"them, (z - shift) x scale, they have mean {scaled.mean():.3g} and standard deviation "

@@ -241,7 +241,8 @@ class Service:
         """What is in an image's latents, beside what was measured over the training images."""
         with self._request("inspect", model, tick) as (request, chosen):
             pixels = self._image(request, image, chosen)[1].pixels
-            return inspection.inspect_latents(chosen.info, request.run([chosen.encode(pixels, logvar=True)])[0])
+            latents = request.run([chosen.encode(pixels, logvar=True)])[0]
+            return inspection.inspect_latents(chosen.info, latents, chosen.codec.normalisation)
 
     def decode_tensor(
         self, asked: remote.RemoteDecode, *, model: str | None = None, tick: Tick | None = None

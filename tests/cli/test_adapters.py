@@ -48,6 +48,7 @@ def test_a_picture_goes_through_files_as_at_once(
 def test_the_file_says_which_class_and_encoder_made_it(others: Path, picture: Path, tmp_path: Path, run: Run) -> None:
     run("encode", picture, "-o", tmp_path, "--model", others / "AutoencoderTiny", *FP32)
     latents = read_latents(tmp_path / "picture.safetensors")
+    assert latents.encoder_class == "AutoencoderTiny"
     assert (latents.scaling_factor, latents.shift_factor) == (0.9, 0.1)
     status, _, errors = run(
         "decode", tmp_path / "picture.safetensors", "-o", tmp_path, "--model", others / "AutoencoderKLFlux2", *FP32

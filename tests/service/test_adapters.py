@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from latent_ae.inference import Codec
+from latent_ae.io.latent_file.latents import from_bytes
 from latent_ae.service.errors import WrongModel
 from latent_ae.service.service import Service
 from tests.models.adapted_models import adapted
@@ -35,5 +36,20 @@ def test_an_image_goes_to_a_latent_file_and_back(name: str, served: Service, cod
     assert np.array_equal(decoded.images[0], expected)
     assert np.array_equal(served.reconstruct(png(IMAGE), model=name).reconstructed, expected)
     other = next(each for each in NAMES if each != name)
+    assert from_bytes(encoded.file).encoder_class == name
     with pytest.raises(WrongModel, match=f"decode them with {name}"):
         served.decode(encoded.file, model=other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latents_are_looked_at_as_the_pipeline_normalises_them(
+    name: str, served: Service, codecs: dict[str, Codec]
+) -> None:
+    found = served.inspect(png(IMAGE), model=name)
+    codec = codecs[name]
+    scaled = codec.normalisation.applied(codec.encode([IMAGE])[0].tensor)
+    assert f"they have mean {scaled.double().mean():.3g} and standard deviation" in found.text
+    assert len(found.channel_images) == codec.latent_channels
+    info = served.models()[NAMES.index(name)]
+    assert (info.kind, info.factor, info.scaling_factor) == (name, 8, codec.scaling_factor)
+    assert (codec.scaling_factor is not None) == (name == "AutoencoderTiny")

@@ -1,6 +1,5 @@
 """What is said and shown of latents."""
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from latent_ae.inference import Codec
 from latent_ae.io.image import to_pil
 from latent_ae.io.latent_file.latents import Latents
+from latent_ae.models.adapters.normalisation import scalars
 from latent_ae.service.catalog import describe
 from latent_ae.service.inspection import channel_pictures, code_picture, difference_map, inspect_latents, palette
 from latent_ae.service.results import code_bits
@@ -26,7 +26,7 @@ def latents(codec: Codec, tensor: torch.Tensor, logvar: torch.Tensor | None = No
 
 def test_the_histogram_of_normal_latents_is_the_normal_ones(kl: Codec) -> None:
     draws = torch.randn(1, 2, 300, 300, generator=torch.Generator().manual_seed(1))
-    found = inspect_latents(describe("kl", kl), latents(kl, draws))
+    found = inspect_latents(describe("kl", kl), latents(kl, draws), kl.normalisation)
     middles, shares, normal = map(torch.tensor, zip(*found.histogram, strict=True))
     assert shares.sum() == pytest.approx(1)
     assert normal.sum() == pytest.approx(1)
@@ -36,9 +36,10 @@ def test_the_histogram_of_normal_latents_is_the_normal_ones(kl: Codec) -> None:
 
 
 def test_latents_are_scaled_as_diffusion_sees_them_and_nothing_falls_out(kl: Codec) -> None:
-    info = dataclasses.replace(describe("kl", kl), scaling_factor=0.5, shift_factor=3.0)
     values = torch.tensor([3.1, 3.3, -500.0, 500.0]).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
-    shares = [share for _, share, _ in inspect_latents(info, latents(kl, values)).histogram]
+    shares = [
+        share for _, share, _ in inspect_latents(describe("kl", kl), latents(kl, values), scalars(0.5, 3.0)).histogram
+    ]
     assert shares[0] == shares[-1] == 0.25
     assert shares[25] == 0.5
 
@@ -47,7 +48,7 @@ def test_channels_stand_beside_what_was_measured(tmp_path: Path) -> None:
     codec = with_stats(tmp_path)
     info = describe("tiny", codec)
     values = torch.stack([torch.full((3, 3), 2.0), torch.zeros(3, 3)])[None]
-    found = inspect_latents(info, latents(codec, values, torch.zeros_like(values)))
+    found = inspect_latents(info, latents(codec, values, torch.zeros_like(values)), codec.normalisation)
     assert info.stats is not None
     first, second = found.channels
     assert first["mean"] == info.stats["sample"]["channel_mean"][0]
@@ -60,7 +61,7 @@ def test_channels_stand_beside_what_was_measured(tmp_path: Path) -> None:
 
 def test_codes_are_counted(vq: Codec) -> None:
     codes = torch.tensor([[[0, 0, 3], [3, 5, 0]]])
-    found = inspect_latents(describe("vq", vq), latents(vq, codes))
+    found = inspect_latents(describe("vq", vq), latents(vq, codes), vq.normalisation)
     assert found.code_counts == (3, 0, 0, 2, 0, 1, *[0] * 6)
     assert found.codebook is not None
     assert (found.codebook["used"], found.codebook["codebook_size"]) == (3, CODES)
@@ -75,7 +76,7 @@ def test_a_code_takes_the_bits_of_its_codebook(size: int, bits: int) -> None:
 
 
 def test_a_picture_of_codes_is_of_an_encoded_image(vq: Codec) -> None:
-    found = inspect_latents(describe("vq", vq), vq.encode([pixels(16, 16)])[0])
+    found = inspect_latents(describe("vq", vq), vq.encode([pixels(16, 16)])[0], vq.normalisation)
     assert sum(found.code_counts or ()) == 16
 
 

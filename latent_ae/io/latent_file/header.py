@@ -87,6 +87,7 @@ class Header:
     seed: int | None
     sources: tuple[str, ...]
     model: str
+    encoder_class: str
     compute: Compute | None
     pixel_format: Mapping[str, object] | None
     versions: Mapping[str, str]
@@ -160,6 +161,7 @@ def describe(path: Path, *, limits: Limits = LIMITS) -> dict[str, object]:
         "compute": None if header.compute is None else header.compute.to_json(),
         "pixel_format": header.pixel_format,
         "encoder": header.encoder,
+        "encoder_class": header.encoder_class or None,
         "model": header.model,
         "scaling_factor": header.scaling_factor,
         "shift_factor": header.shift_factor,
@@ -193,6 +195,7 @@ def parse_header(text: bytes, body: int, *, limits: Limits) -> Header:
         seed=values.seed("seed") if kind == "sample" else None,
         sources=values.sources("sources", main.shape[0]),
         model=values.text("model"),
+        encoder_class=values.text("encoder_class", missing=""),
         compute=values.compute("compute"),
         pixel_format=values.pixel_format("pixel_format"),
         versions=values.texts("versions"),

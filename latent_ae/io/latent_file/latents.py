@@ -5,8 +5,9 @@
               latent_format_version_0  empty: tells ComfyUI that the latents are raw
         or    indices                  [N,h,w] uint16, int32 for codebooks of more than 65,536 codes
     metadata  `latent_ae.schema` = 1, kind, encoder (its identity), height, width, factor, codebook_size,
-              scaling_factor and shift_factor (recorded, not applied), seed, sources, model, versions, `compute`, how
-              the encoder ran (missing in older files), and `pixel_format` of images that are not grey or RGB pictures
+              scaling_factor and shift_factor (recorded, not applied), seed, sources, model, versions, `encoder_class`
+              and `compute`, how the encoder ran (missing in older files), and `pixel_format` of images that are not
+              grey or RGB pictures
 
 Metadata are strings: words as they are, the rest as JSON. All N images of a file have one size. Latents cover it from
 the upper left; what stands over at the bottom and right is padding. Reading needs no model, and nothing is allocated
@@ -122,6 +123,8 @@ class Latents:
     """sha256 of the N files, in hex; empty if not known"""
     model: str = ""
     """a name for people"""
+    encoder_class: str = ""
+    """of diffusers, as AutoencoderKL; empty if it is not known"""
     versions: Mapping[str, str] = field(default_factory=dict)
     """of the libraries that made them"""
     compute: Compute | None = None
@@ -160,7 +163,8 @@ class Latents:
     def require_encoder(self, identity: str) -> None:
         """Raise WrongEncoder, with both identities, unless these are latents of the encoder `identity`."""
         if self.encoder != identity:
-            of = f" ({self.model})" if self.model else ""
+            known = ", ".join(filter(None, (self.model, self.encoder_class)))
+            of = f" ({known})" if known else ""
             raise WrongEncoder(
                 f"these latents are of the encoder {self.encoder[:16]}{of}, the model's encoder is {identity[:16]}: "
                 f"decode them with the model that made them; {FOREIGN_ADVICE}"
@@ -273,6 +277,8 @@ def _metadata(latents: Latents) -> dict[str, str]:
         "model": "".join(letter if letter.isprintable() else "?" for letter in latents.model)[:TEXT_LENGTH],
         "versions": {"latent_ae": __version__, "torch": torch.__version__, **latents.versions},
     }
+    if latents.encoder_class:
+        given["encoder_class"] = latents.encoder_class
     if latents.compute is not None:
         given["compute"] = latents.compute.to_json()
     if latents.pixel_format is not None:
@@ -307,6 +313,7 @@ def _latents(header: Header, data: memoryview) -> Latents:
         seed=header.seed,
         sources=header.sources,
         model=header.model,
+        encoder_class=header.encoder_class,
         compute=header.compute,
         pixel_format=pixel_format,
         versions=header.versions,

@@ -48,8 +48,10 @@ class Metadata:
     def __init__(self, strings: Mapping[str, str]) -> None:
         self._strings = strings
 
-    def text(self, name: str) -> str:
-        """A printable line."""
+    def text(self, name: str, missing: str | None = None) -> str:
+        """A printable line; `missing`, if given, where files of earlier versions say nothing."""
+        if missing is not None and PREFIX + name not in self._strings:
+            return missing
         if not is_text(value := self._string(name)):
             self._refuse(name, value, f"one printable line of at most {TEXT_LENGTH} characters")
         return value

@@ -19,11 +19,11 @@ class Normalisation:
     """[c or 1, p, p] float32"""
 
     def applied(self, latents: Tensor) -> Tensor:
-        """Raw latents [B,c,h,w] => normalised ones."""
+        """Raw latents [..., c, h, w] => normalised ones."""
         return (latents - _over(self.shift, latents)) * _over(self.scale, latents)
 
     def undone(self, latents: Tensor) -> Tensor:
-        """Normalised latents [B,c,h,w] => raw ones."""
+        """Normalised latents [..., c, h, w] => raw ones."""
         return latents / _over(self.scale, latents) + _over(self.shift, latents)
 
 

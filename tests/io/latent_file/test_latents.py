@@ -172,7 +172,14 @@ def test_the_header_alone_says_what_is_in_a_file(tmp_path: Path) -> None:
     sizes = {"height": 7, "width": 9, "grid": [2, 3], "factor": 4, "padding": [1, 3]}
     values = {"kind": "sample", "images": 2, "channels": 3, "dtype": "F16", "logvar_dtype": "F16"}
     model = {"encoder": ENCODER, "model": "runs/digits/model", "scaling_factor": 0.18215, "shift_factor": 0.0}
-    others = {"codebook_size": None, "seed": 5, "sources": list(SOURCES), "compute": None, "pixel_format": None}
+    others = {
+        "codebook_size": None,
+        "seed": 5,
+        "sources": list(SOURCES),
+        "compute": None,
+        "pixel_format": None,
+        "encoder_class": None,
+    }
     assert rest == sizes | values | model | others
 
 
@@ -313,6 +320,21 @@ def test_a_file_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     write_latents(tmp_path / "a", kl())
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_the_class_of_the_encoder_comes_back(tmp_path: Path) -> None:
+    """Files of older versions do not say it, and load."""
+    latents = dataclasses.replace(kl(), encoder_class="AutoencoderTiny")
+    assert from_bytes(to_bytes(latents)).encoder_class == "AutoencoderTiny"
+    assert from_bytes(to_bytes(kl())).encoder_class == ""
+    assert b"encoder_class" not in to_bytes(kl())
+    write_latents(tmp_path / "a.safetensors", latents)
+    assert describe(tmp_path / "a.safetensors")["encoder_class"] == "AutoencoderTiny"
+    with pytest.raises(WrongEncoder, match=r"of the encoder [0-9a-f]{16} \(runs/digits/model, AutoencoderTiny\), the"):
+        latents.require_encoder("0" * 64)
+    for wrong in ("a\nline", "x" * 2000):
+        with pytest.raises(LatentFileError, match="encoder_class"):
+            to_bytes(dataclasses.replace(latents, encoder_class=wrong))
 
 
 @pytest.mark.parametrize("compute", COMPUTES)
