@@ -4,7 +4,7 @@ import gradio as gr
 
 from latent_ae.app import theme
 from latent_ae.app.api.endpoints import add_endpoints
-from latent_ae.app.tabs import decode, inspect, interpolate, layout, markup, reconstruct, sample
+from latent_ae.app.tabs import compare, decode, inspect, interpolate, layout, markup, reconstruct, sample
 from latent_ae.app.tabs.example_results import ExampleResults
 from latent_ae.app.tabs.job import ASKS, QUICK, info_of
 from latent_ae.service.catalog import ModelInfo
@@ -34,6 +34,9 @@ def create_demo(service: Service, *, examples: ExampleResults | None = None) -> 
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Reconstruct"):
                 reconstruct.add_tab(service, model=model, examples=examples, files=files, opened=opened)
+            if len(names) > 1:
+                with gr.Tab("Compare"):
+                    compare.add_tab(service, model=model, examples=files)
             with gr.Tab("Decode"):
                 decode.add_tab(service)
             with gr.Tab("Sample"):

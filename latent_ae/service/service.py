@@ -1,5 +1,6 @@
 """The service: one method per endpoint, called by the app and the HTTP routes. Knows nothing of either."""
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from latent_ae.inference import Codec, Precision
 from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.latents import Dtype, Latents
 from latent_ae.models import latent_space
-from latent_ae.service import catalog, inspection, measures, remote, results, suitability, uploads
+from latent_ae.service import catalog, comparison, inspection, measures, remote, results, suitability, uploads
 from latent_ae.service.admission import Admission, Request, ServiceStats
 from latent_ae.service.catalog import ModelInfo, Prior
+from latent_ae.service.comparison import Compared
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.jobs import ServedModel
 from latent_ae.service.limits import DEFAULTS, MAX_SEED, ServiceLimits, require_number, require_whole
@@ -157,6 +159,16 @@ class Service:
                     unlike=suitability.unlike_training(chosen.info, *pixels.shape[:2], colored=colored),
                     baselines=beside,
                 )
+
+    def compare(
+        self, image: File, *, models: Sequence[str] | None = None, tick: Tick | None = None
+    ) -> tuple[Compared, ...]:
+        """What several models keep of an image, all of them if None: a `reconstruct` for each, one after another.
+
+        A model that cannot take the image has the reason in its place. Raises the first reason if none can.
+        """
+        names = comparison.chosen(self._infos, models)
+        return comparison.compare(functools.partial(self.reconstruct, image), names, tick)
 
     def baselines(self, reconstruction: Reconstruction, *, tick: Tick | None = None) -> tuple[Baseline, ...]:
         """JPEG and WebP at the highest quality with no more bytes than the smallest form of the latents.

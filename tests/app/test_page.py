@@ -32,7 +32,7 @@ from tests.app.pictures import pixels, png, read
 
 APP = Path(__file__).parents[2] / "latent_ae" / "app"
 pytestmark = pytest.mark.usefixtures("gradio_folder")
-PUBLIC = {"models", "encode", "decode", "reconstruct", "sample", "interpolate"}
+PUBLIC = {"models", "encode", "decode", "reconstruct", "compare", "sample", "interpolate"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_an_upload_arrives_as_the_file_that_was_chosen(demo: gr.Blocks, tmp_path
     broken = tmp_path / "photo.svg"
     broken.write_bytes(data)
     uploads = [block for block in of_kind(demo, gr.Image, gr.File) if block.interactive is not False]
-    assert len(uploads) == 9  # reconstruct, decode, interpolate 2 + 4, inspect
+    assert len(uploads) == 10  # reconstruct, compare, decode, interpolate 2 + 4, inspect
     for upload in uploads:
         got = upload.preprocess(upload.data_model(path=str(broken), orig_name="photo.svg"))
         assert got == str(broken)

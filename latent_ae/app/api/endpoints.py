@@ -1,4 +1,4 @@
-"""The public interface for programs: six typed endpoints over Gradio's queue.
+"""The public interface for programs: typed endpoints over Gradio's queue.
 
 Files are uploads, lossless images and safetensors. An error reaches the client as `code: message`, with the codes of
 `latent_ae.service.errors`, `bad_request` for a wrong type, and `internal`.
@@ -8,7 +8,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,6 +21,7 @@ from latent_ae.app.files import download, whole
 from latent_ae.app.perimeter.content import uploaded
 from latent_ae.io.latent_file.latents import Dtype
 from latent_ae.service.catalog import Prior
+from latent_ae.service.comparison import Compared
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.results import Encoded, Images, Reconstruction
 from latent_ae.service.service import Service
@@ -87,7 +88,22 @@ def _coding(service: Service) -> tuple[Callable[..., Any], ...]:
         reconstruction = whole(done.reconstructed, done.pixel_format, "reconstruction")
         return _file(reconstruction), _file(file), _numbers_of_reconstruction(done)
 
-    return encode, decode, reconstruct
+    def compare(image: FileData, models: list[str] | None = None) -> tuple[list[FileData], list[Numbers]]:
+        """Reconstruct an image by several models: a file of each model, and a row of numbers about each.
+
+        A row says what was compared (compared_in: both images in colour, in grey, or in another pixel format), what the
+        model stores, how close its reconstruction is, and the place of its file; or the error for which it has none.
+
+        Args:
+            image: an uploaded image file; from a tool, a data: URI.
+            models: ids from `models`; default: all.
+        """
+        rows = service.compare(_path(image), models=models)
+        made = [each.made for each in rows if each.made is not None]
+        files = [_file(whole(each.reconstructed, each.pixel_format, each.model)) for each in made]
+        return files, [_numbers_of_row(each, made) for each in rows]
+
+    return encode, decode, reconstruct, compare
 
 
 def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
@@ -216,6 +232,21 @@ def _numbers_of_reconstruction(done: Reconstruction) -> Numbers:
         "baselines": beside,
         "encoding": compute and compute.to_json(),
         "decoding": done.decoding.to_json(),
+    }
+    return {name: _json(value) for name, value in numbers.items()}
+
+
+def _numbers_of_row(row: Compared, made: Sequence[Reconstruction]) -> Numbers:
+    if row.made is None or row.stored is None:
+        return {"model": row.model, "error": row.refusal}
+    numbers = {
+        "model": row.model,
+        "compared_in": row.compared_in,
+        "stored_shape": row.shape,
+        "bits_per_number": row.bits_per_number,
+        "bits_per_pixel": row.stored.bits_per_pixel,
+        **{name: getattr(row.made, name) for name in ("metrics", "notes", "seconds")},
+        "file": next(place for place, each in enumerate(made) if each is row.made),
     }
     return {name: _json(value) for name, value in numbers.items()}
 

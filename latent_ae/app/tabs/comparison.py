@@ -9,7 +9,7 @@ from latent_ae.app.tabs import markup
 from latent_ae.io.image import Pixels
 from latent_ae.service.results import Baseline, Reconstruction
 
-_METRICS = {
+METRICS = {
     "PSNR": ("PSNR (dB)", "psnr_db", ".2f", "dB, higher is closer"),
     "SSIM": ("SSIM", "ssim", ".4f", "1 is the same structure"),
     "LPIPS": ("LPIPS", "lpips", ".4f", "lower looks closer"),
@@ -48,9 +48,9 @@ def rows(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[
 def as_html(rows: Sequence[Row], made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> str:
     """The table with its footnotes."""
     measured = _measured(rows)
-    columns = ("", "Bytes", "Bits per pixel", *(_METRICS[name][0] for name in measured))
+    columns = ("", "Bytes", "Bits per pixel", *(METRICS[name][0] for name in measured))
     cells = [
-        (row.what, f"{row.bytes:,}", f"{row.bits_per_pixel:.3g}", *(_shown(name, row.metrics) for name in measured))
+        (row.what, f"{row.bytes:,}", f"{row.bits_per_pixel:.3g}", *(shown(name, row.metrics) for name in measured))
         for row in rows
     ]
     return markup.table("Size and fidelity", columns, cells, notes=_footnotes(made, baselines))
@@ -61,7 +61,7 @@ def as_csv(rows: Sequence[Row]) -> bytes:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     measured = _measured(rows)
-    writer.writerow(["form", "bytes", "bits_per_pixel", *(_METRICS[name][1] for name in measured)])
+    writer.writerow(["form", "bytes", "bits_per_pixel", *(METRICS[name][1] for name in measured)])
     for row in rows:
         writer.writerow([row.what, row.bytes, row.bits_per_pixel, *map(row.metrics.get, measured)])  # None is empty
     return stream.getvalue().encode()
@@ -70,17 +70,17 @@ def as_csv(rows: Sequence[Row]) -> bytes:
 def headline(first: Reconstruction) -> list[tuple[str, str, str]]:
     """Name, value and meaning of the main figures."""
     smallest = min(first.sizes[1:], key=lambda size: size.bytes)
-    known = [name for name in _METRICS if first.metrics.get(name) is not None]
+    known = [name for name in METRICS if first.metrics.get(name) is not None]
     weight = ("Bits per pixel", f"{smallest.bits_per_pixel:.3g}", f"as {smallest.what}, {smallest.bytes:,} bytes")
-    return [*((name, _shown(name, first.metrics), _METRICS[name][3]) for name in known), weight]
+    return [*((name, shown(name, first.metrics), METRICS[name][3]) for name in known), weight]
 
 
 def pictures(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) -> list[tuple[Pixels, str, str]]:
     """The original, the reconstruction of each model, and the baselines, with their names and figures."""
     return [
         (made[0].previews[0], "Original", ""),
-        *((each.previews[1], each.model, _closeness(each.metrics)) for each in made),
-        *((baseline.image, baseline.name, _closeness(baseline.metrics)) for baseline in baselines),
+        *((each.previews[1], each.model, closeness(each.metrics)) for each in made),
+        *((baseline.image, baseline.name, closeness(baseline.metrics)) for baseline in baselines),
     ]
 
 
@@ -116,14 +116,16 @@ def _footnotes(made: Sequence[Reconstruction], baselines: Sequence[Baseline]) ->
 
 def _measured(rows: Sequence[Row]) -> list[str]:
     """The metrics of any of the rows."""
-    return [name for name in _METRICS if any(name in row.metrics for row in rows)]
+    return [name for name in METRICS if any(name in row.metrics for row in rows)]
 
 
-def _shown(name: str, metrics: dict[str, float | None]) -> str:
+def shown(name: str, metrics: dict[str, float | None]) -> str:
+    """A metric for people; a dash where there is none."""
     value = metrics.get(name)
-    return "\N{EN DASH}" if value is None else format(value, _METRICS[name][2])
+    return "\N{EN DASH}" if value is None else format(value, METRICS[name][2])
 
 
-def _closeness(metrics: dict[str, float | None]) -> str:
+def closeness(metrics: dict[str, float | None]) -> str:
+    """The main metrics in a few words; '' if there are none."""
     forms = {"PSNR": "{:.1f} dB", "SSIM": "SSIM {:.3f}", "LPIPS": "LPIPS {:.3f}"}
     return ", ".join(form.format(value) for name, form in forms.items() if (value := metrics.get(name)) is not None)

@@ -25,6 +25,7 @@ ENDPOINTS = {
     "encode": {"image": FILE, "model": TEXT, "seed": WHOLE, "dtype": "enum", "logvar": SWITCH},
     "decode": {"latents": FILE, "model": TEXT, "foreign": SWITCH},
     "reconstruct": {"image": FILE, "model": TEXT, "baselines": SWITCH},
+    "compare": {"image": FILE, "models": "array"},
     "sample": {"model": TEXT, "count": WHOLE, "seed": WHOLE, "temperature": NUMBER, "size": WHOLE, "prior": "enum"},
     "interpolate": {"a": FILE, "b": FILE, "model": TEXT, "steps": WHOLE, "spherical": SWITCH},
     "models": {},
@@ -51,7 +52,7 @@ def kind(schema: dict) -> str:
     return schema["type"] if "type" in schema else next(kind(one) for one in schema["oneOf"] if one != {"type": "null"})
 
 
-def test_openapi_describes_the_six_endpoints_and_nothing_else(server: str) -> None:
+def test_openapi_describes_the_endpoints_and_nothing_else(server: str) -> None:
     schema = httpx.get(f"{server}gradio_api/openapi.json").json()
     prefix = "/gradio_api/call/v2/"
     posts = {path.removeprefix(prefix): entry["post"] for path, entry in schema["paths"].items() if prefix in path}
@@ -68,7 +69,7 @@ def test_openapi_describes_the_six_endpoints_and_nothing_else(server: str) -> No
     assert all(post["summary"] for post in posts.values())
 
 
-def test_the_python_client_finds_the_six_endpoints_and_what_may_be_left_out(client: Client) -> None:
+def test_the_python_client_finds_the_endpoints_and_what_may_be_left_out(client: Client) -> None:
     api = client.view_api(return_format="dict", print_info=False)
     assert api["unnamed_endpoints"] == {}
     endpoints = {name.strip("/"): endpoint for name, endpoint in api["named_endpoints"].items()}
@@ -81,6 +82,7 @@ def test_the_python_client_finds_the_six_endpoints_and_what_may_be_left_out(clie
         "encode": ["image"],
         "decode": ["latents"],
         "reconstruct": ["image"],
+        "compare": ["image"],
         "sample": [],
         "interpolate": ["a", "b"],
         "models": [],
@@ -123,6 +125,23 @@ def test_a_reconstruction_comes_without_loss_and_with_its_figures(
     assert psnr == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
     assert {each["name"] for each in numbers["baselines"]} == {"JPEG", "WebP"}
     assert all(size["bytes"] > 0 and size["bits_per_pixel"] > 0 for size in numbers["sizes"])
+
+
+def test_models_are_compared_with_a_file_and_a_row_for_each(
+    client: Client, codecs: dict[str, Codec], image: Path
+) -> None:
+    files, rows = client.predict(image=handle_file(image), api_name="/compare")
+    assert [(row["model"], row["file"], row["compared_in"]) for row in rows] == [
+        ("tiny-kl", 0, "colour"),
+        ("tiny-vq", 1, "colour"),
+    ]
+    for file, row in zip(files, rows, strict=True):
+        assert np.array_equal(read(file), codecs[row["model"]].reconstruct([pixels(19, 30)])[0])
+        error = np.square(read(file).astype(float) - pixels(19, 30)).mean()
+        assert row["metrics"]["PSNR"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
+    assert [(row["stored_shape"], row["bits_per_number"]) for row in rows] == [([4, 5, 8], 16), ([5, 8], 5)]
+    (file,), (row,) = client.predict(image=handle_file(image), models=["tiny-vq"], api_name="/compare")
+    assert np.array_equal(read(file), read(files[1]))
 
 
 def test_draws_follow_from_the_seed(client: Client, service: Service) -> None:
@@ -168,6 +187,8 @@ BAD = {
     "a seed that is text": ("encode", PNG, {"seed": "seven"}, "bad_request"),
     "a seed that is a switch": ("encode", PNG, {"seed": True}, "bad_request"),
     "a model that is a list": ("reconstruct", PNG, {"model": ["tiny-kl"]}, "bad_request"),
+    "no models": ("compare", PNG, {"models": []}, "bad_request"),
+    "models that are text": ("compare", PNG, {"models": "tiny-kl"}, "bad_request"),
     "an unknown dtype": ("encode", PNG, {"dtype": "float8"}, "bad_request"),
     "too many steps": ("interpolate", PNG, {"steps": 10**9}, "bad_request"),
 }

@@ -24,6 +24,7 @@ from latent_ae.cli import serve as app
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.service.service import Service
+from tests.app.api.test_endpoints import ENDPOINTS
 from tests.app.conftest import served
 from tests.app.pictures import pixels, png, read
 from tests.app.test_main import kept_signals
@@ -67,7 +68,7 @@ def talk(running: Running, *calls: tuple[str, dict[str, Any]]) -> tuple[list[Any
 
 def test_a_session_finds_the_endpoints_and_is_asked_for_data_uris(tools: Running) -> None:
     listed, _ = talk(tools)
-    assert {tool.name for tool in listed} == {"encode", "decode", "reconstruct", "sample", "interpolate", "models"}
+    assert {tool.name for tool in listed} == set(ENDPOINTS)
     encode = next(tool for tool in listed if tool.name == "encode")
     assert encode.inputSchema["properties"]["image"]["format"] == "a data: URI"
     assert encode.inputSchema["required"] == ["image"]

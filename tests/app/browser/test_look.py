@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.app.browser.visitor import Visitor
 
-TABS = ("Reconstruct", "Decode", "Sample", "Interpolate", "Inspect")
+TABS = ("Reconstruct", "Compare", "Decode", "Sample", "Interpolate", "Inspect")
 
 
 def focused(page: Page) -> tuple[str, str]:

@@ -177,6 +177,24 @@ def test_models_are_compared_in_one_table(app: App, visitor: Visitor, photo: Pat
     assert np.array_equal(beside[2], as_shown(other.reconstructed))
 
 
+def test_any_two_of_all_models_are_compared_in_the_viewer(app: App, visitor: Visitor, photo: Path) -> None:
+    visitor.open("Compare")
+    visitor.upload(photo)
+    visitor.page.get_by_text("pixels by 2 models in").wait_for()
+    run, vq = app.service.compare(photo)
+    seen = visitor.page.locator("pixel-viewer >> visible=true")
+    names = ["Original in grey", "run", "tiny-vq", "Original in colour"]
+    assert seen.locator("select.left option").all_inner_texts() == names
+    seen.locator("select.left").select_option("run")
+    seen.locator("select.right").select_option("tiny-vq")
+    expect(seen.locator("img.left")).to_have_attribute("alt", re.compile("^run, .* dB, .*in grey$"))
+    left, right = visitor.pictures(seen)
+    assert np.array_equal(left, as_shown(run.made.reconstructed))
+    assert np.array_equal(right, as_shown(vq.made.reconstructed))
+    rows = visitor.page.locator("figure.table:visible tbody tr").all_inner_texts()
+    assert [row.split("\t")[:2] for row in rows] == [["run", "grey"], ["tiny-vq", "colour"]]
+
+
 def test_another_model_of_the_page_takes_the_first_place(app: App, visitor: Visitor, photo: Path) -> None:
     visitor.page.get_by_label("Model").click()
     visitor.page.get_by_role("option", name="tiny-vq").click()
