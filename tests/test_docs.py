@@ -11,6 +11,7 @@ import pytest
 
 from latent_ae.cli import main, programs
 from latent_ae.config import validate
+from latent_ae.config.listing import FILE
 from latent_ae.config.model import ModelConfig
 from latent_ae.models import build_autoencoder
 from latent_ae.priors.settings import parse_prior_run
@@ -46,7 +47,7 @@ def test_the_options_of_documented_commands_exist(monkeypatch: pytest.MonkeyPatc
         return arguments, unknown
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", read_alone)
-    monkeypatch.setattr("latent_ae.cli.check_models", lambda _: None)  # there are none
+    monkeypatch.setattr("latent_ae.cli.check_arguments", lambda _: None)  # there are none of these files
     commands = documented_commands()
     assert len(commands) > 40
     for program, *words in commands:
@@ -59,6 +60,11 @@ def test_the_options_of_documented_commands_exist(monkeypatch: pytest.MonkeyPatc
             parse_prior_run(words[1:])
         elif words[0] not in programs.PROGRAMS:
             assert main(words) == 0, words
+
+
+def test_the_list_of_settings_is_that_of_their_classes() -> None:
+    contents = load_program(DOCS / "make_settings.py").contents()
+    assert FILE.read_text(encoding="utf-8") == contents, "run python docs/make_settings.py"
 
 
 @pytest.mark.slow  # encodes a data set

@@ -10,9 +10,11 @@ processes, and gives the same bytes.
 """
 
 if __name__ == "__main__":  # before the imports that it is for
+    from latent_ae.cli.before_torch import leave_early
     from latent_ae.process import leave, own_process
 
     own_process()
+    leave_early("encode-dataset", __file__)
 
 import datetime
 import os
@@ -29,8 +31,11 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from latent_ae.config import ConfigError
-from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.command_line import override, split_options
 from latent_ae.config.implied import with_source
+from latent_ae.config.listing import listed
+from latent_ae.config.program_help import print_help
+from latent_ae.config.programs import ENCODE_DATASET
 from latent_ae.data.values import read_as
 from latent_ae.errors import UserError, file_error
 from latent_ae.inference import Codec
@@ -50,7 +55,6 @@ from latent_ae.training.signals import StopRequest
 
 T = TypeVar("T")
 
-PROGRAM = "encode_dataset.py"
 KEPT = "complete shards are kept, the same command resumes"
 LONGEST_WAIT = datetime.timedelta(days=30)
 """of a process that has finished its shards for the others"""
@@ -64,13 +68,10 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str]) -> EncodeConfig:
     """Settings from the command line. Raises ConfigError, one line, for a setting that is missing, unknown or wrong."""
     options = split_options(argv)
-    if options.pop("help", None) is not None:
-        print_help(EncodeConfig(), PROGRAM, "Turn a data set into latents; the same command goes on after a kill.")
+    if (which := options.pop("help", None)) is not None:
+        print_help(ENCODE_DATASET, list(listed(EncodeConfig(), {})), which=which, recipe={})
         raise SystemExit(0)
-    required = {"--model MODEL": ("model",), "--data.path FOLDER or --data.source NAME": ("data.path", "data.source")}
-    for what, names in {**required, "--out DIR": ("out",)}.items():
-        if all(options.get(name) is None for name in names):
-            raise ConfigError(f"{what} is required; --help lists all settings")
+    ENCODE_DATASET.require(options)
     config = override(EncodeConfig, with_source({}, options), options)
     if idle := config.data.given_for_training():
         raise ConfigError(

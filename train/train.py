@@ -10,9 +10,11 @@ It runs the same way under `torchrun` and as plain `python train/train.py`.
 """
 
 if __name__ == "__main__":  # before the imports that it is for
+    from latent_ae.cli.before_torch import leave_early
     from latent_ae.process import leave, own_process
 
     own_process()
+    leave_early("train", __file__)
 
 import math
 import sys

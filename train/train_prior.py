@@ -11,9 +11,11 @@ way under `torchrun` and as plain `python train/train_prior.py`.
 """
 
 if __name__ == "__main__":  # before the imports that it is for
+    from latent_ae.cli.before_torch import leave_early
     from latent_ae.process import leave, own_process
 
     own_process()
+    leave_early("train-prior", __file__)
 
 import math
 import os

@@ -4,12 +4,13 @@ Nothing here imports torch before a command needs it, so that help and the versi
 """
 
 import argparse
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from latent_ae._version import __version__
 from latent_ae.cli import datasets, evaluate, export, files, inspection, programs, space
-from latent_ae.cli.options import RENAMED, check_models
+from latent_ae.cli.options import RENAMED, OneLineParser, check_inputs, check_models
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError, file_error
 from latent_ae.process import own_process
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in programs.PROGRAMS:
         return programs.run_program(argv[0], argv[1:])
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="latent-ae",
         description="Train, measure, use, serve and export image autoencoders. Every command has its own --help.",
     )
@@ -39,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (programs, evaluate, files, inspection, space, export, datasets):
         module.add_commands(commands)
+    if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
+        complain(_unknown_command(argv[0], commands.choices))
+        return 2
     words, settings = evaluate.split_settings(argv)
     arguments, unknown = parser.parse_known_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.run
@@ -54,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}; {known}")
         if (report := getattr(arguments, "json", None)) is not None and not report.parent.is_dir():
             raise UserError(f"--json {report}: the folder {report.parent} does not exist")
-        check_models(arguments)
+        check_arguments(arguments)
         return command(arguments)
     except UserError as error:
         complain(str(error))
@@ -66,3 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         resumes = "; the same command continues from there" if arguments.command in files.RESUMED else ""
         complain(f"interrupted: every file that was written is complete{resumes}")
         return INTERRUPTED
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what is not there before torch is imported for it. Raises UserError."""
+    check_inputs(arguments)
+    check_models(arguments)
+    evaluate.check_settings(arguments)
+
+
+def _unknown_command(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    return f"unknown command {word!r}; {hint}"

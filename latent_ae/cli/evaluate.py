@@ -3,8 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING, Literal
 
+from latent_ae.cli.before_torch import check_names, check_paths
 from latent_ae.cli.options import MODEL_HELP, Commands, add_command, add_json, positive
 from latent_ae.cli.output import remark, say, write_json
+from latent_ae.config.command_line import split_options
+from latent_ae.config.implied import source_of
+from latent_ae.config.listing import settings_of_program
+from latent_ae.config.program_help import described
 from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,6 +83,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.settings:
+        return _list_settings(arguments)
     names: list[str] = arguments.models
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{repeated[0]} is given twice: give every model once")
@@ -100,6 +107,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _likelihood(arguments: argparse.Namespace) -> int:
+    if arguments.settings:
+        return _list_settings(arguments)
     from latent_ae.evaluation.run import NOT_OF_LIKELIHOOD, measure_likelihood
 
     config, _ = _settings(arguments, [arguments.model], idle=NOT_OF_LIKELIHOOD)
@@ -114,6 +123,25 @@ def _likelihood(arguments: argparse.Namespace) -> int:
     return _say(report, arguments)
 
 
+def check_settings(arguments: argparse.Namespace) -> None:
+    """Refuse settings of the images and measurements that there are not, before torch is imported. Raises UserError."""
+    if (words := getattr(arguments, "rest", None)) and hasattr(arguments, "settings"):
+        options = split_options(words)
+        path = options.get("data.path")
+        source = options.get("data.source", None if path is None else source_of(path))
+        check_names(options, settings_of_program("evaluate"), ("data.source",))
+        check_paths(options, {"data.source": source})
+
+
+def _list_settings(arguments: argparse.Namespace) -> int:
+    """Print the settings of the images and measurements, those of --data.source if it is given."""
+    given = split_options(arguments.rest)
+    source = given.get("data.source", "folder")
+    settings = [each for each in settings_of_program("evaluate") if each.is_of({"data.source": source})]
+    say("\n".join(described(settings, given)))
+    return 0
+
+
 def _settings(
     arguments: argparse.Namespace, model_names: list[str], idle: tuple[str, ...] = ()
 ) -> "tuple[MeasureConfig, Part]":
@@ -121,15 +149,8 @@ def _settings(
 
     `idle` are the fields of `evaluation` without effect on the command.
     """
-    from latent_ae.config.command_line import print_help, split_options
-    from latent_ae.evaluation.images import MeasureConfig, measure_config
+    from latent_ae.evaluation.images import measure_config
 
-    if arguments.settings:
-        print_help(
-            MeasureConfig(),
-            f"latent-ae {arguments.command} MODEL",
-            "The images that are measured, and the measurements.",
-        )
     options = split_options(arguments.rest)
     if unused := [f"--{name}" for name in options if name.removeprefix("evaluation.") in idle]:
         raise UserError(f"{', '.join(unused)} has no effect on {arguments.command}: leave it out")

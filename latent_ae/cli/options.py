@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
-from latent_ae.cli.output import remark
+from latent_ae.cli.output import complain, remark
+from latent_ae.errors import ModelError, UserError
 from latent_ae.io.model_place import drawing_pipeline, find_model, pipeline_note
+from latent_ae.io.paths import near_names
 
 if TYPE_CHECKING:
     from latent_ae.inference import Codec, SideChoice
@@ -19,6 +21,7 @@ PRECISIONS = ("auto", "exact", "fp32", "bf16", "fp16")
 DTYPES = ("float32", "float16", "bfloat16")
 """types of stored numbers"""
 MODEL_HELP = "a model directory, a run directory, a single file or a hub id"
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 RENAMED = {
     **{
         f"{command} --compute": "--precision"
@@ -29,6 +32,15 @@ RENAMED = {
     "convert-dataset --draw": "--posterior",
 }
 """earlier names of options, which are refused with the present one"""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print it and exit with status 2."""
+        complain(f"{message}; see {self.prog} --help")
+        raise SystemExit(2)
 
 
 def add_command(
@@ -85,6 +97,26 @@ def load_codec(arguments: argparse.Namespace, *, name: str | None = None) -> "Co
     return Codec.load(name or arguments.model, device=best_device(), precision=precision, tile=arguments.tile)
 
 
+def check_inputs(arguments: argparse.Namespace) -> None:
+    """Refuse files that are not there before anything is imported for them.
+
+    Of many, those that are missing are listed at the end, unless all are. Raises UserError.
+    """
+    for name in ("images", "latents"):
+        given = getattr(arguments, name, [])
+        if given and not any(map(Path.exists, given)):
+            raise UserError(missing(given[0]))
+    for name in ("a", "b", "folder", "file"):
+        if (path := getattr(arguments, name, None)) is not None and not path.exists():
+            raise UserError(missing(path))
+
+
+def missing(path: Path) -> str:
+    """What to say of a path where nothing is."""
+    near = near_names(path)
+    return f"{path} does not exist" + (f"; did you mean {' or '.join(near)}?" if near else f" (from {Path.cwd()})")
+
+
 def check_models(arguments: argparse.Namespace) -> None:
     """`check_model` of each model that a command line names, before anything is imported for it. Raises ModelError."""
     given = getattr(arguments, "models", [getattr(arguments, "model", None)])
@@ -95,6 +127,8 @@ def check_models(arguments: argparse.Namespace) -> None:
 
 def check_model(name: str) -> None:
     """Refuse a model that is not there, and say where one lies in a pipeline. Raises ModelError."""
+    if Path(name).is_file() and Path(name).suffix.lower() in _PICTURES:
+        raise ModelError(f"{name} is a picture, expected a model: give --model {MODEL_HELP}")
     find_model(name)
     if (note := pipeline_note(name)) is not None:
         remark(note)

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
+from latent_ae.cli.before_torch import answer_early
 from latent_ae.cli.options import Commands
 
 SCRIPTS: Mapping[str, str] = {
@@ -30,13 +31,15 @@ def run_program(name: str, argv: list[str]) -> int:
         from latent_ae.cli.serve import main as serve
 
         return serve(argv)
+    if (status := answer_early(name, argv, script(name).parent)) is not None:
+        return status
     spec = importlib.util.spec_from_file_location(f"latent_ae.{name}", script(name))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    status: int = module.main(argv)
-    return status
+    result: int = module.main(argv)
+    return result
 
 
 def script(name: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from latent_ae.app.options import ServerOptions
 from latent_ae.app.perimeter.accounts import read_accounts
 from latent_ae.app.serve import serve
-from latent_ae.cli.options import MODEL_HELP, add_arithmetic, check_model
+from latent_ae.cli.options import MODEL_HELP, OneLineParser, add_arithmetic, check_model
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError
 from latent_ae.service.limits import ServiceLimits
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="latent-ae serve", description="Serve image autoencoders to browsers and programs.", allow_abbrev=False
     )
     parser.add_argument(

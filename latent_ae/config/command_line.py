@@ -1,13 +1,12 @@
 """Settings from the command line: `--FIELD VALUE ...`, nested fields with a dot."""
 
-import difflib
 from contextlib import suppress
 from typing import get_args, get_origin
 
-import tyro
 import yaml
 
-from latent_ae.config.kinds import choices_of, settings_of
+from latent_ae.config.kinds import settings_of
+from latent_ae.config.listing import unknown_setting
 from latent_ae.config.section import ConfigError, S, Section, validate
 
 
@@ -25,6 +24,8 @@ def split_options(argv: list[str]) -> dict[str, object]:
     name: str | None = None
     values: list[str] = []
     for word in [*argv, "--"]:
+        if word.startswith("-") and word[1:2].isalpha() and word != "-h":
+            raise ConfigError(f"unknown option {word}: settings are given as --FIELD VALUE")
         if word.startswith("--") or word == "-h":
             if name is not None:
                 options[name] = _value(values)
@@ -51,9 +52,7 @@ def _check_names(kind: type[Section], options: dict[str, object]) -> None:
     known = settings_of(kind)
     for path in options:
         if path not in known:
-            close = difflib.get_close_matches(path, known, n=1)
-            hint = f"; did you mean --{close[0]}?" if close else "; --help lists them all"
-            raise ConfigError(f"unknown setting --{path}{hint}")
+            raise ConfigError(unknown_setting(path, known))
 
 
 def _set(kind: type[Section], tree: dict[str, object], path: str, value: object) -> None:
@@ -75,19 +74,3 @@ def _listed(word: str) -> list[object]:
             found = yaml.safe_load(word)
             return found if isinstance(found, list) else [word]
     return [word]
-
-
-def print_help(default: Section, program: str, description: str) -> None:
-    """Every setting with its meaning and the value it has now; which choices have settings of their own."""
-    choices = "; ".join(f"{key} is one of {', '.join(names)}" for key, names in choices_of(type(default)).items())
-    if choices:
-        description += f" Some settings depend on a choice, and --help lists those of the one given: {choices}."
-    tyro.cli(
-        type(default),
-        default=default,
-        args=["--help"],
-        description=description,
-        prog=program,
-        use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
-    )

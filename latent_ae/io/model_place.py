@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from latent_ae.errors import ModelError
+from latent_ae.io.paths import listed, near_names
 
 SUBFOLDERS = (None, "vae", "vqvae", "movq")
 """where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
@@ -26,7 +27,6 @@ RUNS = Path("runs")
 """where runs are written, and looked for"""
 _MANIFEST = "manifest.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
-_NEAR_NAMES = 3
 _NO_MODELS = {
     "index.parquet": "is a data set of latents: give the model that made them",
     "model.onnx": "is an export for ONNX: give the model that it was made from",
@@ -42,6 +42,11 @@ def find_model(name: str) -> Path | None:
     Raises ModelError for a path where nothing is, with the names there that are like it, and as `located` does.
     """
     path = located(Path(name))
+    if path.is_dir() and not is_checkpoint(path) and not _has_config(path):
+        raise ModelError(
+            f"cannot load an autoencoder from {name}: there is no config.json in it, nor in a vae/, vqvae/ or movq/ in "
+            "it"
+        )
     if path.exists():
         return path
     if _HUB_ID.fullmatch(name) and not Path(name).parent.is_dir() and not _looks_like_a_path(path):
@@ -78,16 +83,6 @@ def drawing_pipeline(name: str) -> Path | None:
     return folder
 
 
-def near_names(path: Path) -> list[str]:
-    """Paths that are there and like one that is not, the most alike first."""
-    beside = [each for each in _listed(path.parent) if not each.name.startswith(".")]
-    close = difflib.get_close_matches(path.name.lower(), [each.name.lower() for each in beside], _NEAR_NAMES)
-    found = [str(each) for name in close for each in beside if each.name.lower() == name]
-    runs = {each.name.lower(): str(each) for each in _listed(RUNS) if each.is_dir()}
-    found += [runs[name] for name in difflib.get_close_matches(path.name.lower(), runs, _NEAR_NAMES)]
-    return list(dict.fromkeys(found))[:_NEAR_NAMES]
-
-
 def located(path: Path) -> Path:
     """What a path means where a model is expected: a run's folder its `model/`, any other path itself.
 
@@ -95,7 +90,7 @@ def located(path: Path) -> Path:
     """
     if not path.is_dir() or is_checkpoint(path):
         return path
-    if any((path / (subfolder or "") / "config.json").is_file() for subfolder in SUBFOLDERS):
+    if _has_config(path):
         return path
     if (path / "model" / "config.json").is_file():
         return path / "model"
@@ -147,6 +142,10 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if is_checkpoint(path))
 
 
+def _has_config(path: Path) -> bool:
+    return any((path / (subfolder or "") / "config.json").is_file() for subfolder in SUBFOLDERS)
+
+
 def _parts(path: Path) -> Iterator[str]:
     return (part for part in SUBFOLDERS if part is not None and (path / part / "config.json").is_file())
 
@@ -157,16 +156,11 @@ def _looks_like_a_path(path: Path) -> bool:
 
 def _advice(path: Path) -> str:
     """What to do about a path where nothing is."""
-    if near := near_names(path):
+    runs = {each.name.lower(): str(each) for each in listed(RUNS) if each.is_dir()}
+    named = [runs[name] for name in difflib.get_close_matches(path.name.lower(), runs)]
+    if near := list(dict.fromkeys([*near_names(path), *named])):
         return f"; did you mean {' or '.join(near)}?"
     missing = next((each for each in reversed(path.parents) if not each.exists()), None)
     if missing is not None:
         return f", nor the folder {missing} (from {Path.cwd()})"
     return "; give a model directory, the folder of a run, a single file, or OWNER/NAME of the Hugging Face hub"
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []

@@ -1,5 +1,6 @@
 """Files named on a command line, and names for what is made of them. Needs no torch."""
 
+import difflib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -52,6 +53,21 @@ def find_files(paths: Sequence[Path], suffixes: Collection[str], *, without: Pat
         rest = (source.path for source in every if not _ends_in(source.path, suffixes))
         others |= {path.resolve(): path for path in rest}
     return Found(list(sources.values()), [path for real, path in others.items() if real not in sources])
+
+
+def near_names(path: Path) -> list[str]:
+    """Paths in the same folder as one that is not there, and like it; the most alike first, at most three."""
+    names = [each.name for each in listed(path.parent) if not each.name.startswith(".")]
+    close = difflib.get_close_matches(path.name.lower(), [name.lower() for name in names])
+    return [str(path.parent / name) for alike in dict.fromkeys(close) for name in names if name.lower() == alike]
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing of one that cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def count_by_suffix(paths: Iterable[PurePath]) -> str:

@@ -14,7 +14,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from latent_ae.errors import one_line
-from latent_ae.io.model_place import SUBFOLDERS, find_model, is_checkpoint, located, near_names, what_else
+from latent_ae.io.model_place import SUBFOLDERS, find_model, is_checkpoint, located, what_else
+from latent_ae.io.paths import near_names
 from latent_ae.io.pixel_format import FILE as PIXEL_FORMAT
 from latent_ae.io.pixel_format import PixelFormat, read_pixel_format
 from latent_ae.models.adapters import ADAPTERS, Adapter

@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from latent_ae.config import ConfigError, OptimizationConfig, Section, flatten, validate
-from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.command_line import override, split_options
 from latent_ae.config.implied import describe_shortened, shortened
 from latent_ae.config.kinds import Kinds
+from latent_ae.config.listing import listed
+from latent_ae.config.program_help import print_help
+from latent_ae.config.programs import TRAIN_PRIOR
 from latent_ae.config.section import Count, CountOrNone, Positive
 from latent_ae.priors import PRIORS
 from latent_ae.priors.hierarchy import HierarchyConfig
@@ -113,26 +116,21 @@ def parse_prior_run(argv: list[str]) -> tuple[PriorRunConfig, str, str]:
     Raises ConfigError with one line for anything missing, unknown or wrong.
     """
     options, kinds = split_options(argv), " or ".join(PRIORS)
-    asked = options.pop("help", None) is not None
-    kind = options.get("prior.kind", next(iter(PRIORS)) if asked else None)
+    which = options.pop("help", None)
+    kind = options.get("prior.kind", None if which is None else next(iter(PRIORS)))
     if not isinstance(kind, str) or kind not in PRIORS:
         problem = "--prior.kind is required" if kind is None else f"--prior.kind: got {kind}"
-        raise ConfigError(f"{problem}, expected {kinds}; --prior.kind KIND --help lists its settings")
+        raise ConfigError(f"{problem}, expected {kinds}; --prior.kind KIND --help all lists its settings")
     tree: dict[str, object] = {"name": kind, "prior": {"kind": kind}, "train": dict(PRIORS[kind].TRAIN)}
-    if asked:
-        summaries = "; ".join(f"--prior.kind {name}: {prior.SUMMARY}" for name, prior in PRIORS.items())
-        more = f"The settings of {kind} are below. Beside them: --resume auto|never|PATH (a checkpoint folder)."
-        print_help(validate(PriorRunConfig, tree), "train_prior.py", f"Train a prior on latents. {summaries}. {more}")
+    if which is not None:
+        print_help(TRAIN_PRIOR, list(listed(validate(PriorRunConfig, tree), {})), which=which, recipe={})
         raise SystemExit(0)
     resume = options.pop("resume", "auto")
     if not isinstance(resume, str):
         raise ConfigError("--resume needs one value: auto, never, or the path of a checkpoint")
     if resume == CHANGED_DATA:
         raise ConfigError("--resume changed-data is of train.py: a prior goes on with the latents that it began with")
-    if options.get("latents") is None:
-        raise ConfigError(
-            "--latents DIR is required, a folder that train/encode_dataset.py made; --help lists all settings"
-        )
+    TRAIN_PRIOR.require(options)
     defaults = flatten(validate(PriorRunConfig, tree).model_dump())
     shorter = shortened(defaults, options)
     config = override(PriorRunConfig, tree, {**options, **shorter})

@@ -15,10 +15,15 @@ from latent_ae.config import (
     flatten,
     load_yaml,
 )
-from latent_ae.config.command_line import override, print_help, split_options
+from latent_ae.config.command_line import override, split_options
 from latent_ae.config.implied import describe_shortened, shortened, with_source
+from latent_ae.config.listing import listed
+from latent_ae.config.program_help import print_help
+from latent_ae.config.programs import TRAIN
+from latent_ae.config.recipes import DEFAULT_RECIPE, find_recipe
 from latent_ae.config.section import CountOrNone, Section
 from latent_ae.data import SOURCES, AnySource, DigitsConfig
+from latent_ae.models import PRESETS
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.models.parts import CODEBOOK, ENCODER_NETWORK, learns
 from latent_ae.models.settings import AutoencoderConfig
@@ -26,14 +31,12 @@ from latent_ae.training.best import BestWeights
 from latent_ae.training.gan.losses import ADVERSARIAL
 from latent_ae.training.losses import RECONSTRUCTION
 
-DEFAULT_RECIPE = "kl-digits"
-
-_TRAIN_DESCRIPTION = (
-    "Train an image autoencoder. Beside the settings below: --config NAME_OR_PATH (a recipe of train/configs or a YAML "
-    "file), --resume auto|never|changed-data|PATH (a checkpoint folder), --preflight only (print the gradient table "
-    "and stop)."
-)
-
+NAMES: Mapping[str, Iterable[str]] = {
+    "model.preset": PRESETS,
+    "loss.reconstruction": RECONSTRUCTION,
+    "adversarial.loss": ("none", *ADVERSARIAL),
+}
+"""settings that take a name of a table"""
 Preflight = Literal["on", "only"]
 FREE_TO_CHANGE = (
     "name",
@@ -154,52 +157,53 @@ def parse_run(argv: list[str], recipes: Path) -> Invocation:
     Raises ConfigError with one line for anything unknown or wrong. `--help` prints every setting and exits.
     """
     options = split_options(argv)
-    recipe = _recipe(_text(options.pop("config", DEFAULT_RECIPE), "config"), recipes)
+    recipe = find_recipe(options.pop("config", DEFAULT_RECIPE), recipes)
     resume = _text(options.pop("resume", "auto"), "resume")
     preflight = _text(options.pop("preflight", "on"), "preflight")
     if preflight not in ("on", "only"):
         raise ConfigError(f"--preflight: got {preflight!r}, expected on or only")
     tree = load_yaml(recipe)
     tree.setdefault("name", recipe.stem)
-    wants_help = options.pop("help", None) is not None
-    if wants_help:
-        _name_what_is_required(tree, options)
+    which = options.pop("help", None)
     _drop_what_a_choice_replaces(tree, options)
     tree = with_source(tree, options)
+    if which is not None:
+        _name_what_is_required(tree, options)
     shorter = shortened(settings := flatten(tree), options)
     config = override(RunConfig, tree, {**options, **shorter})
-    if wants_help:
-        print_help(config, "train.py", _TRAIN_DESCRIPTION)
+    if which is not None:
+        print_help(TRAIN, list(listed(config, NAMES)), which=which, recipe={}, recipes=recipes)
         raise SystemExit(0)
     note = describe_shortened(settings, shorter, config.train.steps)
     return Invocation(config, resume, "only" if preflight == "only" else "on", note)
 
 
+def stand_ins(section: str, kind: object) -> dict[str, object]:
+    """Values for the settings without default that a kind of a section has, for help: a path of images, levels."""
+    tables: dict[str, Mapping[str, type[Section]]] = {"data": SOURCES, "bottleneck": BOTTLENECKS}
+    entry = tables.get(section, {}).get(str(kind))
+    fields = {} if entry is None else entry.model_fields
+    return {
+        name: field.examples[0] if field.examples else name.upper()
+        for name, field in fields.items()
+        if field.is_required()
+    }
+
+
 def _name_what_is_required(tree: dict[str, object], options: dict[str, object]) -> None:
-    """Stand-ins for the settings without default, for which help is given too: a path of images, levels of codes."""
-    for section, key, table in (("data", "source", SOURCES), ("bottleneck", "kind", BOTTLENECKS)):
+    """Stand-ins for the settings without default, for which help is given too."""
+    for section, key in (("data", "source"), ("bottleneck", "kind")):
         given = tree.get(section)
         given = given if isinstance(given, dict) else {}
-        kind = options.get(f"{section}.{key}", given.get(key))
-        entry: type[Section] | None = table.get(kind) if isinstance(kind, str) else None
-        for name, field in entry.model_fields.items() if entry is not None else ():
-            if field.is_required() and name not in given:
-                options.setdefault(f"{section}.{name}", field.examples[0] if field.examples else name.upper())
+        for name, value in stand_ins(section, options.get(f"{section}.{key}", given.get(key))).items():
+            if name not in given:
+                options.setdefault(f"{section}.{name}", value)
 
 
 def _text(value: object, option: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"--{option} needs one value")
     return value
-
-
-def _recipe(name: str, recipes: Path) -> Path:
-    if (file := recipes / f"{name}.yaml").is_file():
-        return file
-    if Path(name).is_file():
-        return Path(name)
-    known = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
-    raise ConfigError(f"--config: there is neither a recipe nor a file {name!r}; the recipes are {known}")
 
 
 def _drop_what_a_choice_replaces(tree: dict[str, object], options: dict[str, object]) -> None:

@@ -26,7 +26,7 @@ def test_the_help_lists_every_program(capsys: pytest.CaptureFixture[str]) -> Non
     [
         (["train", "--config", "nothing"], "the recipes are beta-vae-digits"),
         (["encode-dataset"], "--model MODEL"),
-        (["train-prior", "--prior.kind", "diffusion"], "--latents DIR is required"),
+        (["train-prior", "--prior.kind", "diffusion"], "--latents DIR, made by encode-dataset, is required"),
         (["serve", "--auth-file", "nothing", "--model", "x"], "No such file"),
     ],
 )

@@ -107,8 +107,8 @@ def test_what_a_user_must_mend_is_a_line_and_status_2(
     for words, message in [
         (("interpolate", ends[0], large, *out, *model), "images of 13x11 and 30x40 pixels have latents of different"),
         (("interpolate", ends[0], other, *out, *model), "these latents are of the encoder"),
-        (("interpolate", ends[0], tmp_path / "gone.png", *out, *model), "gone.png: No such file or directory"),
-        (("interpolate", ends[0], tmp_path / "gone.latent", *out, *model), "gone.latent: No such file or directory"),
+        (("interpolate", ends[0], tmp_path / "gone.png", *out, *model), "gone.png does not exist"),
+        (("interpolate", ends[0], tmp_path / "gone.latent", *out, *model), "gone.latent does not exist"),
         (
             ("interpolate", *ends, *out, *model, "--steps", "1"),
             "--steps must be at least 2 (both end images count), got 1",

@@ -11,12 +11,16 @@ import pytest
 import yaml
 from pydantic.fields import FieldInfo
 
+from latent_ae.cli.before_torch import check_names
 from latent_ae.config import ConfigError, Section, flatten, validate
 from latent_ae.config.command_line import override, split_options
+from latent_ae.config.listing import settings_of_program
+from latent_ae.config.programs import PROGRAMS
 from latent_ae.data import SOURCES
 from latent_ae.evaluation.images import MeasureConfig
 from latent_ae.export.proof import ProbeConfig
 from latent_ae.latent_dataset.settings import EncodeConfig
+from latent_ae.models import PRESETS
 from latent_ae.models.bottlenecks import BOTTLENECKS
 from latent_ae.priors import PRIORS
 from latent_ae.priors.settings import PriorRunConfig
@@ -99,6 +103,7 @@ def _floats(bounds: Sequence[Any]) -> list[tuple[float, str]]:
 NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "loss.reconstruction": lambda: RECONSTRUCTION,
     "adversarial.loss": lambda: ("none", *ADVERSARIAL),
+    "model.preset": lambda: PRESETS,
 }
 """settings that take a name of a table"""
 BOTTLENECK = {"fsq": {"levels": [4, 3]}, **{kind: {"codebook_size": 8} for kind in ("vq", "ema_vq", "gumbel")}}
@@ -165,6 +170,10 @@ def test_every_value_as_people_type_it(
             assert flatten(expected.model_dump())[path] == default[path]
         forms = [[f"--{path}", *words]] + ([[f"--{path}={words[0]}", *words[1:]]] if words else [])
         for argv in forms:
+            if not isinstance(expected, str):
+                program = {"RunConfig": "train", "PriorRunConfig": "train-prior"}.get(kind.__name__)
+                if program is not None:  # what is right is never refused early
+                    check_names(split_options(argv), settings_of_program(program), PROGRAMS[program].kinds)
             tree = copy.deepcopy(chosen)
             if path == "model.init_from" and kind is RunConfig:
                 tree = {"model": {"preset": None if value else "digits"}}

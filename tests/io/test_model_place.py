@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from latent_ae.errors import ModelError
-from latent_ae.io.model_place import drawing_pipeline, find_model, near_names, pipeline_note
+from latent_ae.io.model_place import drawing_pipeline, find_model, pipeline_note
+from latent_ae.io.paths import near_names
 
 
 @pytest.fixture(autouse=True)

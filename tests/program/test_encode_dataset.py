@@ -210,7 +210,7 @@ def test_wrong_settings_are_one_line(
     asked: Asked, main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for argv, message in (
-        (["--model", "x"], "--data.path FOLDER or --data.source NAME is required; --help lists all settings"),
+        (["--model", "x"], "--data.path FOLDER or --data.source NAME is required; --help shows examples"),
         (asked(tmp_path, "--data.resolution", "16"), "is a setting of training crops and has no effect here"),
         (asked(tmp_path, "--dtipe", "x"), "unknown setting --dtipe; did you mean --dtype?"),
         (asked(tmp_path, "--model", str(tmp_path / "none")), "there is no such folder or file"),
@@ -221,7 +221,7 @@ def test_wrong_settings_are_one_line(
         assert message in error
         assert error.count("\n") == 1
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(["--help", "all"])
     assert "--shard_images" in capsys.readouterr().out
 
 

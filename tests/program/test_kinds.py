@@ -131,7 +131,7 @@ def test_help_lists_the_choices_and_the_settings_of_the_one_given(
 ) -> None:
     monkeypatch.setitem(SOURCES, "stripes", StripesConfig)
     with pytest.raises(SystemExit):
-        main(["--data.source", "stripes", "--help"])
+        main(["--data.source", "stripes", "--help", "all"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "data.source is one of digits, photos, folder, hub, stream, stripes" in text
+    assert "--data.source digits|photos|folder|hub|stream|stripes" in text
     assert "a setting that only this source has" in text

@@ -150,7 +150,7 @@ def test_sample_and_likelihood_take_it(made: Path, whole: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "error: --latents DIR is required"),
+        ([], "error: --latents DIR, made by encode-dataset, is required"),
         (["--latents", "x", "--prior.kl_warmup_steps", "9999"], "prior.kl_warmup_steps 9999 is more than train.steps"),
         (["--latents", "x", "--train.label_dropout", "0.1"], "unknown setting --train.label_dropout"),
     ],

@@ -135,7 +135,7 @@ def test_two_processes_train_what_one_trains(latents: Path, whole: Path, tmp_pat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "error: --latents DIR is required"),
+        ([], "error: --latents DIR, made by encode-dataset, is required"),
         (["--latents", "nowhere"], "error: nowhere is not a data set of latents: it has no manifest.json"),
         (["--latents", "x", "--train.stepps", "3"], "did you mean --train.steps?"),
         (["--latents", "x", "--prior.width", "10"], "must be a multiple of prior.head_width 32"),
