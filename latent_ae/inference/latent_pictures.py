@@ -19,6 +19,8 @@ from latent_ae.models.hierarchical_prior import HierarchicalPrior, check_prior
 from latent_ae.models.latent_space import hierarchy_draw, interpolate
 
 FRAME_MILLISECONDS = 100
+_UNSTATED_SIDE = 256
+"""pixels a side of draws from a model that does not say what it was trained on"""
 
 
 def latents_of(codec: Codec, file: Path) -> Latents:
@@ -73,7 +75,7 @@ def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, siz
     if codec.is_vq and temperature is not None:
         raise UserError(f"--temperature {temperature:g}: {codec.name} has codes, which are drawn evenly: leave it out")
     if size is None:
-        trained = codec.model.config.get("sample_size") or 0
+        trained = codec.model.config.get("sample_size") or _UNSTATED_SIDE
         sides = (trained, trained) if isinstance(trained, int) else trained
         height, width = (max(1, math.ceil(side / codec.factor)) * codec.factor for side in sides)
     elif size % codec.factor:

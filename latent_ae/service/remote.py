@@ -88,7 +88,7 @@ class RemoteDecode(_Query):
     shift_factor: _Shift = None
     """... and then moved by it"""
     do_scaling: _Switch = False
-    """scale by the model's own factors if none are given"""
+    """undo what the model's pipelines do to latents if no factors are given"""
     output_type: Annotated[Literal["pil", "pt"], Field(description="pil or pt")] = "pil"
     """pil: an image file; pt: a tensor"""
     image_format: Annotated[Literal["jpg", "jpeg", "png"], Field(description="jpg or png")] = "jpg"
@@ -130,7 +130,7 @@ def decode(asked: RemoteDecode, request: Request, model: ServedModel, limits: Se
             "partial_postprocess, or use the endpoint decode"
         )
     with request.cpu_slot():
-        latents = latents_of(asked, model.info, limits)
+        latents = latents_of(asked, model, limits)
     pixels = torch.stack(request.run(model.decode_vectors(latents)))
     encoder = model.info.encoder
     with request.cpu_slot():
@@ -157,8 +157,9 @@ def encode(asked: RemoteEncode, request: Request, model: ServedModel, limits: Se
     return _tensor_reply(_finite(scaled.to(DTYPES[asked.dtype or "float32"]), "the scaled latents"), model.info.encoder)
 
 
-def latents_of(asked: RemoteDecode, info: ModelInfo, limits: ServiceLimits) -> Tensor:
+def latents_of(asked: RemoteDecode, model: ServedModel, limits: ServiceLimits) -> Tensor:
     """Raw latents [B,c,h,w] float32. Raises BadRequest, TooLarge; the data is read last."""
+    info = model.info
     if asked.output_type == "pil" and asked.shape[0] != 1:
         raise BadRequest("output_type pil gives one image: send one, or ask for pt with partial_postprocess")
     shape = _unpacked_shape(asked, info) if len(asked.shape) == 3 else asked.shape
@@ -170,8 +171,10 @@ def latents_of(asked: RemoteDecode, info: ModelInfo, limits: ServiceLimits) -> T
         squares = latents.reshape(count, height // 2, width // 2, channels, 2, 2)
         latents = squares.permute(0, 3, 1, 4, 2, 5).reshape(shape)
     scaling, shift = asked.scaling_factor, asked.shift_factor
-    if scaling is None and asked.do_scaling:
-        scaling, shift = info.scaling_factor, info.shift_factor if shift is None else shift
+    if asked.do_scaling and scaling is None and shift is None:
+        return _finite(model.codec.normalisation.undone(latents), "the scaled latents")
+    if asked.do_scaling and scaling is None:
+        scaling = info.scaling_factor
     return _finite(latents / (scaling or 1.0) + (shift or 0.0), "the scaled latents")
 
 

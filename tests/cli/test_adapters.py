@@ -87,3 +87,10 @@ def test_a_likelihood_needs_a_posterior(others: Path, run: Run) -> None:
     status, _, errors = run("likelihood", others / "AutoencoderTiny", "--data.source", "photos")
     assert status == 2
     assert errors[0].startswith("a likelihood needs latents with a posterior, but an AutoencoderTiny has none")
+
+
+def test_draws_are_of_a_usual_size_where_the_model_states_none(others: Path, tmp_path: Path, run: Run) -> None:
+    tiny = others / "AutoencoderTiny"
+    assert run("sample", "-o", tmp_path / "draws.png", "--model", tiny, "--count", 1, *FP32)[::2] == (0, [])
+    with Image.open(tmp_path / "draws.png") as drawn:
+        assert drawn.size == (256, 256)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from latent_ae.inference import Codec
 from latent_ae.io.latent_file.latents import from_bytes
@@ -11,6 +12,7 @@ from latent_ae.service.errors import WrongModel
 from latent_ae.service.service import Service
 from tests.models.adapted_models import adapted
 from tests.service.conftest import closing, pixels, png
+from tests.service.test_remote import remote_decode
 
 NAMES = ("AutoencoderTiny", "AutoencoderKLFlux2", "AutoencoderKLQwenImage")
 IMAGE = pixels(9, 14)
@@ -53,3 +55,11 @@ def test_latents_are_looked_at_as_the_pipeline_normalises_them(
     info = served.models()[NAMES.index(name)]
     assert (info.kind, info.factor, info.scaling_factor) == (name, 8, codec.scaling_factor)
     assert (codec.scaling_factor is not None) == (name == "AutoencoderTiny")
+
+
+def test_remote_latents_are_taken_as_the_pipeline_normalised_them(served: Service, codecs: dict[str, Codec]) -> None:
+    codec = codecs["AutoencoderKLFlux2"]
+    raw = codec.encode([IMAGE])[0].tensor
+    options = {"model": "AutoencoderKLFlux2", "output_type": "pt", "return_type": "pt", "do_scaling": True}
+    found = remote_decode(served, codec.normalisation.applied(raw), **options)
+    assert torch.allclose(found, codec.decode_tensor(raw), atol=1e-5)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor, to_pil, to_tensor
+from latent_ae.models.adapters.normalisation import scalars
 from latent_ae.service.errors import BadRequest, BrokenUpload, TooLarge, UnknownModel
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.remote import RemoteDecode, RemoteEncode, RemoteReply, images_of
@@ -115,7 +116,7 @@ def test_an_image_file_comes_back(service: Service, request: pytest.FixtureReque
 
 def test_without_factors_the_models_own_are_taken_where_scaling_is_asked_for(kl: Codec) -> None:
     own = Codec(kl.model, name="own", precision="fp32")
-    own.scaling_factor, own.shift_factor = SCALING, SHIFT
+    own.normalisation = scalars(SCALING, SHIFT)
     with closing(Service({"kl": own})) as service:
         found = remote_decode(service, latents(), do_scaling=True, output_type="pt", return_type="pt")
     assert torch.allclose(found, decoded(kl, latents() / SCALING + SHIFT), atol=1e-5)
