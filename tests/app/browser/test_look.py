@@ -40,8 +40,11 @@ def test_the_keyboard_is_enough_to_reconstruct(visitor: Visitor) -> None:
 
     page.get_by_role("button", name="Example 2").wait_for()
     tab_to("Example 2")
+    shown = page.locator("pixel-viewer img").first
+    before = shown.get_attribute("src")
     page.keyboard.press("Enter")
-    page.locator(".controls:visible .image-frame img").wait_for()
+    expect(shown).not_to_have_attribute("src", before)
+    expect(page.get_by_role("button", name="Reconstruct", exact=True)).to_be_enabled()  # it is not while that runs
     tab_to("Reconstruct")
     page.keyboard.press("Enter")
     page.get_by_text("encoded and decoded").wait_for()
@@ -104,11 +107,14 @@ POOR_CONTRAST = """() => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number)
   const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b }
-  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor)
+  const above = e => e.parentElement ?? e.getRootNode().host
+  const behind = e => { for (; e; e = above(e)) { const c = rgb(getComputedStyle(e).backgroundColor)
     if (c.length < 4 || c[3] > 0.9) return c.slice(0, 3) } return [255, 255, 255] }
   const poor = []
-  for (const e of document.querySelectorAll('p, h1, h2, dt, dd, th, td, label span, button, strong, .info-text')) {
-    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())
+  const texts = 'p, h1, h2, dt, dd, th, td, label span, button, strong, .info-text, select, output, .figures'
+  const roots = [document, ...[...document.querySelectorAll('pixel-viewer')].map(viewer => viewer.shadowRoot)]
+  for (const e of roots.flatMap(root => [...root.querySelectorAll(texts)])) {
+    const own = e.tagName === 'SELECT' || [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())
     if (!own || !e.checkVisibility({opacityProperty: true}) || e.disabled || e.closest('footer')) continue
     const [a, b] = [light(rgb(getComputedStyle(e).color).slice(0, 3)), light(behind(e))].sort((x, y) => y - x)
     const ratio = (a + 0.05) / (b + 0.05)
