@@ -82,8 +82,8 @@ def _load(name: str, norm_num_groups: int | None, classes: Sequence[str]) -> Any
         except (OSError, ValueError) as error:
             reasons.append(one_line(error))
             continue
-        if found := config.get("_class_name"):
-            return _load_folder(name, subfolder, found, classes)
+        if config.get("_class_name"):
+            return _load_folder(name, subfolder, config, classes)
         reasons.append(f"the config.json in {subfolder or 'it'} has no _class_name")
     reason = reasons[0] if reasons else "there is no config.json in it, nor in a vae/, vqvae/ or movq/ in it"
     raise ModelError(f"cannot load an autoencoder from {name}: {reason}")
@@ -152,12 +152,16 @@ def _subfolders(path: Path) -> Iterator[str | None]:
             yield subfolder
 
 
-def _load_folder(name: str, subfolder: str | None, found: object, classes: Sequence[str]) -> AnyAutoencoder:
+def _load_folder(name: str, subfolder: str | None, config: dict[str, Any], classes: Sequence[str]) -> AnyAutoencoder:
+    found = config["_class_name"]
     place = name if subfolder is None else f"{name} ({subfolder}/)"
     if not isinstance(found, str) or found not in classes:
         raise ModelError(f"{place} holds a model of class {found}; {_what_works(found)}")
     if found in ADAPTERS:
-        return Adapter(_load_weights(getattr(diffusers, found), name, subfolder, place, ("",)), ADAPTERS[found])
+        row = ADAPTERS[found]
+        if reason := row.refused(config):
+            raise ModelError(f"{place} holds an {found} that cannot be run here: {reason}")
+        return Adapter(_load_weights(getattr(diffusers, found), name, subfolder, place, ("",)), row)
     return _load_weights(CLASSES[found], name, subfolder, place, _PLACED)
 
 

@@ -121,6 +121,18 @@ def test_images_go_one_by_one_through_a_class_without_batches() -> None:
     assert decoded.shape == pixels.shape
 
 
+def test_a_decoder_that_draws_noise_is_refused(tmp_path: Path) -> None:
+    arguments = ARGUMENTS["AutoencoderKLLTXVideo"] | {"timestep_conditioning": True}
+    with torch.device("meta"):
+        diffusers.AutoencoderKLLTXVideo(**arguments).save_config(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        load_any_autoencoder(str(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path} holds an AutoencoderKLLTXVideo that cannot be run here: its decoder denoises, from noise that it "
+        "draws (timestep_conditioning)"
+    )
+
+
 def test_the_trained_classes_are_loaded_as_they_are(tmp_path: Path) -> None:
     AutoencoderKL(block_out_channels=(4,), norm_num_groups=2).save_pretrained(tmp_path)
     assert type(load_any_autoencoder(str(tmp_path))) is AutoencoderKL

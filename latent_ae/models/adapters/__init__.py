@@ -29,16 +29,26 @@ def _ltx_factor(config: Config) -> int:
     return int(stated or config["patch_size"] * 2 ** sum(config["spatio_temporal_scaling"]))
 
 
+def _draws_noise(config: Config) -> str:
+    noise = config.get("timestep_conditioning") or any(config.get("decoder_inject_noise") or ())
+    return "its decoder denoises, from noise that it draws (timestep_conditioning)" if noise else ""
+
+
 _ratio = key("spatial_compression_ratio")
+_LAYERS = ("act_fn", "norm_num_groups")
 
 ADAPTERS: dict[str, Row] = {
     "AutoencoderTiny": Row(factor=halvings("encoder_block_out_channels"), posterior=False, encoder_config=("act_fn",)),
-    "AutoencoderDC": Row(factor=halvings("encoder_block_out_channels"), posterior=False),
-    "AsymmetricAutoencoderKL": Row(factor=halvings("down_block_out_channels"), encoder_config=("norm_num_groups",)),
-    "AutoencoderKLFlux2": Row(
-        factor=halvings("block_out_channels"), normalisation=by_batch_norm, encoder_config=("norm_num_groups",)
+    "AutoencoderDC": Row(
+        factor=halvings("encoder_block_out_channels"),
+        posterior=False,
+        encoder_config=("encoder_out_shortcut", "downsample_block_type"),
     ),
-    "AutoencoderKLHunyuanImage": Row(factor=_ratio),
+    "AsymmetricAutoencoderKL": Row(factor=halvings("down_block_out_channels"), encoder_config=_LAYERS),
+    "AutoencoderKLFlux2": Row(
+        factor=halvings("block_out_channels"), normalisation=by_batch_norm, encoder_config=_LAYERS
+    ),
+    "AutoencoderKLHunyuanImage": Row(factor=_ratio, encoder_config=("downsample_match_channel",)),
     "AutoencoderKLKVAE": Row(factor=halvings("ch_mult"), normalisation=unscaled, latent_channels=key("z_channels")),
     "AutoencoderKLTemporalDecoder": Row(factor=halvings("block_out_channels"), decoding={"num_frames": 1}),
     "AutoencoderKLQwenImage": Row(
@@ -48,24 +58,37 @@ ADAPTERS: dict[str, Row] = {
         latent_channels=key("z_dim"),
         time_axis=True,
     ),
-    "AutoencoderKLQwenImage21": Row(
-        factor=_wan_factor,
-        normalisation=by_channel,
-        image_channels=_wan_channels,
-        latent_channels=key("z_dim"),
-        time_axis=True,
+    **dict.fromkeys(
+        ("AutoencoderKLQwenImage21", "AutoencoderKLWan"),
+        Row(
+            factor=_wan_factor,
+            normalisation=by_channel,
+            image_channels=_wan_channels,
+            latent_channels=key("z_dim"),
+            time_axis=True,
+            encoder_config=("patch_size",),
+        ),
     ),
-    "AutoencoderKLWan": Row(
-        factor=_wan_factor,
-        normalisation=by_channel,
-        image_channels=_wan_channels,
-        latent_channels=key("z_dim"),
+    "AutoencoderKLCosmos": Row(
+        factor=_ratio,
+        normalisation=by_channel_and_frame,
+        posterior=False,
         time_axis=True,
+        encoder_config=("patch_type",),
     ),
-    "AutoencoderKLCosmos": Row(factor=_ratio, normalisation=by_channel_and_frame, posterior=False, time_axis=True),
-    "AutoencoderKLHunyuanImageRefiner": Row(factor=_ratio, time_axis=True),
-    "AutoencoderKLHunyuanVideo": Row(factor=_ratio, time_axis=True, encoder_config=("norm_num_groups",)),
-    "AutoencoderKLHunyuanVideo15": Row(factor=_ratio, time_axis=True, batches=False),
-    "AutoencoderKLLTXVideo": Row(factor=_ltx_factor, normalisation=by_buffers, time_axis=True),
+    "AutoencoderKLHunyuanImageRefiner": Row(
+        factor=_ratio, time_axis=True, encoder_config=("downsample_match_channel",)
+    ),
+    "AutoencoderKLHunyuanVideo": Row(factor=_ratio, time_axis=True, encoder_config=_LAYERS),
+    "AutoencoderKLHunyuanVideo15": Row(
+        factor=_ratio, time_axis=True, batches=False, encoder_config=("downsample_match_channel",)
+    ),
+    "AutoencoderKLLTXVideo": Row(
+        factor=_ltx_factor,
+        normalisation=by_buffers,
+        time_axis=True,
+        encoder_config=("encoder_causal", "resnet_norm_eps"),
+        refused=_draws_noise,
+    ),
 }
 """by `_class_name` in config.json"""

@@ -49,6 +49,8 @@ class Row:
     """arguments of `decode` besides the latents"""
     encoder_config: tuple[str, ...] = ()
     """keys of the config that change the latents without changing any weight's name or shape"""
+    refused: Callable[[Config], str] = lambda _: ""
+    """why a model of this config cannot be run, '' if it can"""
 
 
 class Adapter(nn.Module):
