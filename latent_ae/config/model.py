@@ -37,10 +37,12 @@ class ModelConfig(Section):
     """start weights: diffusers' random ones, or a linear codec fitted to training crops (models/linear_start.py)"""
     start_logvar: float = 0.0
     """added to the log-variance that the encoder starts with: below 0, training begins with little posterior noise"""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """type of the numbers in the model directory, to which the result is rounded before it is measured"""
 
     def architecture_changes(self) -> dict[str, object]:
         """The fields that replace the preset's, by name."""
-        own = {"preset", "init_from", "new_channels", "trained", "start", "start_logvar"}
+        own = {"preset", "init_from", "new_channels", "trained", "start", "start_logvar", "dtype"}
         return self.model_dump(exclude=own, exclude_none=True)
 
     @model_validator(mode="after")

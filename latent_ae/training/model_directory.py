@@ -1,11 +1,14 @@
 """The result of a run: a model directory that stock diffusers loads, with what was measured beside it."""
 
+import copy
 import json
 import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+
+import torch
 
 from latent_ae._version import __version__
 from latent_ae.errors import UserError
@@ -36,7 +39,8 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
     """Measure the latents, evaluate, draw, and write runs/NAME/{evaluation.json,samples,model,discriminator}.
 
     The averaged weights are exported, or the best ones where the run keeps them, to which the last are compared first;
-    the model's config receives the measured scaling_factor and shift_factor.
+    the model's config receives the measured scaling_factor and shift_factor. What is measured is what is stored, in
+    `model.dtype`.
     `model/` comes last: it says that the run is finished. Returns False, with nothing written, if a process was told
     to stop meanwhile. What cannot be written is a CheckpointError on every process; the same command writes it later.
     """
@@ -44,6 +48,8 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
     if best is not None and state.step not in best.values and not heldout.validate(state, logbook, stop):
         return False
     model = state.result()
+    stored = getattr(torch, config.model.dtype)
+    model.load_state_dict({name: tensor.to(stored) for name, tensor in model.state_dict().items()})  # rounds
     statistics = heldout.measure_training_latents(model, stop)
     if statistics is None:
         return False
@@ -152,7 +158,9 @@ def _write_model(
     )
     with placed([folder], replace=True) as beside:
         made = beside / folder.name
-        model.save_pretrained(made)
+        # not diffusers' own `to`, which warns of what it would keep in float32: nothing, of these models
+        stored = torch.nn.Module.to(copy.deepcopy(model), getattr(torch, config.model.dtype))
+        stored.save_pretrained(made)
         (made / "latent_stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         (made / "README.md").write_text(card, encoding="utf-8")
         if not pixels.is_default:

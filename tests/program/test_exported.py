@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from latent_ae.data import DigitsConfig, evaluation_batches
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.bottlenecks.identity import IdentityBottleneck
+from latent_ae.models.parts import encoder_identity
 from latent_ae.models.trainable import TrainableAutoencoder
 from tests.models.bottlenecks.tiny import QUANTIZING
 from tests.program.running import arguments, state
@@ -94,3 +96,28 @@ def test_a_plain_autoencoders_mode_and_sample_are_the_latents(main, tmp_path: Pa
     trained = state(tmp_path, STEPS)["ema/quant_conv.weight"]
     assert torch.equal(stock.quant_conv.weight[:2], trained[:2])
     assert not torch.equal(stock.quant_conv.weight[2:], trained[2:])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_model_of_half_precision_is_measured_as_it_is_stored(main, tmp_path: Path, dtype: str) -> None:
+    everything = ("--evaluation.max_images", "359")
+    assert main(arguments(tmp_path, STEPS, "--model.dtype", dtype, *everything)) == 0
+    folder = tmp_path / "run" / "model"
+    stored = load_file(folder / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
+    trained = state(tmp_path, STEPS)["ema/decoder.conv_in.weight"]
+    assert torch.equal(stored["decoder.conv_in.weight"], trained.to(getattr(torch, dtype)))
+    model, stock = exported(tmp_path), AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, stored[name].float())
+        assert torch.equal(tensor, stock.state_dict()[name])
+    stats = json.loads((folder / "latent_stats.json").read_text())
+    assert stats["encoder_identity"] == encoder_identity(model)
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert report["metrics"]["psnr"]["value"] == pytest.approx(mean_psnr(model, heldout()), abs=1e-3)
+
+
+def mean_psnr(model: AutoencoderKL, pixels: Tensor) -> float:
+    with torch.no_grad():
+        outputs = model.decode(model.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    return float((10 * torch.log10(4 / (outputs - pixels).square().mean((1, 2, 3)))).mean())
