@@ -1,4 +1,4 @@
-"""`latent-ae inspect`: needs neither a model nor torch."""
+"""`latent-ae inspect`: what files and folders are. Needs neither a model nor torch."""
 
 import argparse
 import json
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from latent_ae.cli.options import Commands, add_command, add_json
 from latent_ae.cli.output import complain, say, write_json
-from latent_ae.io.latent_file.header import SUFFIXES, describe
+from latent_ae.errors import UserError
+from latent_ae.io.latent_file.header import SUFFIX, SUFFIXES, describe
 from latent_ae.io.latent_file.metadata import Compute, LatentFileError
 from latent_ae.io.paths import find_files
 
@@ -20,19 +21,21 @@ def add_commands(commands: Commands) -> None:
         commands,
         "inspect",
         _inspect,
-        summary="show the contents of latent files",
-        more="Only headers are read: no model is needed. A folder stands for all files below it. The exit status is 1 "
-        "if a file is not a latent file.",
-        example="latents/photo.safetensors",
+        summary="say what a file or folder is, and its facts",
+        more="Knows runs, checkpoints, models, single files, exports, priors, pipelines, data sets of latents, latent "
+        "files and pictures. Only headers are read: no model is loaded. Another folder stands for all latent "
+        "files below it. The exit status is 1 if something is not known or damaged.",
+        example="runs/kl-photos latents/photo.safetensors",
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a latent file, or a folder of them")
+    parser.add_argument("files", metavar="PATH", nargs="+", type=Path, help="a file or a folder")
     add_json(parser, "the contents, a list with one object per file,")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
     described: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
-    for source in find_files(arguments.files, SUFFIXES).sources:
+    others, rest = _products(arguments.files, failed)
+    for source in find_files(rest, SUFFIXES).sources:
         try:
             described.append({"file": str(source.path), **describe(source.path)})
         except LatentFileError as error:
@@ -45,10 +48,47 @@ def _inspect(arguments: argparse.Namespace) -> int:
         stated = any(each["pixel_format"] for each in described)
         columns = (*COLUMNS, "pixels") if stated else COLUMNS
         _say_table([columns, *((*_row(each), _pixels(each))[: len(columns)] for each in described)])
+    for number, facts in enumerate(others):
+        if number or described:
+            say("")
+        _say_facts(facts)
     for each in failed:
         complain(f"{each['file']}: {each['error']}")
-    write_json(arguments.json, described + failed)
+    write_json(arguments.json, others + described + failed)
     return 1 if failed else 0
+
+
+def _products(paths: Sequence[Path], failed: list[dict[str, object]]) -> tuple[list[dict[str, object]], list[Path]]:
+    """The facts of what is no latent file, and the rest; what is damaged is added to `failed`."""
+    from latent_ae.cli.products import product  # with readers of images
+
+    found, rest = [], []
+    for path in paths:
+        try:
+            if path.suffix in SUFFIXES and path.is_file() and _is_latent_file(path):
+                rest.append(path)
+            elif (facts := product(path)) is not None:
+                found.append(facts)
+            else:
+                rest.append(path)
+        except UserError as error:
+            failed.append({"file": str(path), "error": str(error)})
+    return found, rest
+
+
+def _is_latent_file(path: Path) -> bool:
+    """Whether it is one, or is damaged so that its own reader has to say how."""
+    try:
+        describe(path)
+    except LatentFileError:
+        return path.suffix != SUFFIX
+    return True
+
+
+def _say_facts(facts: dict[str, object]) -> None:
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        say(f"{name:{width}}  {'-' if value is None else value}")
 
 
 def _say_all(fields: dict[str, object]) -> None:
