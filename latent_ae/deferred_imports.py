@@ -1,59 +1,53 @@
 """Imports that wait for their first use: what diffusers' autoencoders bring along, and no program here calls.
 
-`from diffusers import AutoencoderKL` runs the code of all of diffusers' autoencoders, UNets and transformers, and
-imports transformers, scipy and torch's compiler for them: half of the time that encoding a small image takes. After
-`defer_imports` they are imported when something is first taken from them, and then as they always are. What is
-deferred stays usable, `torch.compile` included; diffusers alone takes transformers for missing.
+`from diffusers import AutoencoderKL` runs the code of all of diffusers' UNets and transformers, and imports
+transformers, scipy and torch's compiler for them: half of the time that encoding a small image takes.
 
 It is for programs, whose process is their own: importing the library defers nothing.
 """
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import wraps
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-P = ParamSpec("P")
-T = TypeVar("T")
+from latent_ae.module_loaders import load_by
 
 PACKAGES = (
     # of diffusers, which needs some of their modules, while the packages import all; the others are lazy by themselves
     "diffusers.hooks",
-    "diffusers.models.autoencoders",
     "diffusers.models.transformers",
     "diffusers.models.unets",
     # of diffusers' schedulers, which call them for a schedule or two
     "scipy.integrate",
     "scipy.stats",
 )
+_WITHOUT = (
+    "diffusers.utils.import_utils",
+    "diffusers.quantizers.pipe_quant_config",
+    # with functions that they keep torch's compiler from looking into
+    "diffusers.utils.torch_utils",
+    "diffusers.hooks.group_offloading",
+    "diffusers.pipelines.pipeline_utils",
+)
+"""modules that do without transformers, and without torch's compiler until something is compiled"""
 _COMPILER = "torch._dynamo"
-_allowed: list[Callable[..., object]] = []
+_allowed: list[Any] = []
 """what diffusers lets the compiler leave alone, until it is imported"""
 
 
 def defer_imports() -> None:
-    """Defer this process's imports from here on; modules that it has already stay as they are."""
-    if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    """Defer this process's imports from here on; modules that it has already stay as they are.
 
-
-class _Finder:
-    """Finds the modules that are named here as Python does, to be loaded by a loader of this file. No others."""
-
-    @classmethod
-    def find_spec(
-        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        loader = _DeferredPackage if name in PACKAGES else _Surrounded if name in _AROUND else None
-        if loader is None or (spec := PathFinder.find_spec(name, path, target)) is None:
-            return None
-        if isinstance(spec.loader, SourceFileLoader):
-            spec.loader = loader(spec.loader.name, spec.loader.path)
-        return spec
+    What is deferred is imported when something is first taken from it, and is then what it always is. Diffusers takes
+    transformers, which it imports for the text encoders of pipelines, for missing.
+    """
+    load_by(
+        dict.fromkeys(PACKAGES, _DeferredPackage)
+        | dict.fromkeys(_WITHOUT, _Without)
+        | {_COMPILER: _Compiler, "gradio.component_meta": _WithoutStubs}
+    )
 
 
 class _DeferredPackage(SourceFileLoader):
@@ -82,110 +76,47 @@ class _DeferredPackage(SourceFileLoader):
         vars(module)["__getattr__"] = first_use
 
 
-class _Surrounded(SourceFileLoader):
-    """Runs a module's code inside of what _AROUND names for it."""
+class _Without(SourceFileLoader):
+    """Runs a module's code with stand-ins for what it does without, unless that has been imported."""
 
     def exec_module(self, module: ModuleType) -> None:
-        with _AROUND[module.__name__](module):
+        compiler = ModuleType(_COMPILER)
+        vars(compiler).update(allow_in_graph=_allow_in_graph, disable=_disable)
+        # None is how Python marks what cannot be imported.
+        stand_ins = {
+            name: each for name, each in (("transformers", None), (_COMPILER, compiler)) if name not in sys.modules
+        }
+        sys.modules.update(stand_ins)  # type: ignore[arg-type]
+        try:
             super().exec_module(module)
+        finally:
+            for name in stand_ins:
+                del sys.modules[name]
 
 
-@contextmanager
-def _transformers_taken_for_missing(diffusers: Any) -> Iterator[None]:
-    """Diffusers imports transformers for the text encoders of pipelines, which no program here has."""
-    yield
-    if hasattr(diffusers, "_transformers_available"):
-        diffusers._transformers_available = False
+def _allow_in_graph(decorated: Any) -> Any:
+    _allowed.append(decorated)
+    return decorated
 
 
-@contextmanager
-def _transformers_hidden(_: ModuleType) -> Iterator[None]:
-    with _in_place("transformers", None):
-        yield
+def _disable(decorated: Any = None, *_: object, **__: object) -> Any:
+    """Nothing, as it is for parts of diffusers that no program here runs."""
+    return _disable if decorated is None else decorated
 
 
-@contextmanager
-def _compiler_deferred(_: ModuleType) -> Iterator[None]:
-    """With the two decorators that diffusers takes from torch's compiler, as they are without importing it."""
-    decorators = ModuleType(_COMPILER)
-    vars(decorators).update(allow_in_graph=_allow_in_graph, disable=_disable)
-    with _in_place(_COMPILER, decorators):
-        yield
+class _Compiler(SourceFileLoader):
+    """Tells the compiler what it was not told before."""
+
+    def exec_module(self, module: Any) -> None:
+        super().exec_module(module)
+        for each in _allowed:
+            module.allow_in_graph(each)
+        _allowed.clear()
 
 
-def _allow_in_graph(function: Callable[P, T]) -> Callable[P, T]:
-    _allowed.append(function)
-    return function
-
-
-def _disable(function: Callable[P, T] | None = None, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-    if function is None:
-        return lambda later: _disable(later, *args, **kwargs)
-    disabled: list[Callable[P, T]] = []
-
-    @wraps(function)
-    def call(*called: P.args, **named: P.kwargs) -> T:
-        if _COMPILER not in sys.modules:  # nothing to disable
-            return function(*called, **named)
-        if not disabled:
-            disabled.append(sys.modules[_COMPILER].disable(function, *args, **kwargs))
-        return disabled[0](*called, **named)
-
-    return call
-
-
-@contextmanager
-def _compiler_kept_out_later(torch_compile: Any) -> Iterator[None]:
-    """Torch imports its compiler to keep it out of some functions of its own, of the meta device's above all."""
-    yield
-    keep_out = torch_compile._disable_dynamo
-
-    def later(function: Callable[P, T] | None = None, recursive: bool = True) -> Any:
-        if function is not None:
-            with suppress(AttributeError):  # of what takes no attributes
-                # where torch keeps the function that it calls instead
-                function.__dynamo_disable = _disable(function, recursive, wrapping=False)  # type: ignore[attr-defined]  # torch's
-        return keep_out(function, recursive)
-
-    torch_compile._disable_dynamo = later
-
-
-@contextmanager
-def _told_what_is_allowed(compiler: Any) -> Iterator[None]:
-    yield
-    for function in _allowed:
-        compiler.allow_in_graph(function)
-    _allowed.clear()
-
-
-@contextmanager
-def _without_stubs(component_meta: Any) -> Iterator[None]:
+class _WithoutStubs(SourceFileLoader):
     """Gradio compares, and writes, a file for editors for each of its components, which takes a third of its import."""
-    yield
-    if hasattr(component_meta, "create_or_modify_pyi"):
-        component_meta.create_or_modify_pyi = lambda *_: None
 
-
-@contextmanager
-def _in_place(name: str, stand_in: ModuleType | None) -> Iterator[None]:
-    """With another module (None: with a missing one) of a name, unless it has been imported."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = stand_in  # type: ignore[assignment]  # None is how Python marks what cannot be imported
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-_AROUND: dict[str, Callable[[ModuleType], AbstractContextManager[None]]] = {
-    "diffusers.utils.import_utils": _transformers_taken_for_missing,
-    "diffusers.quantizers.pipe_quant_config": _transformers_hidden,
-    "diffusers.utils.torch_utils": _compiler_deferred,
-    "diffusers.hooks.group_offloading": _compiler_deferred,
-    "diffusers.pipelines.pipeline_utils": _compiler_deferred,
-    "torch._compile": _compiler_kept_out_later,
-    _COMPILER: _told_what_is_allowed,
-    "gradio.component_meta": _without_stubs,
-}
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        vars(module)["create_or_modify_pyi"] = lambda *_: None

@@ -10,12 +10,12 @@ They are declared when torchvision is imported, so that programs without torch d
 """
 
 import importlib.util
-import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from latent_ae.module_loaders import load_by
 
 if TYPE_CHECKING:
     import torch
@@ -29,25 +29,10 @@ _declared: "list[torch.library.Library]" = []  # a Library removes its operators
 
 def guard_torchvision() -> None:
     """Call `make_torchvision_importable` before torchvision's own code runs, whoever imports it first."""
-    if "torchvision" not in sys.modules and _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    load_by({"torchvision": _Guarded})
 
 
-class _Finder:
-    """Finds torchvision as Python does, to be loaded by `_Loader`. Finds nothing else."""
-
-    @classmethod
-    def find_spec(
-        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != "torchvision" or (spec := PathFinder.find_spec(name, path, target)) is None:
-            return None
-        if isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
-        return spec
-
-
-class _Loader(SourceFileLoader):
+class _Guarded(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         make_torchvision_importable()
         super().exec_module(module)

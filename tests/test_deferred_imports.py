@@ -11,16 +11,11 @@ import pytest
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from latent_ae import deferred_imports
+from latent_ae import deferred_imports, module_loaders
 from tests.program.running import environment
 
 ROOT = Path(__file__).parent.parent
-NOT_NEEDED = ("torch._dynamo", "transformers", "scipy.special", "pandas", "datasets", "sklearn", "torchvision", "lpips")
-NOT_NEEDED_TO_SERVE = tuple(name for name in NOT_NEEDED if name != "pandas")  # Gradio imports it
-REPORT = """
-import sys
-print("imported", *[name for name in sys.argv.pop().split(",") if name in sys.modules])
-"""
+NOT_NEEDED = ("torch._dynamo", "transformers", "scipy.special", "datasets", "sklearn", "torchvision", "lpips")
 
 
 @pytest.fixture
@@ -34,8 +29,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "part.py").write_text("PART = 2\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("builtins.runs", 0, raising=False)
-    monkeypatch.setattr(deferred_imports, "PACKAGES", ("waiting",))
-    monkeypatch.setattr(sys, "meta_path", [deferred_imports._Finder, *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(module_loaders, "_loaders", {})
+    module_loaders.load_by({"waiting": deferred_imports._DeferredPackage})
     yield "waiting"
     for name in [name for name in sys.modules if name.partition(".")[0] == "waiting"]:
         del sys.modules[name]
@@ -94,30 +90,39 @@ def test_all_threads_get_the_whole_package(package: str) -> None:
     assert (found, runs()) == ([(2, 1)] * 8, 1)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With attention, whose memory is predicted by other operations than that of convolutions."""
-    folder = tmp_path_factory.mktemp("model")
-    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(folder)
-    Image.new("RGB", (24, 16), "teal").save(folder / "image.png")
-    return folder
+PROGRAMS = """
+import contextlib, io, pathlib, runpy, sys
+import latent_ae
+assert not any("Deferred" in str(each) for each in latent_ae.module_loaders._loaders.values())
+root, folder, *names = sys.argv[1:]
 
+def imported():
+    return [name for name in names if sys.modules.get(name) is not None]
 
-def python(code: str, *arguments: str, cwd: Path) -> list[str]:
-    """The lines that code says in a process of its own."""
-    run = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=cwd,
-        env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])),
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.splitlines()
+from latent_ae.cli import program
+sys.argv = ["latent-ae", "encode", f"{folder}/image.png", "--model", folder, "-o", f"{folder}/latents"]
+assert program() == 0
+print("encode", *imported())
 
+for name in ("train", "encode_dataset", "train_prior"):
+    sys.argv = [name, "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        runpy.run_path(f"{root}/train/{name}.py", run_name="__main__")
+    assert "usage: " in said.getvalue()
+print("help", *imported())
 
-USED_LATER = """
-import hashlib, torch
+print("pandas", "pandas" in sys.modules)
+from latent_ae.app import gradio_settings
+gradio_settings.set_environment(pathlib.Path.cwd())
+import latent_ae.app.launch, latent_ae.app.log, latent_ae.app.tabs.examples
+from latent_ae.app.page import create_demo
+from latent_ae.service.service import Service
+service = Service.load([folder])
+create_demo(service)
+service.close()
+print("app", *imported())
+
+import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets import UNet2DModel
 import scipy.stats
@@ -133,67 +138,25 @@ with torch.no_grad():
     assert torch.equal(compiled(values), attention(values))
 import torch._dynamo.trace_rules
 assert len(graphs) == 1 and id(Attention) in torch._dynamo.trace_rules._allowed_callable_ids
-# torch's own functions are kept out of the compiler that came after them
-assert torch.empty(2, 3, device="meta").add(1.0).shape == (2, 3)
+print("later", *imported())
 """
-ENCODE = f"""
-import sys
-from latent_ae.cli import program
-names = sys.argv.pop()
-assert program() == 0
-sys.argv.append(names)
-{REPORT}
-{USED_LATER}
-"""
+"""what a process of programs has imported after each of them, and what can be used after all"""
 
 
 @pytest.mark.slow  # a new process
-def test_encode_imports_what_it_uses_and_the_rest_can_be_used_later(model: Path, tmp_path: Path) -> None:
-    arguments = ["encode", str(model / "image.png"), "--model", str(model), "-o", str(tmp_path / "latents")]
-    assert python(ENCODE, *arguments, ",".join(NOT_NEEDED), cwd=tmp_path)[-1] == "imported"
+def test_the_programs_import_what_they_use_and_the_rest_can_be_used_later(tmp_path: Path) -> None:
+    """The model has attention, whose memory is predicted by other operations than that of convolutions."""
+    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path)
+    Image.new("RGB", (24, 16), "teal").save(tmp_path / "image.png")
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAMS, str(ROOT), str(tmp_path), *NOT_NEEDED],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
     assert (tmp_path / "latents" / "image.safetensors").is_file()
-
-
-SERVE = f"""
-import pathlib, sys
-from latent_ae.process import own_process
-own_process()
-from latent_ae.app import gradio_settings
-gradio_settings.set_environment(pathlib.Path.cwd())
-import latent_ae.app.launch, latent_ae.app.log, latent_ae.app.tabs.examples
-from latent_ae.app.page import create_demo
-from latent_ae.service.service import Service
-service = Service.load([sys.argv.pop(1)])
-create_demo(service)
-service.close()
-{REPORT}
-"""
-
-
-@pytest.mark.slow  # a new process
-def test_the_app_imports_what_it_uses(model: Path, tmp_path: Path) -> None:
-    assert python(SERVE, str(model), ",".join(NOT_NEEDED_TO_SERVE), cwd=tmp_path)[-1] == "imported"
-
-
-HELP = f"""
-import contextlib, io, runpy, sys
-*programs, names = sys.argv[1:]
-for program in programs:
-    sys.argv = [program, "--help"]
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
-        runpy.run_path(program, run_name="__main__")
-    assert "usage: " in said.getvalue()
-sys.argv.append(names)
-{REPORT}
-"""
-
-
-@pytest.mark.slow  # a new process
-def test_help_of_the_programs_of_training_imports_what_it_uses(tmp_path: Path) -> None:
-    programs = [str(ROOT / "train" / f"{name}.py") for name in ("train", "encode_dataset", "train_prior")]
-    assert python(HELP, *programs, ",".join(NOT_NEEDED), cwd=tmp_path)[-1] == "imported"
-
-
-def test_importing_the_library_defers_nothing(tmp_path: Path) -> None:
-    code = "import sys, latent_ae\nprint([each for each in sys.meta_path if 'deferred' in str(each)])"
-    assert python(code, cwd=tmp_path) == ["[]"]
+    said = [line for line in run.stdout.splitlines() if line.split()[0] in ("encode", "help", "pandas", "app", "later")]
+    assert said == ["encode", "help", "pandas False", "app", "later torch._dynamo scipy.special"]

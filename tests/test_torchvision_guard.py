@@ -13,20 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from latent_ae import torchvision_guard
-from tests.program.running import PYTHON, ROOT, arguments, environment, launch
+from tests.program.running import ROOT, TRAIN, arguments, environment
 
 pytestmark = pytest.mark.slow  # imports everything in new processes
-
-
-GUARD = Path(torchvision_guard.__file__)
-LOAD_GUARD = f"""
-import importlib.util, torch
-spec = importlib.util.spec_from_file_location("guard", {str(GUARD)!r})
-guard = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(guard)
-"""
-"""the guard alone: importing the package would call it"""
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +33,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(package.parent)
 
 
-def python(code: str, **changes: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", code]
+def python(code: str, *given: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code, *given]
     return subprocess.run(command, check=False, env=environment(**changes), capture_output=True, text=True, timeout=120)
 
 
@@ -71,43 +60,55 @@ def test_with_the_guard_everything_imports(broken: str) -> None:
     assert run.stdout.splitlines() == [f"{broken}/torchvision/__init__.py", "refused"]
 
 
-def test_it_declares_the_operators_once(broken: str) -> None:
-    run = python(
-        LOAD_GUARD + "print(hasattr(torch.ops.torchvision, 'nms'), guard.make_torchvision_importable(),"
-        " hasattr(torch.ops.torchvision, 'nms'), guard.make_torchvision_importable())",
-        PYTHONPATH=broken,
-    )
-    assert run.stdout.split() == ["False", "True", "True", "False"], run.stderr
+CASES = """
+import importlib.util, os, sys
+import torch
+from latent_ae.torchvision_guard import make_torchvision_importable as guard
+
+def once():
+    print(hasattr(torch.ops.torchvision, "nms"), guard(), hasattr(torch.ops.torchvision, "nms"), guard())
+
+def there():
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    print(guard())
+
+def absent():
+    found = importlib.util.find_spec
+    importlib.util.find_spec = lambda name: None if name == "torchvision" else found(name)
+    print(guard(), hasattr(torch.ops.torchvision, "nms"))
+
+for case in (once, there, absent):  # each in a process of its own, as operators are a process's
+    if not os.fork():
+        case()
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
 
 
-def test_operators_that_are_there_are_left_alone(broken: str) -> None:
-    run = python(
-        LOAD_GUARD + "library = torch.library.Library('torchvision', 'DEF')\n"
-        "library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n"
-        "print(guard.make_torchvision_importable())",
-        PYTHONPATH=broken,
-    )
-    assert run.stdout.split() == ["False"], run.stderr
+def test_operators_are_declared_once_and_where_they_are_missing(broken: str) -> None:
+    run = python(CASES, PYTHONPATH=broken)
+    assert run.stdout.splitlines() == ["False True True False", "False", "False False"], run.stderr
 
 
-def test_no_torchvision_needs_no_guard() -> None:
-    run = python(
-        LOAD_GUARD + "found = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name: None if name == 'torchvision' else found(name)\n"
-        "print(guard.make_torchvision_importable(), hasattr(torch.ops.torchvision, 'nms'))"
-    )
-    assert run.stdout.split() == ["False", "False"], run.stderr
+PROGRAMS = """
+import json, runpy, sys
+train, evaluate = json.loads(sys.argv[1])
+sys.argv = train
+try:
+    runpy.run_path(train[0], run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+from latent_ae.cli import main
+assert main(evaluate) == 0
+"""
 
 
 def test_the_programs_run(broken: str, tmp_path: Path) -> None:
-    path = os.pathsep.join([broken, str(ROOT)])
-    run = launch(arguments(tmp_path, 2), PYTHON, PYTHONPATH=path)
-    assert run.returncode == 0, run.stderr
     model, report = tmp_path / "run" / "model", tmp_path / "report.json"
     options = ["--data.source", "digits", "--evaluation.max_images", "4", "--json", str(report)]
-    command = [sys.executable, "-m", "latent_ae.cli", "evaluate", str(model), *options]
-    evaluate = subprocess.run(
-        command, check=False, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=120
-    )
-    assert evaluate.returncode == 0, evaluate.stderr
+    commands = json.dumps([[str(TRAIN), *arguments(tmp_path, 2)], ["evaluate", str(model), *options]])
+    run = python(PROGRAMS, commands, PYTHONPATH=os.pathsep.join([broken, str(ROOT)]))
+    assert run.returncode == 0, run.stderr
     assert json.loads(report.read_text())["images"] == 4

@@ -127,10 +127,15 @@ class _Counter(TorchDispatchMode):
         self.peak = 0
         self._known = weakref.WeakSet[torch.UntypedStorage]()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its compiler, to keep it out of what follows
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        outputs = func(*args, **(kwargs or {}))
+        each_value = torch.Tag.pointwise in func.tags and args[0].is_meta
+        outputs = _pointwise(func, args, kwargs or {}) if each_value else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(outputs):
             if isinstance(leaf, Tensor):
                 self.hold(leaf)
@@ -159,9 +164,17 @@ class _Counter(TorchDispatchMode):
         self.live -= size
 
 
+def _pointwise(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The result of what is done to each value, which torch's meta device needs its compiler for."""
+    if operation._schema.is_mutable:
+        result: Tensor = kwargs.get("out", args[0])
+        return result
+    return torch.empty_like(max((each for each in args if isinstance(each, Tensor)), key=Tensor.numel))
+
+
 class _FusedKernels(TorchFunctionMode):
     """What real kernels do at once and the meta device in parts: attention, for which it would build the matrix of all
-    pairs, and what is done to each value, for which it takes its time.
+    pairs, normalisations and products.
     """
 
     def __torch_function__(
@@ -170,10 +183,10 @@ class _FusedKernels(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             query, _, value, *_ = args
             return query.new_empty(*query.shape[:-1], value.shape[-1])
-        if func in (F.group_norm, F.batch_norm, F.silu):
-            return args[0] if (kwargs or {}).get("inplace") else torch.empty_like(args[0])
-        if func is torch.Tensor.__iadd__:
-            return args[0]
+        if func is F.linear:
+            return args[0].new_empty(*args[0].shape[:-1], args[1].shape[0])
+        if func in (F.group_norm, F.batch_norm):
+            return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
 
 
