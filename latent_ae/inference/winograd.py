@@ -13,6 +13,7 @@ It pays where there are many channels: the additions grow with them, the product
 accurate as the direct sums; in bfloat16, where the planes are rounded, errors are two to three times as large.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,37 +48,47 @@ class WinogradConv(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[B,C,H,W] => [B,C',H,W] in channels-last order."""
-        return self.between(F.pad(inputs, (0, 0, 1, 1)))
+        height, width = inputs.shape[2:]
+        return self._outputs(F.pad(inputs, (1, 1 + width % 2, 1, 1 + height % 2)), height, width)
 
     def between(self, inputs: Tensor) -> Tensor:
         """[B,C,H+2,W] => [B,C',H,W] for the rows between the first and the last, which are given."""
-        count, channels, height, width = inputs.shape
-        height -= 2
-        tiles = -(-height // 2), -(-width // 2)
-        images = F.pad(inputs, (1, 1 + width % 2, 0, height % 2)).permute(0, 2, 3, 1)
-        outputs = images.new_empty(count, tiles[0], 2, tiles[1], 2, self.out_channels)
-        band = max(1, _BAND_BYTES // (2 * width * channels * inputs.element_size()))
+        height, width = inputs.shape[2] - 2, inputs.shape[3]
+        return self._outputs(F.pad(inputs, (1, 1 + width % 2, 0, height % 2)), height, width)
+
+    def _outputs(self, inputs: Tensor, height: int, width: int) -> Tensor:
+        """[B,C,2h+2,2w+2] => the first rows and columns of 2h x 2w."""
+        images = inputs.permute(0, 2, 3, 1)
+        h, w = inputs.shape[2] // 2 - 1, inputs.shape[3] // 2 - 1
+        outputs = images.new_empty(len(images), h, 2, w, 2, self.out_channels)
+        band = min(h, max(1, _BAND_BYTES // (4 * w * self.in_channels * inputs.element_size())))
+        scratch = images.new_empty(2, 16 * band * w * max(self.in_channels, self.out_channels))
         for image, into in zip(images, outputs, strict=True):
             # On tensors without values, where memory is predicted, all bands are alike.
-            for first in range(0, 1 if inputs.is_meta else tiles[0], band):
-                last = min(first + band, tiles[0])
-                self._tiles(image[2 * first : 2 * last + 2], into[first:last])
-        whole = outputs.view(count, 2 * tiles[0], 2 * tiles[1], self.out_channels)
+            for first in range(0, 1 if inputs.is_meta else h, band):
+                last = min(first + band, h)
+                self._tiles(image[2 * first : 2 * last + 2], into[first:last], scratch)
+        whole = outputs.view(len(images), 2 * h, 2 * w, self.out_channels)
         return whole[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
-    def _tiles(self, rows: Tensor, into: Tensor) -> None:
-        """[2h+2,2w+2,C] => [h,2,w,2,C']."""
+    def _tiles(self, rows: Tensor, into: Tensor, scratch: Tensor) -> None:
+        """[2h+2,2w+2,C] => [h,2,w,2,C']; `scratch` has two places for 16 planes, each used twice."""
         (h, w), channels = (into.shape[0], into.shape[2]), rows.shape[-1]
-        halves = rows.new_empty(4, h, 2 * w + 2, channels)
+        halves = _part(scratch[1], 4, h, 2 * w + 2, channels)
         _to_planes([rows[line::2][:h] for line in range(4)], halves)
-        planes = rows.new_empty(4, 4, h, w, channels)
+        planes = _part(scratch[0], 4, 4, h, w, channels)
         _to_planes([halves[:, :, line::2][:, :, :w] for line in range(4)], planes.transpose(0, 1))
-        products = torch.bmm(planes.view(16, h * w, channels), self.weight).view(4, 4, h, w, self.out_channels)
-        lines = rows.new_empty(2, 4, h, w, self.out_channels)
+        products = _part(scratch[1], 4, 4, h, w, self.out_channels)
+        torch.bmm(planes.view(16, h * w, channels), self.weight, out=products.view(16, h * w, self.out_channels))
+        lines = _part(scratch[0], 2, 4, h, w, self.out_channels)
         _from_planes(products, lines)
         _from_planes(lines.transpose(0, 1), into.permute(3, 1, 0, 2, 4))
         if self.bias is not None:
             into += self.bias
+
+
+def _part(scratch: Tensor, *shape: int) -> Tensor:
+    return scratch[: math.prod(shape)].view(shape)
 
 
 def _to_planes(lines: Sequence[Tensor], planes: Tensor) -> None:
