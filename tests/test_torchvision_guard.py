@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.program.forked import PATIENCE
 from tests.program.running import ROOT, TRAIN, arguments, environment
 
 pytestmark = pytest.mark.slow  # imports everything in new processes
@@ -35,7 +36,9 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def python(code: str, *given: str, **changes: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", code, *given]
-    return subprocess.run(command, check=False, env=environment(**changes), capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, check=False, env=environment(**changes), capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 def test_without_the_guard_it_does_not_import(broken: str) -> None:

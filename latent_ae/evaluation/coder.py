@@ -105,7 +105,7 @@ class Coder:
         modules = EncoderSide(self._model), DecoderSide(self._model)
         if modules[0].as_written:
             return None
-        form = Format("fp32", channels_last=True)
+        form = Format("fp32", channels_last=True, winograd=self._model.device.type == "cpu")
         encoder, decoder = (streamed(Side(module, form).module) for module in modules)
         if encoder is None or decoder is None:
             return None

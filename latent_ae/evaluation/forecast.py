@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from latent_ae.config import EvaluationConfig
@@ -75,10 +75,12 @@ def forecast(
     encoded: Work | None = None,
     times: int = 1,
     processes: int = 1,
+    kept_bytes: Callable[[], int] = lambda: 0,
 ) -> str | None:
     """One line about measuring images (as often as `times`), and encoding others, by processes that share a machine.
 
-    None for little work. Raises UserError if there is not enough memory.
+    Each process has `kept_bytes` of training images in the machine's memory meanwhile; it is asked for if need be. None
+    for little work. Raises UserError if there is not enough memory.
     """
     works = [measured] if encoded is None else [measured, encoded]
     height, width = max((work.largest for work in works), key=math.prod)
@@ -88,9 +90,11 @@ def forecast(
         coder = Coder(model, evaluation.pixels_at_once)
         perceptual = None if isinstance(networks.perceptual, str) else networks.perceptual
         needed = _peak_bytes(coder, pixels, perceptual, evaluation, (height, width))
-        available = available_bytes(model.device)
+        available, beside = available_bytes(model.device), ""
         if model.device.type == "cpu":
-            available //= processes
+            kept = kept_bytes()
+            available = max(0, available // processes - kept)
+            beside = f" beside {amount(kept)} of training images (data.keep_mib)" if kept else ""
         if needed > available:
             advice = "--evaluation.size 512, which measures images at 512 pixels"
             if not coder.in_strips(height, width):
@@ -98,7 +102,7 @@ def forecast(
             each = f" in each of {processes} processes" if processes > 1 else ""
             raise UserError(
                 f"measuring images of {width}x{height} pixels would take about {amount(needed)} of memory{each}, "
-                f"{amount(available)} are free: give {advice}"
+                f"{amount(available)} are free{beside}: give {advice}"
             )
         paces = _paces(model, pixels, perceptual)
     seconds = times * paces.measuring(measured)

@@ -134,7 +134,7 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        each_value = torch.Tag.pointwise in func.tags and args[0].is_meta
+        each_value = torch.Tag.pointwise in func.tags and isinstance(args[0], Tensor) and args[0].is_meta
         outputs = _pointwise(func, args, kwargs or {}) if each_value else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(outputs):
             if isinstance(leaf, Tensor):
@@ -169,7 +169,7 @@ def _pointwise(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if operation._schema.is_mutable:
         result: Tensor = kwargs.get("out", args[0])
         return result
-    return torch.empty_like(max((each for each in args if isinstance(each, Tensor)), key=Tensor.numel))
+    return torch.empty_like(max((each for each in args if isinstance(each, Tensor)), key=_bytes))
 
 
 class _FusedKernels(TorchFunctionMode):

@@ -73,9 +73,18 @@ class Heldout:
             encoded=Work.of(self.parts.train, evaluation.latent_images, evaluation.size),
             times=1 + (steps - 1) // every if every else 1,
             processes=self.accelerator.num_processes,
+            kept_bytes=self._kept_bytes,
         )
         model.to("cpu")
         return line
+
+    def _kept_bytes(self) -> int:
+        """Memory of the training images that a process and its workers keep, decoded, at most."""
+        data = self.config.data
+        if not data.by_number:  # streams keep none
+            return 0
+        each = 8 * self.pixels.channels if self.pixels.numbers else 4  # bytes of a pixel
+        return min(data.keep_mib * 2**20, each * Work.of(self.parts.train, None, None).pixels)
 
     def _check(self, source: ImageSource, part: str, limit: int | None) -> None:
         left_out: list[str] = []

@@ -1,6 +1,7 @@
 """What measuring will take is said before it starts, and refused where there is no memory for it."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -25,9 +26,9 @@ def model() -> AutoencoderKL:
     return AutoencoderKL(**blocks, block_out_channels=(4, 8), norm_num_groups=2, latent_channels=2, layers_per_block=1)
 
 
-def foretold(model: AutoencoderKL, measured: Work, encoded: Work | None = None, **changes: int) -> str | None:
+def foretold(model: AutoencoderKL, measured: Work, encoded: Work | None = None, **changes: Any) -> str | None:
     networks = Networks(build_perceptual("random_features", image_channels=3))
-    more = {name: changes.pop(name) for name in ("times", "processes") if name in changes}
+    more = {name: changes.pop(name) for name in ("times", "processes", "kept_bytes") if name in changes}
     config = EvaluationConfig(**changes)
     return forecast(model, networks, PixelFormat.picture(3), config, measured=measured, encoded=encoded, **more)
 
@@ -80,3 +81,13 @@ def test_what_does_not_fit_is_refused_with_what_would(model: AutoencoderKL, monk
         UserError, match=r"in each of 2 processes, 16 MiB are free: give .*pixels_at_once less than 4000000"
     ):
         foretold(model, work, processes=2, pixels_at_once=4_000_000)
+
+
+def test_training_images_that_are_kept_take_of_what_is_free(
+    model: AutoencoderKL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(3, 6_000_000, (1000, 2000))
+    monkeypatch.setattr(module, "available_bytes", lambda _: 2 << 30)
+    assert foretold(model, work, processes=2, kept_bytes=lambda: 100 << 20) is not None
+    with pytest.raises(UserError, match=r"24 MiB are free beside 1000 MiB of training images \(data.keep_mib\): give"):
+        foretold(model, work, processes=2, kept_bytes=lambda: 1000 << 20)

@@ -52,4 +52,5 @@ def test_images_that_cannot_be_measured_are_refused_before_the_training(
     assert main([*arguments(tmp_path / "runs", 2, *given), "--evaluation.pixels_at_once", "1000"]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "error: measuring images of 60x44 pixels would take about" in line
+    assert "1 MiB are free beside 0 MiB of training images (data.keep_mib): give" in line  # 4 of 60x44
     assert not (tmp_path / "runs" / "run" / "metrics.jsonl").exists()
