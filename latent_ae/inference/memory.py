@@ -134,8 +134,11 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        each_value = torch.Tag.pointwise in func.tags and isinstance(args[0], Tensor) and args[0].is_meta
-        outputs = _pointwise(func, args, kwargs or {}) if each_value else func(*args, **(kwargs or {}))
+        each_value = torch.Tag.pointwise in func.tags and func is not torch.ops.aten.clone.default
+        if each_value and isinstance(args[0], Tensor) and args[0].is_meta:
+            outputs = _pointwise(func, args, kwargs or {})
+        else:
+            outputs = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(outputs):
             if isinstance(leaf, Tensor):
                 self.hold(leaf)
