@@ -23,8 +23,8 @@ class Compared:
     model: str
     made: Reconstruction | None
     """None if the model cannot take the image"""
-    refusal: str = ""
-    """why not: the sentence of the error"""
+    refusal: ServiceError | None = None
+    """why not"""
 
     @property
     def compared_in(self) -> str:
@@ -76,7 +76,6 @@ def compare(
             tick((done + share) / len(models))
 
     found: list[Compared] = []
-    refusals: list[ServiceError] = []
     originals: dict[PixelFormat, Array] = {}  # the same for all models of a format: kept once
     for done, model in enumerate(models):
         try:
@@ -84,11 +83,10 @@ def compare(
         except (Busy, ShuttingDown):
             raise
         except ServiceError as error:
-            refusals.append(error)
-            found.append(Compared(model, None, str(error)))
+            found.append(Compared(model, None, error))
         else:
             original = originals.setdefault(made.pixel_format, made.original)
             found.append(Compared(model, dataclasses.replace(made, original=original)))
-    if len(refusals) == len(models):
-        raise refusals[0]
+    if found[0].refusal is not None and all(row.made is None for row in found):
+        raise found[0].refusal
     return tuple(found)

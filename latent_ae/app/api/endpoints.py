@@ -237,8 +237,10 @@ def _numbers_of_reconstruction(done: Reconstruction) -> Numbers:
 
 
 def _numbers_of_row(row: Compared, made: Sequence[Reconstruction]) -> Numbers:
-    if row.made is None or row.stored is None:
-        return {"model": row.model, "error": row.refusal}
+    if row.refusal is not None:
+        return {"model": row.model, "error": f"{row.refusal.code}: {row.refusal}"}
+    assert row.made is not None
+    assert row.stored is not None
     numbers = {
         "model": row.model,
         "compared_in": row.compared_in,

@@ -62,7 +62,7 @@ def as_csv(found: Sequence[Compared]) -> bytes:
     writer.writerow(["model", "compared_in", *stored, *(METRICS[name][1] for name in measured), "seconds", "error"])
     for row in found:
         if row.made is None or row.stored is None:
-            writer.writerow([row.model, *[""] * (5 + len(measured)), row.refusal])
+            writer.writerow([row.model, *[""] * (5 + len(measured)), str(row.refusal)])
             continue
         bits = [row.bits_per_number, row.stored.bits_per_pixel]
         figures = [*map(row.made.metrics.get, measured), row.made.seconds, ""]
