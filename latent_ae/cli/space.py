@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_ae.cli.options import Commands, add_command, add_model, load_codec, not_negative, positive, say_how
-from latent_ae.cli.output import say
+from latent_ae.cli.output import remark, say
 from latent_ae.errors import UserError
 from latent_ae.io.model_place import drawing_pipeline
 
@@ -22,7 +22,8 @@ def add_commands(commands: Commands) -> None:
         "interpolate",
         _interpolate,
         summary="interpolate between two images in the latent space",
-        more="Writes a strip of images as a PNG. With --animate, writes an animation in the format of FILE's suffix: "
+        more="B is scaled and cropped to the size of A. Writes a strip of images as a PNG. With --animate, writes an "
+        "animation in the format of FILE's suffix: "
         ".png (APNG) and .webp are lossless, .gif has 256 colours per image.",
         example="cat.jpg dog.jpg -o interpolation.png --steps 7 --model runs/kl-photos/model",
     )
@@ -70,11 +71,13 @@ def _interpolate(arguments: argparse.Namespace) -> int:
     if arguments.steps < 2:
         raise UserError(f"--steps must be at least 2 (both end images count), got {arguments.steps}")
 
-    from latent_ae.inference.latent_pictures import interpolation, latents_of, write_animation, write_grid
+    from latent_ae.inference.latent_pictures import ends_of, interpolation, write_animation, write_grid
 
     codec = load_codec(arguments)
     say_how(codec, codec.precision.encoder, codec.precision.decoder)
-    ends = [latents_of(codec, file) for file in (arguments.a, arguments.b)]
+    *ends, said = ends_of(codec, arguments.a, arguments.b)
+    if said:
+        remark(said)
     images = interpolation(codec, *ends, steps=arguments.steps, spherical=arguments.spherical)
     if arguments.animate:
         write_animation(arguments.out, images)

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from latent_ae.errors import BrokenImage
 from latent_ae.inference.memory import DoesNotFit, available_bytes
@@ -146,3 +146,15 @@ def _without_damage(
             f"it is damaged ({damaged.damage}), but its pixels are whole: --accept-damaged takes it"
         ) from None
     return image
+
+
+def fitted(image: Array, height: int, width: int) -> Array:
+    """Scaled to cover height x width, and cropped to its centre; numbers in float32."""
+    if image.shape[:2] == (height, width):
+        return image
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    scaled = [
+        ImageOps.fit(Image.fromarray(channel.astype(kind)), (width, height), Image.Resampling.LANCZOS)
+        for channel in np.moveaxis(image, 2, 0)
+    ]
+    return np.stack([np.asarray(channel) for channel in scaled], axis=2)

@@ -10,11 +10,12 @@ from torch import Tensor
 from latent_ae.errors import BrokenImage, UserError
 from latent_ae.inference.codec import Codec
 from latent_ae.inference.file_jobs import BATCH_PIXELS
-from latent_ae.inference.image_reading import read_image
+from latent_ae.inference.image_reading import fitted, read_image
 from latent_ae.inference.prior_sampling import draw
 from latent_ae.io.atomic import write_atomically
 from latent_ae.io.image import Pixels, image_grid, to_pil
 from latent_ae.io.latent_file.latents import SUFFIXES, Latents, read_latents
+from latent_ae.io.pixel_format import Array
 from latent_ae.models.hierarchical_prior import HierarchicalPrior, check_prior
 from latent_ae.models.latent_space import hierarchy_draw, interpolate
 
@@ -23,19 +24,29 @@ _UNSTATED_SIDE = 256
 """pixels a side of draws from a model that does not say what it was trained on"""
 
 
+def ends_of(codec: Codec, a: Path, b: Path) -> tuple[Latents, Latents, str]:
+    """The latents of two files (`latents_of`), and what was done to one of them, a sentence for the user or ''.
+
+    The second image is scaled and cropped to the size of the first, or an image to that of a latent file.
+    """
+    first, second = (b, a) if _holds_latents(b) else (a, b)
+    origin = latents_of(codec, first)
+    if _holds_latents(second):
+        return latents_of(codec, a), origin, ""
+    image = _image_of(codec, second)
+    height, width = origin.height, origin.width
+    said = "" if image.shape[:2] == (height, width) else f"{second} is scaled and cropped to {height}x{width} pixels"
+    other = codec.encode([fitted(image, height, width)])[0]
+    return (origin, other, said) if first == a else (other, origin, said)
+
+
 def latents_of(codec: Codec, file: Path) -> Latents:
     """The latents (N = 1) of an image file, or those in a latent file, which has one of SUFFIXES.
 
     Raises BrokenImage, LatentFileError, WrongEncoder for latents of another model, UserError for more than one image.
     """
-    if file.suffix.lower() not in SUFFIXES:
-        try:
-            with file.open("rb") as stream:
-                return codec.encode([read_image(stream, codec.pixel_format).array])[0]
-        except OSError as error:
-            raise UserError(f"{file}: {error.strerror or error}") from None
-        except BrokenImage as error:
-            raise BrokenImage(error.reason, str(file)) from error
+    if not _holds_latents(file):
+        return codec.encode([_image_of(codec, file)])[0]
     try:
         latents = read_latents(file)
     except OSError as error:
@@ -45,6 +56,20 @@ def latents_of(codec: Codec, file: Path) -> Latents:
     if latents.count != 1:
         raise UserError(f"{file} holds {latents.count} images, expected one")
     return latents
+
+
+def _holds_latents(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
+
+
+def _image_of(codec: Codec, file: Path) -> Array:
+    try:
+        with file.open("rb") as stream:
+            return read_image(stream, codec.pixel_format).array
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}") from None
+    except BrokenImage as error:
+        raise BrokenImage(error.reason, str(file)) from error
 
 
 def interpolation(codec: Codec, a: Latents, b: Latents, *, steps: int, spherical: bool) -> list[Pixels]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from latent_ae.inference.image_reading import read_numbers
+from latent_ae.inference.image_reading import fitted, read_numbers
 from latent_ae.io.image import BrokenImage, open_image, remarks
 from latent_ae.io.image_file.opening import HEAD, other_kind
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
@@ -163,18 +162,6 @@ def frame_size(image: Array, count: int, limits: ServiceLimits) -> tuple[int, in
     height, width = image.shape[:2]
     scale = min(1.0, _MAX_FRAME_SIDE / max(height, width), math.sqrt(limits.pixels / (count * height * width)))
     return max(1, int(height * scale)), max(1, int(width * scale))
-
-
-def fitted(image: Array, height: int, width: int) -> Array:
-    """Scaled to cover height x width, and cropped to its centre; numbers in float32."""
-    if image.shape[:2] == (height, width):
-        return image
-    kind = np.uint8 if image.dtype == np.uint8 else np.float32
-    scaled = [
-        ImageOps.fit(Image.fromarray(channel.astype(kind)), (width, height), Image.Resampling.LANCZOS)
-        for channel in np.moveaxis(image, 2, 0)
-    ]
-    return np.stack([np.asarray(channel) for channel in scaled], axis=2)
 
 
 def read_latents(upload: Upload, limits: ServiceLimits) -> Latents:

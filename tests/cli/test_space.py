@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusers import AutoencoderKL, DiTPipeline
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 
 from latent_ae.cli import main
 from latent_ae.inference import Codec
@@ -59,6 +59,27 @@ def test_latent_files_are_ends_as_good_as_images(
     assert (tmp_path / "images.png").read_bytes() != (tmp_path / "spherical.png").read_bytes()
 
 
+def test_an_end_of_another_size_is_cut_as_in_the_app(
+    models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second image, or the one that is no latent file."""
+    noise_image(3, 40, 30).save(tmp_path / "large.png")
+    with Image.open(tmp_path / "large.png") as large:
+        ImageOps.fit(large.convert("L"), (11, 13), Image.Resampling.LANCZOS).save(tmp_path / "cut.png")
+    words = ["--model", str(models / "kl"), "--precision", "exact", "--steps", "3", "-o"]
+    run("encode", ends[0], "-o", tmp_path, "--model", models / "kl", "--precision", "exact")
+    for first, second, cut in [
+        ("a.png", "large.png", ("a.png", "cut.png")),
+        ("large.png", "a.safetensors", ("cut.png", "a.png")),
+    ]:
+        files = [str(tmp_path / name) for name in (first, second)]
+        assert main(["interpolate", *files, *words, str(tmp_path / "x.png")]) == 0
+        assert f"{tmp_path / 'large.png'} is scaled and cropped to 13x11 pixels" in capsys.readouterr().err
+        assert main(["interpolate", *[str(tmp_path / name) for name in cut], *words, str(tmp_path / "y.png")]) == 0
+        assert "cropped" not in capsys.readouterr().err
+        assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
 def test_an_animation_has_every_picture(
     suffix: str, models: Path, ends: tuple[Path, Path], tmp_path: Path, run: Run
@@ -101,11 +122,13 @@ def test_what_a_user_must_mend_is_a_line_and_status_2(
     noise_image(3, 40, 30).save(tmp_path / "large.png")
     large = tmp_path / "large.png"
     run("encode", ends[0], "-o", tmp_path / "other", "--model", models / "other", "--precision", "fp32")
+    run("encode", ends[0], large, "-o", tmp_path / "kl", "--model", models / "kl", "--precision", "fp32")
+    sizes = tmp_path / "kl" / "a.safetensors", tmp_path / "kl" / "large.safetensors"
     other = tmp_path / "other" / "a.safetensors"
     out, model = ("-o", tmp_path / "x.png"), ("--model", models / "kl", "--precision", "fp32")
     vq = ("--model", models / "vq", "--precision", "fp32")
     for words, message in [
-        (("interpolate", ends[0], large, *out, *model), "images of 13x11 and 30x40 pixels have latents of different"),
+        (("interpolate", *sizes, *out, *model), "images of 13x11 and 30x40 pixels have latents of different"),
         (("interpolate", ends[0], other, *out, *model), "these latents are of the encoder"),
         (("interpolate", ends[0], tmp_path / "gone.png", *out, *model), "gone.png does not exist"),
         (("interpolate", ends[0], tmp_path / "gone.latent", *out, *model), "gone.latent does not exist"),
