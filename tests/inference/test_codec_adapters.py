@@ -43,7 +43,7 @@ def test_every_size_comes_back_as_the_model_makes_it(name: str) -> None:
         assert np.array_equal(decoded, codec.pixel_format.from_tensor(pixels.clamp(-1, 1)))
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", ["AutoencoderTiny", "AutoencoderKLWan", "AutoencoderKLHunyuanVideo15"])
 def test_what_does_not_fit_is_refused_before(name: str) -> None:
     codec = codec_of(name, memory_bytes=5000)
     with pytest.raises(DoesNotFit, match=r"encoding an image of .* would take about .* of memory"):
