@@ -171,7 +171,8 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 def _decode(arguments: argparse.Namespace) -> int:
     from latent_ae.inference.file_jobs import plan
-    from latent_ae.inference.file_tasks import Decode, image_count, named_model
+    from latent_ae.inference.file_tasks import Decode
+    from latent_ae.inference.latent_sources import image_count, named_model
     from latent_ae.io.image_writing import suffixes_for
 
     if arguments.foreign and arguments.model is None:

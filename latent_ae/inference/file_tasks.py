@@ -1,9 +1,7 @@
 """What is done to files one after another: images to latent files, those to images, and both at once."""
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import torch
@@ -17,20 +15,17 @@ from latent_ae.inference.image_reading import PLAIN, ReadImage, ReadingRule, rea
 from latent_ae.inference.precision import SideName
 from latent_ae.inference.recorded_images import RecordedImages
 from latent_ae.io.image_file.color import Profile, profile_name
-from latent_ae.io.latent_file.foreign import LatentForm, Taken, bare_image_count, take_latents
+from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
 from latent_ae.io.latent_file.latents import (
     DTYPES,
     LIMITS,
     Dtype,
     LatentFileError,
     Latents,
-    UnknownEncoder,
-    describe,
     from_bytes,
     read_latents,
     write_latents,
 )
-from latent_ae.models.naming import find_model
 from latent_ae.randomness import derived_seed
 
 Made = TypeVar("Made")
@@ -275,38 +270,3 @@ class Decode(Task[Taken, Iterable[Decoded]]):
             part = dataclasses.replace(latents, tensor=latents.tensor[first : first + step], logvar=None, sources=())
             shares = first / latents.count, min(1.0, (first + step) / latents.count)
             yield from self._codec.decode_measured([part], tick=None if tick is None else part_of(tick, *shares))
-
-
-def image_count(path: Path) -> int:
-    """How many images a latent file says that it holds; 1 if it does not say, which will be found out."""
-    with contextlib.suppress(LatentFileError, OSError):
-        try:
-            images = describe(path)["images"]
-        except UnknownEncoder:
-            return bare_image_count(path)
-        assert isinstance(images, int)
-        return images
-    return 1
-
-
-def named_model(files: Sequence[Path]) -> str:
-    """The model that latent files name, if it is on this machine; a stranger's file downloads nothing.
-
-    Raises UserError if they are of no encoder, of several, or of one that is not found.
-    """
-    names: dict[str, str] = {}
-    for file in files:
-        with contextlib.suppress(LatentFileError, OSError):  # they are reported when it is their turn
-            described = describe(file)
-            names[str(described["encoder"])] = str(described["model"])
-    if len(names) != 1:
-        raise UserError(
-            f"the latent files name {len(names)} models ({', '.join(sorted(names.values())[:5])}): give --model"
-        )
-    ((identity, name),) = names.items()
-    if (found := find_model(identity, name)) is None:
-        raise UserError(
-            f"the latent files were made by the model {name!r}, and no model in this folder or in runs/ has its "
-            f"encoder {identity[:16]}: give --model"
-        )
-    return found
