@@ -25,6 +25,7 @@ from latent_ae.models.naming import model_name
 from latent_ae.models.parts import encoder_identity
 from latent_ae.training.checkpoint.resume import on_main
 from latent_ae.training.checkpoint.state import AutoencoderState
+from latent_ae.training.closing import COMPARED_IMAGES, closing
 from latent_ae.training.finished import damage_of_result
 from latent_ae.training.logging import Logbook
 from latent_ae.training.model_card import model_card
@@ -77,7 +78,9 @@ def write_result(state: AutoencoderState, heldout: Heldout, logbook: Logbook, st
         logbook.say(report.summary())
         if (warning := unstated_scaling(config)) is not None:
             logbook.say(f"warning: {warning}")
-        logbook.say(f"the model is in {run_dir / 'model'}")
+        images = heldout.images(heldout.parts.heldout, COMPARED_IMAGES)
+        count = len(heldout.parts.train) if config.data.by_number else None
+        logbook.say(closing(report, model, images, training_images=count, folder=run_dir / "model"))
 
     on_main(write, heldout.accelerator)
     return True
