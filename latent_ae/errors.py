@@ -1,5 +1,10 @@
 """UserError, the base of every error that the user can fix, and those of models and images, which many rooms raise."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class UserError(ValueError):
     """Input is wrong. The message is one line: what was got, what was expected, what to do.
@@ -30,6 +35,16 @@ class BrokenImage(UserError):  # noqa: N818 - a fact about a file, not a fault o
 def file_error(error: OSError) -> str:
     """The system's message and the file that it names, for programs to print."""
     return f"{error.strerror or error}: {error.filename or 'while writing'}"
+
+
+def attempted(work: Callable[[], T]) -> tuple[list[T], str | None]:
+    """What `work` gives, alone in a list, and None; or nothing, and the line about what the user can fix."""
+    try:
+        return [work()], None
+    except UserError as error:
+        return [], str(error)
+    except OSError as error:
+        return [], file_error(error)
 
 
 def one_line(error: Exception) -> str:

@@ -29,6 +29,10 @@ class Case:
     """a part of what is said about it"""
 
 
+def noise(height: int = 6, width: int = 9, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
@@ -372,21 +376,24 @@ LEVELS = {
 CASES = TIFFS | PROFILES | CODE_POINTS | LEVELS
 
 
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+"""what makes an image upright, by its orientation in EXIF"""
+
+
 def turned(orientation: int) -> np.ndarray:
     """24x16 pixels with four different corners, as they are upright."""
     stored = np.zeros((16, 24, 3), np.uint8)
     stored[:8, :12], stored[:8, 12:], stored[8:, :12], stored[8:, 12:] = (255, 0, 0), (0, 255, 0), (0, 0, 255), 90
-    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, -1),
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, 1),
-    }
-    return turns[orientation](stored)
+    return TURNS[orientation](stored)
 
 
 def oriented(kind: str, orientation: int) -> bytes:

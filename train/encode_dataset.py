@@ -37,7 +37,7 @@ from latent_ae.config.listing import listed
 from latent_ae.config.program_help import print_help
 from latent_ae.config.programs import ENCODE_DATASET
 from latent_ae.data.values import read_as
-from latent_ae.errors import UserError, file_error
+from latent_ae.errors import UserError, attempted
 from latent_ae.inference import Codec
 from latent_ae.inference.memory import available_bytes
 from latent_ae.io.folder_lock import only_run
@@ -166,14 +166,7 @@ class Together:
         """The result of `work` for this process. Raises EncodingError on all processes, with the first problem of any
         and what follows from it.
         """
-        done: list[T] = []
-        problem = None
-        try:
-            done.append(work())
-        except UserError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = file_error(error)
+        done, problem = attempted(work)
         if problems := [each for each in self.gather(problem) if each is not None]:
             raise EncodingError(problems[0] + then)
         return done[0]

@@ -20,17 +20,7 @@ from latent_ae.io.image import (
     to_tensor,
     to_uint8,
 )
-
-
-def noise(height: int = 6, width: int = 9, channels: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
+from tests.image_files import encoded, noise
 
 # ---------------------------------------------------------------------------------------------------- open_image
 

@@ -9,26 +9,13 @@ import pytest
 from PIL import Image
 
 from latent_ae.io.image import BrokenImage, open_image, to_pil, to_uint8
+from tests.image_files import TURNS, chunk, encoded, noise
 
 ORIENTATION = 0x0112
 
 
-def noise(height: int = 6, width: int = 9, channels: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
 def png(width: int, depth: int, color: int, row: bytes, *, transparent: bytes = b"", palette: bytes = b"") -> bytes:
     """A PNG of one row, of kinds that PIL cannot write."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
     parts = [chunk(b"IHDR", header)]
     parts += [chunk(b"PLTE", palette)] if palette else []
@@ -38,18 +25,6 @@ def png(width: int, depth: int, color: int, row: bytes, *, transparent: bytes = 
 
 def gray_row(image: Image.Image) -> list[int]:
     return to_uint8(image, 1)[0, :, 0].tolist()
-
-
-TURNS = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -10,7 +10,7 @@ import yaml
 from accelerate import Accelerator
 
 from latent_ae.config import ConfigError, RunSettings, Section, differences, validate
-from latent_ae.errors import UserError, file_error
+from latent_ae.errors import attempted
 from latent_ae.io.atomic import remove_partials
 from latent_ae.io.folder_lock import only_run
 from latent_ae.training.checkpoint.files import (
@@ -58,14 +58,7 @@ def on_all(work: Callable[[], T], accelerator: Accelerator) -> T:
 
     Raises CheckpointError.
     """
-    done: list[T] = []
-    problem = None
-    try:
-        done.append(work())
-    except UserError as error:
-        problem = str(error)
-    except OSError as error:
-        problem = file_error(error)
+    done, problem = attempted(work)
     if problems := [text for text in gather_from_processes(problem, accelerator) if text]:
         raise CheckpointError(problems[0])
     return done[0]
