@@ -3,10 +3,11 @@
 import gradio as gr
 
 from latent_ae.app import theme
+from latent_ae.app.address import Address
 from latent_ae.app.api.endpoints import add_endpoints
 from latent_ae.app.tabs import compare, decode, inspect, interpolate, layout, markup, reconstruct, sample
 from latent_ae.app.tabs.example_results import ExampleResults
-from latent_ae.app.tabs.job import ASKS, QUICK, info_of
+from latent_ae.app.tabs.job import QUICK, info_of
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.service import Service
 
@@ -30,25 +31,28 @@ def create_demo(service: Service, *, examples: ExampleResults | None = None) -> 
                 names, value=names[0], label="Model", info="Used by all tabs.", filterable=False, scale=1, min_width=240
             )
             facts = gr.HTML(model_facts(infos[names[0]]), scale=3, min_width=280)
-        files, opened = layout.example_files(examples.paths), gr.State(0)
-        with gr.Tabs(overflow_behavior="wrap"):
-            with gr.Tab("Reconstruct"):
-                reconstruct.add_tab(service, model=model, examples=examples, files=files, opened=opened)
+        files, opened, address = layout.example_files(examples.paths), gr.State(0), Address()
+        address.keep(model=model)
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
+            with address.tab("Reconstruct"):
+                reconstruct.add_tab(
+                    service, model=model, address=address, examples=examples, files=files, opened=opened
+                )
             if len(names) > 1:
-                with gr.Tab("Compare"):
+                with address.tab("Compare"):
                     compare.add_tab(service, model=model, examples=files)
-            with gr.Tab("Decode"):
+            with address.tab("Decode"):
                 decode.add_tab(service)
-            with gr.Tab("Sample"):
-                sample.add_tab(service, model=model)
-            with gr.Tab("Interpolate"):
-                interpolate.add_tab(service, model=model, examples=files)
-            with gr.Tab("Inspect"):
+            with address.tab("Sample"):
+                sample.add_tab(service, model=model, address=address)
+            with address.tab("Interpolate"):
+                interpolate.add_tab(service, model=model, address=address, examples=files)
+            with address.tab("Inspect"):
                 inspect.add_tab(service, model=model, examples=files)
         model.change(lambda name: model_facts(info_of(infos, name)), model, facts, **QUICK)
         switch.click(None, js=theme.OTHER_THEME, api_visibility="private")
         demo.load(None, js=theme.ON_LOAD, api_visibility="private")
-        demo.load(lambda: 1, None, opened, **ASKS)
+        address.restore(demo, tabs, opened)
     return demo
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
+from latent_ae.app.address import Address
 from latent_ae.app.files import animation, chosen, download, gallery, png
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
@@ -19,19 +20,19 @@ _PATHS = ["Linear", "Spherical"]
 _CORNERS = ["Upper left", "Upper right", "Lower left", "Lower right"]
 
 
-def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[str]) -> None:
+def add_tab(service: Service, *, model: gr.Dropdown, address: Address, examples: Sequence[str]) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    _between_two(service, model, examples)
+    _between_two(service, model, address, examples)
     if service.limits.max_grid_side <= 2:  # the grid would be its four corners
         return
     infos = {info.id: info for info in service.models()}
     with gr.Column(visible=suits_grid(service.models()[0])) as grid:
         gr.HTML(markup.title("Between four images"))
-        _between_four(service, model, examples)
+        _between_four(service, model, address, examples)
     model.change(lambda name: gr.update(visible=suits_grid(info_of(infos, name))), model, grid, **QUICK)
 
 
-def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[str]) -> None:
+def _between_two(service: Service, model: gr.Dropdown, address: Address, examples: Sequence[str]) -> None:
     limits, job = service.limits, Job(service)
     with gr.Row():
         with layout.controls():
@@ -63,11 +64,12 @@ def _between_two(service: Service, model: gr.Dropdown, examples: Sequence[str]) 
             job.status: markup.note(found.note or f"{len(frames)} steps in {found.seconds:.2f} s."),
         }
 
+    address.keep(path=path, steps=steps)
     inputs = [model, path, steps, *first.components, *last.components]
     job.connect(interpolate, "Decoding the steps", inputs=inputs, outputs=[moving, strip], model=model)
 
 
-def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[str]) -> None:
+def _between_four(service: Service, model: gr.Dropdown, address: Address, examples: Sequence[str]) -> None:
     limits, job = service.limits, Job(service)
     corners: list[layout.ImageInput] = []
     with gr.Row():
@@ -99,6 +101,7 @@ def _between_four(service: Service, model: gr.Dropdown, examples: Sequence[str])
             job.status: markup.note(found.note or f"{len(images)} images in {found.seconds:.2f} s."),
         }
 
+    address.keep(side=side)
     given = [component for corner in corners for component in corner.components]
     job.connect(interpolate_grid, "Decoding the grid", inputs=[model, side, *given], outputs=[grid], model=model)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from latent_ae.app.address import Address
 from latent_ae.app.files import chosen, download, gallery, png, whole
 from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.example_results import ExampleResults
@@ -101,7 +102,13 @@ class _Results:
 
 
 def add_tab(
-    service: Service, *, model: gr.Dropdown, examples: ExampleResults, files: Sequence[str], opened: gr.State
+    service: Service,
+    *,
+    model: gr.Dropdown,
+    address: Address,
+    examples: ExampleResults,
+    files: Sequence[str],
+    opened: gr.State,
 ) -> None:
     """Draw the tab; `model` is the page's chooser.
 
@@ -164,6 +171,7 @@ def add_tab(
         left = [each for each in names if each != name]
         return gr.update(choices=left, value=[each for each in also if each != name])
 
+    address.keep(tolerance=shown.tolerance, gain=shown.gain)
     settings = [shown.tolerance, shown.gain]
     outputs = [cached, *(component for component in vars(shown).values() if component not in settings)]
     inputs = [cached, model, others, *settings, *image.components]

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from latent_ae.app.address import Address
 from latent_ae.app.files import gallery, numbered
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates, info_of
@@ -15,7 +16,7 @@ _SEEDS = 2**31 - 1
 _PRIORS = [("N(0, 1)", "normal"), ("Learned", "learned")]
 
 
-def add_tab(service: Service, *, model: gr.Dropdown) -> None:
+def add_tab(service: Service, *, model: gr.Dropdown, address: Address) -> None:
     """Draw the tab; `model` is the page's chooser."""
     limits, infos, job = service.limits, {info.id: info for info in service.models()}, Job(service)
     with gr.Row():
@@ -50,6 +51,7 @@ def add_tab(service: Service, *, model: gr.Dropdown) -> None:
             job.status: markup.note(drawn.note or f"{len(drawn.images)} draws in {drawn.seconds:.2f} s."),
         }
 
+    address.keep(prior=prior, count=count, seed=seed, temperature=temperature)
     inputs = [model, prior, count, seed, temperature]
     job.connect(sample, "Drawing and decoding", inputs=inputs, outputs=[images], model=model)
     model.change(lambda name: gr.update(**_of_model(info_of(infos, name))), model, prior, **QUICK)

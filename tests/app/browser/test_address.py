@@ -1,0 +1,32 @@
+"""Reloads and links keep what was chosen."""
+
+import re
+
+import pytest
+
+from tests.app.browser.conftest import MISSING, App
+
+pytest.importorskip("playwright", reason=MISSING)
+
+from playwright.sync_api import expect
+
+from tests.app.browser.visitor import Visitor
+
+
+def test_a_reload_keeps_the_tab_the_model_and_the_settings(app: App, visitor: Visitor) -> None:
+    page = visitor.page
+    page.get_by_label("Model").click()
+    page.get_by_role("option", name="tiny-vq").click()
+    visitor.open("Sample")
+    page.get_by_label("Seed", exact=True).fill("7")
+    expect(page).to_have_url(re.compile(r"\?model=tiny-vq&tab=sample&seed=7$"))
+    page.reload()
+    expect(page.get_by_role("tab", name="Sample")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("7")
+    page.get_by_text("codebook of 32").wait_for()
+    visitor.open("Reconstruct")
+    page.get_by_text("tiny-vq: ").first.wait_for()  # what is shown is of the model of the address
+    page.get_by_label("Model").click()
+    page.get_by_role("option", name="run").click()
+    expect(page).to_have_url(re.compile(r"/\?seed=7$"))  # what is as at first is left out
+    assert visitor.said == []
