@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latent_ae.errors import UserError
-from latent_ae.service.errors import BadRequest
+from latent_ae.service.errors import BadRequest, TooLarge
 
 MAX_SEED = 2**63 - 1
 _CORNERS = 4
@@ -89,3 +89,17 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise BadRequest unless `value` is one of `choices`."""
     if value not in choices:
         raise BadRequest(f"{name} must be {' or '.join(choices)}, got {str(value)[:40]}")
+
+
+def check_pixels(height: int, width: int, limits: ServiceLimits, *, count: int = 1) -> None:
+    """Raise TooLarge for an image with too long a side, or for images with too many pixels together."""
+    if max(height, width) > limits.side:
+        raise TooLarge(
+            f"the image is {width}x{height} pixels, and a side may have at most {limits.side}: scale it down"
+        )
+    if count * height * width > limits.pixels:
+        what = "the image is" if count == 1 else f"these are {count} images of"
+        raise TooLarge(
+            f"{what} {width}x{height} pixels, {count * height * width / 1e6:.1f} million in all, and this server takes "
+            f"at most {limits.pixels / 1e6:.1f} million: scale it down"
+        )

@@ -27,8 +27,8 @@ from latent_ae.service.admission import Request
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadRequest, TooLarge
 from latent_ae.service.jobs import ServedModel
-from latent_ae.service.limits import ServiceLimits
-from latent_ae.service.uploads import check_pixels, read_image, read_upload
+from latent_ae.service.limits import ServiceLimits, check_pixels
+from latent_ae.service.uploads import read_image, read_upload
 
 _MEDIA_TYPES = {"jpg": ("JPEG", "image/jpeg"), "jpeg": ("JPEG", "image/jpeg"), "png": ("PNG", "image/png")}
 _JPEG_QUALITY = 95

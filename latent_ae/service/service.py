@@ -19,7 +19,7 @@ from latent_ae.service.catalog import ModelInfo, Prior
 from latent_ae.service.comparison import Compared
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.jobs import ServedModel
-from latent_ae.service.limits import DEFAULTS, MAX_SEED, ServiceLimits, require_number, require_whole
+from latent_ae.service.limits import DEFAULTS, MAX_SEED, ServiceLimits, check_pixels, require_number, require_whole
 from latent_ae.service.queue import ModelQueue, Tick
 from latent_ae.service.results import Baseline, Encoded, Images, Inspection, Reconstruction
 from latent_ae.service.uploads import File
@@ -128,14 +128,23 @@ class Service:
             return Images(chosen.info.id, pixels, images, note, request.model_seconds, decoded[0].compute, seams)
 
     def reconstruct(
-        self, image: File, *, model: str | None = None, baselines: bool = False, tick: Tick | None = None
+        self,
+        image: File,
+        *,
+        model: str | None = None,
+        baselines: bool = False,
+        max_pixels: int | None = None,
+        tick: Tick | None = None,
     ) -> Reconstruction:
-        """What a model keeps of an image, with metrics; with `baselines` JPEG and WebP beside it."""
+        """What a model keeps of an image, with metrics; with `baselines` JPEG and WebP beside it.
+
+        A picture of more than `max_pixels` is scaled down to them first.
+        """
         with self._request("reconstruct", model, tick) as (request, chosen):
             form = chosen.info.pixel_format
             if baselines:
                 measures.require_baselines(form)
-            upload, (pixels, remarks, colored) = self._image(request, image, chosen)
+            upload, (pixels, remarks, colored) = self._image(request, image, chosen, max_pixels)
             latents = request.run([chosen.encode(pixels, and_decode=True)], until=0.3)[0]
             decoded = request.run(chosen.decode(latents), until=0.9)[0]
             with request.cpu_slot():
@@ -207,7 +216,7 @@ class Service:
             seed = require_whole("seed", seed, 0, MAX_SEED)
             temperature = require_number("temperature", temperature, 0, 10)
             side = catalog.drawn_side(chosen.info, prior, size, self.limits.side)
-            uploads.check_pixels(side, side, self.limits, count=count)
+            check_pixels(side, side, self.limits, count=count)
             job = chosen.draw(count, seed=seed, temperature=temperature, side=side, learned=prior == "learned")
             vectors = request.run([job], until=0.0)[0]
             note = catalog.prior_note(chosen.info) if prior == "normal" else ""
@@ -298,10 +307,13 @@ class Service:
         uploads.check_latents(latents, chosen.info)
         return chosen
 
-    def _image(self, request: Request, file: File, chosen: ServedModel) -> tuple[uploads.Upload, uploads.Picture]:
+    def _image(
+        self, request: Request, file: File, chosen: ServedModel, max_pixels: int | None = None
+    ) -> tuple[uploads.Upload, uploads.Picture]:
         with request.cpu_slot():
             upload = uploads.read_upload(file, self.limits)
-            return upload, uploads.read_image(upload, pixels=chosen.info.pixel_format, limits=self.limits)
+            form, limits = chosen.info.pixel_format, self.limits
+            return upload, uploads.read_image(upload, pixels=form, limits=limits, max_pixels=max_pixels)
 
     def _vectors(self, request: Request, chosen: ServedModel, files: Sequence[File], *, count: int) -> list[Tensor]:
         """Raw latents of images, scaled and cropped to a size that `count` of them can have."""

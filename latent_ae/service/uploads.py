@@ -1,10 +1,10 @@
 """Uploads to pixels and latents. Sizes and headers are checked before anything large is allocated."""
 
+import dataclasses
 import hashlib
 import io
 import math
 import stat
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +14,24 @@ from PIL import Image, UnidentifiedImageError
 
 from latent_ae.inference.image_reading import fitted, read_numbers
 from latent_ae.io.image import BrokenImage, open_image, remarks
-from latent_ae.io.image_file.opening import HEAD, other_kind
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
 from latent_ae.io.latent_file.header import Limits, read_header
 from latent_ae.io.latent_file.latents import LatentFileError, Latents, from_bytes
 from latent_ae.io.pixel_format import Array, PixelFormat
 from latent_ae.io.rasters import raster_shape
 from latent_ae.service.catalog import ModelInfo
-from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge, UnsupportedFormat
-from latent_ae.service.limits import ServiceLimits
+from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge
+from latent_ae.service.limits import ServiceLimits, check_pixels
+from latent_ae.service.picture_headers import check_header, check_webp, format_of, other_frames
 from latent_ae.service.suitability import conversions, has_color
 
 File = bytes | Path
 """an upload"""
 
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"RIFF": "WEBP",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-}
-"""how files of each format start, by PIL's name"""
 _MAX_JPEG_SCANS = 50
 """a progressive JPEG has about 10; an empty scan takes 33 bytes and the time of a whole image"""
+_SCALED_PIXELS = 4
+"""as many times the limit may a picture have that is scaled down"""
 _VALUES_PER_PIXEL = 4
 """of an image of numbers with as many pixels as are taken; smaller ones may have more channels"""
 _MAX_FRAME_SIDE = 256
@@ -98,14 +89,17 @@ def read_upload(file: File, limits: ServiceLimits) -> Upload:
     return Upload(data, file.stem if isinstance(file, Path) else "")
 
 
-def read_image(upload: Upload, *, pixels: PixelFormat, limits: ServiceLimits) -> Picture:
+def read_image(upload: Upload, *, pixels: PixelFormat, limits: ServiceLimits, max_pixels: int | None = None) -> Picture:
     """The image in an upload, as the pixel format says: a picture, or the numbers of a file.
 
-    The format follows from the content. Raises UnsupportedFormat for pictures of a format that is not in _SIGNATURES,
-    TooLarge for too many pixels and for animations, both before a pixel is decoded, and BrokenUpload for a damaged
-    file and for numbers of other channels than the model's.
+    The format follows from the content; of several frames or pages it is the first. With `max_pixels` a larger picture
+    is scaled down to so many pixels, and may have _SCALED_PIXELS times those of the limits before. Raises
+    UnsupportedFormat, TooLarge for too many pixels before one is decoded, and BrokenUpload for a damaged file and for
+    numbers of other channels than the model's.
     """
-    return _read_numbers(upload, pixels, limits) if pixels.numbers else _read_picture(upload, pixels, limits)
+    if pixels.numbers:
+        return _read_numbers(upload, pixels, limits)
+    return _read_picture(upload, pixels, limits, max_pixels)
 
 
 def _read_numbers(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) -> Picture:
@@ -124,18 +118,29 @@ def _read_numbers(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) ->
         raise BrokenUpload(f"the file cannot be used: {error.reason}") from error
 
 
-def _read_picture(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) -> Picture:
-    kind = _format(upload.data)
+def _read_picture(upload: Upload, pixels: PixelFormat, limits: ServiceLimits, max_pixels: int | None) -> Picture:
+    kind, bounds, told = format_of(upload.data), limits, list[str]()
+    if max_pixels is not None:
+        bounds = dataclasses.replace(limits, pixels=_SCALED_PIXELS * limits.pixels)
     if kind == "WEBP":
-        _check_webp(upload.data, limits)
+        check_webp(upload.data, bounds)
     if kind == "JPEG" and (scans := upload.data.count(b"\xff\xda")) > _MAX_JPEG_SCANS:
         raise TooLarge(f"the JPEG has {scans} scans, this server takes at most {_MAX_JPEG_SCANS}: save it again")
+
+    def check(image: Image.Image) -> None:
+        check_header(image, bounds)
+        if frames := other_frames(image):
+            told.append(frames)
+        if max_pixels is not None and (scale := math.sqrt(max_pixels / (image.width * image.height))) < 1:
+            told.append(f"was scaled down from {image.width * image.height / 1e6:.1f} million pixels")
+            if kind == "JPEG":  # whose decoder halves an image for less than it decodes it for
+                image.draft(image.mode, (round(2 * scale * image.width), round(2 * scale * image.height)))
+
     try:
-        image = open_image(
-            io.BytesIO(upload.data), formats=(kind,), check=lambda image: _check_header(image, limits), limited=True
-        )
-        told = (*remarks(image), *conversions(image, pixels))
-        return Picture(pixels.array(image), told, colored=pixels.channels < 3 and has_color(image))
+        image = open_image(io.BytesIO(upload.data), formats=(kind,), check=check, limited=True)
+        told += (*remarks(image), *conversions(image, pixels))
+        image = scaled_down(image, max_pixels or limits.pixels)
+        return Picture(pixels.array(image), tuple(told), colored=pixels.channels < 3 and has_color(image))
     except BrokenImage as error:
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
             raise TooLarge(
@@ -145,6 +150,17 @@ def _read_picture(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) ->
         raise BrokenUpload(
             f"the {kind} file is damaged: {'its header cannot be read' if unknown else error.reason}"
         ) from error
+
+
+def scaled_down(image: Image.Image, max_pixels: int) -> Image.Image:
+    """The image, with no more than so many pixels."""
+    scale = math.sqrt(max_pixels / (image.width * image.height))
+    if scale >= 1:
+        return image
+    if image.mode in ("1", "P"):  # which cannot be mixed
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    size = max(1, int(scale * image.width)), max(1, int(scale * image.height))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def read_frames(files: Sequence[File], *, pixels: PixelFormat, count: int, limits: ServiceLimits) -> list[Array]:
@@ -202,65 +218,5 @@ def check_latents(latents: Latents, info: ModelInfo) -> None:
         raise BadLatents(str(error)) from error
 
 
-def check_pixels(height: int, width: int, limits: ServiceLimits, *, count: int = 1) -> None:
-    """Raise TooLarge for an image with too long a side, or for images with too many pixels together."""
-    if max(height, width) > limits.side:
-        raise TooLarge(
-            f"the image is {width}x{height} pixels, and a side may have at most {limits.side}: scale it down"
-        )
-    if count * height * width > limits.pixels:
-        what = "the image is" if count == 1 else f"these are {count} images of"
-        raise TooLarge(
-            f"{what} {width}x{height} pixels, {count * height * width / 1e6:.1f} million in all, and this server takes "
-            f"at most {limits.pixels / 1e6:.1f} million: scale it down"
-        )
-
-
 def _latent_limits(limits: ServiceLimits) -> Limits:
     return Limits(tensor_bytes=limits.upload_bytes, images=limits.samples, side=limits.side)
-
-
-def _format(data: bytes) -> str:
-    """PIL's name of the format. Raises UnsupportedFormat."""
-    for start, name in _SIGNATURES.items():
-        if data.startswith(start) and (name != "WEBP" or data[8:12] == b"WEBP"):
-            return name
-    other = "a GIF" if data.startswith(b"GIF8") else other_kind(data[:HEAD])
-    if other is None and data[4:8] == b"ftyp":
-        other = "an AVIF"
-    raise UnsupportedFormat(
-        f"the upload is {other or 'not in a known image format'}; supported: JPEG, PNG, WebP, BMP and TIFF"
-    )
-
-
-def _check_header(image: Image.Image, limits: ServiceLimits) -> None:
-    check_pixels(image.height, image.width, limits)
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        tile = tags.get(322, 1), tags.get(323, 1)
-        if not all(isinstance(side, int) for side in tile) or tile[0] * tile[1] > limits.pixels:
-            raise TooLarge(f"the TIFF has tiles of {tile[0]}x{tile[1]} pixels")
-        try:  # PIL counts a TIFF's pages by reading all of them, and a small file can hold millions
-            image.seek(1)
-        except EOFError:
-            return
-        raise TooLarge("the TIFF has several pages: send one image")
-    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise TooLarge("the image is animated: send one frame")
-
-
-def _check_webp(data: bytes, limits: ServiceLimits) -> None:
-    """Check a WebP's own header: PIL allocates two canvases of its size when it opens one."""
-    kind = data[12:16]
-    if kind == b"VP8X" and len(data) >= 30:
-        if data[20] & 2:
-            raise TooLarge("the image is animated: send one frame")
-        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
-    elif kind == b"VP8L" and len(data) >= 25:
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    elif kind == b"VP8 " and len(data) >= 30:
-        width, height = (side & 0x3FFF for side in struct.unpack("<HH", data[26:30]))
-    else:
-        raise BrokenUpload("the WEBP file is damaged: it ends within its header")
-    check_pixels(height, width, limits)

@@ -130,7 +130,7 @@ def test_a_reconstruction_writes_each_picture_once(demo: gr.Blocks, gradio_folde
     before = files_under(gradio_folder)
     run = Run()
     run.begin()
-    found = handler(demo, "reconstruct")(run, gr.Progress(), None, "tiny-kl", [], 4, 8, str(upload))
+    found = handler(demo, "reconstruct")(run, gr.Progress(), None, "tiny-kl", [], 0, 4, 8, str(upload))
     (key,) = [value for value in found.values() if isinstance(value, str) and len(value) == 22]
     assert len(shown_beside(found)) == 2
     beside = shown_beside(handler(demo, "compare")(run, run.begun, gr.Progress(), key))

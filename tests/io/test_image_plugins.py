@@ -61,8 +61,11 @@ def test_a_missing_package_and_damage_are_said(kind, monkeypatch):
     with pytest.raises(BrokenImage, match=f"it is {plugin.kind}, and it is damaged"):
         open_image(io.BytesIO(data[:20] + bytes(300)))
     unread = f"it is {plugin.kind}, which is not read: convert it to PNG or JPEG"
-    with pytest.raises(BrokenImage, match=f"{unread} first"):
-        open_image(io.BytesIO(data), limited=True)
+    if kind == "JXL":  # which is decoded before its size is known
+        with pytest.raises(BrokenImage, match=f"{unread} first"):
+            open_image(io.BytesIO(data), limited=True)
+    else:
+        assert open_image(io.BytesIO(data), limited=True).size == open_image(io.BytesIO(data)).size
     monkeypatch.setitem(sys.modules, plugin.module, None)
     monkeypatch.setattr("latent_ae.io.image_file.opening.find_spec", lambda name: None)
     with pytest.raises(BrokenImage, match=rf'{unread}, or pip install "latent-ae\[{plugin.extra}\]"'):

@@ -63,10 +63,9 @@ def images() -> Iterator[Case]:
         yield f"{name} with a large claim", "reconstruct", data, {"too_large"}
     yield "a claim within the limit and nothing behind it", "reconstruct", claimed_png(4096, 4096), {"broken_image"}
     for kind in ("GIF", "WEBP", "PNG"):
-        expected = {"unsupported_format"} if kind == "GIF" else {"too_large"}
-        yield f"an animated {kind}", "reconstruct", frames(kind, count=3), expected
+        yield f"an animated {kind}", "reconstruct", frames(kind, count=3), {"ok"}
     yield "a TIFF whose pages go round", "reconstruct", round_tiff(), REFUSED | {"ok"}
-    yield "a million pages", "reconstruct", pages_tiff(1_000_000), REFUSED
+    yield "a million pages", "reconstruct", pages_tiff(1_000_000), {"ok"}
     yield "a JPEG of many scans", "reconstruct", scans_jpeg(600_000), {"too_large"}
     yield "a JPEG of as many scans as are taken", "encode", scans_jpeg(38, side=1024), {"ok"}
     yield "a PNG with much text", "reconstruct", text_png(), REFUSED | {"ok"}

@@ -13,7 +13,7 @@ from latent_ae.io.image import Pixels
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.service.errors import BrokenUpload, ServiceError, TooLarge, UnsupportedFormat
 from latent_ae.service.limits import ServiceLimits
-from latent_ae.service.uploads import fitted, frame_size, read_image, read_upload
+from latent_ae.service.uploads import Picture, fitted, frame_size, read_image, read_upload
 
 from .conftest import pixels, saved
 
@@ -172,17 +172,67 @@ def test_a_tile_may_be_no_larger_than_an_image() -> None:
         read(claimed_tiff(**tags, tile_width=30_000, tile_height=30_000))
 
 
-@pytest.mark.parametrize("kind", ["WEBP", "PNG"])
-def test_an_animation_is_refused(kind: str) -> None:
-    with pytest.raises(TooLarge, match="animated"):
-        read(frames(kind))
-    assert read(frames(kind, count=1)).shape == (6, 8, 3)
+def picture(file: bytes, limits: ServiceLimits = LIMITS, **options: int) -> Picture:
+    return read_image(read_upload(file, limits), pixels=PixelFormat.picture(3), limits=limits, **options)
 
 
-def test_a_tiff_of_several_pages_is_refused() -> None:
-    with pytest.raises(TooLarge, match="pages"):
-        read(frames("TIFF"))
-    assert np.array_equal(read(frames("TIFF", count=1))[0, 0], [255, 0, 0])
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "GIF", "AVIF", "TIFF"])
+def test_of_several_frames_the_first_is_read_and_that_is_said(kind: str) -> None:
+    found = picture(frames(kind))
+    assert found.pixels.shape == (6, 8, 3)
+    assert abs(found.pixels.astype(int) - [255, 0, 0]).max() <= 3  # red; AVIF and WebP lose a little
+    expected = (
+        "has several pages, of which this is the first" if kind == "TIFF" else "is animated; this is its first frame"
+    )
+    assert found.remarks == (expected,)
+    assert picture(frames(kind, count=1)).remarks == ()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "AVIF", "HEIF"])
+def test_other_formats_of_phones_and_the_web_are_bounded_by_their_headers(kind: str) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    assert picture(saved(pixels(20, 30), kind)).pixels.shape == (20, 30, 3)
+    with pytest.raises(TooLarge, match="200x100 pixels"):
+        picture(saved(np.zeros((100, 200, 3), np.uint8), kind))
+
+
+def test_without_its_package_heic_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latent_ae.service.picture_headers.find_spec", lambda _name: None)
+    with pytest.raises(UnsupportedFormat, match=r"HEIC.*send it as JPEG.*latent-ae\[heic\]"):
+        picture(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(400))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_a_large_picture_is_scaled_down_where_that_is_wanted(kind: str) -> None:
+    levels = np.linspace(0, 255, 190, dtype=np.uint8)
+    image = np.broadcast_to(levels[None, :, None], (100, 190, 3)).copy()
+    data = saved(image, kind)
+    with pytest.raises(TooLarge, match="scale it down"):
+        picture(data)
+    found = picture(data, max_pixels=4000)
+    height, width = found.pixels.shape[:2]
+    assert 3800 < height * width <= 4000
+    assert abs(width / height - 1.9) < 0.05
+    want = levels[(np.arange(width) + 0.5).astype(int) * 190 // width].astype(int)
+    assert abs(found.pixels[height // 2, :, 1].astype(int) - want)[2:-2].max() <= 6
+    assert found.remarks == ("was scaled down from 0.0 million pixels",)
+    assert picture(saved(image[:20, :20], kind), max_pixels=4000).remarks == ()
+    with pytest.raises(TooLarge):  # more than four times the limit
+        picture(saved(np.zeros((210, 200, 3), np.uint8), kind), max_pixels=4000)
+
+
+def test_a_phones_photograph_is_scaled_down_upright() -> None:
+    image = Image.new("RGB", (160, 90))
+    image.paste((255, 255, 255), (0, 0, 160, 45))  # above; on the right once it is turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", exif=exif, quality=95)
+    found = picture(stream.getvalue(), max_pixels=3600).pixels
+    assert found.shape == (80, 45, 3)
+    assert found[40, 40].min() > 240
+    assert found[40, 5].max() < 15
 
 
 def test_a_jpeg_of_fifty_scans_is_refused() -> None:
@@ -199,12 +249,9 @@ def test_a_jpeg_of_fifty_scans_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        (frames("GIF"), "GIF"),
-        (frames("GIF", count=1), "GIF"),
         (b"%PDF-1.7\n" * 30, "PDF"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
-        (saved(pixels(), "AVIF"), "AVIF"),
         (saved(pixels(), "PPM"), "not in a known image format"),
         (b"These are words.\n" * 40, "not in a known image format"),
         (bytes(1000), "not in a known image format"),
@@ -213,7 +260,7 @@ def test_a_jpeg_of_fifty_scans_is_refused() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_kinds_are_named_and_refused(data: bytes, name: str) -> None:
-    with pytest.raises(UnsupportedFormat, match=f"{name}.*supported: JPEG, PNG, WebP, BMP and TIFF"):
+    with pytest.raises(UnsupportedFormat, match=f"{name}.*supported: JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP and TIFF"):
         read(data)
 
 

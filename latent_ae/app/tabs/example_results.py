@@ -40,11 +40,14 @@ class ExampleResults:
                 made = self.reconstruct(path, self._service.models()[0].id, lambda _: None)
                 self.baselines(made, lambda _: None)
 
-    def reconstruct(self, file: Path, model: str, tick: Tick) -> Reconstruction:
-        """`Service.reconstruct`; of an example that is being reconstructed for another visitor, the same result."""
+    def reconstruct(self, file: Path, model: str, tick: Tick, *, max_pixels: int | None = None) -> Reconstruction:
+        """`Service.reconstruct`; of an example that is being reconstructed for another visitor, the same result.
+
+        Examples are small: `max_pixels` does not concern them.
+        """
         data = file.read_bytes() if file.is_file() and file.stat().st_size in self._sizes else b""
         if data not in self._examples:
-            return self._service.reconstruct(file, model=model, tick=tick)
+            return self._service.reconstruct(file, model=model, max_pixels=max_pixels, tick=tick)
         while not self._lock.acquire(timeout=_POLL_SECONDS):
             tick(0.0)
         try:

@@ -15,11 +15,13 @@ from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.notices import in_numbers, notices
 from latent_ae.app.tabs.result_cache import Result, ResultCache
 from latent_ae.app.viewer import Picture, viewer
+from latent_ae.service.errors import TooLarge
 from latent_ae.service.inspection import difference_map
 from latent_ae.service.results import Baseline, Encoded, Reconstruction
 from latent_ae.service.service import Service
 
 _KEEP_SECONDS = 1800
+_SIZES = [("As it is", 0), ("4 megapixels", 4), ("1 megapixel", 1)]
 _REDRAW: dict[str, Any] = {
     "trigger_mode": "always_last",
     "show_progress": "hidden",
@@ -121,6 +123,13 @@ def add_tab(
         with layout.controls():
             image = layout.ImageInput("Image", service, model, value=files[0] if files else None)
             layout.examples(files, image.image, job.asked)
+            size = gr.Radio(
+                _SIZES,
+                value=_SIZES[0][1],
+                label="Size",
+                info="Larger pictures, like a phone's, are scaled down to this first.",
+                visible=not all(info.pixel_format.numbers for info in service.models()),
+            )
             others = gr.CheckboxGroup(
                 names[1:],
                 label="Compare with",
@@ -136,12 +145,17 @@ def add_tab(
         key: str | None,
         name: str,
         also: list[str],
+        size: int,
         tolerance: float,
         gain: float,
         *paths: str | None,
     ) -> Updates:
         file = chosen(image.path(name, paths), "image")
-        made = reconstructions(examples, file, [name, *(other for other in also if other != name)], tick)
+        models = [name, *(other for other in also if other != name)]
+        try:
+            made = reconstructions(examples, file, models, tick, max_pixels=size * 10**6 or None)
+        except TooLarge as error:
+            raise TooLarge(f"{error}. A Size below the image scales it down") from error
         settings = tolerance, gain
         updates = examples.shown(
             "pictures", made, settings, lambda: shown.show(service, made) | shown.show_difference(made[0], *settings)
@@ -171,10 +185,10 @@ def add_tab(
         left = [each for each in names if each != name]
         return gr.update(choices=left, value=[each for each in also if each != name])
 
-    address.keep(tolerance=shown.tolerance, gain=shown.gain)
+    address.keep(size=size, tolerance=shown.tolerance, gain=shown.gain)
     settings = [shown.tolerance, shown.gain]
     outputs = [cached, *(component for component in vars(shown).values() if component not in settings)]
-    inputs = [cached, model, others, *settings, *image.components]
+    inputs = [cached, model, others, size, *settings, *image.components]
     triggers = [*image.uploads, *([opened.change] if files else [])]
     job.connect(reconstruct, "Encoding and decoding", inputs=inputs, outputs=outputs, model=model, also=triggers)
     compared = [shown.viewer, shown.table, shown.table_file, shown.beside]
@@ -205,10 +219,15 @@ def _beside(seen: Sequence[Picture]) -> dict[str, Any]:
     return gallery([(each.path, each.caption) for each in seen], columns=4 if len(seen) == 4 else 3)
 
 
-def reconstructions(examples: ExampleResults, file: Path, models: Sequence[str], tick: Tick) -> list[Reconstruction]:
+def reconstructions(
+    examples: ExampleResults, file: Path, models: Sequence[str], tick: Tick, *, max_pixels: int | None = None
+) -> list[Reconstruction]:
     """An image by several models, one after another."""
 
     def part(done: int, share: float) -> None:
         tick((done + share) / len(models))
 
-    return [examples.reconstruct(file, model, functools.partial(part, done)) for done, model in enumerate(models)]
+    return [
+        examples.reconstruct(file, model, functools.partial(part, done), max_pixels=max_pixels)
+        for done, model in enumerate(models)
+    ]

@@ -147,7 +147,8 @@ def _identified(file: Path | BinaryIO, formats: tuple[str, ...], limited: bool) 
         kind = other_kind(_head(file))
         name = next((name for name, plugin in PLUGINS.items() if plugin.kind == kind), None)
         # JPEG XL is decoded before its size can be checked.
-        if name is None or name not in formats or limited or not find_spec(PLUGINS[name].module):
+        unbounded = limited and name == "JXL"
+        if name is None or name not in formats or unbounded or not find_spec(PLUGINS[name].module):
             raise
     plugin = import_module(PLUGINS[name].module)
     if name == "HEIF":

@@ -27,6 +27,6 @@ def test_a_reload_keeps_the_tab_the_model_and_the_settings(app: App, visitor: Vi
     visitor.open("Reconstruct")
     page.get_by_text("tiny-vq: ").first.wait_for()  # what is shown is of the model of the address
     page.get_by_label("Model").click()
-    page.get_by_role("option", name="run").click()
+    page.get_by_role("listbox").get_by_role("option", name="run").click()
     expect(page).to_have_url(re.compile(r"/\?seed=7$"))  # what is as at first is left out
     assert visitor.said == []

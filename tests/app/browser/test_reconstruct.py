@@ -111,7 +111,7 @@ def test_latents_of_another_program_are_decoded_by_the_model_that_is_chosen(
     visitor.upload(file, LATENTS)
     visitor.page.get_by_label("Latents of another program").check()
     visitor.press("Decode")
-    visitor.page.get_by_role("alert").first.wait_for()
+    visitor.page.locator(".status:visible").get_by_text("Foreign latents do not say").wait_for()
     assert visitor.told() == "Foreign latents do not say which model decodes them: name one."
     visitor.page.get_by_label("Decode with").click()
     visitor.page.get_by_role("option", name="run").click()
@@ -274,7 +274,7 @@ def test_the_reconstruction_does_not_wait_for_jpeg_and_webp(
     visitor.reconstruct(photo)
     beside = visitor.part("Side by side").locator("img")
     expect(beside).to_have_count(2)
-    visitor.page.get_by_text("Searching for JPEG and WebP files of this size").wait_for()
+    visitor.page.get_by_text("Searching for JPEG and WebP files of this size - 25").wait_for()
     expect(visitor.page.get_by_role("button", name="Reconstruct", exact=True)).to_be_enabled()
     go_on.set()
     visitor.compared()
@@ -286,7 +286,7 @@ def test_results_are_marked_when_another_model_is_chosen(visitor: Visitor, photo
     mark = visitor.page.get_by_text("These results are of run. Press Reconstruct for those of tiny-vq.")
     for name in ("tiny-vq", "run"):
         visitor.page.get_by_label("Model").click()
-        visitor.page.get_by_role("option", name=name).click()
+        visitor.page.get_by_role("listbox").get_by_role("option", name=name).click()
         mark.wait_for(state="visible" if name == "tiny-vq" else "hidden")
 
 
