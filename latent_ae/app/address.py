@@ -13,7 +13,9 @@ from gradio.components import Component
 from latent_ae.app.tabs.job import ASKS
 
 _MAX_LENGTH = 2000
+_READ = "() => { window.addressIsRead = true; return [location.search] }"
 _REMEMBER = """value => {
+  if (!window.addressIsRead) return  // the first tab is opened before
   const url = new URL(location)
   if (value === null || String(value) === %(first)s) url.searchParams.delete(%(key)s)
   else url.searchParams.set(%(key)s, value)
@@ -56,7 +58,7 @@ class Address:
             return updates
 
         query = gr.Textbox(visible=False)
-        demo.load(read, query, [opened, tabs, *self._kept.values()], js="() => [location.search]", **ASKS)
+        demo.load(read, query, [opened, tabs, *self._kept.values()], js=_READ, **ASKS)
 
     @staticmethod
     def _on(event: Any, key: str, first: Any, inputs: list[Component] | None, value: str | None = None) -> None:

@@ -51,7 +51,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, address: Address) -> None:
             job.status: markup.note(drawn.note or f"{len(drawn.images)} draws in {drawn.seconds:.2f} s."),
         }
 
-    address.keep(prior=prior, count=count, seed=seed, temperature=temperature)
+    address.keep(count=count, seed=seed, temperature=temperature)
     inputs = [model, prior, count, seed, temperature]
     job.connect(sample, "Drawing and decoding", inputs=inputs, outputs=[images], model=model)
     model.change(lambda name: gr.update(**_of_model(info_of(infos, name))), model, prior, **QUICK)

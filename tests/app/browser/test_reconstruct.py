@@ -266,7 +266,7 @@ def test_the_reconstruction_does_not_wait_for_jpeg_and_webp(
     found, go_on = measures.baselines, threading.Event()
 
     def held(*arguments: object) -> tuple[Baseline, ...]:
-        while not go_on.wait(0.01):
+        while not go_on.wait(0.2):
             arguments[-1](0.25)
         return found(*arguments)
 

@@ -29,7 +29,7 @@ class Visitor:
 
     def settled(self) -> None:
         """Wait until the first example is reconstructed."""
-        self.page.get_by_text("encoded and decoded").wait_for()
+        self.page.get_by_text("encoded and decoded").wait_for(timeout=60_000)  # the first visitor of all waits longest
         self.done()
 
     def done(self) -> None:
