@@ -1,11 +1,10 @@
 """Collect the photographs that the shipped models are trained on: freely licensed, from one Debian package.
 
-    pip install python-debian
     python train/collect_photographs.py photographs [--package gcompris-qt-data_3.1-2_all.deb]
 
 GCompris teaches children with photographs of animals, monuments and music. They are taken out of the package as they
 are, without encoding them again, and photographs/photographs.csv lists each with its author, licence and origin as
-the package states them. Without --package, apt-get downloads the package that the system's release has.
+the package states them. dpkg-deb reads the package; without --package, apt-get downloads that of the system's release.
 """
 
 import argparse
@@ -15,9 +14,10 @@ import re
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -67,8 +67,6 @@ def files_of_resource(resource: bytes) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 def main() -> None:
     """Write the photographs and their list."""
-    from debian.debfile import DebFile  # noqa: PLC0415  # of python-debian, which nothing else needs
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--package", type=Path, help="the .deb file")
@@ -78,10 +76,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as download:
         if given.package is None:
             subprocess.run(["apt-get", "download", PACKAGE], cwd=download, check=True)  # noqa: S603, S607
-        package = DebFile(given.package or next(Path(download).glob("*.deb")))
-        name = f"{PACKAGE} {package.debcontrol()['version']}"
-        photographs = collect(lambda path: package.data.get_file(path).read(), given.folder)
-        rows = [{"package": name, **row} for row in photographs]
+        package = given.package or next(Path(download).glob("*.deb"))
+        name = f"{PACKAGE} {said_by('dpkg-deb', '--field', package, 'Version').decode().strip()}"
+        with tarfile.open(fileobj=io.BytesIO(said_by("dpkg-deb", "--fsys-tarfile", package))) as content:
+            rows = [{"package": name, **row} for row in collect(content, given.folder)]
     with (given.folder / "photographs.csv").open("w", newline="") as listing:
         writer = csv.DictWriter(listing, ["file", "author", "licence", "origin", "package"])
         writer.writeheader()
@@ -89,14 +87,18 @@ def main() -> None:
     print(f"{given.folder}: {len(rows)} photographs")
 
 
-def collect(content_of: Callable[[str], bytes], folder: Path) -> Iterator[dict[str, str]]:
-    """Write the photographs of the package into the folder; yields what is stated of each.
+def said_by(*command: str | Path) -> bytes:
+    """What a command prints."""
+    return subprocess.run(command, capture_output=True, check=True).stdout  # noqa: S603  # of this file
 
-    `content_of` gives the content of a file of the package.
-    """
+
+def collect(package: tarfile.TarFile, folder: Path) -> Iterator[dict[str, str]]:
+    """Write the photographs of the package into the folder; yields what is stated of each."""
     folder.mkdir(parents=True)
     for activity in ACTIVITIES:
-        files = dict(files_of_resource(content_of(f"{RESOURCES}{activity}.rcc")))
+        resource = package.extractfile(f"{RESOURCES}{activity}.rcc")
+        assert resource is not None  # a file, not a folder
+        files = dict(files_of_resource(resource.read()))
         (readme,) = (content.decode() for path, content in files.items() if path.name == "README")
         terms = stated_terms(readme)
         for path, content in sorted(files.items()):

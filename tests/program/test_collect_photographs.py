@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
@@ -82,7 +83,14 @@ def test_photographs_are_kept_as_they_are_with_their_terms(tmp_path: Path) -> No
         "road.webp": picture(330, 500),
         "unknown.webp": picture(400, 400),
     }
-    rows = list(collecting.collect(lambda _: resource(files), tmp_path / "out"))
+    content = resource(files)
+    with tarfile.open(tmp_path / "data.tar", "w") as package:
+        for activity in collecting.ACTIVITIES:
+            member = tarfile.TarInfo(f"{collecting.RESOURCES}{activity}.rcc")
+            member.size = len(content)
+            package.addfile(member, io.BytesIO(content))
+    with tarfile.open(tmp_path / "data.tar") as package:
+        rows = list(collecting.collect(package, tmp_path / "out"))
     assert {row["file"].split("-", 1)[1] for row in rows} == {"owl.webp", "road.webp"}
     assert len(rows) == 2 * len(collecting.ACTIVITIES)
     row = rows[0]
