@@ -70,7 +70,7 @@ def test_a_file_of_numbers_is_chosen_for_a_model_of_numbers(demo: gr.Blocks) -> 
 def test_the_reconstruction_downloads_with_all_channels_and_its_previews_are_pictures(
     demo: gr.Blocks, upload: str
 ) -> None:
-    found = called(demo, "reconstruct", None, "bands", [], 4, 8, None, upload)
+    found = called(demo, "reconstruct", None, "bands", [], 0, 4, 8, None, upload)
     (shown,) = (value for value in found.values() if str(value).startswith("<pixel-viewer>"))
     original, reconstruction = re.findall(r'href="gradio_api/file=([^"]*)"', shown)
     assert np.array_equal(np.asarray(Image.open(reconstruction)), BANDS.preview(IMAGE))
@@ -78,7 +78,7 @@ def test_the_reconstruction_downloads_with_all_channels_and_its_previews_are_pic
     raster = read_raster(Path(whole))
     np.testing.assert_allclose(raster.values, IMAGE, atol=1e-6)
     assert raster.unit == "reflectance"
-    grey = called(demo, "reconstruct", None, "grey", [], 4, 8, original, None)
+    grey = called(demo, "reconstruct", None, "grey", [], 0, 4, 8, original, None)
     assert [path for path in of_kind(grey, gr.DownloadButton) if str(path).endswith("reconstruction.png")]
 
 
