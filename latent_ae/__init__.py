@@ -1,6 +1,6 @@
 """latent_ae: train, measure, serve and export the image autoencoders that latent diffusion stands on.
 
-    vae = latent_ae.load("runs/kl-digits/model")
+    vae = latent_ae.load()
     latents = vae.encode("photo.jpg")
     vae.decode(latents).save("decoded.png")
 

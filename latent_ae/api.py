@@ -18,6 +18,7 @@ from latent_ae.inference.image_reading import PLAIN, read_image
 from latent_ae.io.image import to_pil
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.io.pixel_format import Array
+from latent_ae.shipped import DEFAULT
 
 __all__ = ["VAE", "ImageLike", "load"]
 
@@ -28,12 +29,17 @@ _log = logging.getLogger("latent_ae")
 
 
 def load(
-    model: str | Path, *, device: str | None = None, precision: Precision | None = None, tile: int | None = None
+    model: str | Path = DEFAULT,
+    *,
+    device: str | None = None,
+    precision: Precision | None = None,
+    tile: int | None = None,
 ) -> "VAE":
     """Load an autoencoder for inference.
 
     Args:
-        model: model directory, run directory, single file (.safetensors, .ckpt, .pt) or Hugging Face hub id.
+        model: model directory, run directory, single file (.safetensors, .ckpt, .pt), Hugging Face hub id, or the name
+            of a model that comes with the package.
         device: for example "cpu" or "cuda:1". None: an accelerator if there is one, else the CPU.
         precision: of the arithmetic: "auto", "exact", "fp32", "bf16" or "fp16". None: "fp32" for the encoder and "auto"
             for the decoder.

@@ -81,7 +81,9 @@ def add_commands(commands: Commands) -> None:
     add_out_folder(decode, "images")
     _add_suffix(decode)
     add_model(
-        decode, required=False, more=" (default: the model that the files name, if it is in this folder or in runs/)"
+        decode,
+        default=None,
+        otherwise="the model that the files name, if it is in this folder, in runs/, or comes with this program",
     )
     decode.add_argument(
         "--foreign",

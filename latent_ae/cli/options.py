@@ -9,6 +9,7 @@ from latent_ae.cli.output import complain, remark
 from latent_ae.errors import ModelError, UserError
 from latent_ae.io.model_place import drawing_pipeline, find_model, pipeline_note
 from latent_ae.io.paths import near_names
+from latent_ae.shipped import DEFAULT, shipped_models
 
 if TYPE_CHECKING:
     from latent_ae.inference import Codec, SideChoice
@@ -20,7 +21,7 @@ PRECISIONS = ("auto", "exact", "fp32", "bf16", "fp16")
 """`latent_ae.inference.precision.PRECISIONS`, which imports torch"""
 DTYPES = ("float32", "float16", "bfloat16")
 """types of stored numbers"""
-MODEL_HELP = "a model directory, a run directory, a single file or a hub id"
+MODEL_HELP = f"a model directory, a run directory, a single file, a hub id, or {' or '.join(shipped_models())}"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 RENAMED = {
     **{
@@ -60,9 +61,10 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"also write {what} to this file")
 
 
-def add_model(parser: argparse.ArgumentParser, *, required: bool = True, more: str = "") -> None:
-    """--model, --precision and --tile."""
-    parser.add_argument("--model", required=required, metavar="MODEL", help=f"{MODEL_HELP}{more}")
+def add_model(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT, otherwise: str = DEFAULT) -> None:
+    """--model, --precision and --tile; `otherwise` says what is taken where no model is given, '' requires one."""
+    more = f" (default: {otherwise})" if otherwise else ""
+    parser.add_argument("--model", default=default, required=not otherwise, metavar="MODEL", help=f"{MODEL_HELP}{more}")
     add_arithmetic(parser)
 
 

@@ -12,13 +12,10 @@ from latent_ae.cli.options import MODEL_HELP, OneLineParser, add_arithmetic, che
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError
 from latent_ae.service.limits import ServiceLimits
+from latent_ae.shipped import shipped_models
 from latent_ae.training.finished import damage_of_result
 
 _RUNS = Path("runs")
-_NO_RUN = (
-    f"no finished run in {_RUNS}: give --model a model directory or a hub id, or train one in three minutes with\n"
-    "  latent-ae train"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         accounts = None if given["auth_file"] is None else read_accounts(given["auth_file"])
         models = given["model"]
         if models is None:
-            if (newest := newest_model(_RUNS)) is None:
-                raise UserError(_NO_RUN)
-            models = [str(newest)]
+            models = default_models(_RUNS)
         for name in models:
             check_model(name)
         serve(
@@ -61,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         action="append",
         metavar="MODEL",
-        help=f"{MODEL_HELP}; repeatable (default: the newest finished run in {_RUNS}/)",
+        help=f"{MODEL_HELP}; repeatable (default: the newest finished run in {_RUNS}/, if there is one, "
+        f"then {', '.join(shipped_models())})",
     )
     parser.add_argument(
         "--prior",
@@ -99,6 +95,12 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
     number.__name__ = "positive number"  # argparse names the type in its message
     return number
+
+
+def default_models(runs: Path) -> list[str]:
+    """What is served if nothing is asked for: the newest finished run in `runs`, and the models of the package."""
+    newest = newest_model(runs)
+    return [*([] if newest is None else [str(newest)]), *shipped_models()]
 
 
 def newest_model(runs: Path) -> Path | None:

@@ -62,7 +62,7 @@ def add_commands(commands: Commands) -> None:
         metavar="DIR",
         help="a prior over the model's latents, trained by train/train_prior.py (default: N(0, I))",
     )
-    add_model(sample)
+    add_model(sample, otherwise="")  # a model is drawn from that was trained for it
     sample.set_defaults(draws="with a pipeline too")
 
 

@@ -39,7 +39,7 @@ def named_model(files: Sequence[Path]) -> str:
     ((identity, name),) = names.items()
     if (found := find_model(identity, name)) is None:
         raise UserError(
-            f"the latent files were made by the model {name!r}, and no model in this folder or in runs/ has its "
-            f"encoder {identity[:16]}: give --model"
+            f"the latent files were made by the model {name!r}, and no model in this folder, in runs/ or of this "
+            f"program has its encoder {identity[:16]}: give --model"
         )
     return found

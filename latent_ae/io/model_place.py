@@ -1,6 +1,7 @@
 """What a name means where a model is expected, by the files there. Needs no torch.
 
 a model directory, a single file, a checkpoint => itself        a run's folder => its model/
+the name of a model that comes with the package => its folder there
 a name of the form OWNER/NAME                  => the hub        anything else  => an error that says what it is
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from latent_ae.errors import ModelError
 from latent_ae.io.paths import listed, near_names
+from latent_ae.shipped import shipped_models
 
 SUBFOLDERS = (None, "vae", "vqvae", "movq")
 """where a folder or a hub repository may keep its autoencoder, in the order in which they are tried"""
@@ -84,11 +86,14 @@ def drawing_pipeline(name: str) -> Path | None:
 
 
 def located(path: Path) -> Path:
-    """What a path means where a model is expected: a run's folder its `model/`, any other path itself.
+    """What a path means where a model is expected: a run's folder its `model/`, the name of a model that comes with the
+    package its folder there, any other path itself.
 
     Raises ModelError for a folder that is known to hold no model, with what it is and what to give.
     """
-    if not path.is_dir() or is_checkpoint(path):
+    if not path.exists():
+        return shipped_models().get(str(path), path)
+    if path.is_file() or is_checkpoint(path):
         return path
     if _has_config(path):
         return path
@@ -156,11 +161,15 @@ def _looks_like_a_path(path: Path) -> bool:
 
 def _advice(path: Path) -> str:
     """What to do about a path where nothing is."""
-    runs = {each.name.lower(): str(each) for each in listed(RUNS) if each.is_dir()}
-    named = [runs[name] for name in difflib.get_close_matches(path.name.lower(), runs)]
+    known = {each.name.lower(): str(each) for each in listed(RUNS) if each.is_dir()}
+    known |= {name: name for name in shipped_models()}
+    named = [known[name] for name in difflib.get_close_matches(path.name.lower(), known)]
     if near := list(dict.fromkeys([*near_names(path), *named])):
         return f"; did you mean {' or '.join(near)}?"
     missing = next((each for each in reversed(path.parents) if not each.exists()), None)
     if missing is not None:
         return f", nor the folder {missing} (from {Path.cwd()})"
-    return "; give a model directory, the folder of a run, a single file, or OWNER/NAME of the Hugging Face hub"
+    return (
+        "; give a model directory, the folder of a run, a single file, OWNER/NAME of the Hugging Face hub, or a model "
+        f"that comes with this program: {', '.join(shipped_models())}"
+    )

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from latent_ae.shipped import shipped_models
+
 GENERAL = ("model", "vae", "vqvae", "movq")
 """folder names that say nothing of what is in them"""
 _PLACES = (".", "*", "*/model", "runs/*/model")
@@ -27,13 +29,14 @@ def model_name(name: str) -> str:
 def find_model(identity: str, name: str) -> str | None:
     """The model of a name and of an encoder's identity, if it is on this machine; nothing is downloaded.
 
-    A model directory whose statistics are of that encoder comes first, in the working directory, a folder in it, or
-    `runs/`; then what the name means as a path, or as a run. The caller checks that the encoder is that one.
+    A model directory whose statistics are of that encoder comes first, in the working directory, a folder in it,
+    `runs/`, or this package; then what the name means as a path, or as a run. The caller checks that the encoder is
+    that one.
     """
-    for place in _PLACES:
-        for file in sorted(Path().glob(f"{place}/{_STATISTICS}")):
-            if _states(file, identity):
-                return str(file.parent)
+    files = [file for place in _PLACES for file in sorted(Path().glob(f"{place}/{_STATISTICS}"))]
+    for file in [*files, *(folder / _STATISTICS for folder in shipped_models().values())]:
+        if _states(file, identity):
+            return str(file.parent)
     return next((str(path) for path in _named(name) if path.is_file() or (path / "config.json").is_file()), None)
 
 

@@ -22,6 +22,7 @@ from latent_ae.cli.serve import newest_model
 from latent_ae.errors import UserError
 from latent_ae.service.limits import ServiceLimits
 from latent_ae.service.service import Service
+from latent_ae.shipped import DEFAULT, shipped_models
 from tests.app.conftest import TinyModels
 from tests.app.program import running, started
 
@@ -63,18 +64,12 @@ def test_without_a_model_the_newest_finished_run_is_served(tiny_models: TinyMode
     (run / "model").symlink_to(tiny_models.vq)
     with running(cwd=tmp_path) as (_, url):
         begun = httpx.post(f"{url}gradio_api/call/models", json={"data": []}).json()
-        assert '"mine"' in httpx.get(f"{url}gradio_api/call/models/{begun['event_id']}").text
+        said = httpx.get(f"{url}gradio_api/call/models/{begun['event_id']}").text
+    assert 0 < said.index('"mine"') < said.index(f'"{DEFAULT}"')
 
 
-def test_without_a_model_and_a_run_it_says_how_to_make_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with kept_signals():
-        assert app.main([]) == 2
-    error = capsys.readouterr().err
-    assert "latent-ae train" in error
-    assert "--model" in error
+def test_without_a_model_and_a_run_those_of_the_package_are_served(tmp_path: Path) -> None:
+    assert app.default_models(tmp_path / "runs") == list(shipped_models())
 
 
 def test_without_its_extra_it_names_the_extra(
@@ -82,7 +77,7 @@ def test_without_its_extra_it_names_the_extra(
 ) -> None:
     monkeypatch.setattr("latent_ae.app.serve.find_spec", lambda name: None)
     with kept_signals():
-        assert app.main(["--model", "x"]) == 2
+        assert app.main(["--model", DEFAULT]) == 2
     assert capsys.readouterr().err == (
         "error: the app needs gradio and prometheus_client: pip install 'latent-ae[app]'\n"
     )
@@ -90,7 +85,7 @@ def test_without_its_extra_it_names_the_extra(
 
 def test_what_is_wrong_with_the_accounts_ends_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with kept_signals():
-        assert app.main(["--auth-file", str(tmp_path / "accounts"), "--model", "x"]) == 2
+        assert app.main(["--auth-file", str(tmp_path / "accounts"), "--model", DEFAULT]) == 2
     assert "No such file" in capsys.readouterr().err
 
 
@@ -139,7 +134,7 @@ def test_models_run_on_the_accelerator_that_is_there_or_where_they_are_told_to(
     monkeypatch.setattr("latent_ae.inference.device_named", lambda name: name or "the best")
     monkeypatch.setattr("latent_ae.service.service.Service.load", load)
     with kept_signals():
-        assert app.main(["--model", "x", *given]) == 2
+        assert app.main(["--model", DEFAULT, *given]) == 2
     assert capsys.readouterr().err == f"error: loaded on {taken}\n"
 
 

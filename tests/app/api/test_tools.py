@@ -24,6 +24,7 @@ from latent_ae.cli import serve as app
 from latent_ae.errors import UserError
 from latent_ae.inference import Codec
 from latent_ae.service.service import Service
+from latent_ae.shipped import DEFAULT
 from tests.app.api.test_endpoints import ENDPOINTS
 from tests.app.conftest import served
 from tests.app.pictures import pixels, png, read
@@ -170,8 +171,8 @@ def test_tools_and_accounts_exclude_each_other(
     file.touch(mode=0o600)
     file.write_text("ann:secret\n")
     monkeypatch.setattr(gradio_settings, "set_environment", lambda folder: None)
-    with kept_signals():  # before the model is looked for
-        assert app.main(["--mcp", "--auth-file", str(file), "--model", str(tmp_path / "none")]) == 2
+    with kept_signals():  # before a model is loaded
+        assert app.main(["--mcp", "--auth-file", str(file), "--model", DEFAULT]) == 2
     assert "error: --mcp with --auth-file: tools cannot be asked for a password" in capsys.readouterr().err
 
 
