@@ -22,6 +22,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from latent_ae.io.atomic import write_atomically
+
 PACKAGE = "gcompris-qt-data"
 RESOURCES = "./usr/share/gcompris-qt/rcc/"
 ACTIVITIES = (
@@ -80,10 +82,11 @@ def main() -> None:
         name = f"{PACKAGE} {said_by('dpkg-deb', '--field', package, 'Version').decode().strip()}"
         with tarfile.open(fileobj=io.BytesIO(said_by("dpkg-deb", "--fsys-tarfile", package))) as content:
             rows = [{"package": name, **row} for row in collect(content, given.folder)]
-    with (given.folder / "photographs.csv").open("w", newline="") as listing:
-        writer = csv.DictWriter(listing, ["file", "author", "licence", "origin", "package"])
-        writer.writeheader()
-        writer.writerows(rows)
+    listing = io.StringIO(newline="")
+    writer = csv.DictWriter(listing, ["file", "author", "licence", "origin", "package"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(given.folder / "photographs.csv", listing.getvalue().encode())
     print(f"{given.folder}: {len(rows)} photographs")
 
 
@@ -109,7 +112,7 @@ def collect(package: tarfile.TarFile, folder: Path) -> Iterator[dict[str, str]]:
                 photograph = image.mode == "RGB" and min(image.size) >= SHORTEST_SIDE
             if photograph:
                 file = folder / f"{activity}-{path.name}"
-                file.write_bytes(content)
+                write_atomically(file, content)
                 yield {"file": file.name, **stated}
 
 

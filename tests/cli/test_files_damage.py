@@ -103,6 +103,6 @@ def test_a_model_that_a_strangers_file_names_is_not_fetched(
     write_latents(tmp_path / "a.safetensors", dataclasses.replace(mine, model="stranger/model"))
     _, _, errors = run("decode", tmp_path / "a.safetensors", "-o", tmp_path / "out")
     assert errors == [
-        "the latent files were made by the model 'stranger/model', and no model in this folder or in runs/ has its "
-        f"encoder {mine.encoder[:16]}: give --model"
+        "the latent files were made by the model 'stranger/model', and no model in this folder, in runs/ or of this "
+        f"program has its encoder {mine.encoder[:16]}: give --model"
     ]

@@ -248,7 +248,7 @@ def test_a_missing_package_is_said_before_the_model_is_loaded(
     name: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    status, _, errors = run("export", "onnx", "--model", tmp_path / "nothing", "-o", tmp_path / "onnx")
+    status, _, errors = run("export", "onnx", "--model", "photos-kl", "-o", tmp_path / "onnx")
     assert (status, left(tmp_path)) == (2, [])
     assert errors == [f'{name} is not installed: pip install "latent-ae[onnx]"']
 

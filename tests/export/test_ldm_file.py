@@ -213,7 +213,7 @@ def test_the_config_of_latent_diffusion_goes_beside_the_file_where_it_has_such_a
 
 
 def test_another_suffix_is_refused_before_the_model_is_loaded(tmp_path: Path, run: Run) -> None:
-    status, _, errors = run("export", "ldm", "--model", tmp_path / "nothing", "-o", tmp_path / "vae.ckpt")
+    status, _, errors = run("export", "ldm", "--model", "photos-kl", "-o", tmp_path / "vae.ckpt")
     assert (status, left(tmp_path)) == (2, [])
     assert errors == [f"--out {tmp_path / 'vae.ckpt'}: expected the name of a file that ends in .safetensors"]
 

@@ -44,7 +44,7 @@ def test_wrong_settings_are_one_line(
 def test_a_taken_place_is_said_before_the_model_is_loaded(tmp_path: Path, run: Run) -> None:
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/mine").touch()
-    status, _, errors = run("export", "diffusers", "--model", tmp_path / "nothing", "-o", tmp_path / "vae")
+    status, _, errors = run("export", "diffusers", "--model", "photos-kl", "-o", tmp_path / "vae")
     assert (status, left(tmp_path / "vae")) == (2, ["mine"])
     assert errors == [f"{tmp_path / 'vae'} already exists: choose another name, or remove it"]
 

@@ -180,8 +180,8 @@ def test_auto_takes_winograds_algorithm_where_it_is_close_enough(close: bool, mo
     monkeypatch.setattr(room, "LATENT_ERROR", 0.02)  # as this model's weights are random
     monkeypatch.setattr(room, "PIXEL_DECIBEL", 40)
     if not close:
-        own = WinogradConv.between
-        monkeypatch.setattr(WinogradConv, "between", lambda conv, inputs: 2 * own(conv, inputs))
+        own = WinogradConv.forward
+        monkeypatch.setattr(WinogradConv, "forward", lambda conv, inputs: 2 * own(conv, inputs))
     encoder, decoder, report = choose(built(), "auto", "auto")
     faster = replace(HALF, winograd=True)
     assert report.encoder.chosen == report.decoder.chosen == (faster if close else HALF)

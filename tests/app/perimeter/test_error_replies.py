@@ -86,7 +86,7 @@ def test_calls_that_are_none_are_refused(server: str, route: str) -> None:
             "call/v2/nobody",
             {},
             404,
-            "there is no endpoint 'nobody'; there are encode, decode, reconstruct, sample, int",
+            "there is no endpoint 'nobody'; there are encode, decode, reconstruct, compare, sa",
         ),
         ("call/nobody", {"data": []}, 404, "there is no endpoint 'nobody'"),
         ("run/nobody", {"data": []}, 404, "there is no endpoint 'nobody'"),
