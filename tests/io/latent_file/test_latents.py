@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,21 +225,6 @@ def test_files_of_the_stock_writer_are_read() -> None:
     length = int.from_bytes(ours[:8], "little")
     metadata = json.loads(ours[8 : 8 + length])["__metadata__"]
     assert same(from_bytes(safetensors.torch.save(safetensors.torch.load(ours), metadata)), from_bytes(ours))
-
-
-@pytest.mark.slow  # a new process
-def test_reading_needs_neither_diffusers_nor_the_models(tmp_path: Path) -> None:
-    write_latents(tmp_path / "a", kl())
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom latent_ae.io.latent_file.header import describe\n"
-        f"describe(Path({str(tmp_path / 'a')!r}))\n"
-        "print('torch' in sys.modules, 'numpy' in sys.modules)\n"
-        "from latent_ae.io.latent_file.latents import read_latents\n"
-        f"read_latents(Path({str(tmp_path / 'a')!r}))\n"
-        "print([name for name in sys.modules if name.startswith(('diffusers', 'latent_ae.models'))])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout == "False False\n[]\n", run.stderr
 
 
 # --------------------------------------------------------------------------------------------- what is not written
