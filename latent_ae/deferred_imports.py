@@ -86,7 +86,7 @@ class _Without(SourceFileLoader):
         stand_ins = {
             name: each for name, each in (("transformers", None), (_COMPILER, compiler)) if name not in sys.modules
         }
-        sys.modules.update(stand_ins)  # type: ignore[arg-type]
+        sys.modules.update(stand_ins)  # type: ignore[arg-type]  # None is allowed there, says Python
         try:
             super().exec_module(module)
         finally:

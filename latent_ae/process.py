@@ -24,7 +24,7 @@ def leave(status: int) -> NoReturn:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         sys.exit(status)
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons, as Python does
+    threading._shutdown()  # type: ignore[attr-defined]  # what Python itself calls to wait for threads
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -35,7 +35,7 @@ class Address:
         """Write each component's value whenever it changes."""
         self._kept |= components
         for key, component in components.items():
-            self._on(component.change, key, component.value, [component])  # type: ignore[attr-defined]
+            self._on(component.change, key, component.value, [component])  # type: ignore[attr-defined]  # Gradio adds it
 
     def tab(self, name: str) -> gr.Tab:
         """A new tab, whose name is written when it is opened."""

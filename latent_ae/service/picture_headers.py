@@ -4,6 +4,7 @@ import struct
 from importlib.util import find_spec
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from latent_ae.io.image_file.opening import HEAD, PLUGINS, other_kind
 from latent_ae.service.errors import BrokenUpload, TooLarge, UnsupportedFormat
@@ -50,8 +51,8 @@ def format_of(data: bytes) -> str:
 def check_header(image: Image.Image, limits: ServiceLimits) -> None:
     """Raise TooLarge for an opened picture of more pixels than are taken, or of larger tiles."""
     check_pixels(image.height, image.width, limits)
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
         tile = tags.get(322, 1), tags.get(323, 1)
         if not all(isinstance(side, int) for side in tile) or tile[0] * tile[1] > limits.pixels:
             raise TooLarge(f"the TIFF has tiles of {tile[0]}x{tile[1]} pixels")
@@ -59,8 +60,10 @@ def check_header(image: Image.Image, limits: ServiceLimits) -> None:
 
 def other_frames(image: Image.Image) -> str:
     """What is said of an opened picture of which only the first frame or page is used; '' for a single one."""
-    if image.format == "TIFF":  # PIL counts a TIFF's pages by reading all of them, and a small file can hold millions
-        return "has several pages, of which this is the first" if image.tag_v2.next else ""  # type: ignore[attr-defined]
+    if isinstance(
+        image, TiffImageFile
+    ):  # PIL counts a TIFF's pages by reading all of them, and a small file can hold millions
+        return "has several pages, of which this is the first" if image.tag_v2.next else ""
     animated = image.format in ("AVIF", "GIF", "PNG", "WEBP") and getattr(image, "is_animated", False)
     return "is animated; this is its first frame" if animated else ""
 

@@ -3,6 +3,8 @@
 B C H W: images, colour channels, height and width in pixels.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ _WINDOW = 512
 """pixels a side of the parts of a large image"""
 
 
-class PerceptualDistance(nn.Module):
+class PerceptualDistance(nn.Module, ABC):
     """Distance between the features of two images. Subclasses bring `_features`, `_distance` and `_maps`.
 
     Frozen, always in eval mode. The network may run under autocast; what is computed from its features is float32.
@@ -100,13 +102,14 @@ class PerceptualDistance(nn.Module):
         seen = (images if self.view is None else self.view(images)).float()
         return self._features(seen.contiguous(memory_format=torch.channels_last))  # for CPUs, a quarter faster
 
+    @abstractmethod
     def _features(self, images: Tensor) -> list[Tensor]:
-        raise NotImplementedError  # abstract: every distance has its own, and the two below
+        """The features of [B,C,H,W], a tensor for each layer."""
 
+    @abstractmethod
     def _distance(self, got: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """[B] from float32 features, without any operation that autocast would take to half precision."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _maps(self, got: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
         """[B, h, w] of each layer: the distance is the sum of their means."""
-        raise NotImplementedError
