@@ -79,6 +79,7 @@ def test_a_name_means_the_model_unless_a_path_of_that_name_is_there(
 def test_commands_and_python_take_it_where_no_model_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").convert("RGB").save("a.png")
+    assert main(["inspect", DEFAULT]) == 0
     assert main(["encode", "a.png", "-o", "latents"]) == 0
     assert main(["decode", "latents", "-o", "out"]) == 0
     assert main(["reconstruct", "a.png", "-o", "back"]) == 0

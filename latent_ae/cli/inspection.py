@@ -11,6 +11,7 @@ from latent_ae.errors import UserError
 from latent_ae.io.latent_file.header import SUFFIX, SUFFIXES, describe
 from latent_ae.io.latent_file.metadata import Compute, LatentFileError
 from latent_ae.io.paths import find_files
+from latent_ae.shipped import shipped_models
 
 COLUMNS = ("file", "kind", "images", "size", "grid", "dtype", "bits/pixel", "computed in", "encoder", "model")
 
@@ -63,7 +64,8 @@ def _products(paths: Sequence[Path], failed: list[dict[str, object]]) -> tuple[l
     from latent_ae.cli.products import product  # with readers of images
 
     found, rest = [], []
-    for path in paths:
+    for given in paths:
+        path = given if given.exists() else shipped_models().get(str(given), given)
         try:
             if path.suffix in SUFFIXES and path.is_file() and _is_latent_file(path):
                 rest.append(path)

@@ -48,6 +48,8 @@ class ExampleResults:
         data = file.read_bytes() if file.is_file() and file.stat().st_size in self._sizes else b""
         if data not in self._examples:
             return self._service.reconstruct(file, model=model, max_pixels=max_pixels, tick=tick)
+        if (made := self._made.get((data, model))) is not None:
+            return made
         while not self._lock.acquire(timeout=_POLL_SECONDS):
             tick(0.0)
         try:

@@ -1,6 +1,7 @@
 """Results of examples are everybody's, those of uploads are not."""
 
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -36,6 +37,29 @@ def test_an_example_is_computed_once_for_each_model(
     assert service.stats().requests == before
     assert results.reconstruct(example, "tiny-vq", go_on).model == "tiny-vq"
     assert service.stats().requests != before
+
+
+def test_an_example_that_is_there_waits_for_no_other(service: Service, example: Path, tmp_path: Path) -> None:
+    other = written(tmp_path / "other.png", png(pixels(16, 16, seed=2)))
+    results = ExampleResults(service, [example, other])
+    made = results.reconstruct(example, "tiny-kl", go_on)
+    begun, go = Event(), Event()
+
+    def held(_share: float) -> None:
+        begun.set()
+        go.wait(60)
+
+    def refused(_share: float) -> None:
+        raise AssertionError("it waits")
+
+    thread = Thread(target=results.reconstruct, args=(other, "tiny-kl", held))
+    thread.start()
+    try:
+        assert begun.wait(60)
+        assert results.reconstruct(example, "tiny-kl", refused) is made
+    finally:
+        go.set()
+        thread.join()
 
 
 def test_an_upload_is_computed_for_its_visitor(results: ExampleResults, tmp_path: Path) -> None:
