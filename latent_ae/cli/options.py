@@ -22,7 +22,6 @@ PRECISIONS = ("auto", "exact", "fp32", "bf16", "fp16")
 DTYPES = ("float32", "float16", "bfloat16")
 """types of stored numbers"""
 MODEL_HELP = f"a model directory, a run directory, a single file, a hub id, or {' or '.join(shipped_models())}"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 RENAMED = {
     **{
         f"{command} --compute": "--precision"
@@ -129,11 +128,17 @@ def check_models(arguments: argparse.Namespace) -> None:
 
 def check_model(name: str) -> None:
     """Refuse a model that is not there, and say where one lies in a pipeline. Raises ModelError."""
-    if Path(name).is_file() and Path(name).suffix.lower() in _PICTURES:
+    if Path(name).is_file() and Path(name).suffix.lower() in _suffixes_of_pictures():
         raise ModelError(f"{name} is a picture, expected a model: give --model {MODEL_HELP}")
     find_model(name)
     if (note := pipeline_note(name)) is not None:
         remark(note)
+
+
+def _suffixes_of_pictures() -> frozenset[str]:
+    from latent_ae.io.image_file.opening import SUFFIXES  # with readers of images
+
+    return SUFFIXES
 
 
 def say_how(codec: "Codec", *sides: "SideChoice") -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 from latent_ae.config import load_yaml
 from latent_ae.errors import UserError
-from latent_ae.io.image_file.opening import opened, upright_size
+from latent_ae.io.image_file.opening import PLUGINS, SUFFIXES, opened, upright_size
 from latent_ae.io.model_place import PIPELINE, RUN_SETTINGS, WEIGHT_SUFFIXES, is_checkpoint
 from latent_ae.io.paths import count_by_suffix
 
 Facts = dict[str, object]
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+PICTURES = SUFFIXES | {suffix for plugin in PLUGINS.values() for suffix in plugin.suffixes}
 _AUTOENCODER = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "first_stage_model.", "vae.")
 """beginnings of the names of an autoencoder's tensors, alone or in a whole checkpoint"""
 _TOLD = (

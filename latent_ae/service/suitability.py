@@ -1,6 +1,5 @@
 """What an upload has that a model does not know or cannot keep, in words for people."""
 
-import numpy as np
 from PIL import Image
 
 from latent_ae.io.pixel_format import PixelFormat
@@ -10,11 +9,6 @@ _SMALL = 64
 """side in pixels of training images up to which grey models know whole small pictures, not parts of photographs"""
 _LARGER = 4
 """sides of training images that a picture may have before it is called large"""
-_PROBE = 128
-_SPREAD = 24
-"""levels between the channels of a pixel that is plainly coloured"""
-_COLORED_SHARE = 0.01
-"""of the pixels"""
 
 
 def unlike_training(info: ModelInfo, height: int, width: int, *, colored: bool) -> str:
@@ -31,15 +25,6 @@ def unlike_training(info: ModelInfo, height: int, width: int, *, colored: bool) 
     known = "digits" if "digits" in info.trained_on else "images"
     picture = f"a{' colour' if colored else ''} picture of {width} \N{MULTIPLICATION SIGN} {height} pixels"
     return f"{info.id} was trained on {size}grey {known}; this is {picture}{', shown in grey' if loses else ''}."
-
-
-def has_color(image: Image.Image) -> bool:
-    """Whether more than some pixels of a picture are plainly coloured; looks at a part of them."""
-    if image.mode in ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
-        return False
-    probe = image.resize((min(_PROBE, image.width), min(_PROBE, image.height)), Image.Resampling.NEAREST)
-    pixels = np.asarray(probe.convert("RGB")).astype(np.int16)
-    return bool((np.ptp(pixels, axis=2) > _SPREAD).mean() > _COLORED_SHARE)
 
 
 def conversions(image: Image.Image, pixels: PixelFormat) -> tuple[str, ...]:

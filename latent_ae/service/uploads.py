@@ -13,6 +13,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from latent_ae.inference.image_reading import fitted, read_numbers
+from latent_ae.io.coloring import has_color
 from latent_ae.io.image import BrokenImage, open_image, remarks
 from latent_ae.io.latent_file.foreign import LatentForm, Taken, take_latents
 from latent_ae.io.latent_file.header import Limits, read_header
@@ -23,7 +24,7 @@ from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadLatents, BadRequest, BrokenUpload, TooLarge
 from latent_ae.service.limits import ServiceLimits, check_pixels
 from latent_ae.service.picture_headers import check_header, check_webp, format_of, other_frames
-from latent_ae.service.suitability import conversions, has_color
+from latent_ae.service.suitability import conversions
 
 File = bytes | Path
 """an upload"""

@@ -4,7 +4,6 @@ import math
 import statistics
 from contextlib import suppress
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from latent_ae.data import ImageSource, SourceParts
 from latent_ae.errors import BrokenImage
 from latent_ae.evaluation.metrics.baseline import LEVELS, levels_used
 from latent_ae.evaluation.report_warnings import level_warnings
+from latent_ae.io.coloring import has_color
 from latent_ae.io.model_place import pipeline_note
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import Autoencoder, latent_shape
@@ -27,9 +27,6 @@ GREY_OF_COLOR = (
     "warning: the pictures have colours and the model sees them in grey (model.image_channels {channels}): add "
     "--model.image_channels {like}, or take a recipe for photographs, --config kl-photos"
 )
-_GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B")
-_COLOR_LEVELS = 24
-"""between the channels of a pixel, above which a picture has colours: scans of grey paper have a few"""
 
 
 def describe_run(config: RunConfig, parts: SourceParts, autoencoder: Autoencoder, pixels: PixelFormat) -> str:
@@ -73,10 +70,8 @@ def _is_colored(source: ImageSource) -> bool:
     for index in sorted({0, len(source) // 2, len(source) - 1}):
         with suppress(BrokenImage):
             picture = source.load(index)
-            if isinstance(picture, Image.Image) and picture.mode not in _GREY_MODES:
-                values = np.asarray(picture.convert("RGB").resize((64, 64)), np.int16)
-                if int(np.ptp(values, axis=2).max()) > _COLOR_LEVELS:
-                    return True
+            if isinstance(picture, Image.Image) and has_color(picture):
+                return True
     return False
 
 

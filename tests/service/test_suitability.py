@@ -9,7 +9,7 @@ from PIL import Image
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.service import Service
-from latent_ae.service.suitability import conversions, has_color, unlike_training
+from latent_ae.service.suitability import conversions, unlike_training
 
 from .conftest import saved
 
@@ -37,17 +37,6 @@ def test_what_is_like_the_training_images_needs_no_sentence(info: ModelInfo) -> 
     assert unlike_training(info, 32, 128, colored=False) == ""
     photos = dataclasses.replace(info, channels=3, pixel_format=PixelFormat.picture(3), trained_on="photos")
     assert unlike_training(photos, 512, 768, colored=True) == ""
-
-
-@pytest.mark.parametrize(
-    ("mode", "colored"), [("RGB", True), ("RGBA", True), ("CMYK", True), ("P", True), ("L", False)]
-)
-def test_colour_is_seen_in_every_mode(mode: str, colored: bool) -> None:
-    image = Image.new("RGB", (300, 200), (90, 90, 90))
-    assert not has_color(image)
-    image.paste((200, 40, 40), (0, 0, 60, 60))
-    assert has_color(image.convert(mode)) is colored
-    assert not has_color(Image.new("I;16", (30, 20)))
 
 
 def test_what_is_laid_over_white_and_what_is_cmyk_is_told() -> None:
