@@ -94,9 +94,9 @@ def read_image(upload: Upload, *, pixels: PixelFormat, limits: ServiceLimits, ma
     """The image in an upload, as the pixel format says: a picture, or the numbers of a file.
 
     The format follows from the content; of several frames or pages it is the first. With `max_pixels` a larger picture
-    is scaled down to so many pixels, and may have _SCALED_PIXELS times those of the limits before. Raises
-    UnsupportedFormat, TooLarge for too many pixels before one is decoded, and BrokenUpload for a damaged file and for
-    numbers of other channels than the model's.
+    is scaled down to so many pixels, or to those of the limits if these are fewer, and may have _SCALED_PIXELS times
+    those of the limits before. Raises UnsupportedFormat, TooLarge for too many pixels before one is decoded, and
+    BrokenUpload for a damaged file and for numbers of other channels than the model's.
     """
     if pixels.numbers:
         return _read_numbers(upload, pixels, limits)
@@ -122,6 +122,7 @@ def _read_numbers(upload: Upload, pixels: PixelFormat, limits: ServiceLimits) ->
 def _read_picture(upload: Upload, pixels: PixelFormat, limits: ServiceLimits, max_pixels: int | None) -> Picture:
     kind, bounds, told = format_of(upload.data), limits, list[str]()
     if max_pixels is not None:
+        max_pixels = min(max_pixels, limits.pixels)
         bounds = dataclasses.replace(limits, pixels=_SCALED_PIXELS * limits.pixels)
     if kind == "WEBP":
         check_webp(upload.data, bounds)
@@ -140,7 +141,8 @@ def _read_picture(upload: Upload, pixels: PixelFormat, limits: ServiceLimits, ma
     try:
         image = open_image(io.BytesIO(upload.data), formats=(kind,), check=check, limited=True)
         told += (*remarks(image), *conversions(image, pixels))
-        image = scaled_down(image, max_pixels or limits.pixels)
+        if max_pixels is not None:
+            image = scaled_down(image, max_pixels)
         return Picture(pixels.array(image), tuple(told), colored=pixels.channels < 3 and has_color(image))
     except BrokenImage as error:
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):

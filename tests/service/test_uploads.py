@@ -218,6 +218,8 @@ def test_a_large_picture_is_scaled_down_where_that_is_wanted(kind: str) -> None:
     assert abs(found.pixels[height // 2, :, 1].astype(int) - want)[2:-2].max() <= 6
     assert found.remarks == ("was scaled down from 0.0 million pixels",)
     assert picture(saved(image[:20, :20], kind), max_pixels=4000).remarks == ()
+    height, width = picture(data, max_pixels=10**6).pixels.shape[:2]
+    assert 9600 < height * width <= 10_000, "never more than the server takes"
     with pytest.raises(TooLarge):  # more than four times the limit
         picture(saved(np.zeros((210, 200, 3), np.uint8), kind), max_pixels=4000)
 
