@@ -19,7 +19,7 @@ from latent_ae.cli.options import (
 from latent_ae.cli.output import FileBars, complain, say
 from latent_ae.errors import UserError
 from latent_ae.io.latent_file.header import SUFFIX, SUFFIXES
-from latent_ae.io.paths import count_by_suffix, find_files
+from latent_ae.io.paths import Found, count_by_suffix, find_files
 
 if TYPE_CHECKING:
     from latent_ae.inference import Codec
@@ -207,18 +207,23 @@ def _images(
     """What becomes of the image files, the files beside them that are not read, and how images are read."""
     from latent_ae.inference.file_jobs import each_page, plan
     from latent_ae.inference.image_reading import ReadingRule, page_count
-    from latent_ae.io.image import SUFFIXES as IMAGES
-    from latent_ae.io.rasters import RASTER_SUFFIXES
 
-    numbers = codec.pixel_format.numbers
-    if arguments.all_pages and not numbers:
+    if arguments.all_pages and not codec.pixel_format.numbers:
         raise UserError(f"--all-pages: {codec.name} is a model of pictures, the first of each file: leave it out")
-    found = find_files(arguments.images, RASTER_SUFFIXES if numbers else IMAGES, without=arguments.out)
+    found = find_images(arguments.images, codec, without=arguments.out)
     rule = ReadingRule(arguments.color, arguments.accept_damaged, arguments.axis)
     if not arguments.all_pages:
         return plan(found.sources, arguments.out, suffix), found.others, rule
     targets = plan(found.sources, arguments.out, suffix, count=lambda path: page_count(path, rule))
     return each_page(targets), found.others, rule
+
+
+def find_images(paths: Sequence[Path], codec: "Codec", *, without: Path | None = None) -> Found:
+    """`find_files` that a model reads. Raises UserError."""
+    from latent_ae.io.image import SUFFIXES as IMAGES
+    from latent_ae.io.rasters import RASTER_SUFFIXES
+
+    return find_files(paths, RASTER_SUFFIXES if codec.pixel_format.numbers else IMAGES, without=without)
 
 
 def _run(task: "Task[Any, Any]", targets: "list[Target]", others: list[Path], out: Path, done: str) -> int:

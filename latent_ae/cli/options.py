@@ -107,7 +107,7 @@ def check_inputs(arguments: argparse.Namespace) -> None:
         given = getattr(arguments, name, [])
         if given and not any(map(Path.exists, given)):
             raise UserError(missing(given[0]))
-    for name in ("a", "b", "folder", "file"):
+    for name in ("a", "b", "folder", "file", "add", "from_", "to_"):
         if (path := getattr(arguments, name, None)) is not None and not path.exists():
             raise UserError(missing(path))
 

@@ -67,7 +67,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _interpolate(arguments: argparse.Namespace) -> int:
-    _check_out(arguments.out, ANIMATIONS if arguments.animate else ANIMATIONS[:1])
+    check_out(arguments.out, ANIMATIONS if arguments.animate else ANIMATIONS[:1])
     if arguments.steps < 2:
         raise UserError(f"--steps must be at least 2 (both end images count), got {arguments.steps}")
 
@@ -88,7 +88,7 @@ def _interpolate(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    _check_out(arguments.out, ANIMATIONS[:1])
+    check_out(arguments.out, ANIMATIONS[:1])
     if (pipeline := drawing_pipeline(arguments.model)) is not None:
         return _sample_of_pipeline(arguments, pipeline)
     if arguments.prior is not None and arguments.size is not None:
@@ -135,7 +135,8 @@ def _say_written(count: int, out: Path, codec: "Codec") -> None:
     say(f"wrote {count} images into {out}{f' as previews: {shown}' if shown else ''}")
 
 
-def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
+def check_out(out: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file to write whose name or folder does not fit. Raises UserError."""
     if out.suffix.lower() not in suffixes:
         more = "; with --animate, .webp and .gif too" if len(suffixes) == 1 and out.suffix in ANIMATIONS else ""
         raise UserError(f"--out {out}: the name must end in {' or '.join(suffixes)}{more}")

@@ -82,7 +82,7 @@ def interpolation(codec: Codec, a: Latents, b: Latents, *, steps: int, spherical
         raise UserError(f"images of {sizes} pixels have latents of different sizes: give two of one size")
     vectors = interpolate(codec.vectors(a)[0], codec.vectors(b)[0], steps, spherical=spherical)
     height, width = min(a.height, b.height), min(a.width, b.width)
-    return [image[:height, :width] for image in _decoded(codec, vectors)]
+    return [image[:height, :width] for image in decoded(codec, vectors)]
 
 
 def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, size: int | None) -> list[Pixels]:
@@ -109,7 +109,7 @@ def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, siz
     else:
         height = width = size
     temperature = 1.0 if temperature is None else temperature
-    return _decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=height, width=width))
+    return decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=height, width=width))
 
 
 def draws_of_prior(
@@ -121,7 +121,7 @@ def draws_of_prior(
     """
     check_prior(prior, codec.identity, name)
     temperature = 1.0 if temperature is None else temperature
-    return _decoded(codec, hierarchy_draw(prior, count, seed=seed, temperature=temperature))
+    return decoded(codec, hierarchy_draw(prior, count, seed=seed, temperature=temperature))
 
 
 def write_grid(path: Path, images: Sequence[Pixels], *, columns: int | None = None) -> None:
@@ -143,7 +143,7 @@ def write_animation(path: Path, images: Sequence[Pixels]) -> None:
     write_atomically(path, stream.getvalue())
 
 
-def _decoded(codec: Codec, vectors: Tensor) -> list[Pixels]:
+def decoded(codec: Codec, vectors: Tensor) -> list[Pixels]:
     """Vectors [N,c,h,w] to previews of their images, not all of them at once."""
     h, w = vectors.shape[-2:]
     step = max(1, BATCH_PIXELS // (h * w * codec.factor**2))

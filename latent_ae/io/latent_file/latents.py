@@ -199,7 +199,7 @@ def to_bytes(latents: Latents, *, dtype: Dtype = "float32") -> bytes:
         if latents.logvar is not None:
             tensors["latent_logvar"] = _to_store(latents.logvar, dtype)
         tensors[MARKER] = torch.empty(0)
-    data = _serialised(tensors, _metadata(latents))
+    data = serialised(tensors, _metadata(latents))
     read_header(data, limits=LIMITS)
     return data
 
@@ -245,7 +245,7 @@ def _check_codes(codes: Tensor, codebook_size: int | None) -> None:
         )
 
 
-def _serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file. Its own library writes metadata in an order that changes from one process to the next."""
     header: dict[str, object] = {"__metadata__": metadata}
     parts: list[bytes] = []
