@@ -32,17 +32,24 @@ def create_demo(service: Service, *, examples: ExampleResults | None = None) -> 
             )
             facts = gr.HTML(model_facts(infos[names[0]]), scale=3, min_width=280)
         files, opened, address = layout.example_files(examples.paths), gr.State(0), Address()
+        carried = gr.State(None)
         address.keep(model=model)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             with address.tab("Reconstruct"):
                 reconstruct.add_tab(
-                    service, model=model, address=address, examples=examples, files=files, opened=opened
+                    service,
+                    model=model,
+                    address=address,
+                    examples=examples,
+                    files=files,
+                    opened=opened,
+                    carried=carried,
                 )
             if len(names) > 1:
                 with address.tab("Compare"):
                     compare.add_tab(service, model=model, examples=files)
             with address.tab("Decode"):
-                decode.add_tab(service)
+                decode.add_tab(service, tabs=tabs, carried=carried)
             with address.tab("Sample"):
                 sample.add_tab(service, model=model, address=address)
             with address.tab("Interpolate"):

@@ -7,15 +7,18 @@ import gradio as gr
 from latent_ae.app.files import chosen, gallery, numbered, png, whole
 from latent_ae.app.gradio_internals import pass_uploads_as_paths
 from latent_ae.app.tabs import layout, markup
-from latent_ae.app.tabs.job import Job, Tick, Updates, sentence
+from latent_ae.app.tabs.job import ASKS, Job, Tick, Updates, sentence
 from latent_ae.service.results import Images
 from latent_ae.service.service import Service
 
 _ANY = "The model that made them"
 
 
-def add_tab(service: Service) -> None:
-    """Draw the tab. A latent file names its model, so the tab has a model chooser of its own."""
+def add_tab(service: Service, *, tabs: gr.Tabs, carried: gr.State) -> None:
+    """Draw the tab. A latent file names its model, so the tab has a model chooser of its own.
+
+    A path that `carried` gets is decoded at once, with this tab of `tabs` opened.
+    """
     job = Job(service)
     with gr.Row():
         with layout.controls():
@@ -35,7 +38,10 @@ def add_tab(service: Service) -> None:
                 "or none, like ComfyUI's.",
             )
             job.buttons("Decode")
-        hint = "Choose a latent file written by Reconstruct, the command line or another program."
+        hint = (
+            "Choose a latent file written by Reconstruct, the command line or another program. Reconstruct also has a "
+            "button that brings its latents here."
+        )
         with job.answers("Nothing decoded yet", hint):
             with gr.Column(visible=False) as single:
                 image = layout.picture("Image")
@@ -64,6 +70,12 @@ def add_tab(service: Service) -> None:
 
     outputs = [image, images, single, several, whole_files]
     job.connect(decode, "Decoding", inputs=[file, model, foreign], outputs=outputs, also=[file.upload])
+    carried.change(
+        lambda path, number: (gr.update(selected="decode"), path, _ANY, False, number + 1),
+        [carried, job.asked],
+        [tabs, file, model, foreign, job.asked],
+        **ASKS,
+    )
 
 
 def _whole_images(decoded: Images) -> dict[str, Any]:

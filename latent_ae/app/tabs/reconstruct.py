@@ -11,7 +11,7 @@ from latent_ae.app.address import Address
 from latent_ae.app.files import chosen, download, gallery, png, whole
 from latent_ae.app.tabs import comparison, layout, markup
 from latent_ae.app.tabs.example_results import ExampleResults
-from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
+from latent_ae.app.tabs.job import ASKS, QUICK, Job, Tick, Updates
 from latent_ae.app.tabs.notices import in_numbers, notices
 from latent_ae.app.tabs.result_cache import Result, ResultCache
 from latent_ae.app.viewer import Picture, viewer
@@ -22,6 +22,7 @@ from latent_ae.service.service import Service
 
 _KEEP_SECONDS = 1800
 _SIZES = [("As it is", 0), ("4 megapixels", 4), ("1 megapixel", 1)]
+_EXPIRED = "These results have expired: press Reconstruct to compute them again."
 _REDRAW: dict[str, Any] = {
     "trigger_mode": "always_last",
     "show_progress": "hidden",
@@ -40,9 +41,10 @@ class _Results:
         self.viewer = gr.HTML()
         self.headline = gr.HTML()
         with gr.Row(elem_classes="buttons"):
-            self.image_file = gr.DownloadButton("Download the reconstruction", size="sm", min_width=200)
-            self.half_file = gr.DownloadButton("Download the latents in float16", size="sm", min_width=200)
-            self.latents_file = gr.DownloadButton("Download the latents", size="sm", min_width=200)
+            self.image_file = gr.DownloadButton("Download the reconstruction", size="sm", min_width=160)
+            self.half_file = gr.DownloadButton("Download the latents in float16", size="sm", min_width=160)
+            self.latents_file = gr.DownloadButton("Download the latents", size="sm", min_width=160)
+            self.decode = gr.Button("Decode these latents", size="sm", min_width=160)
         with gr.Row():
             with gr.Column(scale=5, min_width=280):
                 self.difference = layout.picture("Difference")
@@ -111,10 +113,12 @@ def add_tab(
     examples: ExampleResults,
     files: Sequence[str],
     opened: gr.State,
+    carried: gr.State,
 ) -> None:
     """Draw the tab; `model` is the page's chooser.
 
     `files` are the examples as browsers fetch them; the first is reconstructed when `opened` gets a value.
+    `carried` gets the path of a latent file that the visitor wants to decode.
     """
     names = [info.id for info in service.models()]
     cache = ResultCache(seconds=_KEEP_SECONDS)
@@ -178,8 +182,15 @@ def add_tab(
     def redraw(key: str | None, tolerance: float, gain: float) -> Updates:
         result = cache.get(key)
         if result is None:
-            return {job.status: markup.note("These results have expired: press Reconstruct to compute them again.")}
+            return {job.status: markup.note(_EXPIRED)}
         return shown.show_difference(result.made[0], tolerance, gain)
+
+    def carry(key: str | None) -> Updates:
+        result = cache.get(key)
+        if result is None:
+            return {job.status: markup.note(_EXPIRED)}
+        latents = result.made[0].encoded
+        return {carried: download(latents.file, latents.file_name)}
 
     def remaining(name: str, also: list[str]) -> object:
         left = [each for each in names if each != name]
@@ -201,6 +212,7 @@ def add_tab(
     )
     redrawn = [shown.difference, job.status]
     gr.on([each.change for each in settings], redraw, [cached, *settings], redrawn, **_REDRAW)
+    shown.decode.click(carry, cached, [carried, job.status], **ASKS)
     model.change(remaining, [model, others], others, **QUICK)
 
 

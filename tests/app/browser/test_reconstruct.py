@@ -84,6 +84,16 @@ def test_latents_are_taken_home_and_brought_back(app: App, visitor: Visitor, pho
     assert np.array_equal(decoded, reconstruction)
 
 
+def test_the_latents_just_made_are_decoded_at_one_click(app: App, visitor: Visitor, photo: Path) -> None:
+    visitor.reconstruct(photo)
+    reconstruction = visitor.pictures(visitor.page.locator("pixel-viewer"))[1]
+    visitor.press("Decode these latents")
+    visitor.page.get_by_text("37 \N{MULTIPLICATION SIGN} 21 pixels, decoded by run").wait_for()
+    expect(visitor.page.get_by_role("tab", name="Decode", exact=True)).to_have_attribute("aria-selected", "true")
+    (decoded,) = visitor.pictures(visitor.part("Image"))
+    assert np.array_equal(decoded, reconstruction)
+
+
 def test_latents_of_another_encoder_are_refused_with_both_identities(
     app: App, visitor: Visitor, photo: Path, tmp_path: Path
 ) -> None:
