@@ -5,26 +5,32 @@ from torch import Tensor
 
 from latent_ae.models.bottlenecks.codebook import code_counts, code_sums, nearest_codes, on_sphere
 from latent_ae.models.errors import ModelError
-from latent_ae.randomness import derived_seed
+from latent_ae.randomness import derived_seed, torch_generator
 
 _SPHERICAL_ITERATIONS = 10
 _LARGE = 2048
 """codes from which on the careful search for starting places (k-means++) and its convergence would take hours"""
+_VECTORS_PER_CODE = 256
+"""more move no centre by much, and at 256 px would take many minutes"""
 
 
 @torch.no_grad()
 def kmeans(vectors: Tensor, count: int, *, spherical: bool, seed: int) -> tuple[Tensor, Tensor]:
     """Vectors [N, c] => float32 centres [count, c] and float64 cluster sizes [count], a pure function of its arguments.
 
+    Of more than 256 vectors per centre, so many are drawn to find the centres; the sizes are of all.
     `spherical` centres lie on the unit sphere and see directions alone: Euclidean k-means of the normalised vectors,
     then iterations whose means are projected onto the sphere (Dhillon & Modha 2001).
 
     Raises ModelError where the vectors are not `count` different ones.
     """
     vectors = on_sphere(vectors.float()) if spherical else vectors.float()
-    if (distinct := len(torch.unique(vectors, dim=0))) < count:
+    seen = vectors
+    if len(vectors) > (most := count * _VECTORS_PER_CODE):
+        seen = vectors[torch.randperm(len(vectors), generator=torch_generator(seed, "kmeans vectors"))[:most]]
+    if (distinct := len(torch.unique(seen, dim=0))) < count:
         raise ModelError(
-            f"a k-means start of {count} codes needs as many different vectors, got {distinct} of {len(vectors)}: "
+            f"a k-means start of {count} codes needs as many different vectors, got {distinct} of {len(seen)}: "
             "take fewer codes, or bottleneck.kmeans_start false"
         )
     from sklearn.cluster import KMeans  # noqa: PLC0415  # a second at every program's start, for the few that want it
@@ -39,7 +45,7 @@ def kmeans(vectors: Tensor, count: int, *, spherical: bool, seed: int) -> tuple[
         random_state=derived_seed(seed, "kmeans") % 2**32,
     )
     with threadpool_limits(1):  # threads add up in the order in which they finish
-        search.fit(vectors.cpu().numpy())
+        search.fit(seen.cpu().numpy())
     centres = torch.from_numpy(search.cluster_centers_).to(vectors)
     if spherical:
         centres = on_sphere(centres)
