@@ -16,9 +16,11 @@ import gradio as gr
 import gradio.mcp
 import gradio.queueing
 import gradio.routes
-from gradio.context import LocalContext
+from gradio.components.api_component import Api
+from gradio.context import Context, LocalContext
 from gradio.data_classes import FileData
-from gradio.utils import get_upload_folder
+from gradio.events import Dependency
+from gradio.utils import get_function_description, get_upload_folder
 from starlette.datastructures import MutableHeaders
 from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Scope
@@ -46,6 +48,9 @@ CLIENT_ERROR_PATHS = (API, "config", "login")
 NO_PAGE_CHECK: dict[str, Any] = {"_frontend": False}
 """Argument of `launch` that leaves out a HEAD request for the page, after which Gradio does not start if it took more
 than 3 seconds, as on a busy machine. Gradio has asked its startup route before, with no limit of time."""
+
+NO_TOOLS_PAGE = ".api-docs .snippets .snippet:last-child { display: none; }"
+"""Style that hides how to use the tools, where there are none."""
 
 UploadAborted = MultiPartException
 """Raised while Gradio reads an upload, it makes Gradio remove what it has written."""
@@ -163,6 +168,22 @@ def functions_of(demo: gr.Blocks) -> dict[int | str, Function]:
         if block.api_name:
             found.setdefault(block.api_name, found[number])
     return found
+
+
+def describe_parameters(endpoint: Dependency) -> None:
+    """Let the page, the schema and the tool of an endpoint say what its docstring says of each parameter.
+
+    Called while the Blocks is built. Gradio 6.31 itself does it in tools alone.
+    """
+    blocks = Context.root_block
+    assert blocks is not None, "no Blocks is being built"
+    _, texts, _ = get_function_description(endpoint.fn)
+    for number, (name, text) in zip(endpoint["inputs"], texts.items(), strict=True):
+        parameter = blocks.blocks[number]
+        assert isinstance(parameter, Api)
+        parameter.label = name
+        told = text[:1].upper() + text[1:]
+        parameter._api_info |= {"description": told, "additional_description": told}  # for the schema, for the page
 
 
 def wrap_preprocess(demo: gr.Blocks, wrap: Callable[[Preprocess], Preprocess]) -> None:

@@ -81,7 +81,7 @@ def launch(demo: gr.Blocks, service: Service, options: ServerOptions) -> Running
         state_session_capacity=MAX_OPEN + MAX_CLOSED,
         prevent_thread_lock=True,
         theme=theme.THEME,
-        css=theme.CSS,
+        css=theme.CSS if options.mcp else theme.CSS + gradio_internals.NO_TOOLS_PAGE,
         head=viewer.HEAD,
         footer_links=["api", "settings"],
         mcp_server=options.mcp,

@@ -32,9 +32,9 @@ APP = ROOT / "latent_ae" / "app"
 ELEMENTS = (
     *("caption-label", "fixed-height", "form", "gallery", "gallery-container", "gallery-item", "gradio-container"),
     *("grid-container", "grid-wrap", "html-container", "image-frame", "media-button", "preview", "prose"),
-    "thumbnail-lg",
+    *("thumbnail-lg", "api-docs", "snippets", "snippet"),
 )
-"""CSS classes of Gradio's own elements that the styles and scripts of `theme` name"""
+"""CSS classes of Gradio's own elements that the styles and scripts of the page name"""
 DOCUMENTED = {
     *("gradio", "gradio.components", "gradio.themes"),
     *(

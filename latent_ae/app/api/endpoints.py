@@ -38,7 +38,8 @@ def add_endpoints(service: Service) -> None:
     add = functools.partial(gr.events.api, concurrency_limit=None, api_visibility="public")
     for function in (*_coding(service), *_drawing(service)):
         # Gradio's queue admits everything: the service's own is bounded, forms batches, and refuses when it is full.
-        add(_typed(function, service), api_name=function.__name__)
+        endpoint = add(_typed(function, service), api_name=function.__name__)
+        gradio_internals.describe_parameters(endpoint)
 
 
 def _coding(service: Service) -> tuple[Callable[..., Any], ...]:

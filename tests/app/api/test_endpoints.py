@@ -69,6 +69,22 @@ def test_openapi_describes_the_endpoints_and_nothing_else(server: str) -> None:
     assert all(post["summary"] for post in posts.values())
 
 
+def test_every_parameter_is_described_to_programs_and_on_the_page(server: str) -> None:
+    endpoints = httpx.get(f"{server}gradio_api/info").json()["named_endpoints"]
+    assert all(endpoint["description"] for endpoint in endpoints.values())
+    told = {
+        (name.strip("/"), each["parameter_name"]): each["python_type"]["description"]
+        for name, endpoint in endpoints.items()
+        for each in endpoint["parameters"]
+    }
+    assert told.keys() == {(name, parameter) for name, parameters in ENDPOINTS.items() for parameter in parameters}
+    assert all(told.values())
+    assert told["encode", "seed"] == "Seed of a sample of the posterior; default: its mode."
+    schema = httpx.get(f"{server}gradio_api/openapi.json").json()["paths"]["/gradio_api/call/v2/encode"]["post"]
+    seed = schema["requestBody"]["content"]["application/json"]["schema"]["properties"]["seed"]
+    assert seed["description"] == told["encode", "seed"]
+
+
 def test_the_python_client_finds_the_endpoints_and_what_may_be_left_out(client: Client) -> None:
     api = client.view_api(return_format="dict", print_info=False)
     assert api["unnamed_endpoints"] == {}
