@@ -22,8 +22,9 @@ from benchmarks.digits_from_the_prior import features, machines
 from latent_ae.data import DigitsConfig
 from latent_ae.data.sources.digits import Digits
 from latent_ae.inference import Codec
-from latent_ae.inference.attribute_sides import Load, Side, sides_of_classes
+from latent_ae.inference.attribute_sides import Side, sides_of_classes
 from latent_ae.inference.attributes import edited, find_attribute
+from latent_ae.inference.encoded_images import Load
 from latent_ae.io.pixel_format import Array
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0)

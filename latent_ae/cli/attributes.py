@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latent_ae.cli.evaluate import open_data
 from latent_ae.cli.files import find_images
 from latent_ae.cli.options import (
     MODEL_HELP,
@@ -165,8 +166,8 @@ def _check_sides(arguments: argparse.Namespace) -> bool:
     if classes[0] is not None and classes[0] == classes[1]:
         raise UserError(f"--from-label and --to-label are both {classes[0]}: give two classes")
     names = split_options(arguments.rest)
-    if idle := [name for name in names if all(folders) or not name.startswith("data.")]:
-        raise UserError(f"--{idle[0]} has no effect on attribute{' of two folders' * all(folders)}: leave it out")
+    if names and all(folders):
+        raise UserError(f"--{next(iter(names))} has no effect on attribute of two folders: leave it out")
     return all(classes)
 
 
@@ -179,14 +180,10 @@ def _folders(arguments: argparse.Namespace, codec: "Codec") -> "list[Side]":
 
 
 def _classes(arguments: argparse.Namespace, codec: "Codec") -> "list[Side]":
-    from latent_ae.data.values import read_as
-    from latent_ae.evaluation.images import measure_config, open_parts
     from latent_ae.inference.attribute_sides import sides_of_classes
 
-    config, _ = measure_config(split_options(arguments.rest), [arguments.model])
-    parts = open_parts(read_as(codec.pixel_format, config.data, codec.name))
     names = [arguments.from_label, arguments.to_label]
-    return sides_of_classes(codec.pixel_format, parts, names, most=arguments.count)
+    return sides_of_classes(codec.pixel_format, open_data(arguments, codec), names, most=arguments.count)
 
 
 def _strength(text: str) -> float:

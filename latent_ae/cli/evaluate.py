@@ -13,8 +13,10 @@ from latent_ae.config.program_help import described
 from latent_ae.errors import UserError
 
 if TYPE_CHECKING:
+    from latent_ae.data import SourceParts
     from latent_ae.evaluation.images import MeasureConfig, Part
     from latent_ae.evaluation.report import EvaluationReport, LikelihoodReport
+    from latent_ae.inference import Codec
 
 SETTINGS = (
     "The images and measurements are chosen by the settings `data` and `evaluation` of a run, given as --data.FIELD "
@@ -155,6 +157,21 @@ def _settings(
     if unused := [f"--{name}" for name in options if name.removeprefix("evaluation.") in idle]:
         raise UserError(f"{', '.join(unused)} has no effect on {arguments.command}: leave it out")
     return measure_config(options, model_names)
+
+
+def open_data(arguments: argparse.Namespace, codec: "Codec") -> "SourceParts":
+    """The data that --data.FIELD chooses (default: that of the model's run), read as the model does.
+
+    Raises UserError.
+    """
+    from latent_ae.data.values import read_as
+    from latent_ae.evaluation.images import measure_config, open_parts
+
+    options = split_options(arguments.rest)
+    if idle := [name for name in options if not name.startswith("data.")]:
+        raise UserError(f"--{idle[0]} has no effect on {arguments.command}: leave it out")
+    config, _ = measure_config(options, [arguments.model])
+    return open_parts(read_as(codec.pixel_format, config.data, codec.name))
 
 
 def _say(report: "EvaluationReport | LikelihoodReport", arguments: argparse.Namespace) -> int:

@@ -1,23 +1,20 @@
 """The two sets of images that an attribute leads between: files, or classes of a source; a part is held out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from latent_ae.data.source import DataError, ImageSource, LabelledSource, SourceParts
-from latent_ae.errors import BrokenImage, UserError
-from latent_ae.inference.image_reading import read_image
+from latent_ae.errors import UserError
+from latent_ae.inference.encoded_images import Load, file_loader, source_loader
 from latent_ae.io.checksum import file_sha256
-from latent_ae.io.pixel_format import Array, PixelFormat
+from latent_ae.io.pixel_format import PixelFormat
 
 _FEWEST_HELD_OUT = 10
 """files of a side, unless that is more than half of it"""
 _SHOWN_CLASSES = 20
-
-Load = Callable[[], Array]
-"""reads an image, [H,W,C] in the units of the pixel format; raises BrokenImage"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def sides_of_files(pixels: PixelFormat, sides: Sequence[tuple[str, Sequence[Path
     for (name, _), files in zip(sides, contents, strict=True):
         if len(files) < 2:
             raise UserError(f"{name} holds {len(files)} image, expected at least 2 different ones")
-        loads = [_file_loader(files[key], pixels) for key in sorted(files)[:most]]
+        loads = [file_loader(files[key], pixels) for key in sorted(files)[:most]]
         held = max(len(loads) // 5, min(_FEWEST_HELD_OUT, len(loads) // 2))
         found.append(Side(name, loads[held:], loads[:held]))
     return found
@@ -76,25 +73,4 @@ def _of_class(source: ImageSource, name: str, pixels: PixelFormat, most: int) ->
     number = source.label_names.index(name)
     indices = [index for index in range(len(source)) if source.label(index) == number]
     chosen = np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int)
-    return [_source_loader(source, indices[place], pixels) for place in chosen]
-
-
-def _file_loader(path: Path, pixels: PixelFormat) -> Load:
-    def load() -> Array:
-        try:
-            with path.open("rb") as file:
-                return read_image(file, pixels).array
-        except BrokenImage as error:
-            raise BrokenImage(error.reason, str(path)) from error
-
-    return load
-
-
-def _source_loader(source: ImageSource, index: int, pixels: PixelFormat) -> Load:
-    def load() -> Array:
-        try:
-            return pixels.array(source.load(index))
-        except BrokenImage as error:
-            raise BrokenImage(error.reason, source.sample_id(index)) from error
-
-    return load
+    return [source_loader(source, indices[place], pixels) for place in chosen]

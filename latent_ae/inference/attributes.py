@@ -5,25 +5,21 @@ two sets of images -> latents -> difference of means, measured on held-out image
 The difference of means is White's "smile vector" (Sampling Generative Networks, 2016).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from latent_ae.errors import BrokenImage, UserError
-from latent_ae.inference.attribute_sides import Load, Side
+from latent_ae.errors import UserError
+from latent_ae.inference.attribute_sides import Side
 from latent_ae.inference.codec import Codec
+from latent_ae.inference.encoded_images import OnBad, encoded_images
 from latent_ae.inference.latent_pictures import decoded
 from latent_ae.io.image import Pixels
 from latent_ae.io.latent_file.attribute import Attribute, Separation
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.naming import model_name
-
-_AT_ONCE = 16
-"""images that are held and encoded together"""
-OnBad = Callable[[str], None]
-"""is told of an image that is left out"""
 
 
 def find_attribute(
@@ -42,7 +38,8 @@ def find_attribute(
     """
     if codec.is_vq:
         raise UserError(f"{codec.name} has a codebook, and attributes are of continuous latents: take a KL model")
-    sets = [_encoded(codec, images, on_bad) for side in (from_, to) for images in (side.fitted, side.heldout)]
+    loads = [images for side in (from_, to) for images in (side.fitted, side.heldout)]
+    sets = [[latents for latents in encoded_images(codec, each, on_bad) if latents is not None] for each in loads]
     for side, what, latents in zip((from_, from_, to, to), ("", "held-out ") * 2, sets, strict=True):
         if not latents:
             raise UserError(f"{side.name} has no {what}images that can be used")
@@ -95,17 +92,3 @@ def edited(codec: Codec, latents: Latents, attribute: Attribute, strengths: Sequ
         )
     vectors = codec.vectors(latents) + torch.tensor(strengths).view(-1, 1, 1, 1) * attribute.tensor
     return [image[: latents.height, : latents.width] for image in decoded(codec, vectors)]
-
-
-def _encoded(codec: Codec, loads: Sequence[Load], on_bad: OnBad) -> list[Tensor]:
-    """The latents [c,h,w] of each image that can be used."""
-    found: list[Tensor] = []
-    for first in range(0, len(loads), _AT_ONCE):
-        images = []
-        for load in loads[first : first + _AT_ONCE]:
-            try:
-                images.append(load())
-            except BrokenImage as error:
-                on_bad(str(error))
-        found += [codec.vectors(latents)[0].cpu() for latents in codec.encode(images)]
-    return found

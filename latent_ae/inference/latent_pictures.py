@@ -99,17 +99,25 @@ def draws(codec: Codec, count: int, *, seed: int, temperature: float | None, siz
     """
     if codec.is_vq and temperature is not None:
         raise UserError(f"--temperature {temperature:g}: {codec.name} has codes, which are drawn evenly: leave it out")
+    height, width = image_size(codec, size)
+    temperature = 1.0 if temperature is None else temperature
+    return decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=height, width=width))
+
+
+def image_size(codec: Codec, size: int | None) -> tuple[int, int]:
+    """(height, width) of images of `size` pixels a side; None: of those that the model says it was trained on.
+
+    Raises UserError for a size that the latents cannot have.
+    """
     if size is None:
         trained = codec.model.config.get("sample_size") or _UNSTATED_SIDE
         sides = (trained, trained) if isinstance(trained, int) else trained
         height, width = (max(1, math.ceil(side / codec.factor)) * codec.factor for side in sides)
-    elif size % codec.factor:
+        return height, width
+    if size % codec.factor:
         nearest = max(1, round(size / codec.factor)) * codec.factor
         raise UserError(f"--size {size} is not a multiple of the model's factor {codec.factor}: take {nearest}")
-    else:
-        height = width = size
-    temperature = 1.0 if temperature is None else temperature
-    return decoded(codec, draw(codec, count, seed=seed, temperature=temperature, height=height, width=width))
+    return size, size
 
 
 def draws_of_prior(
