@@ -2,7 +2,8 @@
 
     python benchmarks/digits_from_the_prior.py runs/kl-digits/model [--prior runs/hierarchy/prior]
 
-Decodes raw latents from N(0, 1), or from a hierarchical prior, shrinks them to the 8x8 pixels of real digits and asks
+Decodes raw latents from N(0, 1), or what a learned prior draws (of a VQModel's codes: of each class in turn, and
+"as_asked" are those recognised as that class), shrinks them to the 8x8 pixels of real digits and asks
 support vector machines that were trained on the real training digits alone. How sure a machine is depends on how its
 scores are turned into probabilities, so several ways are asked; beside each stand the share of real held-out digits, of
 50/50 blends of two real digits and of uniform noise that it recognises. Prints one JSON line.
@@ -23,10 +24,15 @@ from sklearn.svm import SVC
 from latent_ae.data import DigitsConfig
 from latent_ae.data.sources.digits import Digits
 from latent_ae.inference import decode, reconstruct
+from latent_ae.inference.codebook import Codebook
 from latent_ae.io.image import from_tensor, to_tensor, to_uint8
 from latent_ae.models import factor_of, load_autoencoder
-from latent_ae.models.hierarchical_prior import check_prior, load_prior
+from latent_ae.models.bottlenecks.quantizer import stock_codebook
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.learned_prior import DrawOptions, check_prior
 from latent_ae.models.parts import encoder_identity
+from latent_ae.models.prior_loading import load_prior
+from latent_ae.models.token_prior import TokenPrior
 from latent_ae.randomness import torch_generator
 
 Features = NDArray[np.float64]
@@ -57,6 +63,10 @@ def machines(train: Digits) -> Iterator[tuple[str, Any]]:
             yield name, make().fit(features(views(train)), train.labels)
 
 
+def _share(found: NDArray[np.bool_]) -> float:
+    return round(float(found.mean()), 3)
+
+
 def main() -> None:
     """Draw, ask, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,12 +85,17 @@ def main() -> None:
     error = (reconstruct(model, pixels) - pixels).square().mean((1, 2, 3))
     side = 32 // factor_of(model)
     shape: tuple[int, ...] = (model.config["latent_channels"], side, side)
+    wanted = None
     prior = None if arguments.prior is None else load_prior(arguments.prior)
     if prior is not None:
         check_prior(prior, encoder_identity(model), arguments.prior)
-        shape = (prior.draw_values,)
-    latents = torch.randn(arguments.draws, *shape, generator=torch_generator(arguments.seed, "prior draws"))
-    latents = latents if prior is None else prior.draw(latents)
+    if isinstance(prior, TokenPrior):
+        codes = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions())
+        latents, wanted = Codebook(stock_codebook(model)).vectors(codes), np.array(prior.in_turn(arguments.draws))
+    else:
+        shape = (prior.draw_values,) if isinstance(prior, HierarchicalPrior) else shape
+        latents = torch.randn(arguments.draws, *shape, generator=torch_generator(arguments.seed, "prior draws"))
+        latents = prior.draw(latents) if isinstance(prior, HierarchicalPrior) else latents
     asked = {
         "draws": features(from_tensor(decode(model, latents))),
         "real": features(heldout),
@@ -93,7 +108,8 @@ def main() -> None:
         sure = answers["draws"].max(1) >= arguments.sure
         recognised[name] = {
             "heldout_accuracy": round(float((answers["real"].argmax(1) == parts.heldout.labels).mean()), 4),
-            **{what: round(float((found.max(1) >= arguments.sure).mean()), 3) for what, found in answers.items()},
+            **{what: _share(found.max(1) >= arguments.sure) for what, found in answers.items()},
+            **({} if wanted is None else {"as_asked": _share(sure & (answers["draws"].argmax(1) == wanted))}),
             "classes": np.bincount(answers["draws"].argmax(1)[sure], minlength=10).tolist(),
         }
     line = {

@@ -1,6 +1,6 @@
 """Train a prior on latents: how a run is built, and one whole update of its weights, from top to bottom.
 
-    accelerate launch train/train_prior.py --prior.kind hierarchy|diffusion --latents DIR [--FIELD VALUE ...]
+    accelerate launch train/train_prior.py --prior.kind hierarchy|diffusion|tokens --latents DIR [--FIELD VALUE ...]
 
     settings -> processes -> checkpoint -> latents, their autoencoder, network
              -> loop { update, log, checkpoint, draw }            (latent_ae/training/engine.py)
@@ -63,7 +63,7 @@ def start(config: PriorRunConfig, resume: str, note: str) -> int:
             return 0
 
         # -- latents, their autoencoder, network
-        source = open_latents(Path(str(config.latents)), config.model, seed=config.seed)
+        source = open_latents(Path(str(config.latents)), config.model, seed=config.seed, codes=config.prior.CODES)
         require_same("latents", str(config.latents), source.rows.manifest.fingerprint, accelerator)
         torch.manual_seed(config.seed)  # of the start weights alone: all else is drawn by number
         prior = config.prior.build(source, seed=config.seed)
@@ -119,6 +119,7 @@ class PriorTraining(Training[Batch]):
             latents=source.rows.manifest.fingerprint,
             images=source.images,
             scaling_factor=source.scaling_factor if config.prior.SCALED else None,
+            untrained=prior.untrained,
         )
         super().__init__(config, accelerator, stop, state)
         self.prior, self.guard = prior, GradientGuard()

@@ -62,6 +62,12 @@ def add_commands(commands: Commands) -> None:
         metavar="DIR",
         help="a prior over the model's latents, trained by train/train_prior.py (default: N(0, I))",
     )
+    learned = sample.add_argument_group("with the prior of a VQModel's codes")
+    learned.add_argument("--label", type=not_negative, metavar="N", help="class of the images (default: each in turn)")
+    learned.add_argument("--top-k", type=positive, metavar="K", help="draw from the K most probable codes")
+    learned.add_argument(
+        "--top-p", type=_share, metavar="P", help="draw from the most probable codes of together probability P"
+    )
     add_model(sample, otherwise="")  # a model is drawn from that was trained for it
     sample.set_defaults(draws="with a pipeline too")
 
@@ -96,17 +102,23 @@ def _sample(arguments: argparse.Namespace) -> int:
             f"--size {arguments.size} has no effect with --prior, whose size is fixed: leave one of them out"
         )
 
+    for name in ("label", "top_k", "top_p"):
+        if arguments.prior is None and getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} has no effect without --prior: leave it out, or give a prior")
+
     from latent_ae.inference.latent_pictures import draws, draws_of_prior, write_grid
-    from latent_ae.models.hierarchical_prior import load_prior
+    from latent_ae.models.learned_prior import DrawOptions
+    from latent_ae.models.prior_loading import load_prior
 
     prior = None if arguments.prior is None else load_prior(arguments.prior)
     codec = load_codec(arguments)
     say_how(codec, codec.precision.decoder)
-    count, how = arguments.count, {"seed": arguments.seed, "temperature": arguments.temperature}
+    count, seed, temperature = arguments.count, arguments.seed, arguments.temperature
     if prior is None:
-        images = draws(codec, count, **how, size=arguments.size)
+        images = draws(codec, count, seed=seed, temperature=temperature, size=arguments.size)
     else:
-        images = draws_of_prior(codec, prior, arguments.prior, count, **how)
+        options = DrawOptions(temperature, arguments.label, arguments.top_k, arguments.top_p)
+        images = draws_of_prior(codec, prior, arguments.prior, count, seed=seed, options=options)
     write_grid(arguments.out, images)
     _say_written(len(images), arguments.out, codec)
     return 0
@@ -114,11 +126,11 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _sample_of_pipeline(arguments: argparse.Namespace, folder: Path) -> int:
     """Draw with a pipeline's own diffusion model, which fixes all but the number of images and the seed."""
-    for name in ("prior", "size", "temperature", "precision", "tile"):
+    for name in ("prior", "size", "temperature", "label", "top_k", "top_p", "precision", "tile"):
         if getattr(arguments, name) is not None:
             raise UserError(
-                f"--{name} has no effect on the pipeline {folder}, which draws with its own diffusion model: leave it "
-                f"out, or give --model {folder / 'vae'}"
+                f"--{name.replace('_', '-')} has no effect on the pipeline {folder}, which draws with its own "
+                f"diffusion model: leave it out, or give --model {folder / 'vae'}"
             )
 
     from latent_ae.inference.latent_pictures import write_grid
@@ -151,4 +163,14 @@ def _temperature(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 100:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 100")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number above 0 and at most 1")
     return value

@@ -34,8 +34,10 @@ from latent_ae.evaluation.view import View
 from latent_ae.io.image import Color
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models import AnyAutoencoder, load_any_autoencoder
-from latent_ae.models.hierarchical_prior import check_prior, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.learned_prior import check_prior
 from latent_ae.models.parts import encoder_identity
+from latent_ae.models.prior_loading import load_prior
 
 NOT_OF_LIKELIHOOD = (
     *("perceptual", "perceptual_weights_file", "fid", "fid_weights_file", "equivariance"),
@@ -120,9 +122,12 @@ def measure_likelihood(
     config = reading_as(config, {model_name: pixels})
     parts = open_parts(config.data)
     source = parts.heldout if part == "heldout" else parts.train
-    prior = None if prior_name is None else load_prior(prior_name).to(model.device)
+    prior = None if prior_name is None else load_prior(prior_name)
     if prior is not None:
         check_prior(prior, encoder_identity(model), str(prior_name))
+        if not isinstance(prior, HierarchicalPrior):
+            raise UserError(f"{prior_name} is a {type(prior).__name__}: a likelihood needs a HierarchicalPrior")
+        prior.to(model.device)
     rule = "given"
     if std is None:
         with batches(

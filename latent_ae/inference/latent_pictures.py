@@ -11,13 +11,13 @@ from latent_ae.errors import BrokenImage, UserError
 from latent_ae.inference.codec import Codec
 from latent_ae.inference.file_jobs import BATCH_PIXELS
 from latent_ae.inference.image_reading import fitted, read_image
-from latent_ae.inference.prior_sampling import draw
+from latent_ae.inference.prior_sampling import draw, learned_draw
 from latent_ae.io.atomic import write_atomically
 from latent_ae.io.image import Pixels, image_grid, to_pil
 from latent_ae.io.latent_file.latents import SUFFIXES, Latents, read_latents
 from latent_ae.io.pixel_format import Array
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, check_prior
-from latent_ae.models.latent_space import hierarchy_draw, interpolate
+from latent_ae.models.latent_space import interpolate
+from latent_ae.models.learned_prior import DrawOptions, LearnedPrior, check_prior
 
 FRAME_MILLISECONDS = 100
 _UNSTATED_SIDE = 256
@@ -121,15 +121,14 @@ def image_size(codec: Codec, size: int | None) -> tuple[int, int]:
 
 
 def draws_of_prior(
-    codec: Codec, prior: HierarchicalPrior, name: str, count: int, *, seed: int, temperature: float | None
+    codec: Codec, prior: LearnedPrior, name: str, count: int, *, seed: int, options: DrawOptions
 ) -> list[Pixels]:
-    """`count` images of latents from a learned prior, called `name`, of the size that it was trained on.
+    """`count` images of a learned prior, called `name`, of the size that it was trained on.
 
-    Raises ModelError if the prior is one of another encoder's latents.
+    Raises ModelError if the prior is one of another encoder's latents, UserError for options that it cannot meet.
     """
     check_prior(prior, codec.identity, name)
-    temperature = 1.0 if temperature is None else temperature
-    return decoded(codec, hierarchy_draw(prior, count, seed=seed, temperature=temperature))
+    return decoded(codec, learned_draw(codec, prior, count, seed=seed, options=options))
 
 
 def write_grid(path: Path, images: Sequence[Pixels], *, columns: int | None = None) -> None:

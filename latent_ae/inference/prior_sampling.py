@@ -5,6 +5,7 @@ from torch import Tensor
 
 from latent_ae.inference.codec import Codec
 from latent_ae.models.latent_space import prior_draw
+from latent_ae.models.learned_prior import DrawOptions, LearnedPrior
 from latent_ae.randomness import torch_generator
 
 
@@ -21,3 +22,12 @@ def draw(codec: Codec, count: int, *, seed: int, temperature: float, height: int
         torch.randint(codec.codebook.size, (h, w), generator=torch_generator(seed, "prior", i)) for i in range(count)
     ]
     return codec.codebook.vectors(torch.stack(codes))
+
+
+def learned_draw(codec: Codec, prior: LearnedPrior, count: int, *, seed: int, options: DrawOptions) -> Tensor:
+    """Latents or codes' vectors [count,c,h,w] that a prior of the codec's own latents draws, for `Codec.decode_tensor`.
+
+    Raises UserError for options that have no effect on the prior or that it cannot meet.
+    """
+    drawn = prior.drawn(count, seed=seed, options=options)
+    return drawn if codec.codebook is None else codec.codebook.vectors(drawn)

@@ -14,7 +14,6 @@ B: latents in a batch; L: levels, the top first.
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,9 +22,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latent_ae.io.model_place import result_in
 from latent_ae.models.errors import ModelError
-from latent_ae.models.loading import load_checked
+from latent_ae.models.learned_prior import DrawOptions
+from latent_ae.randomness import torch_generator
 
 _LOGVAR_RANGE = (-15.0, 15.0)
 """deviations of 1/1800 to 1800: far outside of what standardised latents have, and safe to divide by in float32"""
@@ -71,7 +70,7 @@ class HierarchicalPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
                 "a prior needs channels, side, width, level_channels and levels_per_grid of 1 or more, got "
                 f"{channels}, {side}, {width}, {level_channels}, {levels_per_grid}"
             )
-        self.latent_shape = (channels, side, side)
+        self.latent_shape, self.side = (channels, side, side), side
         self.encoder_identity = encoder_identity
         self.grids = _grids(side)
         self.level_shapes = [(level_channels, grid, grid) for grid in self.grids for _ in range(levels_per_grid)]
@@ -152,6 +151,16 @@ class HierarchicalPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         latents: Tensor = z * self.std + self.mean
         return latents
 
+    def drawn(self, count: int, *, seed: int, options: DrawOptions) -> Tensor:
+        """Raw latents [count,c,h,w], as every learned prior draws them.
+
+        The temperature is what the standard deviation of every level is multiplied by. Raises UserError for other
+        options.
+        """
+        options.only("temperature", of="a hierarchical prior")
+        noise = [torch.randn(self.draw_values, generator=torch_generator(seed, "prior", i)) for i in range(count)]
+        return self.draw((1.0 if options.temperature is None else options.temperature) * torch.stack(noise))
+
     def _down(self, noise: Tensor, seen: dict[int, Tensor] | None) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """From the top down: mean and log-variance of p(z|u), KL and log-ratio of each level ([B] each, none in
         drawing). `seen` is what each grid saw of z; None draws from p(u).
@@ -223,30 +232,6 @@ class _Level(nn.Module):
             ratio = 0.5 * (noise.square() - (drawn - prior_mean).square() * precision + logvar - prior_logvar)
             ratio = ratio.sum((1, 2, 3))
         return self.block(above + more + self.effect(drawn.to(above.dtype))), kl, ratio
-
-
-def load_prior(name: str) -> HierarchicalPrior:
-    """The prior in a folder that train/train_prior.py wrote, or in that of its run, in float32 and evaluation mode.
-
-    Raises ModelError if there is none or it is not whole.
-    """
-    name = str(result_in(Path(name), "prior"))
-    if not Path(name, "config.json").is_file():
-        raise ModelError(f"cannot load a prior from {name}: it has no config.json; train/train_prior.py makes one")
-    found = HierarchicalPrior.load_config(name).get("_class_name")
-    if found != HierarchicalPrior.__name__:
-        raise ModelError(f"{name} holds a model of class {found}, expected a HierarchicalPrior")
-    prior: HierarchicalPrior = load_checked(HierarchicalPrior, name, place=name)
-    return prior
-
-
-def check_prior(prior: HierarchicalPrior, identity: str, name: str) -> None:
-    """Raise ModelError unless the prior is of the latents of the encoder with this identity; `name` is the prior's."""
-    if prior.encoder_identity != identity:
-        raise ModelError(
-            f"the prior {name} is of the latents of the encoder {prior.encoder_identity or 'unknown'}, and the model's "
-            f"is {identity}: give the model it was trained on, or train a prior on this one's latents"
-        )
 
 
 def _grids(side: int) -> list[int]:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from latent_ae.errors import UserError
-from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.randomness import torch_generator
 
 _PARALLEL = 1e-4
@@ -43,14 +42,6 @@ def interpolate_grid(corners: Tensor, side: int) -> Tensor:
 def prior_draw(shape: tuple[int, ...], count: int, *, seed: int) -> Tensor:
     """[count, *shape] from N(0, 1); a draw follows from the seed and its place alone."""
     return torch.stack([torch.randn(shape, generator=torch_generator(seed, "prior", i)) for i in range(count)])
-
-
-def hierarchy_draw(prior: HierarchicalPrior, count: int, *, seed: int, temperature: float = 1.0) -> Tensor:
-    """Raw latents [count,c,h,w] from a learned prior; a draw follows from the seed and its place alone.
-
-    The temperature is what the standard deviation of every level is multiplied by.
-    """
-    return prior.draw(temperature * prior_draw((prior.draw_values,), count, seed=seed))
 
 
 def _slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

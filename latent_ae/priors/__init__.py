@@ -7,6 +7,11 @@ settings    of a run, whatever the kind        state       what a checkpoint hol
 from latent_ae.priors.diffusion import DiffusionConfig
 from latent_ae.priors.hierarchy import HierarchyConfig
 from latent_ae.priors.prior import PriorConfig
+from latent_ae.priors.tokens import TokensConfig
 
-PRIORS: dict[str, type[PriorConfig]] = {"hierarchy": HierarchyConfig, "diffusion": DiffusionConfig}
+PRIORS: dict[str, type[PriorConfig]] = {
+    "hierarchy": HierarchyConfig,
+    "diffusion": DiffusionConfig,
+    "tokens": TokensConfig,
+}
 """the settings of each kind, which build it"""

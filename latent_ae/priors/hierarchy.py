@@ -24,7 +24,8 @@ from latent_ae.io.image import Pixels, image_grid
 from latent_ae.latent_dataset import LatentDataset
 from latent_ae.latent_dataset.index import STATISTICS
 from latent_ae.models.encode_decode import decode_latents, inference
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, HierarchyTerms, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, HierarchyTerms
+from latent_ae.models.prior_loading import load_prior
 from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig, Samples
 from latent_ae.priors.source import LatentSource
 from latent_ae.randomness import sample_noise, torch_generator
@@ -132,6 +133,7 @@ class Hierarchy(Prior[HierarchicalPrior]):
         """Write the prior, whose weights must come back the same."""
         network.save_pretrained(folder)
         loaded, written = load_prior(str(folder)), network.state_dict()
+        assert isinstance(loaded, HierarchicalPrior)
         if not all(torch.equal(tensor, written[name].cpu()) for name, tensor in loaded.state_dict().items()):
             raise ProofFailed("the prior that was written has other weights than the one in memory")
 

@@ -40,11 +40,13 @@ class PriorConfig(Section):
     RESULT: ClassVar[str]
     """folder of the result in that of the run"""
     INDEX: ClassVar[str]
-    """JSON file that diffusers knows the result by"""
+    """JSON file that the result's library knows it by"""
     PROMISE: ClassVar[str]
     """what is true of the result that was written, for the user"""
     SCALED: ClassVar[bool]
     """whether samples are latents times the autoencoder's scaling_factor, or raw"""
+    CODES: ClassVar[bool] = False
+    """whether it is of the codes of a VQModel, or of the latents of an AutoencoderKL"""
 
     kind: str
 
@@ -82,6 +84,11 @@ class Prior(ABC, Generic[N]):
     def __init__(self, network: N, samples: Dataset[Any], source: LatentSource, seed: int) -> None:
         self.network, self.samples, self.source, self.seed = network, samples, source, seed
 
+    @property
+    def untrained(self) -> Callable[[], N] | None:
+        """Makes another network of the same config; None: as diffusers does."""
+        return None
+
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         """Means over a batch on the network's device: `loss`, which is minimised, and what is logged beside it.
@@ -103,8 +110,8 @@ class Prior(ABC, Generic[N]):
 
     @abstractmethod
     def save(self, network: N, folder: Path) -> None:
-        """Write what diffusers loads into a folder, and load it again. Raises ProofFailed if another thing comes back,
-        OSError.
+        """Write what its library loads into a folder, and load it again. Raises ProofFailed if another thing comes
+        back, OSError.
         """
 
     def write(self, network: N, folder: Path, *, name: str, steps: int) -> None:

@@ -1,6 +1,6 @@
 """What a checkpoint of a prior holds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class PriorState(ModelState[ModelMixin]):
         latents: fingerprint of how the latents were made.
         images: fingerprint of the images that they are of.
         scaling_factor: that they are multiplied by; None if by nothing.
+        untrained: makes another network of the same config; None: as diffusers does.
     """
 
     def __init__(
@@ -42,9 +43,15 @@ class PriorState(ModelState[ModelMixin]):
         latents: str,
         images: str,
         scaling_factor: float | None,
+        untrained: Callable[[], ModelMixin] | None = None,
     ) -> None:
         super().__init__(network, optimizer, ema_decay)
+        self._untrained = untrained or super().untrained
         self._trained_on = {LATENTS: latents, IMAGES: images, SCALING: scaling_factor}
+
+    def untrained(self) -> ModelMixin:
+        """Another network of the same config."""
+        return self._untrained()
 
     def others(self) -> dict[str, object]:
         """Fingerprints of the latents and of their images, and what latents are multiplied by."""

@@ -13,8 +13,9 @@ from latent_ae.io.model_place import WEIGHT_SUFFIXES, located
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.errors import ModelError
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
+from latent_ae.models.learned_prior import LearnedPrior
 from latent_ae.models.naming import GENERAL
+from latent_ae.models.prior_loading import load_prior
 from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
 from latent_ae.service.limits import require_choice, require_whole
 
@@ -81,7 +82,7 @@ def model_ids(names: Sequence[str]) -> list[str]:
     return ids
 
 
-def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None) -> ModelInfo:
+def describe(model_id: str, codec: Codec, prior: LearnedPrior | None = None) -> ModelInfo:
     """What is known of a model, from its config and the files beside it."""
     folder, config = located(Path(codec.name)), codec.model.config
     native = None if "sample_size" in config.get("_use_default_values", ()) else config.get("sample_size")
@@ -106,7 +107,7 @@ def describe(model_id: str, codec: Codec, prior: HierarchicalPrior | None = None
         stats=_stats(folder / "latent_stats.json", codec.identity),
         native_size=native if isinstance(native, int) else None,
         trained_on=trained_on[1] if trained_on else "",
-        learned_prior=None if prior is None else prior.latent_shape[1] * codec.factor,
+        learned_prior=None if prior is None else prior.side * codec.factor,
     )
 
 
@@ -141,12 +142,12 @@ def choose_for_latents(infos: Mapping[str, ModelInfo], model: str | None, encode
     raise WrongModel(f"these latents are of the encoder {encoder[:_SHOWN_DIGITS]}, and {reason}: {advice}")
 
 
-def load_priors(names: Sequence[str], codecs: Mapping[str, Codec]) -> dict[str, HierarchicalPrior]:
+def load_priors(names: Sequence[str], codecs: Mapping[str, Codec]) -> dict[str, LearnedPrior]:
     """Learned priors by the id of the model whose latents they are of, each on the model's device.
 
     Raises ModelError for one that cannot be loaded or fits no model, and for two of the same model.
     """
-    priors: dict[str, HierarchicalPrior] = {}
+    priors: dict[str, LearnedPrior] = {}
     for name in names:
         prior = load_prior(name)
         models = [model_id for model_id, codec in codecs.items() if codec.identity == prior.encoder_identity]

@@ -19,8 +19,7 @@ from latent_ae.inference.memory import amount, ran_out
 from latent_ae.inference.timing import Pace
 from latent_ae.io.latent_file.latents import Latents
 from latent_ae.io.pixel_format import Array
-from latent_ae.models import latent_space as space
-from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.learned_prior import DrawOptions, LearnedPrior
 from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.errors import BadLatents, BadRequest, ServiceError, TooLarge
 from latent_ae.service.limits import ServiceLimits
@@ -56,9 +55,7 @@ class ServedModel:
     Raises ValueError for a codec with another memory limit than the service's: it is the codec that applies it.
     """
 
-    def __init__(
-        self, info: ModelInfo, codec: Codec, limits: ServiceLimits, prior: HierarchicalPrior | None = None
-    ) -> None:
+    def __init__(self, info: ModelInfo, codec: Codec, limits: ServiceLimits, prior: LearnedPrior | None = None) -> None:
         if codec.memory_bytes != limits.memory_bytes:
             raise ValueError(f"expected a codec with memory_bytes={limits.memory_bytes}, got {codec.memory_bytes}")
         self.info, self.codec, self.prior = info, codec, prior
@@ -129,12 +126,14 @@ class ServedModel:
         """=> [count,c,h,w] raw latents or codes' vectors of square images, drawn from the normal or learned prior."""
 
         def run(_batch: Sequence[None], _tick: Tick) -> list[Tensor]:
-            options: dict[str, Any] = {"seed": seed, "temperature": temperature}
             with _errors_for_visitors(), torch.inference_mode():
                 if not learned:
-                    return [prior_sampling.draw(self.codec, count, **options, height=side, width=side).cpu()]
+                    size = {"height": side, "width": side}
+                    drawn = prior_sampling.draw(self.codec, count, seed=seed, temperature=temperature, **size)
+                    return [drawn.cpu()]
                 assert self.prior is not None, "the caller checks that there is one"
-                return [space.hierarchy_draw(self.prior, count, **options).cpu()]
+                options = DrawOptions(temperature=temperature)
+                return [prior_sampling.learned_draw(self.codec, self.prior, count, seed=seed, options=options).cpu()]
 
         return Job(("draw", object()), run, None, 0)
 

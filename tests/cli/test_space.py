@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import AutoencoderKL, DiTPipeline
 from PIL import Image, ImageOps, ImageSequence
 
@@ -11,6 +12,7 @@ from latent_ae.cli import main
 from latent_ae.inference import Codec
 from latent_ae.io.image import open_image, to_uint8
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.token_prior import build_network as build_token_network
 from latent_ae.priors.diffusion import DiffusionConfig, build_network, build_scheduler
 from latent_ae.randomness import torch_generator
 from tests.cli.conftest import Run
@@ -190,6 +192,66 @@ def test_what_does_not_go_with_a_prior_is_one_line(
     changes = {"--model": models / "kl", "--prior": prior, options[0]: options[1]}
     if options[0] == "--model":
         changes["--model"] = models / options[1]
+    words = [word for pair in changes.items() for word in pair]
+    status, _, errors = run("sample", "-o", tmp_path / "draws.png", *words)
+    assert status == 2
+    (line,) = errors
+    assert message in line
+    assert not (tmp_path / "draws.png").exists()
+
+
+def codes_prior_of(model: Path, folder: Path) -> Path:
+    """A prior of the codes of a VQModel, as it is before it learns, of two classes."""
+    torch.manual_seed(0)
+    codec = Codec.load(str(model))
+    size = {"codebook_size": codec.codebook_size, "side": 4, "classes": (0, 3), "width": 8, "depth": 1, "heads": 1}
+    build_token_network(**size, encoder_identity=codec.identity).save_pretrained(folder)
+    return folder
+
+
+def test_draws_of_codes_follow_from_the_seed_and_the_options(models: Path, tmp_path: Path, run: Run) -> None:
+    prior = codes_prior_of(models / "vq", tmp_path / "prior")
+
+    def drawn(*options: object) -> np.ndarray:
+        words = ("sample", "-o", tmp_path / "draws.png", "--model", models / "vq", "--prior", prior, *options)
+        assert run(*words)[0] == 0
+        return np.asarray(Image.open(tmp_path / "draws.png"))
+
+    four = drawn("--count", 4)
+    assert four.shape[:2] == (2 * 8 + GAP, 2 * 8 + GAP)
+    assert np.array_equal(drawn("--count", 1, "--label", 0), four[:8, :8]), "classes come in turn"
+    assert not np.array_equal(drawn("--count", 4, "--seed", 1), four)
+    likely = drawn("--count", 2, "--label", 3, "--top-k", 1)
+    assert np.array_equal(likely[:, :8], likely[:, 8 + GAP :])
+    assert np.array_equal(drawn("--count", 2, "--label", 3, "--temperature", 0), likely)
+    assert np.array_equal(drawn("--count", 2, "--label", 3, "--top-p", 0.001), likely)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--label", "1"), "the prior knows no class 1: it knows 0, 3"),
+        (("--top-k", "0"), "argument --top-k: got '0', expected a whole number of at least 1"),
+        (("--top-p", "1.5"), "argument --top-p: got '1.5', expected a number above 0 and at most 1"),
+        (("--model", "kl"), "is of the latents of the encoder"),
+        (("--prior", None), "--label has no effect without --prior: leave it out, or give a prior"),
+        (("--prior", "hierarchy"), "label 3 has no effect on a hierarchical prior: leave it out"),
+    ],
+)
+def test_what_does_not_go_with_a_prior_of_codes_is_one_line(
+    options: tuple[str, str | None], message: str, models: Path, tmp_path: Path, run: Run
+) -> None:
+    changes: dict[str, object] = {"--label": 3, "--model": models / "vq", options[0]: options[1]}
+    if options[0] == "--model":
+        changes["--model"] = models / "kl"
+    if options[0] == "--prior":
+        changes["--model"] = models / "kl"
+        if options[1] is None:
+            del changes["--prior"]
+        else:
+            changes["--prior"] = prior_of(models / "kl", tmp_path / "prior")
+    else:
+        changes["--prior"] = codes_prior_of(models / "vq", tmp_path / "prior")
     words = [word for pair in changes.items() for word in pair]
     status, _, errors = run("sample", "-o", tmp_path / "draws.png", *words)
     assert status == 2

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from latent_ae.models.errors import ModelError
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, check_prior, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.learned_prior import check_prior
+from latent_ae.models.prior_loading import load_prior
 from latent_ae.randomness import torch_generator
 from tests.models.stock_models import stock
 
@@ -149,7 +151,7 @@ def test_what_is_no_prior_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"it has no config.json; train/train_prior.py makes one"):
         load_prior(str(tmp_path))
     stock("one level").save_pretrained(tmp_path / "kl")
-    with pytest.raises(ModelError, match="holds a model of class AutoencoderKL, expected a HierarchicalPrior"):
+    with pytest.raises(ModelError, match="holds a model of class AutoencoderKL, expected a prior: HierarchicalPrior"):
         load_prior(str(tmp_path / "kl"))
     made().save_pretrained(tmp_path / "prior")
     weights = tmp_path / "prior" / "diffusion_pytorch_model.safetensors"

@@ -1,5 +1,5 @@
 """The latents that are trained on."""
 
-from tests.priors.fixtures import made, source
+from tests.priors.fixtures import codes, made, source
 
-__all__ = ["made", "source"]
+__all__ = ["codes", "made", "source"]

@@ -11,7 +11,8 @@ from torch.distributions import Normal
 
 from latent_ae.export.proof import ProofFailed
 from latent_ae.latent_dataset import LatentDataset
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, HierarchyTerms, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior, HierarchyTerms
+from latent_ae.models.prior_loading import load_prior
 from latent_ae.priors import hierarchy
 from latent_ae.priors.hierarchy import (
     LEVELS,

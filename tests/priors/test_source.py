@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from latent_ae.config import ModelConfig
-from latent_ae.models import build_autoencoder
-from latent_ae.models.bottlenecks.vq import VQConfig
 from latent_ae.models.parts import encoder_identity
 from latent_ae.priors.source import LatentSource, LatentSourceError, open_latents
 from tests.data.images import noise_image
@@ -49,16 +46,21 @@ def test_latents_of_several_sizes_are_refused(made: Path, tmp_path: Path) -> Non
         open_latents(tmp_path / "latents", None, seed=0)
 
 
-def test_codes_are_refused(made: Path, tmp_path: Path) -> None:
-    codebook = VQConfig(codebook_size=32, code_channels=2)
-    build_autoencoder(ModelConfig(preset="tiny"), codebook, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
-    make(settings(tmp_path / "vq", tmp_path / "latents", path=made / "pictures"))
-    with pytest.raises(LatentSourceError, match="holds codes: expected the latents of an AutoencoderKL"):
-        open_latents(tmp_path / "latents", None, seed=0)
+def test_codes_are_what_there_is_where_they_are_expected(codes: LatentSource, made: Path) -> None:
+    assert (codes.codebook_size, codes.side, codes.classes) == (32, 8, (0, 1))
+    assert str(codes) == f"10 rows of codes out of 32, 8x8, 2 classes, from {made / 'codes'}"
+    assert codes.identity == encoder_identity(codes.autoencoder)
+    with pytest.raises(LatentSourceError, match="holds latents: expected the codes of a VQModel, or another --prior"):
+        open_latents(made / "latents", None, seed=0, codes=True)
+    with pytest.raises(LatentSourceError, match="kl is an AutoencoderKL: give --model the VQModel that made the codes"):
+        open_latents(made / "codes", str(made / "kl"), seed=0, codes=True)
 
 
-def test_a_vq_model_is_refused(made: Path, tmp_path: Path) -> None:
-    codebook = VQConfig(codebook_size=32, code_channels=2)
-    build_autoencoder(ModelConfig(preset="tiny"), codebook, seed=0, resolution=16).save_pretrained(tmp_path / "vq")
+def test_codes_are_refused(made: Path) -> None:
+    with pytest.raises(LatentSourceError, match="holds codes: expected the latents of an AutoencoderKL, or"):
+        open_latents(made / "codes", None, seed=0)
+
+
+def test_a_vq_model_is_refused(made: Path) -> None:
     with pytest.raises(LatentSourceError, match="vq is a VQModel: give --model the AutoencoderKL that made"):
-        open_latents(made / "latents", str(tmp_path / "vq"), seed=0)
+        open_latents(made / "latents", str(made / "vq"), seed=0)

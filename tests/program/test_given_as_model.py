@@ -18,9 +18,10 @@ from latent_ae.export.ldm_file import LdmFile
 from latent_ae.export.source import ModelSource, read_single_file
 from latent_ae.models import load_autoencoder
 from latent_ae.models.discriminator import load_discriminator
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.loading import states_scaling
 from latent_ae.models.parts import encoder_identity
+from latent_ae.models.prior_loading import load_prior
 from tests.cli.conftest import Run, run
 from tests.program.running import arguments
 from tests.program.variants import NO_KL, SMALL_GAN, VARIANTS, finetune_arguments
@@ -79,7 +80,7 @@ NO_PRIOR, NO_DISCRIMINATOR, NO_WEIGHTS = (
     "is no discriminator",
     "it has no model.safetensors",
 )
-OTHER_PRIOR = "holds a model of class AutoencoderKL, expected a HierarchicalPrior"
+OTHER_PRIOR = "holds a model of class AutoencoderKL, expected a prior: HierarchicalPrior or"
 PART, CHECKPOINT = "is part of a diffusers folder", "is part of a checkpoint and holds no model: give the folder"
 RUN = "is the folder of a run"
 

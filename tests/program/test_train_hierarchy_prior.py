@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from latent_ae.cli import main as latent_ae
 from latent_ae.config import ModelConfig
 from latent_ae.models import build_autoencoder
-from latent_ae.models.hierarchical_prior import load_prior
+from latent_ae.models.prior_loading import load_prior
 from tests.latent_dataset.made import make, settings
 from tests.program.forked import ROOT, fork
 from tests.program.running import environment, here, load_program, together

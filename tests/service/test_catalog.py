@@ -8,9 +8,10 @@ import torch
 
 from latent_ae.inference import Codec
 from latent_ae.io.image import from_tensor
-from latent_ae.models import latent_space as space
 from latent_ae.models.errors import ModelError
-from latent_ae.models.hierarchical_prior import HierarchicalPrior, load_prior
+from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.learned_prior import DrawOptions
+from latent_ae.models.prior_loading import load_prior
 from latent_ae.service.catalog import choose, choose_for_latents, describe, load_priors, model_ids, prior_note
 from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
 from latent_ae.service.service import Service
@@ -128,7 +129,7 @@ def test_a_prior_belongs_to_the_model_whose_latents_it_is_of(with_prior: Service
 
 def test_draws_of_a_learned_prior_are_those_of_the_seed(with_prior: Service, kl: Codec, folder: Path) -> None:
     found = with_prior.sample(model="kl", count=3, seed=5, prior="learned")
-    expected = from_tensor(kl.decode_tensor(space.hierarchy_draw(load_prior(str(folder)), 3, seed=5)))
+    expected = from_tensor(kl.decode_tensor(load_prior(str(folder)).drawn(3, seed=5, options=DrawOptions())))
     assert found.note == ""
     assert np.array_equal(np.stack(found.images), expected)
     assert found.images[0].shape == (12, 12, 3)

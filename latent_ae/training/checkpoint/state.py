@@ -95,10 +95,15 @@ class ModelState(Generic[N]):
 
     def _copy(self, weights: Mapping[str, Tensor]) -> N:
         """A copy of the network in eval mode, with other weights by name."""
-        copy: N = type(self.network).from_config(self.network_config()).to(self.network.device)
+        copy: N = self.untrained().to(self.network.device)
         copy.load_state_dict({**self.network.state_dict(), **weights})
         copy.eval()
         return copy
+
+    def untrained(self) -> N:
+        """Another network of the same config, whose weights are anything."""
+        network: N = type(self.network).from_config(self.network_config())
+        return network
 
     def network_config(self) -> dict[str, Any]:
         """The network's, without the path that it was loaded from and what diffusers notes for itself."""
