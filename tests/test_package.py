@@ -30,7 +30,7 @@ NOT_IMPORTED = {
     "mcp",  # gradio imports it
 }
 """what is declared though no module imports it"""
-OPTIONAL = {"wandb", "onnx", "onnxscript", "onnxruntime", "transformers", "openvino"} | {
+OPTIONAL = {"wandb", "onnx", "onnxscript", "onnxruntime", "openvino"} | {
     *("imagecodecs", "pydicom", "nibabel", "openexr", "pillow-heif", "pillow-jxl-plugin")
 }
 """what modules import where it is needed, and name where it is missing"""

@@ -227,12 +227,20 @@ def test_draws_of_codes_follow_from_the_seed_and_the_options(models: Path, tmp_p
     assert np.array_equal(drawn("--count", 2, "--label", 3, "--top-p", 0.001), likely)
 
 
+@pytest.mark.parametrize(("option", "value"), [("--top-k", "0"), ("--top-p", "0"), ("--top-p", "1.5")])
+def test_shares_and_numbers_of_codes_out_of_range_are_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["sample", "-o", "draws.png", "--model", "x", option, value])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument {option}: got '{value}', expected a" in line
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--label", "1"), "the prior knows no class 1: it knows 0, 3"),
-        (("--top-k", "0"), "argument --top-k: got '0', expected a whole number of at least 1"),
-        (("--top-p", "1.5"), "argument --top-p: got '1.5', expected a number above 0 and at most 1"),
         (("--model", "kl"), "is of the latents of the encoder"),
         (("--prior", None), "--label has no effect without --prior: leave it out, or give a prior"),
         (("--prior", "hierarchy"), "label 3 has no effect on a hierarchical prior: leave it out"),
