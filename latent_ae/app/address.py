@@ -22,6 +22,8 @@ _REMEMBER = """value => {
   history.replaceState(history.state, '', url)
 }"""
 _TAB = "tab"
+_AND = ","
+"""between the values of a list, as JavaScript joins them"""
 
 
 class Address:
@@ -70,9 +72,11 @@ class Address:
 
 def accepted(component: Component, text: str) -> Any:
     """The value that an address gives a component; None if it is not one that a visitor could choose."""
-    choices = getattr(component, "choices", None)
-    if choices is not None:
-        return next((value for _, value in choices if str(value) == text), None)
+    choices = {_written(value): value for _, value in getattr(component, "choices", None) or ()}
+    if isinstance(component, gr.CheckboxGroup):
+        return [choices[each] for each in dict.fromkeys(text.split(_AND)) if each in choices] or None
+    if choices:
+        return choices.get(text)
     try:
         number = float(text)
     except ValueError:
@@ -85,4 +89,6 @@ def accepted(component: Component, text: str) -> Any:
 
 def _written(value: Any) -> str:
     """A value as a browser writes it."""
+    if isinstance(value, list):
+        return _AND.join(map(_written, value))
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

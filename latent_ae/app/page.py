@@ -47,7 +47,7 @@ def create_demo(service: Service, *, examples: ExampleResults | None = None) -> 
                 )
             if len(names) > 1:
                 with address.tab("Compare"):
-                    compare.add_tab(service, model=model, examples=files)
+                    compare.add_tab(service, model=model, address=address, examples=files)
             with address.tab("Decode"):
                 decode.add_tab(service, tabs=tabs, carried=carried)
             with address.tab("Sample"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
+from latent_ae.app.address import Address
 from latent_ae.app.files import chosen, download, png
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.comparison import METRICS, closeness, shown
@@ -18,7 +19,7 @@ _TIMES = " \N{MULTIPLICATION SIGN} "
 _DASH = "\N{EN DASH}"
 
 
-def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[str]) -> None:
+def add_tab(service: Service, *, model: gr.Dropdown, address: Address, examples: Sequence[str]) -> None:
     """Draw the tab; the page's chooser `model` says only whether an image or a file of numbers is asked for."""
     names, job = [info.id for info in service.models()], Job(service)
     with gr.Row():
@@ -42,6 +43,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[str]) ->
             job.status: markup.note(_summary(found)),
         }
 
+    address.keep(models=models)
     inputs, outputs = [model, models, *image.components], [beside, table, table_file]
     job.connect(compare_models, "Encoding and decoding", inputs=inputs, outputs=outputs, also=image.uploads)
 

@@ -13,6 +13,19 @@ from playwright.sync_api import expect
 from tests.app.browser.visitor import Visitor
 
 
+def test_a_link_shows_which_models_are_compared(app: App, visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.open("Compare")
+    models = page.get_by_role("group", name="Models").or_(page.locator(".controls:visible fieldset"))
+    models.get_by_label("run").uncheck()
+    expect(page).to_have_url(re.compile(r"\?tab=compare&models=tiny-vq$"))
+    page.reload()
+    expect(models.get_by_label("run")).not_to_be_checked()
+    expect(models.get_by_label("tiny-vq")).to_be_checked()
+    models.get_by_label("run").check()
+    expect(page).to_have_url(re.compile(r"models=tiny-vq%2Crun$"))
+
+
 def test_a_reload_keeps_the_tab_the_model_and_the_settings(app: App, visitor: Visitor) -> None:
     page = visitor.page
     page.get_by_label("Model").click()
