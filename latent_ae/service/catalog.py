@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,9 @@ Prior = Literal["normal", "learned"]
 _SHOWN_DIGITS = 16
 """of an encoder's identity"""
 _TRAINED_ON = re.compile(r"trained on\s+`([^`\n]{1,80})`")
+_CARD_PICTURE = re.compile(r"!\[[^\]]*\]\(([\w-][\w.-]*\.(?:png|jpe?g|webp))\)", re.IGNORECASE)
+"""a picture in Markdown, by a name without a folder"""
+_MAX_PICTURE_BYTES = 4 * 10**6
 _MIN_NATS = 0.01
 """KL per latent value below which latents hardly depend on the image"""
 
@@ -60,6 +63,8 @@ class ModelInfo:
     """side in pixels of the images it was trained on, if its config says it"""
     trained_on: str = ""
     """the data's name in the card of a model that was trained here, or ''"""
+    card_pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """files beside the card that it shows, by the names in it"""
     learned_prior: int | None = None
     """side in pixels of what its learned prior draws, if it has one"""
 
@@ -107,6 +112,7 @@ def describe(model_id: str, codec: Codec, prior: LearnedPrior | None = None) -> 
         stats=_stats(folder / "latent_stats.json", codec.identity),
         native_size=native if isinstance(native, int) else None,
         trained_on=trained_on[1] if trained_on else "",
+        card_pictures=_pictures(folder, card),
         learned_prior=None if prior is None else prior.side * codec.factor,
     )
 
@@ -224,6 +230,13 @@ def _card(file: Path) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
     return re.sub(r"\A---\n.*?^---\n+", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def _pictures(folder: Path, card: str) -> dict[str, bytes]:
+    """The pictures beside a card that it shows. What lies elsewhere is left out, and files too large for a page."""
+    names = dict.fromkeys(_CARD_PICTURE.findall(card))
+    files = {name: folder / name for name in names if (folder / name).is_file()}
+    return {name: file.read_bytes() for name, file in files.items() if file.stat().st_size <= _MAX_PICTURE_BYTES}
 
 
 def _stats(file: Path, identity: str) -> dict[str, Any] | None:

@@ -222,10 +222,18 @@ def test_bars_of_a_histogram_are_as_high_as_their_shares() -> None:
     ]
 
 
-def test_a_model_card_names_its_pictures_instead_of_fetching_them() -> None:
+def test_a_model_card_shows_its_own_pictures_and_names_others_instead_of_fetching_them() -> None:
     card = "# M\n![draws](draws.png) and ![][far] <IMG src='http://x/y.png'> stay.\n\n[link](http://x)"
-    assert card_text(card) == "# M\n*(picture: draws)* and *(picture: without a name)*  stay.\n\n[link](http://x)"
-    assert card_text(" ") == "This model has no card."
+    named = "# M\n*(picture: draws)* and *(picture: without a name)*  stay.\n\n[link](http://x)"
+    assert card_text(card, {}) == named
+    assert card_text(card, {"draws.png": "file=1"}) == named.replace("*(picture: draws)*", "![draws](file=1)")
+    assert card_text(" ", {}) == "This model has no card."
+
+
+def test_the_recipe_of_a_model_card_is_folded() -> None:
+    recipe = "```yaml\nmodel:\n  preset: null\n```"
+    folded = f"# M\n\n<details><summary>Recipe</summary>\n\n{recipe}\n\n</details>\n\n## More"
+    assert card_text(f"# M\n\n## Recipe\n\n{recipe}\n\n## More", {}) == folded
 
 
 def test_a_model_is_told_in_a_line(service: Service) -> None:

@@ -57,6 +57,25 @@ def test_the_data_is_what_the_card_of_a_run_says(tmp_path: Path) -> None:
     assert describe("tiny", codec).trained_on == "digits"
 
 
+def test_a_card_comes_with_the_pictures_beside_it_and_with_no_other_file(tmp_path: Path) -> None:
+    codec = with_stats(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "large.png").write_bytes(bytes(4_000_001))
+    (tmp_path.parent / "outside.png").write_bytes(b"outside")
+    names = (
+        "a.png",
+        "large.png",
+        "missing.png",
+        "../outside.png",
+        "config.json",
+        "http://x/a.png",
+        str(tmp_path / "a.png"),
+    )
+    card = "\n".join(f"![picture]({name})" for name in names)
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert describe("tiny", codec).card_pictures == {"a.png": b"a"}
+
+
 def test_what_was_measured_of_another_encoder_is_left_out(tmp_path: Path) -> None:
     codec = with_stats(tmp_path)
     file = tmp_path / "latent_stats.json"

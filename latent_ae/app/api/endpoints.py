@@ -20,7 +20,7 @@ from latent_ae.app import gradio_internals
 from latent_ae.app.files import download, whole
 from latent_ae.app.perimeter.content import uploaded
 from latent_ae.io.latent_file.latents import Dtype
-from latent_ae.service.catalog import Prior
+from latent_ae.service.catalog import ModelInfo, Prior
 from latent_ae.service.comparison import Compared
 from latent_ae.service.errors import BadRequest, ServiceError
 from latent_ae.service.results import Encoded, Images, Reconstruction
@@ -147,7 +147,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
 
     def models() -> list[Numbers]:
         """The models of this server; the first is the default."""
-        return [_json({**vars(model), "pixel_format": vars(model.pixel_format)}) for model in service.models()]
+        return [_json(_numbers_of_model(model)) for model in service.models()]
 
     return sample, interpolate, models
 
@@ -209,6 +209,11 @@ def _images(images: Images, name: str) -> tuple[list[Any], Numbers]:
     ]
     numbers = {"model": images.model, "note": images.note, "seconds": images.seconds}
     return files, {**numbers, "decoding": images.decoding.to_json(), "seam_db": list(images.seam_db)}
+
+
+def _numbers_of_model(model: ModelInfo) -> Numbers:
+    told = {name: value for name, value in vars(model).items() if name != "card_pictures"}
+    return {**told, "pixel_format": vars(model.pixel_format)}
 
 
 def _numbers_of_latents(encoded: Encoded) -> Numbers:

@@ -1,13 +1,15 @@
 """Inspect: the latents of one image, and the model's card."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
-from latent_ae.app.files import chosen
+from latent_ae.app.files import chosen, download
+from latent_ae.app.gradio_internals import file_address
 from latent_ae.app.tabs import layout, markup
 from latent_ae.app.tabs.job import QUICK, Job, Tick, Updates
+from latent_ae.service.catalog import ModelInfo
 from latent_ae.service.results import Inspection
 from latent_ae.service.service import Service
 
@@ -27,13 +29,14 @@ _CODEBOOK = {
     "perplexity": "Perplexity",
     "entropy_bits": "Entropy (bits per code)",
 }
-_PICTURE = re.compile(r"!\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
+_PICTURE = re.compile(r"!\[([^\]]*)\](?:\(([^)]*)\)|\[[^\]]*\])")
+_RECIPE = re.compile(r"^## Recipe\s+(```yaml\n.*?^```)$", re.DOTALL | re.MULTILINE)
 _PICTURE_TAG = re.compile(r"<(?:img|picture|source)\b[^>]*>", re.IGNORECASE)
 
 
 def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[str]) -> None:
     """Draw the tab; `model` is the page's chooser."""
-    cards, job = {info.id: card_text(info.card) for info in service.models()}, Job(service)
+    cards, job = {info.id: card_text(info.card, _addresses(info)) for info in service.models()}, Job(service)
     with gr.Row():
         with layout.controls():
             image = layout.ImageInput("Image", service, model)
@@ -59,10 +62,24 @@ def add_tab(service: Service, *, model: gr.Dropdown, examples: Sequence[str]) ->
     model.change(cards.get, model, card, **QUICK)
 
 
-def card_text(card: str) -> str:
-    """A model card for the page. Its pictures are replaced by their names: they lie elsewhere."""
-    named = _PICTURE.sub(lambda found: f"*(picture: {found[1] or 'without a name'})*", card)
-    return _PICTURE_TAG.sub("", named).strip() or "This model has no card."
+def card_text(card: str, addresses: Mapping[str, str]) -> str:
+    """A model card for the page, with its recipe folded.
+
+    Its pictures have the `addresses` of their names; those without one, which lie elsewhere, are replaced by words.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        if (address := addresses.get(found[2] or "")) is not None:
+            return f"![{found[1]}]({address})"
+        return f"*(picture: {found[1] or 'without a name'})*"
+
+    named = _PICTURE_TAG.sub("", _PICTURE.sub(shown, card))
+    folded = _RECIPE.sub(r"<details><summary>Recipe</summary>\n\n\1\n\n</details>", named)
+    return folded.strip() or "This model has no card."
+
+
+def _addresses(info: ModelInfo) -> dict[str, str]:
+    return {name: file_address(download(data, name)) for name, data in info.card_pictures.items()}
 
 
 def _chart(found: Inspection) -> str:

@@ -190,6 +190,7 @@ def test_models_are_listed_with_what_is_known_of_them(client: Client, codecs: di
     assert [(model["id"], model["kind"]) for model in models] == [("tiny-kl", "AutoencoderKL"), ("tiny-vq", "VQModel")]
     assert [model["encoder"] for model in models] == [codec.identity for codec in codecs.values()]
     assert models[0]["stats"]["images"] == 2
+    assert "card_pictures" not in models[0]
 
 
 PNG = png(pixels(8, 8))

@@ -113,5 +113,11 @@ def test_a_model_card_is_shown_and_runs_nothing(visitor: Visitor) -> None:
     visitor.page.get_by_text("here", exact=True).click()
     visitor.page.wait_for_timeout(200)
     assert visitor.page.evaluate("window.evil") is None
-    assert visitor.page.locator(".card img").count() == 0
+    pictures = visitor.page.locator(".card img")
+    expect(pictures).to_have_count(3)  # those that lie beside the card
+    assert pictures.evaluate_all("images => images.every(image => image.complete && image.naturalWidth > 16)")
+    recipe = visitor.page.locator(".card").get_by_text("preset:")
+    expect(recipe).to_be_hidden()
+    visitor.page.get_by_text("Recipe", exact=True).click()
+    expect(recipe).to_be_visible()
     assert visitor.hosts == {"127.0.0.1"}
