@@ -104,7 +104,7 @@ sys.argv = ["latent-ae", "encode", f"{folder}/image.png", "--model", folder, "-o
 assert program() == 0
 print("encode", *imported())
 
-for name in ("train", "encode_dataset", "train_prior"):
+for name in ("train", "sweep", "encode_dataset", "train_prior"):
     sys.argv = [name, "--help"]
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
         runpy.run_path(f"{root}/train/{name}.py", run_name="__main__")

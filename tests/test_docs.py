@@ -16,6 +16,7 @@ from latent_ae.config.model import ModelConfig
 from latent_ae.models import build_autoencoder
 from latent_ae.priors.settings import parse_prior_run
 from latent_ae.training.settings import parse_run
+from latent_ae.training.sweep import parse_sweep
 from tests.program.running import ROOT, here, load_program
 
 DOCS = ROOT / "docs"
@@ -56,6 +57,8 @@ def test_the_options_of_documented_commands_exist(monkeypatch: pytest.MonkeyPatc
                 parse_run(words[1:], ROOT / "train/configs")
         elif words[0] == "train":
             parse_run(words[1:], ROOT / "train/configs")
+        elif words[0] == "sweep":
+            assert parse_sweep(words[1:], ROOT / "train/configs").runs
         elif words[0] == "train-prior":
             parse_prior_run(words[1:])
         elif words[0] not in programs.PROGRAMS:

@@ -16,8 +16,9 @@ from latent_ae.config.command_line import split_options
 from latent_ae.config.implied import with_source
 from latent_ae.config.listing import Setting, settings_of_program, unknown_setting
 from latent_ae.config.program_help import print_help
-from latent_ae.config.programs import PROGRAMS, TRAIN, Program
+from latent_ae.config.programs import PROGRAMS, SWEEP, TRAIN, Program
 from latent_ae.config.recipes import DEFAULT_RECIPE, find_recipe
+from latent_ae.config.varied import split_varied
 from latent_ae.errors import UserError
 from latent_ae.io.model_place import find_model
 from latent_ae.io.paths import near_names
@@ -57,7 +58,9 @@ def leave_early(name: str, script: str) -> None:
 
 def _check(program: Program, argv: list[str], recipes: Path, called: str) -> bool:
     """Whether help was asked for, and printed. Raises UserError for a mistake."""
-    takes_recipe = program is TRAIN
+    owner = program.settings_of or program.name
+    takes_recipe = owner == TRAIN.name
+    varied, argv = split_varied(argv) if program is SWEEP else ({}, argv)
     if argv and takes_recipe and not argv[0].startswith("-"):
         _refuse_word(argv[0], recipes)
     options = split_options(argv)
@@ -66,7 +69,7 @@ def _check(program: Program, argv: list[str], recipes: Path, called: str) -> boo
     recipe = flatten(with_source(tree, options))
     kinds = {key: options.get(key, recipe.get(key, default)) for key, default in program.kinds.items()}
     recipe = {"name": file.stem if takes_recipe else kinds.get("prior.kind"), "output_dir": "runs", **recipe}
-    settings = settings_of_program(program.name)
+    settings = settings_of_program(owner)
     if which is not None:
         of_kind = [setting for setting in settings if setting.is_of(kinds)]
         others = [setting for setting in settings if setting not in of_kind]
@@ -75,7 +78,10 @@ def _check(program: Program, argv: list[str], recipes: Path, called: str) -> boo
         return True
     beside = {words.split()[0].removeprefix("--") for words in program.options}
     check_names({name: value for name, value in options.items() if name not in beside}, settings, program.kinds)
-    program.require(options)
+    program.require({**options, "vary": varied or None})
+    for field, words in varied.items():
+        for word in words:
+            check_names({field: word}, settings, program.kinds)
     output, name = (str(options.get(path, recipe[path])) for path in ("output_dir", "name"))
     if not any(Path(output, name, result).is_dir() for result in _RESULTS):  # a finished run needs none of them
         check_paths(options, kinds)

@@ -1,4 +1,4 @@
-"""`latent-ae train`, `encode-dataset`, `train-prior` and `serve`: programs that read their own options.
+"""`latent-ae train`, `sweep`, `encode-dataset`, `train-prior` and `serve`: programs that read their own options.
 
 All but `serve` are the scripts of `train/`, which an installed package carries inside itself.
 """
@@ -12,6 +12,7 @@ from latent_ae.cli.options import Commands
 
 SCRIPTS: Mapping[str, str] = {
     "train": "train an image autoencoder from a recipe",
+    "sweep": "train a recipe with several values of its settings",
     "encode-dataset": "encode a data set into sharded latents",
     "train-prior": "train a prior on latents: hierarchy or diffusion",
 }

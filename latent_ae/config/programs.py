@@ -25,6 +25,8 @@ class Program:
     """what is no setting, with its help"""
     kinds: Mapping[str, str]
     """what each setting chooses, that has settings of its own for each choice, where it is not given"""
+    settings_of: str = ""
+    """the program whose recipes and settings it takes, if it has none of its own"""
 
     def require(self, options: Mapping[str, object]) -> None:
         """Raise ConfigError for what has to be given and is not."""
@@ -54,6 +56,25 @@ TRAIN = Program(
         "--preflight on|only": "only: print which loss trains which module, and stop",
     },
     {"bottleneck.kind": "kl", "data.source": "digits"},
+)
+SWEEP = Program(
+    "sweep",
+    "sweep.py",
+    "Train a recipe once for every combination of the values of some settings, and compare rate and distortion. The "
+    "same command goes on after a kill.",
+    {
+        "--config kl-digits --vary loss.beta=0.1,1,10": "three runs in runs/kl-digits-sweep, a table and a figure",
+        "--config kl-digits --vary loss.beta=1,10 loss.free_bits=0,0.1 --train.steps 200": "four short runs",
+        "--config kl-photos --data.path ~/pictures --vary model.latent_channels=4,8,16": "any setting can be varied",
+    },
+    TRAIN.usual,
+    {"--vary FIELD=A,B": ("vary",)},
+    {
+        "--config NAME|FILE": "a recipe, or a YAML file of one's own",
+        "--vary FIELD=A,B,...": "the values of a setting; of several settings every combination is trained",
+    },
+    TRAIN.kinds,
+    "train",
 )
 ENCODE_DATASET = Program(
     "encode-dataset",
@@ -93,4 +114,4 @@ TRAIN_PRIOR = Program(
     {"--resume auto|never|PATH": f"{_RESUME}; PATH is a checkpoint's folder"},
     {"prior.kind": "hierarchy"},
 )
-PROGRAMS: Mapping[str, Program] = {program.name: program for program in (TRAIN, ENCODE_DATASET, TRAIN_PRIOR)}
+PROGRAMS: Mapping[str, Program] = {program.name: program for program in (TRAIN, SWEEP, ENCODE_DATASET, TRAIN_PRIOR)}

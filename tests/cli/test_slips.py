@@ -35,6 +35,17 @@ SLIPS = {
     "train --model.init_from runs/min": "runs/min: there is no such folder or file; did you mean runs/mine?",
     "train --resume runs/mine/checkpoint": "--resume runs/mine/checkpoint does not exist",
     "train -o out": "unknown option -o: settings are given as --FIELD VALUE",
+    # sweep
+    "sweep --config kl-digits": "--vary FIELD=A,B is required",
+    "sweep --vary loss.beta": "--vary loss.beta: expected FIELD=A,B,..., such as loss.beta=1e-6,1e-4",
+    "sweep --vary loss.bta=1,2": "unknown setting --loss.bta; did you mean --loss.beta?",
+    "sweep --vary train.steps=1,many": "train.steps: got 'many', expected a whole number",
+    "sweep --vary data.crop=random,centre": "data.crop: got 'centre', expected random, center; did you mean center?",
+    "sweep --vary loss.beta=1,1": "each value may be given once",
+    "sweep --vary loss.beta=1 --vary loss.beta=2": "--vary loss.beta is given twice",
+    "sweep --vary loss.beta=1,2 --loss.beta 3": "--loss.beta and --vary loss.beta are both given",
+    "sweep --vary name=a,b": "a sweep names the folder of each run",
+    "sweep --vary loss.beta=1,2 --resume never": "unknown setting --resume",
     # encode-dataset, train-prior
     "encode-dataset": "--model MODEL is required; --help shows examples",
     "encode-dataset --model runs/mine": "--data.path FOLDER or --data.source NAME is required",

@@ -21,7 +21,7 @@ from tests.program.forked import PATIENCE, ROOT, Finished, Forked, Group, fork
 TRAIN = ROOT / "train" / "train.py"
 PROGRAMS = [
     TRAIN,
-    *(ROOT / "train" / f"{name}.py" for name in ("encode_dataset", "train_prior")),
+    *(ROOT / "train" / f"{name}.py" for name in ("sweep", "encode_dataset", "train_prior")),
 ]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
