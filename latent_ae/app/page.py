@@ -14,6 +14,11 @@ from latent_ae.service.service import Service
 TITLE = "latent-ae"
 _PURPOSE = "See what an image autoencoder keeps of a picture and what it loses, and download the latents."
 
+_CHANNELS = "Numbers at each position of the latents."
+_CODES = "Each position of the latents is one of these codes."
+_PARAMETERS = "Weights of encoder and decoder."
+_PRECISION = "Arithmetic of the model: fp32 is the most exact, bf16 and fp16 are faster."
+
 
 def create_demo(service: Service, *, examples: ExampleResults | None = None) -> gr.Blocks:
     """The page and the endpoints over `service`; visitors may click the examples, and see the first reconstructed."""
@@ -70,13 +75,13 @@ def model_facts(info: ModelInfo) -> str:
     encoder, decoder, parameters = info.encoder_precision, info.decoder_precision, info.parameters
     return markup.facts(
         [
-            ("Kind", info.kind),
-            ("Images", info.pixel_format.describe() + (" (files of numbers)" if info.pixel_format.numbers else "")),
-            *([("Shown", shown)] if (shown := info.pixel_format.describe_preview()) else []),
-            ("Factor", f"{info.factor}x smaller"),
-            ("Latents", latents),
-            ("Parameters", f"{parameters / 10**6:.1f} M" if parameters >= 10**6 else f"{parameters:,}"),
-            ("Precision", encoder if encoder == decoder else f"{encoder}, decoder {decoder}"),
-            ("Encoder", info.encoder[:16]),
+            ("Kind", info.kind, "Class of diffusers."),
+            ("Images", info.pixel_format.describe() + (" (files of numbers)" if info.pixel_format.numbers else ""), ""),
+            *([("Shown", shown, "")] if (shown := info.pixel_format.describe_preview()) else []),
+            ("Factor", f"{info.factor}x smaller", "Sides of the latents compared with those of the image."),
+            ("Latents", latents, _CHANNELS if codes is None else _CODES),
+            ("Parameters", f"{parameters / 10**6:.1f} M" if parameters >= 10**6 else f"{parameters:,}", _PARAMETERS),
+            ("Precision", encoder if encoder == decoder else f"{encoder}, decoder {decoder}", _PRECISION),
+            ("Encoder", info.encoder[:16], "Its identity. Only models with this encoder decode its latents."),
         ]
     )

@@ -202,13 +202,21 @@ def test_texts_are_escaped() -> None:
         markup.error(evil),
         markup.title(evil, evil),
         markup.placeholder(evil, evil),
-        markup.facts([(evil, evil)]),
+        markup.facts([(evil, evil, evil)]),
         markup.figures([(evil, evil, evil)]),
-        markup.table(evil, [evil], [[evil, evil]], notes=[evil]),
+        markup.table(evil, [evil], [[evil, evil]], notes=[evil], meanings={evil: evil}),
         markup.histogram(evil, [(-1.0, 0.5, 0.5), (1.0, 0.5, 0.5)], seen=evil, expected="N"),
         markup.columns(evil, [1, 2], seen=evil),
     ]
     assert not [piece for piece in pieces if "<b " in piece]
+
+
+def test_names_have_their_meanings_as_tooltips(made: Reconstruction) -> None:
+    table = comparison.as_html(comparison.rows([made], ()), [made], ())
+    assert '<th scope="col" title="Higher is closer; 3 dB are half the squared error.">PSNR (dB)</th>' in table
+    assert '<th scope="col" title="1 is the same structure.">SSIM</th>' in table
+    assert '<th scope="col">Bytes</th>' in table
+    assert '<div title="Names.">' in markup.facts([("Kind", "VQModel", "Names."), ("Images", "RGB", "")])
 
 
 def test_bars_of_a_histogram_are_as_high_as_their_shares() -> None:

@@ -9,13 +9,19 @@ import gradio as gr
 from latent_ae.app.address import Address
 from latent_ae.app.files import chosen, download, png
 from latent_ae.app.tabs import layout, markup
-from latent_ae.app.tabs.comparison import METRICS, closeness, shown
+from latent_ae.app.tabs.comparison import MEANINGS, METRICS, closeness, shown
 from latent_ae.app.tabs.job import Job, Tick, Updates
 from latent_ae.app.viewer import Picture, viewer
 from latent_ae.service.comparison import Compared
 from latent_ae.service.service import Service
 
 _TIMES = " \N{MULTIPLICATION SIGN} "
+_MEANINGS = {
+    **MEANINGS,
+    "Compared in": "The form in which the model takes the image, and its reconstruction is compared with it.",
+    "Stored": "What the latents of this image are.",
+    "Seconds": "That the model worked.",
+}
 _DASH = "\N{EN DASH}"
 
 
@@ -52,7 +58,9 @@ def as_html(found: Sequence[Compared]) -> str:
     """A row for each model, with what it was compared with, and footnotes."""
     measured = _measured(found)
     columns = ("", "Compared in", "Stored", "Bits per pixel", *(METRICS[name][0] for name in measured), "Seconds")
-    return markup.table("Models", columns, [_cells(row, measured) for row in found], notes=_footnotes(found))
+    return markup.table(
+        "Models", columns, [_cells(row, measured) for row in found], notes=_footnotes(found), meanings=_MEANINGS
+    )
 
 
 def as_csv(found: Sequence[Compared]) -> bytes:

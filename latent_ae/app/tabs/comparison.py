@@ -18,6 +18,12 @@ METRICS = {
     "MAX": ("Largest error", "max_error", ".4g", "largest absolute error in the data's units"),
 }
 """column header on the page, in the file, format, meaning"""
+MEANINGS = {
+    "Bits per pixel": "Bits that are stored, divided by the pixels of the image.",
+    **{header: f"{meaning[:1].upper()}{meaning[1:]}." for header, _, _, meaning in METRICS.values()},
+    "PSNR (dB)": "Higher is closer; 3 dB are half the squared error.",
+}
+"""tooltips of columns"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def as_html(rows: Sequence[Row], made: Sequence[Reconstruction], baselines: Sequ
         (row.what, f"{row.bytes:,}", f"{row.bits_per_pixel:.3g}", *(shown(name, row.metrics) for name in measured))
         for row in rows
     ]
-    return markup.table("Size and fidelity", columns, cells, notes=_footnotes(made, baselines))
+    return markup.table("Size and fidelity", columns, cells, notes=_footnotes(made, baselines), meanings=MEANINGS)
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:

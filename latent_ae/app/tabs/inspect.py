@@ -29,6 +29,15 @@ _CODEBOOK = {
     "perplexity": "Perplexity",
     "entropy_bits": "Entropy (bits per code)",
 }
+_MEANINGS = {
+    "KL (nats)": "How much the channel tells of this image; near 0 it is noise.",
+    "Training KL": "The same on average over the training images.",
+    "Active units": "Share of the units that depend on the image.",
+    "Codes used": "Different codes in this image.",
+    "Perplexity": "Number of equally frequent codes that would vary as much.",
+    "Entropy (bits per code)": "Mean information of a code, by its frequency in this image.",
+}
+"""tooltips of names in the tables"""
 _PICTURE = re.compile(r"!\[([^\]]*)\](?:\(([^)]*)\)|\[[^\]]*\])")
 _RECIPE = re.compile(r"^## Recipe\s+(```yaml\n.*?^```)$", re.DOTALL | re.MULTILINE)
 _PICTURE_TAG = re.compile(r"<(?:img|picture|source)\b[^>]*>", re.IGNORECASE)
@@ -91,13 +100,15 @@ def _chart(found: Inspection) -> str:
 def _table(found: Inspection) -> str:
     if found.codebook is not None:
         cells = [(_CODEBOOK[name], _figure(value)) for name, value in found.codebook.items()]
-        return markup.table("Codebook", ("", "This image"), cells)
+        return markup.table("Codebook", ("", "This image"), cells, meanings=_MEANINGS)
     rows = [
         (str(number), *(_cell(channel.get(name), decimals) for name, _, decimals in _CHANNEL))
         for number, channel in enumerate(found.channels, start=1)
     ]
     notes = ["Training: measured over the model's training images; a unit is a channel at a position."]
-    return markup.table("Channels", ("Channel", *(head for _, head, _ in _CHANNEL)), rows, notes=notes)
+    return markup.table(
+        "Channels", ("Channel", *(head for _, head, _ in _CHANNEL)), rows, notes=notes, meanings=_MEANINGS
+    )
 
 
 def _cell(value: float | None, decimals: int) -> str:

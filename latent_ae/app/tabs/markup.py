@@ -1,8 +1,9 @@
 """HTML of what Gradio has no component for: notes, figures, tables, charts. All text is escaped here."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 Bin = tuple[float, float, float]
 """middle, share seen, share expected"""
@@ -48,9 +49,12 @@ def header(title: str, text: str) -> str:
     return f'<header class="masthead"><h1>{escape(title)}</h1><p>{escape(text)}</p></header>'
 
 
-def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """Names and values in one line that wraps."""
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
+def facts(triples: Sequence[tuple[str, str, str]]) -> str:
+    """Names and values in one line that wraps, with their meanings as tooltips."""
+    cells = "".join(
+        f"<div{_tooltip(meaning)}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value, meaning in triples
+    )
     return f'<dl class="facts">{cells}</dl>'
 
 
@@ -63,12 +67,29 @@ def figures(triples: Sequence[tuple[str, str, str]]) -> str:
     return f'<dl class="figures">{cells}</dl>'
 
 
-def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes: Sequence[str] = ()) -> str:
-    """A table whose first column names its rows; it scrolls by itself where it is wide."""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+def _tooltip(text: str) -> str:
+    return f' title="{escape(text)}"' if text else ""
+
+
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    notes: Sequence[str] = (),
+    meanings: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """A table whose first column names its rows; it scrolls by itself where it is wide.
+
+    `meanings` are tooltips of names of columns and rows.
+    """
+
+    def name(scope: str, text: str) -> str:
+        return f'<th scope="{scope}"{_tooltip(meanings.get(text, ""))}>{escape(text)}</th>'
+
+    head = "".join(name("col", column) for column in columns)
     body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
+        f"<tr>{name('row', row[0])}" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows
     )
     below = "".join(f"<p>{escape(each)}</p>" for each in notes)
     return (
