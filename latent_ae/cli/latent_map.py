@@ -17,6 +17,10 @@ from latent_ae.cli.options import (
 from latent_ae.cli.output import remark, say, write_json
 from latent_ae.cli.space import check_out
 
+_TRAVERSED = 8
+"""latent numbers"""
+_TRAVERSAL_STEPS = 9
+
 
 def add_commands(commands: Commands) -> None:
     """Add it."""
@@ -30,7 +34,7 @@ def add_commands(commands: Commands) -> None:
         "principal components of the training images. With classes, says how often the nearest training image is of "
         "the same class. The images are those of the model's run, or of the data that a run's settings choose, such as "
         "--data.source digits or --data.path DIR with a folder for each class.",
-        example="runs/kl-digits -o map.png",
+        example="runs/map-digits -o map.png --traversals traversals.png",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help="the PNG to write")
@@ -46,6 +50,13 @@ def add_commands(commands: Commands) -> None:
         metavar="PX",
         help="side that images are scaled and cropped to (default: that of the training images)",
     )
+    parser.add_argument(
+        "--traversals",
+        type=Path,
+        metavar="FILE",
+        help="also write a PNG with a row for each of the most active latent numbers, in which that number of the "
+        "first held-out image goes through its range",
+    )
     add_arithmetic(parser)
     parser.set_defaults(rest=[])
     add_json(parser, "the points and how well they separate the classes")
@@ -53,9 +64,12 @@ def add_commands(commands: Commands) -> None:
 
 def _map(arguments: argparse.Namespace) -> int:
     check_out(arguments.out, (".png",))
+    if arguments.traversals is not None:
+        check_out(arguments.traversals, (".png",), "--traversals")
 
     from latent_ae.inference.latent_map import encode_part, map_picture, neighbour_accuracy, plane_of
     from latent_ae.inference.latent_pictures import image_size, write_grid
+    from latent_ae.inference.traversals import most_active, traversals
 
     codec = load_codec(arguments)
     size = image_size(codec, arguments.size)
@@ -85,5 +99,12 @@ def _map(arguments: argparse.Namespace) -> int:
         accuracy = neighbour_accuracy(plane.points(train.latents), train.labels, points, heldout.labels)
         report["neighbour_accuracy"] = accuracy
         say(f"the nearest of {len(train.latents)} training images is of the same class for {accuracy:.1%} of them")
+    if arguments.traversals is not None:
+        units = most_active(train.latents, _TRAVERSED)
+        rows = traversals(codec, train.latents, heldout.latents[0], units, steps=_TRAVERSAL_STEPS)
+        images = [image for row in rows for image in row]
+        write_grid(arguments.traversals, images, columns=_TRAVERSAL_STEPS)
+        shown = ", ".join(map(str, units))
+        say(f"wrote {arguments.traversals}: the rows change latent (channel, row, column) {shown}")
     write_json(arguments.json, report)
     return 0

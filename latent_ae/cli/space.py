@@ -147,13 +147,13 @@ def _say_written(count: int, out: Path, codec: "Codec") -> None:
     say(f"wrote {count} images into {out}{f' as previews: {shown}' if shown else ''}")
 
 
-def check_out(out: Path, suffixes: tuple[str, ...]) -> None:
+def check_out(out: Path, suffixes: tuple[str, ...], option: str = "--out") -> None:
     """Refuse a file to write whose name or folder does not fit. Raises UserError."""
     if out.suffix.lower() not in suffixes:
         more = "; with --animate, .webp and .gif too" if len(suffixes) == 1 and out.suffix in ANIMATIONS else ""
-        raise UserError(f"--out {out}: the name must end in {' or '.join(suffixes)}{more}")
+        raise UserError(f"{option} {out}: the name must end in {' or '.join(suffixes)}{more}")
     if not out.parent.is_dir():
-        raise UserError(f"--out {out}: the folder {out.parent} does not exist")
+        raise UserError(f"{option} {out}: the folder {out.parent} does not exist")
 
 
 def _temperature(text: str) -> float:

@@ -35,9 +35,13 @@ def test_images_without_classes_and_of_any_size(models: Path, tmp_path: Path, ru
     for seed in range(9):
         noise_image(seed, 12 + seed, 20 - seed).save(folder / f"{seed}.png")
     images = ("--data.path", folder, "--data.heldout_share", "0.5")
-    words = (*images, "-o", tmp_path / "map.png", "--size", "12", *FP32)
+    more = ("--size", "12", "--traversals", tmp_path / "units.png")
+    words = (*images, "-o", tmp_path / "map.png", *more, *FP32)
     status, said, errors = run("map", models / "kl", *words, "--steps", "2")
     assert (status, errors) == (0, [])
+    with Image.open(tmp_path / "units.png") as image:
+        assert image.size == (9 * 12 + 8 * 2, 8 * 12 + 7 * 2)
+    assert "the rows change latent (channel, row, column) (" in said
     assert "held-out images on two components with" in said
     assert "of the same class" not in said
 
@@ -48,6 +52,7 @@ def test_what_a_user_must_mend_is_a_line_and_status_2(models: Path, tmp_path: Pa
         (("map", models / "kl", *out), "no run's settings say which images"),
         (("map", models / "gone", *out, *digits), "gone"),
         (("map", models / "kl", "-o", tmp_path / "x.jpg", *digits), "the name must end in .png"),
+        (("map", models / "kl", *out, "--traversals", "x.gif"), "--traversals x.gif: the name must end in .png"),
         (("map", models / "kl", *out, *digits, "--size", "15"), "--size 15 is not a multiple of the model's factor 2"),
         (("map", models / "kl", *out, *digits, "--evaluation.size", "8"), "--evaluation.size has no effect on map"),
         (
