@@ -95,7 +95,7 @@ def _map(arguments: argparse.Namespace) -> int:
         else f"two components with {plane.explained:.0%} of the latents' variance"
     )
     say(f"wrote {arguments.out}: {len(points)} held-out images on {what}")
-    if heldout.label_names:
+    if (train.labels >= 0).any() and (heldout.labels >= 0).any():
         accuracy = neighbour_accuracy(plane.points(train.latents), train.labels, points, heldout.labels)
         report["neighbour_accuracy"] = accuracy
         say(f"the nearest of {len(train.latents)} training images is of the same class for {accuracy:.1%} of them")
