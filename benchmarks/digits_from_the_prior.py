@@ -30,6 +30,7 @@ from latent_ae.models import factor_of, load_autoencoder
 from latent_ae.models.bottlenecks.quantizer import stock_codebook
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.learned_prior import DrawOptions, check_prior
+from latent_ae.models.mixture_prior import GaussianMixturePrior
 from latent_ae.models.parts import encoder_identity
 from latent_ae.models.prior_loading import load_prior
 from latent_ae.models.token_prior import TokenPrior
@@ -67,6 +68,12 @@ def _share(found: NDArray[np.bool_]) -> float:
     return round(float(found.mean()), 3)
 
 
+def _distances(vectors: Features, others: Features) -> dict[str, float]:
+    """Smallest and median distance of vectors [N,64] to the nearest of others, which is 0 for a copy."""
+    nearest = np.sqrt(((vectors[:, None] - others) ** 2).sum(-1)).min(1)
+    return {"least": round(float(nearest.min()), 2), "median": round(float(np.median(nearest)), 2)}
+
+
 def main() -> None:
     """Draw, ask, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,6 +99,8 @@ def main() -> None:
     if isinstance(prior, TokenPrior):
         codes = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions())
         latents, wanted = Codebook(stock_codebook(model)).vectors(codes), np.array(prior.in_turn(arguments.draws))
+    elif isinstance(prior, GaussianMixturePrior):
+        latents = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions())
     else:
         shape = (prior.draw_values,) if isinstance(prior, HierarchicalPrior) else shape
         latents = torch.randn(arguments.draws, *shape, generator=torch_generator(arguments.seed, "prior draws"))
@@ -118,6 +127,9 @@ def main() -> None:
         "draws": arguments.draws,
         "sure": arguments.sure,
         "recognised": recognised,
+        "nearest_training_digit": {
+            what: _distances(asked[what], features(views(parts.train))) for what in ("draws", "real")
+        },
     }
     print(json.dumps(line))
 

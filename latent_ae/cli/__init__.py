@@ -9,7 +9,18 @@ import sys
 from collections.abc import Callable, Iterable
 
 from latent_ae._version import __version__
-from latent_ae.cli import attributes, datasets, evaluate, export, files, inspection, latent_map, programs, space
+from latent_ae.cli import (
+    attributes,
+    datasets,
+    evaluate,
+    export,
+    files,
+    fitting,
+    inspection,
+    latent_map,
+    programs,
+    space,
+)
 from latent_ae.cli.options import RENAMED, OneLineParser, check_inputs, check_models
 from latent_ae.cli.output import complain
 from latent_ae.errors import UserError, file_error
@@ -38,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"latent-ae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (programs, evaluate, files, inspection, space, latent_map, attributes, export, datasets):
+    for module in (programs, evaluate, files, inspection, space, latent_map, attributes, export, datasets, fitting):
         module.add_commands(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
         complain(_unknown_command(argv[0], commands.choices))

@@ -105,7 +105,7 @@ def _model_directory(path: Path) -> Facts | None:
     kind = config.get("_class_name")
     weights = sorted(path.glob("*.safetensors"))
     facts: Facts = {
-        "is": "a prior of latents" if kind == "HierarchicalPrior" else "a model of diffusers",
+        "is": "a prior of latents" if kind in ("HierarchicalPrior", "GaussianMixturePrior") else "a model of diffusers",
         "class": kind,
     }
     if isinstance(widths := config.get("block_out_channels"), list):

@@ -11,6 +11,7 @@ from latent_ae.models.errors import ModelError
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.learned_prior import LearnedPrior
 from latent_ae.models.loading import load_checked
+from latent_ae.models.mixture_prior import GaussianMixturePrior
 
 
 def _hierarchy(folder: str) -> HierarchicalPrior:
@@ -18,8 +19,14 @@ def _hierarchy(folder: str) -> HierarchicalPrior:
     return prior
 
 
+def _mixture(folder: str) -> GaussianMixturePrior:
+    prior: GaussianMixturePrior = load_checked(GaussianMixturePrior, folder, place=folder)
+    return prior
+
+
 LOADERS: dict[str, Callable[[str], LearnedPrior]] = {
     HierarchicalPrior.__name__: _hierarchy,
+    GaussianMixturePrior.__name__: _mixture,
     token_prior.CLASS: token_prior.load_token_prior,
 }
 """by the class that config.json names, in diffusers' way or in transformers'"""

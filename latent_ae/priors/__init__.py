@@ -2,6 +2,7 @@
 
 prior       what a kind of prior is            source      the latents and their autoencoder
 settings    of a run, whatever the kind        state       what a checkpoint holds
+mixture     a prior that is fitted, not trained: latent-ae fit-prior
 """
 
 from latent_ae.priors.diffusion import DiffusionConfig
