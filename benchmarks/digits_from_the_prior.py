@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--prior", help="a folder that train/train_prior.py wrote, in place of N(0, 1)")
     parser.add_argument("--draws", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--top-p", type=float, help="of a prior of codes: latent-ae sample --top-p")
     parser.add_argument("--sure", type=float, default=0.8, help="probability from which a digit counts as recognised")
     arguments = parser.parse_args()
     model = load_autoencoder(arguments.model).eval()
@@ -97,7 +98,7 @@ def main() -> None:
     if prior is not None:
         check_prior(prior, encoder_identity(model), arguments.prior)
     if isinstance(prior, TokenPrior):
-        codes = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions())
+        codes = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions(top_p=arguments.top_p))
         latents, wanted = Codebook(stock_codebook(model)).vectors(codes), np.array(prior.in_turn(arguments.draws))
     elif isinstance(prior, GaussianMixturePrior):
         latents = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions())

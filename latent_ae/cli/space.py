@@ -64,6 +64,9 @@ def add_commands(commands: Commands) -> None:
     )
     learned = sample.add_argument_group("with the prior of a VQModel's codes")
     learned.add_argument("--label", type=not_negative, metavar="N", help="class of the images (default: each in turn)")
+    learned.add_argument(
+        "--complete", type=Path, metavar="IMAGE", help="keep the upper half of an image and draw the lower"
+    )
     learned.add_argument("--top-k", type=positive, metavar="K", help="draw from the K most probable codes")
     learned.add_argument(
         "--top-p", type=_share, metavar="P", help="draw from the most probable codes of together probability P"
@@ -102,11 +105,11 @@ def _sample(arguments: argparse.Namespace) -> int:
             f"--size {arguments.size} has no effect with --prior, whose size is fixed: leave one of them out"
         )
 
-    for name in ("label", "top_k", "top_p"):
+    for name in ("label", "complete", "top_k", "top_p"):
         if arguments.prior is None and getattr(arguments, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} has no effect without --prior: leave it out, or give a prior")
 
-    from latent_ae.inference.latent_pictures import draws, draws_of_prior, write_grid
+    from latent_ae.inference.latent_pictures import completions, draws, draws_of_prior, write_grid
     from latent_ae.models.learned_prior import DrawOptions
     from latent_ae.models.prior_loading import load_prior
 
@@ -118,7 +121,10 @@ def _sample(arguments: argparse.Namespace) -> int:
         images = draws(codec, count, seed=seed, temperature=temperature, size=arguments.size)
     else:
         options = DrawOptions(temperature, arguments.label, arguments.top_k, arguments.top_p)
-        images = draws_of_prior(codec, prior, arguments.prior, count, seed=seed, options=options)
+        if arguments.complete is None:
+            images = draws_of_prior(codec, prior, arguments.prior, count, seed=seed, options=options)
+        else:
+            images = completions(codec, prior, arguments.prior, arguments.complete, count, seed=seed, options=options)
     write_grid(arguments.out, images)
     _say_written(len(images), arguments.out, codec)
     return 0
@@ -126,7 +132,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _sample_of_pipeline(arguments: argparse.Namespace, folder: Path) -> int:
     """Draw with a pipeline's own diffusion model, which fixes all but the number of images and the seed."""
-    for name in ("prior", "size", "temperature", "label", "top_k", "top_p", "precision", "tile"):
+    for name in ("prior", "size", "temperature", "label", "complete", "top_k", "top_p", "precision", "tile"):
         if getattr(arguments, name) is not None:
             raise UserError(
                 f"--{name.replace('_', '-')} has no effect on the pipeline {folder}, which draws with its own "

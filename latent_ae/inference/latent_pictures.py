@@ -18,6 +18,7 @@ from latent_ae.io.latent_file.latents import SUFFIXES, Latents, read_latents
 from latent_ae.io.pixel_format import Array
 from latent_ae.models.latent_space import interpolate
 from latent_ae.models.learned_prior import DrawOptions, LearnedPrior, check_prior
+from latent_ae.models.token_prior import TokenPrior
 
 FRAME_MILLISECONDS = 100
 _UNSTATED_SIDE = 256
@@ -129,6 +130,26 @@ def draws_of_prior(
     """
     check_prior(prior, codec.identity, name)
     return decoded(codec, learned_draw(codec, prior, count, seed=seed, options=options))
+
+
+def completions(
+    codec: Codec, prior: LearnedPrior, name: str, file: Path, count: int, *, seed: int, options: DrawOptions
+) -> list[Pixels]:
+    """`count` images that share the codes of the upper half of an image file; a prior of codes, `name`, draws the rest.
+
+    Raises as `draws_of_prior`, and UserError for a prior of no codes and for an image that is not of its size.
+    """
+    check_prior(prior, codec.identity, name)
+    if not isinstance(prior, TokenPrior):
+        raise UserError(f"--complete needs a prior of codes, and {name} is one of latents: train one on a VQModel")
+    image, side = _image_of(codec, file), prior.side * codec.factor
+    if image.shape[:2] != (side, side):
+        height, width = image.shape[:2]
+        raise UserError(f"{file} is {height}x{width} pixels: expected {side}x{side}, as the images of {name}")
+    kept = codec.encode([image])[0].tensor[0, : prior.side // 2].flatten().long()
+    codes = prior.draw([options.label] * count, seed=seed, options=options, kept=kept)
+    assert codec.codebook is not None, "its encoder is one of codes"
+    return decoded(codec, codec.codebook.vectors(codes))
 
 
 def write_grid(path: Path, images: Sequence[Pixels], *, columns: int | None = None) -> None:

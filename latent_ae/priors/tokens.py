@@ -7,6 +7,7 @@ folder of the library transformers, of which `latent-ae sample` draws.
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
@@ -24,7 +25,7 @@ from latent_ae.models.encode_decode import decode_latents, inference
 from latent_ae.models.learned_prior import DrawOptions
 from latent_ae.models.token_prior import TokenPrior, build_network, code_nats, load_token_prior, quiet_transformers
 from latent_ae.priors.prior import SAMPLES, Batch, Prior, PriorConfig, Samples
-from latent_ae.priors.source import LatentSource
+from latent_ae.priors.source import LatentSource, LatentSourceError, open_latents
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -38,24 +39,34 @@ class TokensConfig(PriorConfig):
     """The transformer's size, and what it is not shown."""
 
     SUMMARY: ClassVar[str] = "a causal transformer over the codes of a VQModel, which draws and gives exact bits"
+    TRAIN: ClassVar[Mapping[str, object]] = {
+        "steps": 500,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "weight_decay": 0.1,
+    }
     RESULT: ClassVar[str] = "prior"
     INDEX: ClassVar[str] = "config.json"
     PROMISE: ClassVar[str] = "latent-ae sample takes it as --prior, and stock transformers loads it"
     SCALED: ClassVar[bool] = False
     CODES: ClassVar[bool] = True
+    FREE_TO_CHANGE: ClassVar[tuple[str, ...]] = ("prior.heldout",)
 
     kind: Literal["tokens"] = "tokens"
-    width: Count = 128
+    width: Count = 96
     """values of a token"""
-    depth: Count = 4
+    depth: Count = 3
     """blocks"""
     head_width: Count = 32
     """values of an attention head; divides width"""
     label_dropout: Share = 0.1
     """share of the images that are shown without their class, which is what draws of no class and completions need"""
-    code_dropout: Share = 0.1
+    code_dropout: Share = 0.2
     """share of the codes that are hidden from the later ones (Bowman et al. 2016), which keeps few images from being
     learned by heart"""
+
+    heldout: str | None = None
+    """folder of codes of held-out images, by train/encode_dataset.py --part heldout: the card tells what they cost"""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -64,7 +75,16 @@ class TokensConfig(PriorConfig):
         return self
 
     def build(self, source: LatentSource, *, seed: int) -> "Tokens":
-        """A transformer for the codes' grid and the data set's classes."""
+        """A transformer for the codes' grid and the data set's classes.
+
+        Raises UserError for held-out codes of another encoder or grid.
+        """
+        heldout = None if self.heldout is None else open_latents(Path(self.heldout), source.name, seed=seed, codes=True)
+        if heldout is not None and heldout.side != source.side:
+            raise LatentSourceError(
+                f"prior.heldout {self.heldout} holds codes of {heldout.side}x{heldout.side}: expected "
+                f"{source.side}x{source.side}, those of --latents"
+            )
         assert source.codebook_size is not None, "CODES is set"
         network = build_network(
             codebook_size=source.codebook_size,
@@ -75,7 +95,7 @@ class TokensConfig(PriorConfig):
             depth=self.depth,
             heads=self.width // self.head_width,
         )
-        return Tokens(network, source, seed, self)
+        return Tokens(network, source, seed, self, heldout=None if heldout is None else heldout.rows)
 
 
 class Sample(NamedTuple):
@@ -111,7 +131,15 @@ def shown(
 class Tokens(Prior["GPT2LMHeadModel"]):
     """A transformer that learns to tell the next code."""
 
-    def __init__(self, network: "GPT2LMHeadModel", source: LatentSource, seed: int, settings: TokensConfig) -> None:
+    def __init__(
+        self,
+        network: "GPT2LMHeadModel",
+        source: LatentSource,
+        seed: int,
+        settings: TokensConfig,
+        *,
+        heldout: LatentDataset | None = None,
+    ) -> None:
         prior = TokenPrior(network)
         make = partial(
             shown,
@@ -121,7 +149,7 @@ class Tokens(Prior["GPT2LMHeadModel"]):
             code_dropout=settings.code_dropout,
         )
         super().__init__(network, Samples(source.rows, make, kind="tokens", seed=seed), source, seed)
-        self._codebook_size = prior.codebook_size
+        self._codebook_size, self._heldout = prior.codebook_size, heldout
 
     def untrained(self) -> "GPT2LMHeadModel":
         """Another network of the same config."""
@@ -157,9 +185,8 @@ class Tokens(Prior["GPT2LMHeadModel"]):
     def card(self, network: "GPT2LMHeadModel", *, name: str, steps: int) -> str:
         """How to draw, and what an image costs."""
         source, prior = self.source, TokenPrior(network)
-        rows = source.rows
-        count = min(_MEASURED, len(rows))
-        bits = float(measured_bits(prior, rows, count).mean())
+        measured = {"training": source.rows} | ({} if self._heldout is None else {"held-out": self._heldout})
+        bits = "\n".join(_bits_line(prior, rows, which) for which, rows in measured.items())
         classes = f"the class tokens {prior.codebook_size} to {prior.codebook_size + len(prior.classes) - 1}, "
         return f"""---
 library_name: transformers
@@ -176,7 +203,7 @@ of {source.autoencoder_name} it draws images.
 | bits an image | |
 |---|---|
 | all codes as probable | {prior.uniform_bits:.1f} |
-| under this prior, {count} training images | {bits:.1f} |
+{bits}
 
 ```bash
 latent-ae sample --model MODEL --prior DIR -o draws.png
@@ -187,6 +214,11 @@ class, which stands before the codes in raster order.
 
 Encoder identity of the codes: `{prior.encoder_identity}`.
 """
+
+
+def _bits_line(prior: TokenPrior, rows: LatentDataset, which: str) -> str:
+    count = min(_MEASURED, len(rows))
+    return f"| under this prior, {count} {which} images | {float(measured_bits(prior, rows, count).mean()):.1f} |"
 
 
 def measured_bits(prior: TokenPrior, rows: LatentDataset, count: int) -> Tensor:

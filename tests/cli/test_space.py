@@ -12,7 +12,9 @@ from latent_ae.cli import main
 from latent_ae.inference import Codec
 from latent_ae.io.image import open_image, to_uint8
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.learned_prior import DrawOptions
 from latent_ae.models.token_prior import build_network as build_token_network
+from latent_ae.models.token_prior import load_token_prior
 from latent_ae.priors.diffusion import DiffusionConfig, build_network, build_scheduler
 from latent_ae.randomness import torch_generator
 from tests.cli.conftest import Run
@@ -225,6 +227,27 @@ def test_draws_of_codes_follow_from_the_seed_and_the_options(models: Path, tmp_p
     assert np.array_equal(likely[:, :8], likely[:, 8 + GAP :])
     assert np.array_equal(drawn("--count", 2, "--label", 3, "--temperature", 0), likely)
     assert np.array_equal(drawn("--count", 2, "--label", 3, "--top-p", 0.001), likely)
+
+
+def test_a_completion_keeps_the_codes_of_the_upper_half(models: Path, tmp_path: Path, run: Run) -> None:
+    prior, image = codes_prior_of(models / "vq", tmp_path / "prior"), tmp_path / "image.png"
+    noise_image(5, 8, 8).convert("L").save(image)
+    common = ("--model", models / "vq", "--prior", prior, "-o", tmp_path / "draws.png")
+    assert run("sample", *common, "--complete", image, "--count", 3, "--seed", 2)[0] == 0
+    codec = Codec.load(str(models / "vq"))
+    kept = codec.encode([np.asarray(Image.open(image))[..., None]])[0].tensor[0, :2].flatten()
+    learned = load_token_prior(str(prior))
+    codes = learned.draw([None] * 3, seed=2, options=DrawOptions(), kept=kept)
+    assert torch.equal(codes[:, :2].flatten(1), kept.expand(3, -1))
+    assert len(codes.unique(dim=0)) == 3
+    assert codec.codebook is not None
+    expected = codec.pixel_format.previews(codec.decode_tensor(codec.codebook.vectors(codes)))
+    found = np.asarray(Image.open(tmp_path / "draws.png")).reshape(2 * 8 + GAP, 2 * 8 + GAP, -1)
+    assert np.array_equal(found[:8, :8], expected[0])
+    assert np.array_equal(found[8 + GAP :, :8], expected[2])
+    noise_image(5, 10, 8).convert("L").save(image)
+    status, _, errors = run("sample", *common, "--complete", image)
+    assert (status, errors) == (2, [f"{image} is 8x10 pixels: expected 8x8, as the images of {prior}"])
 
 
 @pytest.mark.parametrize(("option", "value"), [("--top-k", "0"), ("--top-p", "0"), ("--top-p", "1.5")])

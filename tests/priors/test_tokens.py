@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,14 @@ from latent_ae.export.proof import ProofFailed
 from latent_ae.models.token_prior import TokenPrior, load_token_prior
 from latent_ae.priors import tokens
 from latent_ae.priors.prior import SAMPLES
-from latent_ae.priors.source import LatentSource
+from latent_ae.priors.source import LatentSource, LatentSourceError
 from latent_ae.priors.tokens import Sample, Tokens, TokensConfig, measured_bits, shown
 
 K = 32
 SMALL = {"width": 8, "depth": 1, "head_width": 4}
 
 
-def built(source: LatentSource, **changes: float) -> Tokens:
+def built(source: LatentSource, **changes: Any) -> Tokens:
     torch.manual_seed(0)
     return TokensConfig(**SMALL, **changes).build(source, seed=0)
 
@@ -104,6 +105,15 @@ def test_the_folder_holds_the_prior_its_picture_and_a_card(codes: LatentSource, 
     assert f"| under this prior, 10 training images | {bits:.1f} |" in card
     assert codes.identity in card
     assert np.array_equal(np.asarray(Image.open(tmp_path / "prior" / SAMPLES)), prior.draw(network)[:, :, 0])
+
+
+def test_the_card_tells_the_bits_of_held_out_codes(codes: LatentSource, made: Path) -> None:
+    prior = built(codes, heldout=str(made / "codes"))
+    card = prior.card(prior.network.eval(), name="mine", steps=7)
+    assert card.count("under this prior, 10") == 2
+    assert "10 held-out images" in card
+    with pytest.raises(LatentSourceError, match="holds latents: expected the codes"):
+        built(codes, heldout=str(made / "latents"))
 
 
 def test_a_prior_that_comes_back_changed_is_not_left_there(
