@@ -67,7 +67,7 @@ def _map(arguments: argparse.Namespace) -> int:
     if arguments.traversals is not None:
         check_out(arguments.traversals, (".png",), "--traversals")
 
-    from latent_ae.inference.latent_map import encode_part, map_picture, neighbour_accuracy, plane_of
+    from latent_ae.inference.latent_map import encode_part, frequency, map_picture, neighbour_accuracy, plane_of
     from latent_ae.inference.latent_pictures import image_size, write_grid
     from latent_ae.inference.traversals import most_active, traversals
 
@@ -98,7 +98,11 @@ def _map(arguments: argparse.Namespace) -> int:
     if (train.labels >= 0).any() and (heldout.labels >= 0).any():
         accuracy = neighbour_accuracy(plane.points(train.latents), train.labels, points, heldout.labels)
         report["neighbour_accuracy"] = accuracy
-        say(f"the nearest of {len(train.latents)} training images is of the same class for {accuracy:.1%} of them")
+        report["most_frequent_class"] = most = frequency(heldout.labels)
+        say(
+            f"the nearest of {len(train.latents)} training images is of the same class for {accuracy:.1%} of them; "
+            f"the most frequent class has {most:.1%}"
+        )
     if arguments.traversals is not None:
         units = most_active(train.latents, _TRAVERSED)
         rows = traversals(codec, train.latents, heldout.latents[0], units, steps=_TRAVERSAL_STEPS)

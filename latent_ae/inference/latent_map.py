@@ -122,6 +122,12 @@ def neighbour_accuracy(
     return float(nearest.score(held_points[asked].numpy(), held_labels[asked]))
 
 
+def frequency(labels: NDArray[np.int64]) -> float:
+    """Share of the most frequent class in labels [N], those of -1 left out: the accuracy of always answering it."""
+    counts = np.bincount(labels[labels >= 0])
+    return float(counts.max() / counts.sum())
+
+
 def map_picture(codec: Codec, plane: Plane, images: EncodedImages, *, steps: int) -> Pixels:
     """The images' points, coloured and named by class, beside the plane decoded at `steps` x `steps` points.
 

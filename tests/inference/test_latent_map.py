@@ -14,6 +14,7 @@ from latent_ae.inference.latent_map import (
     class_color,
     decoded_plane,
     encode_part,
+    frequency,
     map_picture,
     neighbour_accuracy,
     plane_of,
@@ -62,6 +63,7 @@ def test_the_nearest_neighbour_by_hand() -> None:
     points, labels = torch.tensor([[0.0, 0], [10, 0], [0.4, 0]]), np.array([0, 1, -1])
     asked, truth = torch.tensor([[1.0, 0], [6, 0], [0.4, 0], [4, 0], [9, 9]]), np.array([0, 1, 0, 1, -1])
     assert neighbour_accuracy(points, labels, asked, truth) == 3 / 4
+    assert frequency(np.array([1, -1, 1, 0, -1, 1])) == 3 / 4
 
 
 def test_images_are_encoded_with_their_labels(codec: Codec) -> None:
