@@ -121,10 +121,12 @@ def figure(points: Sequence[tuple[float, float, str]], *, caption: str) -> np.nd
     draw.line(places, _MARK, 2)
     lowest = float(_HEIGHT)
     for (x, y), (_, _, label) in sorted(zip(places, ordered, strict=True), key=lambda each: -each[0][1]):
-        draw.ellipse((x - 5, y - 5, x + 5, y + 5), _MARK)
         lowest = min(y, lowest - 18)  # labels do not cover one another
         fits = x + 10 + draw.textlength(label, small) <= _WIDTH
-        draw.text((x + 10 if fits else x - 10, lowest), label, _INK, small, anchor="lm" if fits else "rm")
+        start, anchor = (x + 10, "lm") if fits else (x - 10, "rm")
+        draw.text((start, lowest), label, _INK, small, anchor, stroke_width=3, stroke_fill="white")
+    for x, y in places:
+        draw.ellipse((x - 5, y - 5, x + 5, y + 5), _MARK)
     return np.asarray(picture)
 
 

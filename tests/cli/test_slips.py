@@ -84,6 +84,8 @@ SLIPS = {
     "push runs/min owner/name": "runs/min does not exist; did you mean runs/mine?",
     "import vae.safetensors -o out": "vae.safetensors does not exist",
     "verify latnts": "latnts does not exist; did you mean latents?",
+    "fit-prior latnts -o out": "latnts does not exist; did you mean latents?",
+    "fit-prior latents -o out --components 0": "argument --components: got '0', expected",
     "convert-dataset latents --to lightning -o out": "argument --to: invalid choice: 'lightning'",
     "serve --model runs/min": "did you mean runs/mine?",
     "serve --modle runs/mine": "unrecognized arguments: --modle runs/mine; see latent-ae serve --help",
