@@ -210,5 +210,5 @@ def _drop_what_a_choice_replaces(tree: dict[str, object], options: dict[str, obj
     """`--model.init_from` on the command line takes the place of the recipe's own architecture, and of nothing else."""
     if options.get("model.init_from") is not None:
         given = tree.get("model")
-        trained = {"trained": given["trained"]} if isinstance(given, dict) and "trained" in given else {}
-        tree["model"] = {"preset": None} | trained
+        kept = {name: given[name] for name in ("trained", "dtype") if name in given} if isinstance(given, dict) else {}
+        tree["model"] = {"preset": None} | kept

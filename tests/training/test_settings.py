@@ -43,6 +43,8 @@ def test_lists_are_words_after_an_option() -> None:
 def test_init_from_takes_the_place_of_the_recipes_architecture() -> None:
     config = parse("--model.init_from", "some/vae")
     assert (config.model.preset, config.model.init_from) == (None, "some/vae")
+    shipped = parse("--config", "photos-kl", "--data.path", "photographs", "--model.init_from", "photos-kl").model
+    assert (shipped.preset, shipped.start, shipped.dtype) == (None, "random", "float16")
 
 
 def test_scientific_notation_in_yaml_is_a_number(tmp_path: Path) -> None:
