@@ -13,15 +13,17 @@ from latent_ae.io.model_place import WEIGHT_SUFFIXES, located
 from latent_ae.io.pixel_format import PixelFormat
 from latent_ae.models.autoencoder import class_name
 from latent_ae.models.errors import ModelError
-from latent_ae.models.learned_prior import LearnedPrior
+from latent_ae.models.learned_prior import DrawOptions, LearnedPrior
 from latent_ae.models.naming import GENERAL
 from latent_ae.models.prior_loading import load_prior
 from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
-from latent_ae.service.limits import require_choice, require_whole
+from latent_ae.service.limits import require_choice, require_number, require_whole
 
 Prior = Literal["normal", "learned"]
 """what images are drawn from: N(0, 1), or the codes evenly; or a prior that was learned of the model's latents"""
 
+MAX_CODES = 2**31 - 1
+"""more codes and classes than any prior has"""
 _SHOWN_DIGITS = 16
 """of an encoder's identity"""
 _TRAINED_ON = re.compile(r"trained on\s+`([^`\n]{1,80})`")
@@ -182,6 +184,20 @@ def drawn_side(info: ModelInfo, prior: str, size: object, max_side: int) -> int:
     if size not in (None, info.learned_prior):
         raise BadRequest(f"the learned prior draws images of {info.learned_prior} pixels a side: leave size out")
     return info.learned_prior
+
+
+def draw_options(prior: str, *, temperature: object, label: object, top_k: object, top_p: object) -> DrawOptions:
+    """How a learned prior draws. Raises BadRequest for a value out of range, or without effect on the normal prior."""
+    temperature = require_number("temperature", temperature, 0, 10)
+    given = {"label": label, "top_k": top_k, "top_p": top_p}
+    if prior == "normal" and (unused := [name for name, value in given.items() if value is not None]):
+        raise BadRequest(f"{unused[0]} has no effect on the normal prior: leave it out, or use prior learned")
+    return DrawOptions(
+        temperature,
+        None if label is None else require_whole("label", label, 0, MAX_CODES),
+        None if top_k is None else require_whole("top_k", top_k, 1, MAX_CODES),
+        None if top_p is None else require_number("top_p", top_p, 1e-6, 1),
+    )
 
 
 def prior_note(info: ModelInfo) -> str:

@@ -122,18 +122,25 @@ class ServedModel:
         key, size = ("decode_vectors", height, width), (height, width)
         return [self._job(key, size, run, each, self.decoding, _nonfinite_pixels) for each in vectors]
 
-    def draw(self, count: int, *, seed: int, temperature: float, side: int, learned: bool = False) -> Job:
-        """=> [count,c,h,w] raw latents or codes' vectors of square images, drawn from the normal or learned prior."""
+    def draw(self, count: int, *, seed: int, options: DrawOptions, side: int, learned: bool = False) -> Job:
+        """=> [count,c,h,w] raw latents or codes' vectors of square images, drawn from the normal or learned prior.
+
+        Only the temperature has an effect on the normal one.
+        """
 
         def run(_batch: Sequence[None], _tick: Tick) -> list[Tensor]:
             with _errors_for_visitors(), torch.inference_mode():
                 if not learned:
                     size = {"height": side, "width": side}
+                    temperature = 1.0 if options.temperature is None else options.temperature
                     drawn = prior_sampling.draw(self.codec, count, seed=seed, temperature=temperature, **size)
                     return [drawn.cpu()]
                 assert self.prior is not None, "the caller checks that there is one"
-                options = DrawOptions(temperature=temperature)
-                return [prior_sampling.learned_draw(self.codec, self.prior, count, seed=seed, options=options).cpu()]
+                try:
+                    drawn = prior_sampling.learned_draw(self.codec, self.prior, count, seed=seed, options=options)
+                except UserError as error:  # a class that it does not know, an option that it does not have
+                    raise BadRequest(str(error)) from error
+                return [drawn.cpu()]
 
         return Job(("draw", object()), run, None, 0)
 

@@ -19,7 +19,7 @@ from latent_ae.service.catalog import ModelInfo, Prior
 from latent_ae.service.comparison import Compared
 from latent_ae.service.errors import BadRequest
 from latent_ae.service.jobs import ServedModel
-from latent_ae.service.limits import DEFAULTS, MAX_SEED, ServiceLimits, check_pixels, require_number, require_whole
+from latent_ae.service.limits import DEFAULTS, MAX_SEED, ServiceLimits, check_pixels, require_whole
 from latent_ae.service.queue import ModelQueue, Tick
 from latent_ae.service.results import Baseline, Encoded, Images, Inspection, Reconstruction
 from latent_ae.service.uploads import File
@@ -203,21 +203,25 @@ class Service:
         temperature: float = 1.0,
         size: int | None = None,
         prior: Prior = "normal",
+        label: int | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         tick: Tick | None = None,
     ) -> Images:
         """Decoded draws from N(0, temperature^2), or from evenly drawn codes; the note says whether they mean anything.
 
         `count` is 16 if None, or as many as the server draws. `size` is the side of the images in pixels, rounded to
         a multiple of the model's factor; None: that of the training images, or 256. `prior` "learned" draws from the
-        model's learned prior, at its own size.
+        model's learned prior, at its own size; of a prior of codes, `label` is the class (None: each in turn), and
+        `top_k` and `top_p` leave out improbable codes.
         """
         with self._request("sample", model, tick) as (request, chosen):
             count = require_whole("count", count, 1, self.limits.samples, default=self.limits.default_count)
             seed = require_whole("seed", seed, 0, MAX_SEED)
-            temperature = require_number("temperature", temperature, 0, 10)
+            options = catalog.draw_options(prior, temperature=temperature, label=label, top_k=top_k, top_p=top_p)
             side = catalog.drawn_side(chosen.info, prior, size, self.limits.side)
             check_pixels(side, side, self.limits, count=count)
-            job = chosen.draw(count, seed=seed, temperature=temperature, side=side, learned=prior == "learned")
+            job = chosen.draw(count, seed=seed, options=options, side=side, learned=prior == "learned")
             vectors = request.run([job], until=0.0)[0]
             note = catalog.prior_note(chosen.info) if prior == "normal" else ""
             return self._frames(request, chosen, vectors, note)

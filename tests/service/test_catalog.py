@@ -12,6 +12,7 @@ from latent_ae.models.errors import ModelError
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.learned_prior import DrawOptions
 from latent_ae.models.prior_loading import load_prior
+from latent_ae.models.token_prior import build_network
 from latent_ae.service.catalog import choose, choose_for_latents, describe, load_priors, model_ids, prior_note
 from latent_ae.service.errors import BadRequest, UnknownModel, WrongModel
 from latent_ae.service.service import Service
@@ -180,3 +181,30 @@ def test_priors_that_belong_to_no_model_or_come_twice_are_refused(kl: Codec, gre
 
 def test_models_that_share_an_encoder_share_its_prior(kl: Codec, folder: Path) -> None:
     assert load_priors([str(folder)], {"one": kl, "other": kl}).keys() == {"one", "other"}
+
+
+def test_a_prior_of_codes_draws_the_class_that_is_asked_for(vq: Codec, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = {"codebook_size": vq.codebook_size, "side": 3, "classes": (0, 3), "width": 8, "depth": 1, "heads": 1}
+    build_network(**size, encoder_identity=vq.identity).save_pretrained(tmp_path)
+    with closing(Service({"vq": vq}, priors=[str(tmp_path)])) as service:
+        (info,) = service.models()
+        found = service.sample(count=4, seed=1, prior="learned", label=3, top_p=0.9, top_k=5)
+        options = DrawOptions(1.0, label=3, top_p=0.9, top_k=5)
+        codes = load_prior(str(tmp_path)).drawn(4, seed=1, options=options)
+        assert vq.codebook is not None
+        assert np.array_equal(np.stack(found.images), from_tensor(vq.decode_tensor(vq.codebook.vectors(codes))))
+        assert (found.note, found.images[0].shape[0]) == ("", info.learned_prior)
+        for wrong, message in (
+            ({"label": 1}, "the prior knows no class 1: it knows 0, 3"),
+            ({"top_k": 0}, "top_k must be a whole number from 1"),
+            ({"top_p": 0.0}, "top_p must be a number from 1e-06 to 1"),
+            ({"label": 3, "prior": "normal"}, "label has no effect on the normal prior"),
+        ):
+            with pytest.raises(BadRequest, match=message):
+                service.sample(**{"count": 1, "prior": "learned", **wrong})
+
+
+def test_a_hierarchical_prior_knows_no_classes(with_prior: Service) -> None:
+    with pytest.raises(BadRequest, match="label 3 has no effect on a hierarchical prior"):
+        with_prior.sample(model="kl", count=1, prior="learned", label=3)

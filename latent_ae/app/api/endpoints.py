@@ -117,6 +117,9 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
         temperature: float = 1.0,
         size: int | None = None,
         prior: Prior = "normal",
+        label: int | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> tuple[list[FileData], Numbers]:
         """Images decoded from random latents, as PNGs, and their numbers.
 
@@ -127,8 +130,21 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
             temperature: standard deviation of the latents; no effect on codes.
             size: side in pixels; default: that of the training images.
             prior: normal, or learned if the model has a learned_prior.
+            label: class to draw, of a prior of codes; default: each in turn.
+            top_k: draw each code from so many of the most probable ones.
+            top_p: draw each code from the most probable ones of together this probability.
         """
-        images = service.sample(model=model, count=count, seed=seed, temperature=temperature, size=size, prior=prior)
+        images = service.sample(
+            model=model,
+            count=count,
+            seed=seed,
+            temperature=temperature,
+            size=size,
+            prior=prior,
+            label=label,
+            top_k=top_k,
+            top_p=top_p,
+        )
         return _images(images, "sample")
 
     def interpolate(
