@@ -127,7 +127,7 @@ def _drawing(service: Service) -> tuple[Callable[..., Any], ...]:
             model: an id from `models`; default: the first.
             count: number of images.
             seed: the same seed draws the same images.
-            temperature: standard deviation of the latents; no effect on codes.
+            temperature: standard deviation of the latents; of codes only with a learned prior, 0 the most probable.
             size: side in pixels; default: that of the training images.
             prior: normal, or learned if the model has a learned_prior.
             label: class to draw, of a prior of codes; default: each in turn.

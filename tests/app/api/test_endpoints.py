@@ -26,7 +26,8 @@ ENDPOINTS = {
     "decode": {"latents": FILE, "model": TEXT, "foreign": SWITCH},
     "reconstruct": {"image": FILE, "model": TEXT, "baselines": SWITCH},
     "compare": {"image": FILE, "models": "array"},
-    "sample": {"model": TEXT, "count": WHOLE, "seed": WHOLE, "temperature": NUMBER, "size": WHOLE, "prior": "enum"},
+    "sample": {"model": TEXT, "count": WHOLE, "seed": WHOLE, "temperature": NUMBER, "size": WHOLE, "prior": "enum"}
+    | {"label": WHOLE, "top_k": WHOLE, "top_p": NUMBER},
     "interpolate": {"a": FILE, "b": FILE, "model": TEXT, "steps": WHOLE, "spherical": SWITCH},
     "models": {},
 }
