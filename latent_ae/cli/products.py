@@ -21,7 +21,7 @@ _AUTOENCODER = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "firs
 """beginnings of the names of an autoencoder's tensors, alone or in a whole checkpoint"""
 _TOLD = (
     *("in_channels", "latent_channels", "num_vq_embeddings", "channels", "side", "sample_size"),
-    *("scaling_factor", "shift_factor", "encoder_identity"),
+    *("codebook_size", "grid", "classes", "scaling_factor", "shift_factor", "encoder_identity"),
 )
 """of a config.json"""
 _MAX_HEADER = 100_000_000
@@ -102,12 +102,12 @@ def _model_directory(path: Path) -> Facts | None:
     if not (path / "config.json").is_file():
         return None
     config = _json(path / "config.json")
-    kind = config.get("_class_name")
+    kind = config.get("_class_name") or next(iter(config.get("architectures", [])), None)
     weights = sorted(path.glob("*.safetensors"))
-    facts: Facts = {
-        "is": "a prior of latents" if kind in ("HierarchicalPrior", "GaussianMixturePrior") else "a model of diffusers",
-        "class": kind,
-    }
+    what = "a model of diffusers"
+    if "encoder_identity" in config:
+        what = "a prior of codes" if "codebook_size" in config else "a prior of latents"
+    facts: Facts = {"is": what, "class": kind}
     if isinstance(widths := config.get("block_out_channels"), list):
         facts["factor"] = 2 ** (len(widths) - 1)
     facts |= {name: config[name] for name in _TOLD if config.get(name) is not None}

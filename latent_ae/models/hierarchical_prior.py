@@ -53,6 +53,8 @@ class HierarchicalPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         encoder_identity: of the autoencoder whose latents z are.
     """
 
+    classes: tuple[int, ...] = ()
+
     @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
     def __init__(
         self,

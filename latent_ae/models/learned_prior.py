@@ -48,6 +48,8 @@ class LearnedPrior(Protocol):
     """of the autoencoder whose latents it draws"""
     side: int
     """of the grid of what it draws"""
+    classes: tuple[int, ...]
+    """labels that it can be asked for"""
 
     def drawn(self, count: int, *, seed: int, options: DrawOptions) -> Tensor:
         """Raw latents [count,c,h,w] float32, or codes [count,h,w] int64.

@@ -30,6 +30,8 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # di
         encoder_identity: of the autoencoder whose latents z are.
     """
 
+    classes: tuple[int, ...] = ()
+
     @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
     def __init__(
         self, *, channels: int, side: int, components: int = 1, directions: int, encoder_identity: str = ""

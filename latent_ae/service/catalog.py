@@ -69,6 +69,8 @@ class ModelInfo:
     """files beside the card that it shows, by the names in it"""
     learned_prior: int | None = None
     """side in pixels of what its learned prior draws, if it has one"""
+    prior_classes: tuple[int, ...] = ()
+    """labels that its learned prior can be asked for"""
 
 
 def model_ids(names: Sequence[str]) -> list[str]:
@@ -116,6 +118,7 @@ def describe(model_id: str, codec: Codec, prior: LearnedPrior | None = None) -> 
         trained_on=trained_on[1] if trained_on else "",
         card_pictures=_pictures(folder, card),
         learned_prior=None if prior is None else prior.side * codec.factor,
+        prior_classes=() if prior is None else tuple(prior.classes),
     )
 
 

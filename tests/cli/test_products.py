@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
 from latent_ae.models.parts import encoder_identity
+from latent_ae.models.token_prior import build_network
 from tests.cli.conftest import Run
 from tests.data.images import noise_image
 from tests.latent_dataset.made import make, settings
@@ -33,6 +34,7 @@ def things(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "pipeline" / "model_index.json").write_text(json.dumps(index))
     prior = HierarchicalPrior(channels=2, side=8, width=8, level_channels=2, encoder_identity="ab")
     prior.save_pretrained(here / "prior")
+    build_network(8, 2, (0, 3), "ab", width=8, depth=1, heads=1).save_pretrained(here / "codes")
     (here / "onnx" / "vae_encoder").mkdir(parents=True)
     (here / "onnx" / "vae_encoder" / "model.onnx").write_bytes(b"12345")
     (here / "encoder.pt2").write_bytes(b"123")
@@ -67,6 +69,7 @@ TOLD: dict[str, dict[str, str]] = {
     },
     "pipeline": {"is": "a pipeline of diffusers", "class": "DiTPipeline", "vae": "AutoencoderKL"},
     "prior": {"is": "a prior of latents", "channels": "2", "side": "8", "encoder_identity": "ab"},
+    "codes": {"is": "a prior of codes", "codebook_size": "8", "grid": "[2, 2]", "classes": "[0, 3]"},
     "onnx": {"is": "an export for ONNX", "bytes": "5"},
     "encoder.pt2": {"is": "an export for torch.export", "bytes": "3"},
     "vae.safetensors": {

@@ -16,6 +16,7 @@ from PIL import Image
 
 from latent_ae.inference import Codec
 from latent_ae.models.hierarchical_prior import HierarchicalPrior
+from latent_ae.models.token_prior import build_network
 from latent_ae.service.service import Service
 from tests.app.conftest import TinyModels, served
 from tests.program.running import alone, arguments
@@ -66,6 +67,14 @@ def learned_prior(model: Path, folder: Path) -> Path:
     return folder
 
 
+def prior_of_codes(model: Path, folder: Path) -> Path:
+    """A prior of the codes of a VQModel's images of 16x16 pixels and classes 0 and 3, as it is before it learns."""
+    codec = Codec.load(str(model), precision="exact")
+    size = {"codebook_size": codec.codebook_size, "side": 16 // codec.factor, "classes": (0, 3)}
+    build_network(**size, encoder_identity=codec.identity, width=8, depth=1, heads=1).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="package")
 def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> Iterator[App]:
     from latent_ae.app.tabs.examples import example_images
@@ -73,9 +82,10 @@ def app(trained_model: Path, tiny_models: TinyModels, gradio_folder: Path) -> It
     examples = gradio_folder / "browser"
     examples.mkdir()
     digits = example_images(examples, channels=1, side=16)
-    models, prior = [str(trained_model), str(tiny_models.vq)], learned_prior(trained_model, examples / "prior")
+    models = [str(trained_model), str(tiny_models.vq)]
+    priors = [learned_prior(trained_model, examples / "prior"), prior_of_codes(tiny_models.vq, examples / "codes")]
     with (
-        Service.load(models, precision="exact", perceptual=None, priors=[str(prior)]) as service,
+        Service.load(models, precision="exact", perceptual=None, priors=[*map(str, priors)]) as service,
         served(service, examples=digits) as running,
     ):
         yield App(running.url, service, tuple(digits))

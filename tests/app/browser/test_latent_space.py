@@ -1,6 +1,7 @@
 """Sample, Interpolate and Inspect as a visitor meets them."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -47,12 +48,27 @@ def test_a_learned_prior_is_offered_where_there_is_one(app: App, visitor: Visito
     learned = app.service.sample(count=16, seed=0, prior="learned").images
     assert same(visitor.pictures(draws), learned)
     assert not same(visitor.pictures(draws), app.service.sample(count=16, seed=0).images)
-    visitor.page.get_by_label("Model").click()
-    visitor.page.get_by_role("option", name="tiny-vq").click()
-    visitor.page.get_by_text("codebook of 32").wait_for()
-    expect(visitor.page.get_by_label("Learned")).to_have_count(0)
+    expect(visitor.page.get_by_label("Top-p")).to_have_count(0)
+
+
+def test_a_prior_of_codes_draws_the_class_and_the_share_that_are_chosen(app: App, visitor: Visitor) -> None:
+    visitor.open("Sample")
+    page = visitor.page
+    page.get_by_label("Model").click()
+    page.get_by_role("option", name="tiny-vq").click()
+    page.get_by_text("codebook of 32").wait_for()
+    page.get_by_label("Class").click()
+    page.get_by_role("option", name="3", exact=True).click()
+    page.get_by_role("spinbutton", name=re.compile("Top-p")).fill("0.5")
     visitor.press("Draw")
-    visitor.page.get_by_text("learns no prior").wait_for()
+    draws = visitor.part("Draws from the prior")
+    expect(draws.locator("img")).to_have_count(16)
+    chosen = app.service.sample(model="tiny-vq", count=16, prior="learned", label=3, top_p=0.5).images
+    assert same(visitor.pictures(draws), chosen)
+    page.get_by_label("N(0, 1)").check()
+    expect(page.get_by_label("Class")).to_have_count(0)
+    visitor.press("Draw")
+    page.get_by_text("learns no prior").wait_for()
 
 
 def test_an_interpolation_is_shown_step_by_step_and_moving(app: App, visitor: Visitor) -> None:
