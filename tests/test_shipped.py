@@ -62,7 +62,7 @@ def test_photographs_that_it_was_not_trained_on(name: str) -> None:
     assert float(psnr(codec.decode_tensor(codec.encode_tensor(target)), target)) > LEAST_PSNR[name]
 
 
-LEAST_PSNR = {"photos-kl": 27.6}
+LEAST_PSNR = {"photos-kl": 27.9}
 """dB of the coffee cup, a little less than was measured"""
 
 
