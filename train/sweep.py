@@ -17,9 +17,11 @@ if __name__ == "__main__":  # before the imports that it is for
     leave_early("sweep", __file__)
 
 import os
+import socket
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from latent_ae.evaluation.rate_distortion import Row, summary, write_table
@@ -28,8 +30,8 @@ from latent_ae.training.signals import StopRequest
 from latent_ae.training.sweep import Sweep, SweptRun, parse_sweep
 
 TRAIN = Path(__file__).resolve().with_name("train.py")
-ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
-"""torchrun's number of an attempt to start the group: processes meet under it, and each run needs one of its own"""
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+"""of the environment: whether processes find each other through torchrun's own store"""
 _POLL_SECONDS = 0.2
 
 
@@ -41,13 +43,13 @@ def main(argv: list[str] | None = None) -> int:
 def start(sweep: Sweep) -> int:
     """Every run that is not finished, then the table. Returns the exit status."""
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    says, before = os.environ.get("RANK", "0") == "0", int(os.environ.get(ATTEMPT, "0")) * len(sweep.runs)
+    says = os.environ.get("RANK", "0") == "0"
     rows, failed, files = list[Row](), list[Path](), list[Path]()
     with StopRequest() as stop:
         for number, run in enumerate(sweep.runs):
             if says:
                 print(f"[{number + 1} of {len(sweep.runs)}] {run.run_dir}", flush=True)
-            status = train(run, stop, attempt=before + number)
+            status = train(run, stop, number=number)
             if stop.signal is not None:
                 return 128 + stop.signal
             if status and not alone:  # the other processes may still wait for this one in the run
@@ -64,10 +66,10 @@ def start(sweep: Sweep) -> int:
     return 1 if failed else 0
 
 
-def train(run: SweptRun, stop: StopRequest, *, attempt: int) -> int:
+def train(run: SweptRun, stop: StopRequest, *, number: int) -> int:
     """One run in a process of its own, which is told of a signal to stop. Returns its exit status."""
-    words, environment = [sys.executable, str(TRAIN), *run.argv], {**os.environ, ATTEMPT: str(attempt)}
-    process = subprocess.Popen(words, env=environment)  # noqa: S603  # this program's own
+    words = [sys.executable, str(TRAIN), *run.argv]
+    process = subprocess.Popen(words, env=os.environ | meeting_place(number))  # noqa: S603  # this program's own
     told = False
     while True:
         with suppress(subprocess.TimeoutExpired):
@@ -75,6 +77,25 @@ def train(run: SweptRun, stop: StopRequest, *, attempt: int) -> int:
         if stop.signal is not None and not told:
             process.send_signal(stop.signal)
             told = True
+
+
+def meeting_place(number: int) -> dict[str, str]:
+    """The environment in which the processes of the run with a number find each other, and none of another run.
+
+    torchrun's store still has the addresses of the run before. So rank 0 of each run has a store of its own, whose port
+    the processes learn from torchrun's.
+    """
+    if os.environ.get(_AGENT_STORE) != str(True):
+        return {}
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415  # not before the settings are known to be right
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(days=1))
+    key = f"sweep/{os.environ['TORCHELASTIC_RESTART_COUNT']}/{number}"
+    if os.environ["RANK"] == "0":
+        with socket.create_server(("", 0)) as free:
+            store.set(key, str(free.getsockname()[1]))
+    return {_AGENT_STORE: str(False), "MASTER_PORT": store.get(key).decode()}
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def test_the_program_serves_and_a_signal_ends_it_without_a_trace(
 def test_who_waits_when_the_server_ends_is_told_so(tiny_models: TinyModels, tmp_path: Path) -> None:
     arguments = ("--model", tiny_models.kl, "--pixels", 4096 * 4096, "--samples", 400)
     with running(*arguments, cwd=tmp_path) as (process, url):
-        begun = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256, "normal"]}).json()
+        begun = httpx.post(
+            f"{url}gradio_api/call/sample", json={"data": [None, 200, 0, 1.0, 256, "normal", None, None, None]}
+        ).json()
         with httpx.stream("GET", f"{url}gradio_api/call/sample/{begun['event_id']}", timeout=100) as answer:
             process.send_signal(signal.SIGTERM)  # its headers are there: it waits
             assert "shutting_down: " in answer.read().decode()

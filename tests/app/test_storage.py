@@ -25,7 +25,9 @@ LIMIT = 8000
 
 def draw(url: str, seed: int) -> httpx.Response:
     """A request whose results have been written when this returns, and what it was told at first."""
-    answer = httpx.post(f"{url}gradio_api/call/sample", json={"data": [None, 4, seed, 1.0, 16, "normal"]})
+    answer = httpx.post(
+        f"{url}gradio_api/call/sample", json={"data": [None, 4, seed, 1.0, 16, "normal", None, None, None]}
+    )
     if answer.status_code == 200:
         stream(url, f"gradio_api/call/sample/{answer.json()['event_id']}")
     return answer
@@ -99,7 +101,7 @@ def test_old_files_go_and_those_of_the_page_stay(service: Service, gradio_folder
         own = contents(gradio_folder)
         uploaded = httpx.post(f"{running.url}gradio_api/upload", files={"files": png(pixels(8, 9))}).json()
         started = httpx.post(
-            f"{running.url}gradio_api/call/sample", json={"data": [None, 2, 0, 1.0, 8, "normal"]}
+            f"{running.url}gradio_api/call/sample", json={"data": [None, 2, 0, 1.0, 8, "normal", None, None, None]}
         ).json()
         lines = stream(running.url, f"gradio_api/call/sample/{started['event_id']}").splitlines()
         results = [file["path"] for file in json.loads(lines[lines.index("event: complete") + 1][6:])[0]]

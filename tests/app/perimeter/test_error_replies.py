@@ -90,7 +90,7 @@ def test_calls_that_are_none_are_refused(server: str, route: str) -> None:
         ),
         ("call/nobody", {"data": []}, 404, "there is no endpoint 'nobody'"),
         ("run/nobody", {"data": []}, 404, "there is no endpoint 'nobody'"),
-        ("call/sample", {"data": [None]}, 400, "data has 1 values, expected 6"),
+        ("call/sample", {"data": [None]}, 400, "data has 1 values, expected 9"),
         ("run/encode", {"data": [0] * 6}, 400, "data has 6 values, expected 5"),
         (
             "run/encode",
@@ -104,7 +104,7 @@ def test_calls_that_are_none_are_refused(server: str, route: str) -> None:
         ("call/v2/sample", {"prior": "x"}, 400, "prior: input should be 'normal' or 'learned'"),
         (
             "run/sample",
-            {"data": ["nobody", 1, 0, 1.0, 8, "normal"]},
+            {"data": ["nobody", 1, 0, 1.0, 8, "normal", None, None, None]},
             404,
             "there is no model 'nobody'; this server has",
         ),
@@ -348,7 +348,10 @@ def test_errors_are_counted_by_a_few_names(server: str) -> None:
 def test_values_that_an_endpoint_refuses_are_counted_as_its_requests(server: str, service: Service) -> None:
     before = service.stats().requests.get(("sample", "bad_request"), 0)
     assert (
-        httpx.post(f"{server}gradio_api/run/sample", json={"data": [None, "x", 0, 1.0, 8, "normal"]}).status_code == 400
+        httpx.post(
+            f"{server}gradio_api/run/sample", json={"data": [None, "x", 0, 1.0, 8, "normal", None, None, None]}
+        ).status_code
+        == 400
     )
     assert service.stats().requests["sample", "bad_request"] == before + 1
 
