@@ -131,7 +131,7 @@ def _folder(folder: Path, levels: range) -> list[Path]:
 
 
 def levels_of(loads: object) -> list[int]:
-    return [int(load()[0, 0, 0]) for load in loads]  # type: ignore[attr-defined]
+    return [int(load()[0, 0, 0]) for load in loads]
 
 
 def test_a_fifth_of_the_files_is_held_out_by_their_bytes(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_classes_are_taken_from_both_parts() -> None:
     assert (three.name, eight.name) == ("3", "8")
     assert [len(each) for each in (three.fitted, three.heldout, eight.fitted, eight.heldout)] == [40] * 4
     everything = sides_of_classes(GREY, parts, ["3", "8"], most=1000)[0]
-    assert len(everything.fitted) == int((parts.train.labels == 3).sum())  # type: ignore[attr-defined]
-    first = next(index for index in range(len(parts.train)) if parts.train.label(index) == 3)  # type: ignore[attr-defined]
+    assert len(everything.fitted) == int((parts.train.labels == 3).sum())
+    first = next(index for index in range(len(parts.train)) if parts.train.label(index) == 3)
     assert np.array_equal(everything.fitted[0](), GREY.array(parts.train.load(first)))
 
 

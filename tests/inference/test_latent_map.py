@@ -71,8 +71,8 @@ def test_images_are_encoded_with_their_labels(codec: Codec) -> None:
     found = encode_part(codec, source, size=(8, 8), most=20)
     assert found.latents.shape == (20, 2, 1, 1)
     assert found.label_names == tuple("0123456789")
-    assert found.labels.tolist()[0] == source.label(0)  # type: ignore[attr-defined]
-    assert found.labels.tolist()[-1] == source.label(len(source) - 1)  # type: ignore[attr-defined]
+    assert found.labels.tolist()[0] == source.label(0)
+    assert found.labels.tolist()[-1] == source.label(len(source) - 1)
 
 
 def test_images_that_cannot_be_used_are_left_out(codec: Codec) -> None:
