@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from diffusers import ModelMixin
 
 from latent_ae.errors import one_line
 from latent_ae.io.model_place import result_in
@@ -14,19 +17,13 @@ from latent_ae.models.loading import load_checked
 from latent_ae.models.mixture_prior import GaussianMixturePrior
 
 
-def _hierarchy(folder: str) -> HierarchicalPrior:
-    prior: HierarchicalPrior = load_checked(HierarchicalPrior, folder, place=folder)
-    return prior
-
-
-def _mixture(folder: str) -> GaussianMixturePrior:
-    prior: GaussianMixturePrior = load_checked(GaussianMixturePrior, folder, place=folder)
+def _of_diffusers(kind: type[ModelMixin], folder: str) -> LearnedPrior:
+    prior: LearnedPrior = load_checked(kind, folder, place=folder)
     return prior
 
 
 LOADERS: dict[str, Callable[[str], LearnedPrior]] = {
-    HierarchicalPrior.__name__: _hierarchy,
-    GaussianMixturePrior.__name__: _mixture,
+    **{kind.__name__: partial(_of_diffusers, kind) for kind in (HierarchicalPrior, GaussianMixturePrior)},
     token_prior.CLASS: token_prior.load_token_prior,
 }
 """by the class that config.json names, in diffusers' way or in transformers'"""
