@@ -1,7 +1,7 @@
 """A stock autoencoder from wherever it lies: a diffusers folder, a pipeline, the hub, or a single file."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -242,7 +242,7 @@ def load_checked(
             )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError) as error:
         raise ModelError(f"cannot load the {kind.__name__} of {place}: {one_line(error)}") from error
-    _check_weights(place, info, placed)
+    check_weights(place, info, placed)
     loaded: T = model
     return loaded
 
@@ -260,7 +260,14 @@ def quiet_diffusers() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _check_weights(place: str, info: dict[str, Any], placed: tuple[str, ...]) -> None:
+def check_weights(place: str, info: Mapping[str, Any], placed: tuple[str, ...] = ("",)) -> None:
+    """Raise ModelError unless a load gave a model exactly the weights that its config asks for.
+
+    Args:
+        place: what errors call it.
+        info: `output_loading_info` of diffusers or transformers.
+        placed: beginnings of names that no tensor without a place in the model may have.
+    """
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{place} lacks {len(missing)} of its weights, the first of them {missing[0]}")
     if mismatched := sorted(info["mismatched_keys"]):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from latent_ae.errors import UserError, one_line
 from latent_ae.models.errors import ModelError
 from latent_ae.models.learned_prior import DrawOptions
+from latent_ae.models.loading import check_weights
 from latent_ae.randomness import torch_generator
 
 if TYPE_CHECKING:
@@ -207,9 +208,7 @@ def load_token_prior(folder: str) -> TokenPrior:
             )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, SafetensorError) as error:
         raise ModelError(f"cannot load the prior {folder}: {one_line(error)}") from error
-    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if found := sorted(map(str, info[problem])):
-            raise ModelError(f"{folder} has {problem.split('_')[0]} weights, the first of them {found[0]}")
+    check_weights(folder, info)
     try:
         return TokenPrior(network.eval())
     except ModelError as error:

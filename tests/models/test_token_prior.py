@@ -170,8 +170,8 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     [
         ({"grid": None}, "its config.json is not that of a prior of codes"),
         ({"codebook_size": 4}, "contradicts itself: 8 tokens and 5 positions for 2x2 codes out of 4 and 2 classes"),
-        ({"n_positions": 3}, "mismatched weights, the first of them"),
-        ({"n_layer": 3}, "missing weights, the first of them transformer.h.2"),
+        ({"n_positions": 3}, "weights that do not fit its config.json: the first of them, "),
+        ({"n_layer": 3}, "of its weights, the first of them transformer.h.2"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_one_line(changes: dict[str, object], message: str, tmp_path: Path) -> None:
