@@ -21,7 +21,7 @@ def add_tab(service: Service, *, model: gr.Dropdown, address: Address) -> None:
     """Draw the tab; `model` is the page's chooser."""
     limits, infos, job = service.limits, {info.id: info for info in service.models()}, Job(service)
     first = service.models()[0]
-    learned: Prior = "learned" if first.learned_prior else "normal"
+    default = _default_prior(first)
     with gr.Row():
         with layout.controls():
             prior = gr.Radio(
@@ -33,10 +33,10 @@ def add_tab(service: Service, *, model: gr.Dropdown, address: Address) -> None:
             count = gr.Slider(
                 1, limits.samples, limits.default_count, step=1, label="Images", info="Number of latents to draw."
             )
-            label = gr.Dropdown(label="Class", info="Of all draws.", interactive=True, **_class(first, learned))
+            label = gr.Dropdown(label="Class", info="Of all draws.", interactive=True, **_class(first, default))
             together = "Each code is one of the most probable ones that together have this probability."
             top_p = gr.Slider(
-                0.05, 1.0, 1.0, step=0.05, label="Top-p", info=together, visible=_draws_codes(first, learned)
+                0.05, 1.0, 1.0, step=0.05, label="Top-p", info=together, visible=_draws_codes(first, default)
             )
             deviation = (
                 "How far draws vary: 0 is the most probable image, 1 the prior. No effect on codes drawn evenly."
@@ -90,10 +90,13 @@ def add_tab(service: Service, *, model: gr.Dropdown, address: Address) -> None:
     another.click(lambda: secrets.randbelow(_SEEDS), None, seed, **QUICK)
 
 
+def _default_prior(info: ModelInfo) -> Prior:
+    return "normal" if info.learned_prior is None else "learned"
+
+
 def _of_model(info: ModelInfo) -> dict[str, Any]:
     """The chooser of priors is visible for a model that has two, with the learned one selected."""
-    learned = info.learned_prior is not None
-    return {"value": "learned" if learned else "normal", "visible": learned}
+    return {"value": _default_prior(info), "visible": info.learned_prior is not None}
 
 
 def _draws_codes(info: ModelInfo, prior: Prior) -> bool:
