@@ -2,17 +2,20 @@
 
     python benchmarks/digits_from_the_prior.py runs/kl-digits/model [--prior runs/hierarchy/prior]
 
-Decodes raw latents from N(0, 1), or what a learned prior draws (of a VQModel's codes: of each class in turn, and
-"as_asked" are those recognised as that class), shrinks them to the 8x8 pixels of real digits and asks
+Decodes raw latents from N(0, 1), or what a learned prior draws, shrinks them to the 8x8 pixels of real digits and asks
 support vector machines that were trained on the real training digits alone. How sure a machine is depends on how its
 scores are turned into probabilities, so several ways are asked; beside each stand the share of real held-out digits, of
 50/50 blends of two real digits and of uniform noise that it recognises. Prints one JSON line.
+
+A prior of a VQModel's codes draws each class in turn. "as_asked" are the draws recognised as that class, "completed"
+the recognised held-out digits whose upper half, with the lower drawn anew, is taken for the same class, and
+"completed_of_class" the same with the class told.
 """
 
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,17 +23,16 @@ import torch
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
+from torch import Tensor
 
 from latent_ae.data import DigitsConfig
 from latent_ae.data.sources.digits import Digits
-from latent_ae.inference import decode, reconstruct
+from latent_ae.inference import decode, encode, reconstruct
 from latent_ae.inference.codebook import Codebook
 from latent_ae.io.image import from_tensor, to_tensor, to_uint8
-from latent_ae.models import factor_of, load_autoencoder
+from latent_ae.models import Autoencoder, factor_of, load_autoencoder
 from latent_ae.models.bottlenecks.quantizer import stock_codebook
-from latent_ae.models.hierarchical_prior import HierarchicalPrior
-from latent_ae.models.learned_prior import DrawOptions, check_prior
-from latent_ae.models.mixture_prior import GaussianMixturePrior
+from latent_ae.models.learned_prior import DrawOptions, LearnedPrior, check_prior
 from latent_ae.models.parts import encoder_identity
 from latent_ae.models.prior_loading import load_prior
 from latent_ae.models.token_prior import TokenPrior
@@ -74,6 +76,38 @@ def _distances(vectors: Features, others: Features) -> dict[str, float]:
     return {"least": round(float(nearest.min()), 2), "median": round(float(np.median(nearest)), 2)}
 
 
+def drawn(model: Autoencoder, prior: LearnedPrior | None, given: argparse.Namespace) -> tuple[Tensor, Features | None]:
+    """Latents or codes' vectors [N,c,h,w], and of a prior that knows classes the class [N] of each."""
+    if prior is None:
+        side = 32 // factor_of(model)
+        shape = (int(model.config["latent_channels"]), side, side)
+        return torch.randn(given.draws, *shape, generator=torch_generator(given.seed, "prior draws")), None
+    check_prior(prior, encoder_identity(model), given.prior)
+    found = prior.drawn(given.draws, seed=given.seed, options=DrawOptions(top_p=given.top_p))
+    if not isinstance(prior, TokenPrior):
+        return found, None
+    return Codebook(stock_codebook(model)).vectors(found), np.array(prior.in_turn(given.draws))
+
+
+def completions(
+    model: Autoencoder, prior: TokenPrior, pixels: Tensor, labels: Sequence[int | None], given: argparse.Namespace
+) -> Tensor:
+    """Vectors [N,c,h,w] of the codes of images [N,1,32,32], whose lower half is drawn, of a class or none."""
+    codebook, options = Codebook(stock_codebook(model)), DrawOptions(top_p=given.top_p)
+    kept = codebook.nearest(encode(model, pixels))[:, : prior.side // 2].flatten(1)
+    drawn = [
+        prior.draw([label], seed=given.seed + place, options=options, kept=codes)
+        for place, (label, codes) in enumerate(zip(labels, kept, strict=True))
+    ]
+    return codebook.vectors(torch.cat(drawn))
+
+
+def kept_class(machine: Any, completed: Features, real: Features, given: argparse.Namespace) -> float:
+    """Share of the recognised digits whose completion the machine takes for the same class."""
+    recognised = real.max(1) >= given.sure
+    return _share(machine.predict_proba(completed).argmax(1)[recognised] == real.argmax(1)[recognised])
+
+
 def main() -> None:
     """Draw, ask, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,21 +125,13 @@ def main() -> None:
     heldout, random = views(parts.heldout), np.random.default_rng(arguments.seed)
     pixels = torch.stack([to_tensor(image) for image in heldout])
     error = (reconstruct(model, pixels) - pixels).square().mean((1, 2, 3))
-    side = 32 // factor_of(model)
-    shape: tuple[int, ...] = (model.config["latent_channels"], side, side)
-    wanted = None
     prior = None if arguments.prior is None else load_prior(arguments.prior)
-    if prior is not None:
-        check_prior(prior, encoder_identity(model), arguments.prior)
+    latents, wanted = drawn(model, prior, arguments)
+    completed: dict[str, Features] = {}
     if isinstance(prior, TokenPrior):
-        codes = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions(top_p=arguments.top_p))
-        latents, wanted = Codebook(stock_codebook(model)).vectors(codes), np.array(prior.in_turn(arguments.draws))
-    elif isinstance(prior, GaussianMixturePrior):
-        latents = prior.drawn(arguments.draws, seed=arguments.seed, options=DrawOptions())
-    else:
-        shape = (prior.draw_values,) if isinstance(prior, HierarchicalPrior) else shape
-        latents = torch.randn(arguments.draws, *shape, generator=torch_generator(arguments.seed, "prior draws"))
-        latents = prior.draw(latents) if isinstance(prior, HierarchicalPrior) else latents
+        labels = parts.heldout.labels.tolist()
+        for what, told in {"completed": [None] * len(labels), "completed_of_class": labels}.items():
+            completed[what] = features(from_tensor(decode(model, completions(model, prior, pixels, told, arguments))))
     asked = {
         "draws": features(from_tensor(decode(model, latents))),
         "real": features(heldout),
@@ -120,6 +146,7 @@ def main() -> None:
             "heldout_accuracy": round(float((answers["real"].argmax(1) == parts.heldout.labels).mean()), 4),
             **{what: _share(found.max(1) >= arguments.sure) for what, found in answers.items()},
             **({} if wanted is None else {"as_asked": _share(sure & (answers["draws"].argmax(1) == wanted))}),
+            **{what: kept_class(machine, found, answers["real"], arguments) for what, found in completed.items()},
             "classes": np.bincount(answers["draws"].argmax(1)[sure], minlength=10).tolist(),
         }
     line = {
