@@ -24,7 +24,7 @@ from latent_ae.priors.source import LatentSource
 from latent_ae.training.checkpoint.files import read_checkpoint, write_checkpoint
 from tests.latent_dataset.made import make, settings
 from tests.program.forked import ROOT
-from tests.program.running import here, load_program
+from tests.program.running import here, load_program, together
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -146,6 +146,17 @@ def test_a_prior_comes_to_its_result_and_goes_on_from_a_checkpoint(
     halfway = str(whole / "checkpoints" / "step-00000003")
     assert main([*words(kind, latents, tmp_path / "resumed"), "--resume", halfway]) == 0
     ours, theirs = weights(tmp_path / "resumed" / "run"), weights(whole)
+    assert theirs
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_processes_train_the_prior_of_codes_that_one_trains(
+    latents: Path, main: Callable[[list[str]], int], tmp_path: Path
+) -> None:
+    done = together(words("tokens", latents, tmp_path / "two"), ROOT / "train" / "train_prior.py")
+    assert done.returncode == 0, done.stderr
+    assert main(words("tokens", latents, tmp_path / "one", "--train.accumulation", "2")) == 0
+    ours, theirs = weights(tmp_path / "two" / "run"), weights(tmp_path / "one" / "run")
     assert theirs
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
